@@ -1,0 +1,298 @@
+//! Role → key → verdict → revoke: every table of the main job.
+
+use sea_orm_migration::{prelude::*, schema::*};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0001_spine"
+    }
+}
+
+fn at(column: &str) -> ColumnDef {
+    timestamp_with_time_zone(column.to_owned())
+}
+
+fn at_null(column: &str) -> ColumnDef {
+    timestamp_with_time_zone_null(column.to_owned())
+}
+
+/// A reference that goes with its parent.
+fn to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
+    ForeignKey::create()
+        .from(table.to_owned(), column.to_owned())
+        .to(parent.to_owned(), "id")
+        .on_delete(ForeignKeyAction::Cascade)
+        .to_owned()
+}
+
+fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
+    let mut index = Index::create();
+    index.table(table.to_owned()).name(format!("{table}_{}", columns.join("_")));
+    for column in columns {
+        index.col((*column).to_owned());
+    }
+    index
+}
+
+fn tables() -> Vec<TableCreateStatement> {
+    vec![
+        Table::create()
+            .table("tenants")
+            .col(uuid("id").primary_key())
+            .col(text("name"))
+            .col(at("created_at"))
+            .to_owned(),
+        Table::create()
+            .table("guilds")
+            .col(big_integer("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(text("name"))
+            .col(big_integer_null("log_channel_id"))
+            .col(at_null("left_at"))
+            .col(at_null("held_at"))
+            .col(at_null("confirmed_until"))
+            .col(at("created_at"))
+            .foreign_key(&mut to("guilds", "tenant_id", "tenants"))
+            .to_owned(),
+        Table::create()
+            .table("users")
+            .col(uuid("id").primary_key())
+            .col(at("created_at"))
+            .to_owned(),
+        Table::create()
+            .table("identities")
+            .col(text("provider"))
+            .col(text("subject"))
+            .col(uuid("user_id"))
+            .col(at("created_at"))
+            .primary_key(Index::create().col("provider").col("subject"))
+            .foreign_key(&mut to("identities", "user_id", "users"))
+            .to_owned(),
+        Table::create()
+            .table("holders")
+            .col(uuid("tenant_id"))
+            .col(uuid("user_id"))
+            .primary_key(Index::create().col("tenant_id").col("user_id"))
+            .foreign_key(&mut to("holders", "tenant_id", "tenants"))
+            .foreign_key(&mut to("holders", "user_id", "users"))
+            .to_owned(),
+        Table::create()
+            .table("products")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(text("name"))
+            .col(text("prefix"))
+            .col(text("folded_prefix").unique_key())
+            .col(at("created_at"))
+            .foreign_key(&mut to("products", "tenant_id", "tenants"))
+            .index(Index::create().name("products_name").unique().col("tenant_id").col("name"))
+            .to_owned(),
+        Table::create()
+            .table("policies")
+            .col(uuid("id").primary_key())
+            .col(uuid("product_id"))
+            .col(integer("version"))
+            .col(big_integer_null("duration_s"))
+            .col(big_integer("source_grace_s"))
+            .col(at("created_at"))
+            .foreign_key(&mut to("policies", "product_id", "products"))
+            .index(Index::create().name("policies_version").unique().col("product_id").col("version"))
+            .to_owned(),
+        Table::create()
+            .table("role_mappings")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(big_integer("guild_id"))
+            .col(big_integer("role_id"))
+            .col(uuid("product_id"))
+            .col(text("announce"))
+            .col(at_null("applied_at"))
+            .col(at_null("role_deleted_at"))
+            .col(at_null("removed_at"))
+            .col(at("created_at"))
+            .foreign_key(&mut to("role_mappings", "tenant_id", "tenants"))
+            .foreign_key(&mut to("role_mappings", "guild_id", "guilds"))
+            .foreign_key(&mut to("role_mappings", "product_id", "products"))
+            .to_owned(),
+        Table::create()
+            .table("entitlement_sources")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(uuid("user_id"))
+            .col(uuid("product_id"))
+            .col(text("kind"))
+            .col(uuid("reference"))
+            .col(big_integer("stamp"))
+            .col(at("live_since"))
+            .col(at_null("ends_at"))
+            .col(boolean("spent"))
+            .foreign_key(&mut to("entitlement_sources", "tenant_id", "tenants"))
+            .foreign_key(&mut to("entitlement_sources", "user_id", "users"))
+            .foreign_key(&mut to("entitlement_sources", "product_id", "products"))
+            .index(
+                Index::create()
+                    .name("entitlement_sources_claim")
+                    .unique()
+                    .col("user_id")
+                    .col("product_id")
+                    .col("reference"),
+            )
+            .to_owned(),
+        Table::create()
+            .table("licenses")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(uuid("product_id"))
+            .col(uuid("policy_id"))
+            .col(uuid_null("user_id"))
+            .col(var_binary("key_lookup", 32).unique_key())
+            .col(blob("key_sealed"))
+            .col(text("key_hint"))
+            .col(at("created_at"))
+            .col(at_null("assigned_at"))
+            .col(at_null("activated_at"))
+            .col(at_null("first_valid_at"))
+            .col(at_null("expires_at"))
+            .col(at_null("expired_seen_at"))
+            .col(at_null("revoked_at"))
+            .col(text_null("revoke_reason"))
+            .col(big_integer("rev"))
+            .foreign_key(&mut to("licenses", "tenant_id", "tenants"))
+            .foreign_key(&mut to("licenses", "product_id", "products"))
+            .foreign_key(&mut to("licenses", "policy_id", "policies"))
+            .foreign_key(&mut to("licenses", "user_id", "users"))
+            .to_owned(),
+        Table::create()
+            .table("events")
+            .col(big_integer("seq").primary_key())
+            .col(uuid("tenant_id"))
+            .col(text("kind"))
+            .col(uuid_null("subject"))
+            .col(uuid_null("license_id"))
+            .col(text("actor"))
+            .col(json_binary_null("before"))
+            .col(json_binary_null("after"))
+            .col(text_null("request_id"))
+            .col(at("at"))
+            .to_owned(),
+        Table::create()
+            .table("event_head")
+            .col(integer("id").primary_key())
+            .col(big_integer("seq"))
+            .to_owned(),
+        Table::create()
+            .table("cursors")
+            .col(text("name").primary_key())
+            .col(big_integer("seq"))
+            .to_owned(),
+        Table::create()
+            .table("outbox")
+            .col(uuid("id").primary_key())
+            .col(text("kind"))
+            .col(text("lane"))
+            .col(text("dedupe_key").unique_key())
+            .col(json_binary("payload"))
+            .col(at("due_at"))
+            .col(at_null("expires_at"))
+            .col(integer("attempt"))
+            .col(big_integer("lease_token"))
+            .col(at_null("lease_until"))
+            .col(text("state"))
+            .col(text_null("last_error"))
+            .col(at("created_at"))
+            .to_owned(),
+        Table::create()
+            .table("workers")
+            .col(text("name").primary_key())
+            .col(at("due_at"))
+            .col(at_null("lease_until"))
+            .col(big_integer("token"))
+            .col(at_null("last_run"))
+            .col(text_null("last_result"))
+            .to_owned(),
+        Table::create()
+            .table("keyring")
+            .col(uuid("id").primary_key())
+            .col(text("purpose"))
+            .col(integer("generation"))
+            .col(blob("sealed"))
+            .col(at("not_before"))
+            .col(at_null("not_after"))
+            .index(Index::create().name("keyring_generation").unique().col("purpose").col("generation"))
+            .to_owned(),
+        Table::create()
+            .table("api_keys")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(text("name"))
+            .col(text("kind"))
+            .col(var_binary("lookup", 32).unique_key())
+            .col(text("hint"))
+            .col(at("created_at"))
+            .col(at_null("expires_at"))
+            .col(at_null("revoked_at"))
+            .foreign_key(&mut to("api_keys", "tenant_id", "tenants"))
+            .to_owned(),
+        Table::create()
+            .table("api_key_products")
+            .col(uuid("api_key_id"))
+            .col(uuid("product_id"))
+            .primary_key(Index::create().col("api_key_id").col("product_id"))
+            .foreign_key(&mut to("api_key_products", "api_key_id", "api_keys"))
+            .foreign_key(&mut to("api_key_products", "product_id", "products"))
+            .to_owned(),
+    ]
+}
+
+fn indexes() -> Vec<IndexCreateStatement> {
+    vec![
+        index("identities", &["user_id"]),
+        index("guilds", &["tenant_id"]),
+        index("entitlement_sources", &["reference", "user_id"]),
+        index("entitlement_sources", &["ends_at"]),
+        index("entitlement_sources", &["stamp"]),
+        index("licenses", &["tenant_id", "product_id"]),
+        index("licenses", &["expires_at"]),
+        index("events", &["license_id"]),
+        index("outbox", &["state", "due_at"]),
+    ]
+}
+
+/// Partial unique indexes, which the builder cannot say; both databases share this spelling.
+const PARTIAL: [&str; 2] = [
+    // At most one license that is not revoked per member and product.
+    "CREATE UNIQUE INDEX licenses_claim ON licenses (user_id, product_id) \
+     WHERE revoked_at IS NULL AND user_id IS NOT NULL",
+    "CREATE UNIQUE INDEX role_mappings_live ON role_mappings (guild_id, role_id, product_id) \
+     WHERE removed_at IS NULL",
+];
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in tables() {
+            manager.create_table(table).await?;
+        }
+        for index in indexes() {
+            manager.create_index(index).await?;
+        }
+        let db = manager.get_connection();
+        for sql in PARTIAL {
+            db.execute_unprepared(sql).await?;
+        }
+        // The one row of the one log's head: `UPDATE … SET seq = seq + n RETURNING seq`.
+        db.execute_unprepared("INSERT INTO event_head (id, seq) VALUES (1, 0)").await?;
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in tables().iter().rev().filter_map(TableCreateStatement::get_table_name) {
+            manager.drop_table(Table::drop().table(table.clone()).to_owned()).await?;
+        }
+        Ok(())
+    }
+}
