@@ -1,0 +1,45 @@
+//! The one value that doors and workers carry.
+
+use std::sync::Arc;
+
+use crate::{
+    Bus, Clock, Ids, Limiter, Result,
+    crypto::seal::{Keyring, MasterKey},
+    entitlements::Stamps,
+    tx::Db,
+};
+
+/// What every domain function works with; cheap to clone.
+#[derive(Clone)]
+pub struct Core {
+    /// The database.
+    pub db: Db,
+    /// Domain time.
+    pub clock: Clock,
+    /// Randomness and ids.
+    pub ids: Ids,
+    /// Nudges.
+    pub bus: Bus,
+    /// Token buckets.
+    pub limiter: Limiter,
+    /// The order of observations.
+    pub stamps: Stamps,
+    keys: Option<Arc<Keyring>>,
+}
+
+impl Core {
+    /// Puts the parts together and opens the keyring, so that a wrong master key fails here.
+    ///
+    /// # Errors
+    /// When the database does not answer or the master key is wrong.
+    pub async fn open(db: Db, clock: Clock, ids: Ids, bus: Bus, limiter: Limiter, master: &MasterKey) -> Result<Self> {
+        let mut core = Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), keys: None };
+        core.keys = Some(Arc::new(Keyring::open(&core, master).await?));
+        Ok(core)
+    }
+
+    /// The data keys.
+    pub(crate) fn keys(&self) -> &Keyring {
+        self.keys.as_ref().expect("opened by Core::open")
+    }
+}

@@ -1,0 +1,28 @@
+//! Crockford's base32: digits and letters without I, L, O and U.
+//! <https://www.crockford.com/base32.html>
+
+/// The 32 symbols, by value.
+pub const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// The symbol's value; look-alikes (i, l → 1, o → 0) and lower case are folded.
+#[must_use]
+pub fn value(symbol: char) -> Option<u8> {
+    let folded = fold(symbol);
+    SYMBOLS.iter().position(|&s| char::from(s) == folded).and_then(|at| u8::try_from(at).ok())
+}
+
+/// Upper case, with look-alikes made one: I, L → 1 and O → 0.
+#[must_use]
+pub fn fold(symbol: char) -> char {
+    match symbol.to_ascii_uppercase() {
+        'I' | 'L' => '1',
+        'O' => '0',
+        other => other,
+    }
+}
+
+/// Symbols for values below 32.
+#[must_use]
+pub fn text(values: &[u8]) -> String {
+    values.iter().map(|&v| char::from(SYMBOLS[usize::from(v & 31)])).collect()
+}

@@ -1,0 +1,344 @@
+//! License keys: `PREFIX-` and 28 symbols of Crockford base32.
+//!
+//! 25 symbols hold a 3-bit format version (`001`) and the 122 random bits of a `UUIDv4`; 3 are
+//! Reed–Solomon check symbols over GF(32), x⁵+x²+1, roots α¹..α³. Three virtual leading symbols are
+//! the top 15 bits of SHA-256 over the folded prefix, so that the code is RS(31,28), distance 4, and
+//! covers the prefix: every wrong or swapped pair of symbols is found without asking a database.
+//! The check is for typing errors, not against attackers.
+
+use sha2::{Digest, Sha256};
+use unicode_normalization::UnicodeNormalization;
+use uuid::Uuid;
+
+use super::base32;
+
+/// Input beyond this many bytes is refused before any work.
+pub const MAX_INPUT: usize = 128;
+
+const BODY: usize = 28;
+const DATA: usize = 25;
+/// x³ + 14x² + 29x + 10: the generator with roots α¹, α², α³.
+const GENERATOR: [u8; 3] = [14, 29, 10];
+
+/// A key whose check symbols are right; whether it was ever issued is another question.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LicenseKey {
+    prefix: String,
+    body: [u8; BODY],
+}
+
+/// A key never appears in logs by accident.
+impl std::fmt::Debug for LicenseKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LicenseKey({})", self.hint())
+    }
+}
+
+/// Why a text is no key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// More than [`MAX_INPUT`] bytes.
+    #[error("longer than {MAX_INPUT} bytes")]
+    TooLong,
+    /// Not enough symbols.
+    #[error("{0} symbols after the prefix; a key has {BODY}")]
+    Length(usize),
+    /// A character that no key contains.
+    #[error("character {position} cannot be part of a key")]
+    Symbol {
+        /// 1-based, counted in the text as given.
+        position: usize,
+    },
+    /// One symbol explains the failed check.
+    #[error("there seems to be a typing error at character {position}")]
+    Typo {
+        /// 1-based, counted in the text as given.
+        position: usize,
+    },
+    /// The check failed: a wrong prefix, or several wrong symbols.
+    #[error("the check symbols do not fit: more than one character, or the prefix, is wrong")]
+    Check,
+}
+
+impl Malformed {
+    /// Where, when one place is to blame: 1-based, counted in the text as given.
+    #[must_use]
+    pub fn position(&self) -> Option<usize> {
+        match *self {
+            Self::Symbol { position } | Self::Typo { position } => Some(position),
+            Self::TooLong | Self::Length(_) | Self::Check => None,
+        }
+    }
+}
+
+impl LicenseKey {
+    /// The key that carries the random bits of `secret`, a `UUIDv4`.
+    #[must_use]
+    pub fn new(prefix: &str, secret: Uuid) -> Self {
+        let n = secret.as_u128();
+        let version_nibble = 76;
+        let variant = 62;
+        let value = (1 << 122)
+            | (n >> (version_nibble + 4)) << 74
+            | ((n >> 64) & 0xFFF) << variant
+            | (n & ((1 << variant) - 1));
+        let mut body = [0; BODY];
+        for (at, symbol) in body[..DATA].iter_mut().enumerate() {
+            *symbol = (value >> (5 * (DATA - 1 - at)) & 31) as u8;
+        }
+        let prefix = fold_prefix(prefix);
+        let check = remainder(virtual_symbols(&prefix).into_iter().chain(body[..DATA].iter().copied()));
+        body[DATA..].copy_from_slice(&check);
+        Self { prefix, body }
+    }
+
+    /// Reads what a person typed or pasted: case, look-alikes, dashes, spaces, quotes and Markdown
+    /// are forgiven. `implied` are the prefixes to try when the text has none.
+    ///
+    /// # Errors
+    /// What is wrong and, where it can be known, at which character.
+    pub fn parse(text: &str, implied: &[String]) -> Result<Self, Malformed> {
+        if text.len() > MAX_INPUT {
+            return Err(Malformed::TooLong);
+        }
+        let kept: Vec<(usize, char)> = text
+            .chars()
+            .enumerate()
+            .flat_map(|(at, c)| std::iter::once(c).nfkc().map(move |c| (at + 1, c)))
+            .filter(|&(_, c)| !is_decoration(c))
+            .collect();
+        let split = kept.len().checked_sub(BODY).ok_or(Malformed::Length(kept.len()))?;
+        let prefix: String = kept[..split].iter().map(|&(_, c)| base32::fold(c)).collect();
+        if let Some(&(position, _)) = kept[..split].iter().find(|(_, c)| !c.is_ascii_alphanumeric()) {
+            return Err(Malformed::Symbol { position });
+        }
+        let mut body = [0; BODY];
+        for (symbol, &(position, c)) in body.iter_mut().zip(&kept[split..]) {
+            *symbol = base32::value(c).ok_or(Malformed::Symbol { position })?;
+        }
+        let prefixes = if prefix.is_empty() { implied.iter().map(|p| fold_prefix(p)).collect() } else { vec![prefix] };
+        let candidates: Vec<Self> = prefixes.into_iter().map(|prefix| Self { prefix, body }).collect();
+        if let Some(key) = candidates.iter().find(|key| key.syndromes() == [0; 3]) {
+            return Ok(key.clone());
+        }
+        Err(match candidates.as_slice() {
+            [only] => only.typo().map_or(Malformed::Check, |at| Malformed::Typo { position: kept[split + at].0 }),
+            _ => Malformed::Check,
+        })
+    }
+
+    /// What lookups and ciphertext are made of: folded prefix, then body, without dashes.
+    #[must_use]
+    pub fn canonical(&self) -> String {
+        format!("{}{}", self.prefix, base32::text(&self.body))
+    }
+
+    /// As people see it, under the product's own spelling of the prefix.
+    #[must_use]
+    pub fn display(&self, prefix: &str) -> String {
+        let body = base32::text(&self.body);
+        (0..BODY).step_by(4).fold(prefix.to_owned(), |text, at| format!("{text}-{}", &body[at..at + 4]))
+    }
+
+    /// What may be shown anywhere: prefix and last group.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        format!("{}-…-{}", self.prefix, base32::text(&self.body[BODY - 4..]))
+    }
+
+    fn word(&self) -> impl Iterator<Item = u8> {
+        virtual_symbols(&self.prefix).into_iter().chain(self.body)
+    }
+
+    /// The received word's values at α¹, α², α³: all zero when it is a code word.
+    fn syndromes(&self) -> [u8; 3] {
+        [1, 2, 3].map(|power| self.word().fold(0, |sum, symbol| mul(sum, exp(power)) ^ symbol))
+    }
+
+    /// The body symbol that, alone, explains the failed check.
+    fn typo(&self) -> Option<usize> {
+        let [s1, s2, s3] = self.syndromes();
+        if s1 == 0 || s2 == 0 || s3 == 0 {
+            return None;
+        }
+        // One error of value e, d symbols before the end, makes S1 = e·α^d, S2 = e·α^2d, S3 = e·α^3d.
+        let distance = (log(s2) + 31 - log(s1)) % 31;
+        let agrees = (log(s3) + 31 - log(s2)) % 31 == distance;
+        agrees.then(|| BODY.checked_sub(1 + distance)).flatten()
+    }
+}
+
+/// A prefix as it is compared: upper case, look-alikes made one.
+#[must_use]
+pub fn fold_prefix(prefix: &str) -> String {
+    prefix.chars().map(base32::fold).collect()
+}
+
+/// Whether a product may use this prefix: 2–8 of A–Z and 0–9.
+#[must_use]
+pub fn is_prefix(prefix: &str) -> bool {
+    (2..=8).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
+}
+
+/// Spaces, invisible characters, dashes of every script, quotes, and what Markdown adds.
+fn is_decoration(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c, '\u{00AD}' | '\u{200B}'..='\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2060}'..='\u{206F}' | '\u{FEFF}')
+        || matches!(c, '-' | '\u{058A}' | '\u{2010}'..='\u{2015}' | '\u{2212}' | '\u{FE58}' | '\u{FE63}' | '\u{FF0D}')
+        || matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201F}' | '\u{00AB}' | '\u{00BB}')
+        || matches!(c, '*' | '|' | '_' | '~' | '<' | '>')
+}
+
+/// The top 15 bits of SHA-256 over the folded prefix.
+fn virtual_symbols(folded: &str) -> [u8; 3] {
+    let digest = Sha256::digest(folded.as_bytes());
+    let bits = u16::from_be_bytes([digest[0], digest[1]]) >> 1;
+    [10, 5, 0].map(|shift| (bits >> shift & 31) as u8)
+}
+
+fn remainder(message: impl Iterator<Item = u8>) -> [u8; 3] {
+    message.fold([0; 3], |[a, b, c], symbol| {
+        let factor = symbol ^ a;
+        [b ^ mul(GENERATOR[0], factor), c ^ mul(GENERATOR[1], factor), mul(GENERATOR[2], factor)]
+    })
+}
+
+/// α^n in GF(32).
+fn exp(n: usize) -> u8 {
+    (0..n % 31).fold(1, |x, _| mul(x, 2))
+}
+
+/// The n of x = α^n, for x ≠ 0.
+fn log(x: u8) -> usize {
+    (0..31).find(|&n| exp(n) == x).unwrap_or_default()
+}
+
+/// The product in GF(32), reduced by x⁵+x²+1.
+fn mul(a: u8, b: u8) -> u8 {
+    (0..5).rev().fold(0, |sum, bit| {
+        let doubled = if sum & 16 == 0 { sum << 1 } else { (sum << 1) ^ 0b10_0101 };
+        if b >> bit & 1 == 1 { doubled ^ a } else { doubled }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ACME: &str = "ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ";
+
+    fn parse(text: &str) -> Result<LicenseKey, Malformed> {
+        LicenseKey::parse(text, &[])
+    }
+
+    #[test]
+    fn the_published_vectors() {
+        for (prefix, secret, shown) in [
+            ("ACME", "8f14e45f-ceea-467f-a8b3-0f1c2d3e4f50", ACME),
+            ("DCA", "00000000-0000-4000-8000-000000000000", "DCA-4000-0000-0000-0000-0000-0000-0XNF"),
+            ("DCA", "ffffffff-ffff-4fff-bfff-ffffffffffff", "DCA-7ZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZEJ5"),
+        ] {
+            let key = LicenseKey::new(prefix, secret.parse().unwrap());
+            assert_eq!(key.display(prefix), shown);
+            assert_eq!(parse(shown), Ok(key));
+        }
+    }
+
+    /// Linear code: an error pattern is caught for one word if and only if for every word.
+    #[test]
+    fn every_single_and_double_symbol_error_is_caught() {
+        let clean = parse(ACME).unwrap();
+        // A syndrome is linear, so that a pair of errors has the sum of their syndromes.
+        let mut single = Vec::new();
+        for at in 0..BODY {
+            for error in 1..32 {
+                let mut key = clean.clone();
+                key.body[at] ^= error;
+                assert_eq!(key.typo(), Some(at), "a single error is found where it is");
+                single.push((at, key.syndromes()));
+            }
+        }
+        assert_eq!(single.len(), 868);
+        assert!(single.iter().all(|(_, syndromes)| *syndromes != [0; 3]));
+        for (i, (at, one)) in single.iter().enumerate() {
+            for (_, other) in single[i + 1..].iter().filter(|(other_at, _)| other_at != at) {
+                assert_ne!(one, other, "two errors never cancel");
+            }
+        }
+    }
+
+    #[test]
+    fn every_transposition_and_substitution_of_the_text_is_caught() {
+        let symbols: Vec<char> = ACME.chars().filter(|c| *c != '-').collect();
+        let mut tried = 0;
+        for a in 0..symbols.len() {
+            for b in a + 1..symbols.len() {
+                if symbols[a] != symbols[b] {
+                    let mut swapped = symbols.clone();
+                    swapped.swap(a, b);
+                    assert!(parse(&swapped.iter().collect::<String>()).is_err());
+                    tried += 1;
+                }
+            }
+            for &other in base32::SYMBOLS {
+                let mut replaced = symbols.clone();
+                replaced[a] = other.into();
+                assert_eq!(
+                    parse(&replaced.iter().collect::<String>()).is_ok(),
+                    base32::fold(symbols[a]) == char::from(other)
+                );
+                tried += 1;
+            }
+        }
+        assert!(tried > 1_200);
+    }
+
+    #[test]
+    fn pasted_mess_is_forgiven() {
+        let clean = parse(ACME);
+        for mess in [
+            "acme 67h9-s2zs-vn6f-yhcr-f3gp-kwkt-gczj",
+            "`ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ`",
+            "**ACME\u{2011}67H9\u{2014}S2ZS VN6F\u{200B}YHCR\u{00A0}F3GP_KWKT~GCZJ**\n",
+            "\u{FF21}CME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ",
+        ] {
+            assert_eq!(parse(mess), clean, "{mess}");
+        }
+        assert_eq!(LicenseKey::parse(&ACME[5..], &["DCA".into(), "ACME".into()]), clean);
+        assert_eq!(parse("GOLD-4000").unwrap_err(), Malformed::Length(8));
+        let look_alikes = LicenseKey::new("GOLD", Uuid::nil());
+        assert_eq!(parse(&look_alikes.display("G0LD")), Ok(look_alikes.clone()));
+        assert_eq!(parse(&look_alikes.display("GOLD").replace('0', "o")), Ok(look_alikes));
+    }
+
+    #[test]
+    fn the_answer_says_where() {
+        for (text, expected) in [
+            ("ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZU", Malformed::Symbol { position: 39 }),
+            ("ACME-67H9-S2ZT-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Typo { position: 14 }),
+            ("ACMÉ-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Symbol { position: 4 }),
+            ("EMCA-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Check),
+            ("67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Check),
+            ("", Malformed::Length(0)),
+            (&"A".repeat(129), Malformed::TooLong),
+        ] {
+            assert_eq!(parse(text), Err(expected), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_reads_back(secret: u128, prefix in "[A-Z0-9]{2,8}") {
+            let key = LicenseKey::new(&prefix, uuid::Builder::from_random_bytes(secret.to_be_bytes()).into_uuid());
+            prop_assert_eq!(LicenseKey::parse(&key.display(&prefix), &[]), Ok(key));
+        }
+
+        #[test]
+        fn no_text_panics(text: String) {
+            _ = LicenseKey::parse(&text, &["DCA".into()]);
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The keyring: random data keys, one per purpose, sealed under one master key.
+//!
+//! AES-256-GCM with a random 96-bit nonce; the additional data is a length-prefixed label and the
+//! row's id, so that a ciphertext moved to another row or column does not open. A wrong master key
+//! fails at start, not at the first reader.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aes_gcm::{
+    Aes256Gcm, Key,
+    aead::{Aead, KeyInit, Payload},
+};
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::{Core, Error, Ids, Result, error::words, keyring};
+
+words! {
+    /// What a data key is for. The words are frozen: they are part of what is authenticated.
+    Purpose {
+        LicenseLookup => ("license-lookup", "Finds a license by its key."),
+        LicenseSeal => ("license-seal", "Shows a license key again to its holder."),
+        ApiKeyLookup => ("api-key-lookup", "Finds an API key."),
+    }
+}
+
+/// The 32-byte root of everything sealed.
+#[derive(Clone)]
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+impl MasterKey {
+    /// Takes 32 random bytes.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+/// The data keys, opened.
+#[derive(Clone)]
+pub struct Keyring(Arc<HashMap<Purpose, Zeroizing<Vec<u8>>>>);
+
+impl Keyring {
+    /// Opens the keyring of this database, making the keys that are not there yet.
+    ///
+    /// # Errors
+    /// When the master key is not the one the keyring was sealed under.
+    pub async fn open(core: &Core, master: &MasterKey) -> Result<Self> {
+        let mut keys = HashMap::new();
+        for &purpose in Purpose::ALL {
+            let row = keyring::find_or_create(core, purpose, |id| {
+                encrypt(&*master.0, &core.ids, purpose, id, &core.ids.bytes::<32>())
+            })
+            .await?;
+            let key = decrypt(&*master.0, purpose, row.id, &row.sealed).ok_or_else(|| {
+                Error::Broken("the master key is not the one this database was sealed under".to_owned())
+            })?;
+            keys.insert(purpose, Zeroizing::new(key));
+        }
+        Ok(Self(Arc::new(keys)))
+    }
+
+    fn key(&self, purpose: Purpose) -> &[u8] {
+        self.0.get(&purpose).map_or(&[], |key| key.as_slice())
+    }
+
+    /// HMAC-SHA-256 of `value` under the purpose's key.
+    #[must_use]
+    pub fn mac(&self, purpose: Purpose, value: &str) -> Vec<u8> {
+        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.key(purpose)).expect("HMAC takes any key length");
+        mac.update(purpose.as_str().as_bytes());
+        mac.update(&[0]);
+        mac.update(value.as_bytes());
+        mac.finalize().into_bytes().to_vec()
+    }
+
+    /// Nonce and ciphertext of `plain`, bound to this row.
+    #[must_use]
+    pub fn seal(&self, ids: &Ids, purpose: Purpose, row: Uuid, plain: &str) -> Vec<u8> {
+        encrypt(self.key(purpose), ids, purpose, row, plain.as_bytes())
+    }
+
+    /// What was sealed for this row.
+    ///
+    /// # Errors
+    /// When the bytes were changed or belong to another row.
+    pub fn open_sealed(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
+        decrypt(self.key(purpose), purpose, row, sealed)
+            .and_then(|plain| String::from_utf8(plain).ok())
+            .ok_or_else(|| Error::Broken(format!("the {purpose} ciphertext of {row} does not open")))
+    }
+}
+
+const NONCE: usize = 12;
+
+fn aad(purpose: Purpose, row: Uuid) -> Vec<u8> {
+    let label = purpose.as_str().as_bytes();
+    let length = u32::try_from(label.len()).unwrap_or(u32::MAX);
+    [&length.to_be_bytes(), label, row.as_bytes()].concat()
+}
+
+fn cipher(key: &[u8]) -> Aes256Gcm {
+    Aes256Gcm::new(&Key::<Aes256Gcm>::try_from(key).expect("data keys have 32 bytes"))
+}
+
+fn encrypt(key: &[u8], ids: &Ids, purpose: Purpose, row: Uuid, plain: &[u8]) -> Vec<u8> {
+    let nonce = ids.bytes::<NONCE>();
+    let payload = Payload { msg: plain, aad: &aad(purpose, row) };
+    let sealed = cipher(key).encrypt(&nonce.into(), payload).expect("the plaintext is short");
+    [nonce.as_slice(), &sealed].concat()
+}
+
+fn decrypt(key: &[u8], purpose: Purpose, row: Uuid, sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, sealed) = sealed.split_first_chunk::<NONCE>()?;
+    let payload = Payload { msg: sealed, aad: &aad(purpose, row) };
+    cipher(key).decrypt(&(*nonce).into(), payload).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ciphertext_opens_only_where_it_was_sealed() {
+        let (ids, key) = (Ids::seeded(2), [7; 32]);
+        let row = ids.v4();
+        let sealed = encrypt(&key, &ids, Purpose::LicenseSeal, row, b"plain");
+        assert_eq!(decrypt(&key, Purpose::LicenseSeal, row, &sealed).as_deref(), Some(&b"plain"[..]));
+        assert_eq!(decrypt(&key, Purpose::LicenseSeal, ids.v4(), &sealed), None);
+        assert_eq!(decrypt(&key, Purpose::LicenseLookup, row, &sealed), None);
+        assert_eq!(decrypt(&[8; 32], Purpose::LicenseSeal, row, &sealed), None);
+        assert_eq!(decrypt(&key, Purpose::LicenseSeal, row, &sealed[..NONCE]), None);
+        for at in 0..sealed.len() {
+            let mut flipped = sealed.clone();
+            flipped[at] ^= 1;
+            assert_eq!(decrypt(&key, Purpose::LicenseSeal, row, &flipped), None);
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Why a member holds a product. The heart: every door that learns something about a member builds an
+//! [`Observation`] and calls [`observe`]; nothing else issues or ends a license because of a source.
+//!
+//! ```text
+//! observe: Tx { lock holder; record each source if newer -> per product: settle } commit
+//! settle:  every source of the claim -> decide (pure) -> licenses::apply -> key by DM
+//! settle_over (worker `expire`): the same settle, for claims whose grace the clock has ended
+//! ```
+//! Invariants: a source changes only by a newer [`Stamp`]; only evidence that a role is gone ends a
+//! source, never the absence of evidence; a license lives while one source does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use chrono::{DateTime, Duration, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{
+    Caller, Clock, Core, Result, Scope, Snowflake,
+    events::{Actor, Draft, Kind},
+    ids::{LicenseId, ProductId, TenantId, UserId},
+    licenses,
+    outbox::{self, Delivery, Pace},
+    products,
+    tx::Tx,
+    users, workers,
+};
+
+mod decide;
+mod store;
+pub mod sweep;
+
+pub use self::decide::{Decision, decide};
+pub use crate::entity::source::Model as Source;
+
+/// The order of observations: strictly rising within an instance, and raised above everything stored
+/// when an instance begins to observe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(i64);
+
+/// Where stamps come from.
+#[derive(Clone, Debug, Default)]
+pub struct Stamps(Arc<AtomicI64>);
+
+impl Stamps {
+    /// A stamp later than every one before: microseconds of the clock, or the last plus one.
+    #[must_use]
+    pub fn next(&self, clock: &Clock) -> Stamp {
+        let now = clock.now().timestamp_micros();
+        let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)));
+        Stamp(last.map_or(now, |last| now.max(last + 1)))
+    }
+
+    /// Continues after what a former observer wrote, however its clock ran.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn catch_up(&self, core: &Core) -> Result<()> {
+        if let Some(newest) = store::newest_stamp(core).await? {
+            self.0.fetch_max(newest, Ordering::SeqCst);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a source was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// It is there.
+    Held,
+    /// It is positively not there.
+    Gone,
+}
+
+/// What entitles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// A mapped role: mapping, guild and role.
+    Role(crate::ids::MappingId, Snowflake, Snowflake),
+    /// An admin's word, one per product.
+    Grant,
+}
+
+impl Basis {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Role(..) => "discord_role",
+            Self::Grant => "manual",
+        }
+    }
+}
+
+/// One source as it was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// What it earns.
+    pub product: ProductId,
+    /// What it is.
+    pub basis: Basis,
+    /// Whether it is there.
+    pub level: Level,
+    /// How eagerly a key born of it is sent.
+    pub pace: Pace,
+}
+
+/// A fact someone saw about one member.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// The tenant it matters to.
+    pub scope: Scope,
+    /// The member's Discord account.
+    pub member: Snowflake,
+    /// Who says so.
+    pub actor: Actor,
+    /// When, in order.
+    pub stamp: Stamp,
+    /// The lease under which it was seen; a former holder's word no longer counts.
+    pub fence: Option<workers::Lease>,
+    /// The sources.
+    pub seen: Vec<Seen>,
+}
+
+/// What an observation led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A license was issued.
+    Issued(LicenseId),
+    /// A license was ended.
+    Revoked(LicenseId),
+}
+
+/// Records what was seen and does what follows from it, in one unit of work.
+///
+/// # Errors
+/// When the database does not answer; nothing is half-written then.
+pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
+    if already_known(core, seen).await? {
+        return Ok(Vec::new());
+    }
+    let mut tx = Tx::begin(core).await?;
+    if let Some(fence) = &seen.fence
+        && !workers::holds(&tx, fence).await?
+    {
+        tracing::warn!(member = %seen.member, "an observation of a former gateway holder was dropped");
+        return Ok(Vec::new());
+    }
+    let user = users::ensure(&tx, seen.member).await?;
+    users::lock_holder(&tx, seen.scope.tenant(), user).await?;
+    let mut touched = Vec::<(ProductId, Pace)>::new();
+    for source in &seen.seen {
+        if record(&mut tx, user, seen, source).await? && !touched.iter().any(|(product, _)| *product == source.product)
+        {
+            touched.push((source.product, source.pace));
+        }
+    }
+    let mut changes = Vec::new();
+    for (product, pace) in touched {
+        changes.extend(settle(&mut tx, user, product, &seen.actor, pace).await?);
+    }
+    tx.commit().await?;
+    Ok(changes)
+}
+
+/// The common case of a gateway that repeats itself: no lock, at most one small write.
+async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
+    let Some(user) = users::find_by_discord(core, seen.member).await? else {
+        return Ok(seen.seen.iter().all(|source| source.level == Level::Gone));
+    };
+    let stored = store::list_of(core, user).await?;
+    let known = |source: &Seen| {
+        stored.iter().find(|row| row.product_id == source.product && row.reference == reference(source))
+    };
+    let mut unchanged = Vec::new();
+    for source in &seen.seen {
+        match (known(source), source.level) {
+            (None, Level::Gone) => {}
+            (Some(row), Level::Held) if row.ends_at.is_none() => unchanged.push(row.id),
+            (Some(row), Level::Gone) if row.ends_at.is_some() => unchanged.push(row.id),
+            _ => return Ok(false),
+        }
+    }
+    if !unchanged.is_empty() {
+        store::confirm(core, &unchanged, seen.stamp.0).await?;
+    }
+    Ok(true)
+}
+
+/// What makes a source the same one again.
+fn reference(source: &Seen) -> Uuid {
+    match source.basis {
+        Basis::Role(mapping, ..) => mapping.0,
+        Basis::Grant => source.product.0,
+    }
+}
+
+/// Writes a source down if this is news of it. Answers whether its level changed.
+async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) -> Result<bool> {
+    let stored =
+        store::list(tx, user, source.product).await?.into_iter().find(|row| row.reference == reference(source));
+    let now = tx.now();
+    let stamp = seen.stamp.0;
+    let changed = match stored {
+        Some(row) if row.stamp >= stamp => false,
+        None if source.level == Level::Gone => false,
+        None => {
+            let id = tx.core().ids.v7(now);
+            let (tenant_id, product_id) = (seen.scope.tenant(), source.product);
+            let (kind, reference) = (source.basis.kind().to_owned(), reference(source));
+            let row = Source {
+                id,
+                tenant_id,
+                user_id: user,
+                product_id,
+                kind,
+                reference,
+                stamp,
+                live_since: now,
+                ends_at: None,
+                spent: false,
+            };
+            store::insert(tx, row).await?;
+            true
+        }
+        Some(row) => {
+            let next = match (source.level, row.ends_at) {
+                (Level::Held, Some(_)) => Source { stamp, live_since: now, ends_at: None, spent: false, ..row.clone() },
+                (Level::Gone, None) => {
+                    Source { stamp, ends_at: Some(now + grace(tx, user, source.product).await?), ..row.clone() }
+                }
+                (Level::Held, None) | (Level::Gone, Some(_)) => Source { stamp, ..row.clone() },
+            };
+            if let Some(ends_at) = next.ends_at.filter(|at| *at > now) {
+                workers::wake_at(tx, workers::EXPIRE, ends_at).await?;
+            }
+            let changed = next.ends_at != row.ends_at;
+            store::update(tx, next).await?;
+            changed
+        }
+    };
+    if changed && let Basis::Role(_, guild, role) = source.basis {
+        let level = |held: bool| json!({ "guildId": guild.to_string(), "roleId": role.to_string(), "held": held });
+        let held = source.level == Level::Held;
+        tx.record(Draft {
+            tenant: seen.scope.tenant(),
+            kind: Kind::RoleChanged,
+            actor: seen.actor.clone(),
+            subject: Some(user),
+            license: None,
+            before: Some(level(!held)),
+            after: Some(level(held)),
+        });
+    }
+    Ok(changed)
+}
+
+/// How long a license outlives this loss: by the rules it was born under.
+async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
+    let policy = match licenses::lock_standing(tx, user, product).await? {
+        Some(license) => products::get_policy(tx, license.policy_id).await?,
+        None => products::get_current(tx, product).await?.1,
+    };
+    Ok(Duration::seconds(policy.source_grace_s))
+}
+
+/// Does what a claim's sources ask for. The holder is locked.
+async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pace: Pace) -> Result<Option<Change>> {
+    let sources = store::list(tx, user, product).await?;
+    let license = licenses::lock_standing(tx, user, product).await?;
+    match (decide(&sources, license.is_some(), tx.now()), license) {
+        (Decision::Issue, _) => {
+            let (product, policy) = products::get_current(tx, product).await?;
+            let issue = licenses::Action::Issue { product: &product, policy: &policy, owner: Some(user) };
+            let license = licenses::apply(tx, actor, issue).await?.id;
+            outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await?;
+            Ok(Some(Change::Issued(license)))
+        }
+        (Decision::Revoke, Some(license)) => {
+            let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
+            Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
+        }
+        (Decision::Keep | Decision::Revoke, _) => Ok(None),
+    }
+}
+
+/// Ends the licenses whose grace the clock has ended. Answers how many, and when the next one is due.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn settle_over(core: &Core) -> Result<(u64, Option<DateTime<Utc>>)> {
+    let mut ended = 0;
+    loop {
+        let batch = store::list_over(core, core.clock.now(), 100).await?;
+        for &(tenant, user, product) in &batch {
+            ended += u64::from(settle_one(core, tenant, user, product).await?.is_some());
+        }
+        if batch.len() < 100 {
+            return Ok((ended, store::next_end(core, core.clock.now()).await?));
+        }
+    }
+}
+
+async fn settle_one(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {
+    let mut tx = Tx::begin(core).await?;
+    users::lock_holder(&tx, tenant, user).await?;
+    let change = settle(&mut tx, user, product, &Actor::System, Pace::Quiet).await?;
+    tx.commit().await?;
+    Ok(change)
+}
+
+/// An admin's grant: a source like any other, that no role change ends.
+///
+/// # Errors
+/// `CONFLICT` when the member has a license for the product already.
+pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Snowflake) -> Result<LicenseId> {
+    let seen = Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now };
+    let stamp = core.stamps.next(&core.clock);
+    let (scope, actor) = (caller.scope.clone(), caller.actor.clone());
+    let gone = Observation {
+        scope,
+        member,
+        actor,
+        stamp,
+        fence: None,
+        seen: vec![Seen { level: Level::Gone, ..seen.clone() }],
+    };
+    if licenses::list_of(core, &caller.scope, member)
+        .await?
+        .iter()
+        .any(|l| l.product_id == product && l.revoked_at.is_none())
+    {
+        return Err(
+            crate::Code::Conflict.because("They hold a license for that product already; `/license show` tells more.")
+        );
+    }
+    // A grant whose license was revoked is over; a new word of the admin begins it anew.
+    observe(core, &gone).await?;
+    let held = Observation { stamp: core.stamps.next(&core.clock), seen: vec![seen], ..gone };
+    match observe(core, &held).await?.first() {
+        Some(Change::Issued(license)) => Ok(*license),
+        _ => Err(crate::Code::Conflict.because("They were given a license for that product just now.")),
+    }
+}
+
+/// The claim's license was ended by an admin: its sources have had theirs.
+pub(crate) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+    store::spend(tx, user, product).await
+}

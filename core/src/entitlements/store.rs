@@ -1,0 +1,166 @@
+//! All SQL of the `entitlement_sources` table.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
+};
+use uuid::Uuid;
+
+use super::Source;
+use crate::{
+    Core, Result, Snowflake,
+    entity::{
+        identity, license,
+        source::{ActiveModel, Column, Entity},
+    },
+    ids::{MappingId, ProductId, TenantId, UserId},
+    tx::Tx,
+    users,
+};
+
+/// Every source of a claim.
+pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Vec<Source>> {
+    let rows = Entity::find()
+        .filter(Column::UserId.eq(user))
+        .filter(Column::ProductId.eq(product))
+        .order_by_asc(Column::LiveSince)
+        .all(tx.db())
+        .await?;
+    Ok(rows)
+}
+
+/// A user's sources, whatever they are for.
+pub(super) async fn list_of(core: &Core, user: UserId) -> Result<Vec<Source>> {
+    Ok(Entity::find().filter(Column::UserId.eq(user)).all(core.db.read()).await?)
+}
+
+pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
+    Entity::insert(source.into_active_model()).exec_without_returning(tx.db()).await?;
+    Ok(())
+}
+
+/// Writes what is known of a source now.
+pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
+    let row = ActiveModel {
+        stamp: Set(source.stamp),
+        live_since: Set(source.live_since),
+        ends_at: Set(source.ends_at),
+        spent: Set(source.spent),
+        ..ActiveModel::default()
+    };
+    Entity::update_many().set(row).filter(Column::Id.eq(source.id)).exec(tx.db()).await?;
+    Ok(())
+}
+
+/// Notes that unchanged sources were seen again.
+pub(super) async fn confirm(core: &Core, ids: &[Uuid], stamp: i64) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::Stamp, Expr::value(stamp))
+        .filter(Column::Id.is_in(ids.iter().copied()))
+        .filter(Column::Stamp.lt(stamp))
+        .exec(core.db.writer())
+        .await?;
+    Ok(())
+}
+
+/// The newest stamp anybody wrote.
+pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
+    let newest: Option<Option<i64>> =
+        Entity::find().select_only().column_as(Column::Stamp.max(), "newest").into_tuple().one(core.db.read()).await?;
+    Ok(newest.flatten())
+}
+
+/// Marks a claim's live sources as having had their license; an admin's grant is simply over.
+pub(super) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::Spent, Expr::value(true))
+        .filter(Column::UserId.eq(user))
+        .filter(Column::ProductId.eq(product))
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
+/// Claims with a standing license and no source that is live or in its grace.
+pub(super) async fn list_over(
+    core: &Core,
+    now: DateTime<Utc>,
+    limit: u64,
+) -> Result<Vec<(TenantId, UserId, ProductId)>> {
+    let stands = sea_orm::sea_query::Query::select()
+        .expr(Expr::value(1))
+        .from_as(Entity, "other")
+        .and_where(Expr::col(("other", Column::UserId)).equals((Entity, Column::UserId)))
+        .and_where(Expr::col(("other", Column::ProductId)).equals((Entity, Column::ProductId)))
+        .and_where(Expr::col(("other", Column::Spent)).eq(false))
+        .cond_where(
+            Condition::any()
+                .add(Expr::col(("other", Column::EndsAt)).is_null())
+                .add(Expr::col(("other", Column::EndsAt)).gt(now)),
+        )
+        .to_owned();
+    let rows = Entity::find()
+        .select_only()
+        .columns([Column::TenantId, Column::UserId, Column::ProductId])
+        .distinct()
+        .join(JoinType::InnerJoin, standing_license())
+        .filter(Column::EndsAt.lte(now))
+        .filter(license::Column::RevokedAt.is_null())
+        .filter(Expr::exists(stands).not())
+        .limit(limit)
+        .into_tuple()
+        .all(core.db.read())
+        .await?;
+    Ok(rows)
+}
+
+fn standing_license() -> sea_orm::RelationDef {
+    Entity::belongs_to(license::Entity)
+        .from((Column::UserId, Column::ProductId))
+        .to((license::Column::UserId, license::Column::ProductId))
+        .into()
+}
+
+/// The earliest end of a grace that is still running.
+pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+    let next: Option<Option<DateTime<Utc>>> = Entity::find()
+        .select_only()
+        .column_as(Column::EndsAt.min(), "next")
+        .filter(Column::EndsAt.gt(now))
+        .into_tuple()
+        .one(core.db.read())
+        .await?;
+    Ok(next.flatten())
+}
+
+/// Who holds these mappings now, by Discord account.
+pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashMap<Snowflake, Vec<MappingId>>> {
+    let known_by = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
+    let rows: Vec<(String, Uuid)> = Entity::find()
+        .select_only()
+        .column(identity::Column::Subject)
+        .column(Column::Reference)
+        .join(JoinType::InnerJoin, known_by)
+        .filter(identity::Column::Provider.eq(users::DISCORD))
+        .filter(Column::Reference.is_in(mappings.iter().map(|id| id.0)))
+        .filter(Column::EndsAt.is_null())
+        .into_tuple()
+        .all(core.db.read())
+        .await?;
+    let mut holders = HashMap::<_, Vec<_>>::new();
+    for (subject, mapping) in rows {
+        if let Ok(id) = subject.parse() {
+            holders.entry(Snowflake(id)).or_default().push(MappingId(mapping));
+        }
+    }
+    Ok(holders)
+}
+
+/// How many members one mapping holds now.
+pub(super) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
+    let held = Entity::find().filter(Column::Reference.eq(mapping.0)).filter(Column::EndsAt.is_null());
+    Ok(held.count(core.db.read()).await?)
+}

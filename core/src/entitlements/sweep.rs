@@ -1,0 +1,171 @@
+//! The full pass over a guild's members: the same observations as the gateway's, for what it missed.
+//!
+//! Gains are observed as they are read. Losses wait for the complete list, because only then is it
+//! known how many there are: a pass that would end too many licenses is held and the admin asked.
+//! A holder who is not in the list is a doubt, not a loss: Discord is asked about them once more.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use super::{Level, Observation, Stamp, observe, store};
+use crate::{
+    Core, Result, Scope, Snowflake,
+    events::Actor,
+    guilds::{self, Announce, Guild, Mapping},
+    ids::MappingId,
+    outbox::{self, Delivery, Pace},
+    tx::Tx,
+    workers::Lease,
+};
+
+/// A pass over one guild, fed page by page.
+pub struct Sweep {
+    guild: Guild,
+    scope: Scope,
+    mappings: Vec<Mapping>,
+    holders: HashMap<Snowflake, Vec<MappingId>>,
+    unseen: HashSet<Snowflake>,
+    losses: Vec<Observation>,
+    stamp: Stamp,
+    fence: Option<Lease>,
+    gap: Duration,
+}
+
+/// How a pass ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Members whose gain was observed.
+    pub gained: usize,
+    /// Members whose loss was observed.
+    pub lost: usize,
+    /// Holders who were not in the list, to be asked about.
+    pub doubted: usize,
+    /// Losses held by the brake.
+    pub held: usize,
+}
+
+/// The second look at a holder who was missing from a complete list.
+const SECOND_LOOK: Duration = Duration::from_secs(60);
+
+impl Sweep {
+    /// Begins a pass; `None` when the guild maps nothing. `gap` paces the keys born of it.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn begin(core: &Core, guild: Guild, fence: Option<Lease>, gap: Duration) -> Result<Option<Self>> {
+        // Before the first page: whatever the gateway says from here on is newer than the list.
+        let stamp = core.stamps.next(&core.clock);
+        let scope = Scope::of(guild.tenant_id);
+        let mappings = guilds::list_mappings(core, &scope, guild.id).await?;
+        let removed = guilds::list_removed(core, guild.id).await?;
+        if mappings.is_empty() && removed.is_empty() {
+            return Ok(None);
+        }
+        let verifiable = mappings.iter().filter(|m| m.role_deleted_at.is_none()).map(|m| m.id).collect::<Vec<_>>();
+        let holders = store::holders(core, &verifiable).await?;
+        let unseen = holders.keys().copied().collect();
+        let sweep = Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), stamp, fence, gap };
+        sweep.end_removed(core, &removed).await?;
+        Ok(Some(sweep))
+    }
+
+    /// The roles that the mappings name: one that no longer exists was deleted while nobody looked.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn roles(&mut self, core: &Core, existing: &[Snowflake]) -> Result<()> {
+        for mapping in self.mappings.iter().filter(|mapping| !existing.contains(&mapping.role_id)) {
+            guilds::role_deleted(core, self.guild.id, mapping.role_id).await?;
+        }
+        self.mappings.retain(|mapping| existing.contains(&mapping.role_id));
+        let standing: HashSet<_> = self.mappings.iter().map(|mapping| mapping.id).collect();
+        self.holders.retain(|_, held| held.iter().any(|mapping| standing.contains(mapping)));
+        self.unseen.retain(|member| self.holders.contains_key(member));
+        Ok(())
+    }
+
+    /// One member of the list. Answers whether a gain was observed.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<bool> {
+        self.unseen.remove(&member);
+        let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
+        let seen = guilds::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
+        let was = |source: &super::Seen| matches!(source.basis, super::Basis::Role(id, ..) if held.contains(&id));
+        let gained = seen.iter().any(|source| source.level == Level::Held && !was(source));
+        let lost = seen.iter().any(|source| source.level == Level::Gone && was(source));
+        let observation = self.observation(member, seen);
+        if lost {
+            self.losses.push(observation);
+        } else if gained {
+            observe(core, &observation).await?;
+        }
+        Ok(gained && !lost)
+    }
+
+    /// The list is complete: losses become observations, unless there are too many.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn finish(self, core: &Core) -> Result<Summary> {
+        guilds::applied(core, &self.mappings).await?;
+        let ending = self.losses.len() + self.unseen.len();
+        let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
+        if ending > brake(self.holders.len()) && !confirmed {
+            guilds::hold(core, &self.guild, ending, self.holders.len()).await?;
+            return Ok(Summary { held: ending, ..Summary::default() });
+        }
+        for loss in &self.losses {
+            observe(core, loss).await?;
+        }
+        for &member in &self.unseen {
+            self.doubt(core, member).await?;
+        }
+        guilds::unhold(core, &self.guild).await?;
+        Ok(Summary { lost: self.losses.len(), doubted: self.unseen.len(), ..Summary::default() })
+    }
+
+    async fn doubt(&self, core: &Core, member: Snowflake) -> Result<()> {
+        let mut tx = Tx::begin(core).await?;
+        let delivery = Delivery::Refetch { guild: self.guild.id, user: member };
+        let key = format!("refetch:{}:{member}:{}", self.guild.id, self.stamp.0);
+        let at = tx.now() + SECOND_LOOK;
+        outbox::send_at(&mut tx, &delivery, key, at).await?;
+        tx.commit().await
+    }
+
+    /// An admin took these mappings away: that is evidence enough, and no accident to brake.
+    async fn end_removed(&self, core: &Core, removed: &[Mapping]) -> Result<()> {
+        let ids: Vec<_> = removed.iter().map(|mapping| mapping.id).collect();
+        for (member, held) in store::holders(core, &ids).await? {
+            let of_member: Vec<_> = removed.iter().filter(|mapping| held.contains(&mapping.id)).cloned().collect();
+            let gone = guilds::seen(&of_member, None, |_| Pace::Quiet);
+            observe(core, &self.observation(member, gone)).await?;
+        }
+        Ok(())
+    }
+
+    fn observation(&self, member: Snowflake, seen: Vec<super::Seen>) -> Observation {
+        let (scope, stamp, fence) = (self.scope.clone(), self.stamp, self.fence.clone());
+        Observation { scope, member, actor: Actor::System, stamp, fence, seen }
+    }
+
+    /// A new mapping tells the members it finds only if its admin said so.
+    fn pace(&self, mapping: &Mapping) -> Pace {
+        let quiet = mapping.applied_at.is_none() && mapping.announce != Announce::ByDm.as_str();
+        if quiet { Pace::Quiet } else { Pace::Bulk(self.gap) }
+    }
+}
+
+/// The most losses a pass may bring without being asked about: 10, or a fifth of the holders.
+fn brake(holders: usize) -> usize {
+    (holders / 5).max(10)
+}
+
+/// How many members a mapping holds.
+pub(crate) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
+    store::count_holders(core, mapping).await
+}

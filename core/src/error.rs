@@ -1,0 +1,113 @@
+//! What can go wrong, free of any door: a [`Refusal`] is an answer for the caller, everything else
+//! is ours to log. Doors turn a [`Code`] into a status (`http/problem`) or a sentence
+//! (`commands/reply`).
+
+use serde_json::Value;
+
+/// Declares a public vocabulary once: variant, wire word, and what it says to a person.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $says:literal)),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $(#[doc = $says] $variant),*
+        }
+
+        impl $name {
+            /// Every word, in order.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The wire form; frozen.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+
+            /// One sentence for a person.
+            #[must_use]
+            pub const fn says(self) -> &'static str {
+                match self { $(Self::$variant => $says),* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.serialize_str(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use words;
+
+words! {
+    /// The stable codes of verdicts and refusals.
+    Code {
+        Valid => ("VALID", "License is valid."),
+        MalformedKey => ("MALFORMED_KEY", "This is not a license key."),
+        NotFound => ("NOT_FOUND", "No such license."),
+        ProductMismatch => ("PRODUCT_MISMATCH", "This license is for another product."),
+        Revoked => ("REVOKED", "License was revoked."),
+        Expired => ("EXPIRED", "License has expired."),
+        NotAssigned => ("NOT_ASSIGNED", "License belongs to nobody yet."),
+        NoApiKey => ("NO_API_KEY", "Send an API key as X-API-Key or as a Bearer token."),
+        InvalidApiKey => ("INVALID_API_KEY", "This API key is not valid."),
+        AccessDenied => ("ACCESS_DENIED", "This API key may not do that."),
+        BadRequest => ("BAD_REQUEST", "The request cannot be read."),
+        UnsupportedMediaType => ("UNSUPPORTED_MEDIA_TYPE", "Send application/json."),
+        PayloadTooLarge => ("PAYLOAD_TOO_LARGE", "The request body is too large."),
+        ValidationError => ("VALIDATION_ERROR", "The request has a wrong or missing field."),
+        MethodNotAllowed => ("METHOD_NOT_ALLOWED", "This route does not know that method."),
+        RateLimitExceeded => ("RATE_LIMIT_EXCEEDED", "Too many requests."),
+        RequestTimeout => ("REQUEST_TIMEOUT", "The request took too long."),
+        Unavailable => ("UNAVAILABLE", "Something this depends on does not answer; try again."),
+        Internal => ("INTERNAL", "Something went wrong on our side."),
+        InvalidTransition => ("INVALID_TRANSITION", "The license cannot do that in its state."),
+        Conflict => ("CONFLICT", "That exists already."),
+        RoleUnmanageable => ("ROLE_UNMANAGEABLE", "That role cannot be mapped."),
+    }
+}
+
+/// An action was declined: a stable code, a sentence, and public data.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{code}: {detail}")]
+pub struct Refusal {
+    /// Why, for programs.
+    pub code: Code,
+    /// Why and what to do, for people; never a secret.
+    pub detail: String,
+    /// Members the caller's screen needs; an object.
+    pub data: Value,
+}
+
+/// Any failure of a core call.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller's turn.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The database did not do its part.
+    #[error("database: {0}")]
+    Database(#[from] sea_orm::DbErr),
+    /// Redis did not do its part.
+    #[error("redis: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// A state that should not exist: a wrong master key, a row that does not open.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// The result of a core call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Code {
+    /// A refusal with its own sentence.
+    pub fn because(self, detail: impl Into<String>) -> Error {
+        Error::Refused(Refusal { code: self, detail: detail.into(), data: Value::Null })
+    }
+}

@@ -1,0 +1,155 @@
+//! The one log: audit, log channel, webhooks and cache are readers of it with a cursor each.
+//!
+//! The head's update and the inserts are the last statements before a commit, so that commit order
+//! is sequence order on both databases: a reader that has seen `n` will never find a new `n - 1`.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, OnConflict},
+};
+use serde_json::Value;
+
+use crate::{
+    Core, Error, Result,
+    entity::{cursor, event, event_head},
+    error::words,
+    ids::{LicenseId, TenantId, UserId},
+    tx::Tx,
+};
+
+pub use crate::entity::event::Model as Event;
+
+words! {
+    /// What can happen; the words are public and frozen.
+    Kind {
+        LicenseCreated => ("license.created", "A license was created"),
+        LicenseAssigned => ("license.assigned", "A license was assigned"),
+        LicenseActivated => ("license.activated", "A license was used for the first time"),
+        LicenseExpired => ("license.expired", "A license expired"),
+        LicenseRevoked => ("license.revoked", "A license was revoked"),
+        RoleChanged => ("user.role_changed", "A mapped role was gained or lost"),
+        SourceUnverifiable => ("source.unverifiable", "A mapped role was deleted; its licenses are kept"),
+        BreakerTripped => ("sync.breaker_tripped", "A sync would end too many licenses and waits"),
+    }
+}
+
+/// Who did it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Actor {
+    /// The product itself: a worker, the clock.
+    System,
+    /// The operator at the command line.
+    Operator,
+    /// A person or bot at a provider: `discord`, `123…`.
+    Discord(crate::Snowflake),
+    /// An app.
+    ApiKey(crate::ids::ApiKeyId),
+}
+
+impl std::fmt::Display for Actor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Operator => f.write_str("operator"),
+            Self::Discord(id) => write!(f, "discord:{id}"),
+            Self::ApiKey(id) => write!(f, "api_key:{id}"),
+        }
+    }
+}
+
+/// An event that will be written with its unit of work.
+#[derive(Clone, Debug)]
+pub(crate) struct Draft {
+    pub tenant: TenantId,
+    pub kind: Kind,
+    pub actor: Actor,
+    pub subject: Option<UserId>,
+    pub license: Option<LicenseId>,
+    pub before: Option<Value>,
+    pub after: Option<Value>,
+}
+
+/// Writes the drafts under the head's next numbers. Called by [`Tx::commit`] alone.
+pub(crate) async fn append(
+    db: &impl ConnectionTrait,
+    now: DateTime<Utc>,
+    request_id: Option<String>,
+    drafts: Vec<Draft>,
+) -> Result<()> {
+    let Ok(count @ 1..) = i64::try_from(drafts.len()) else { return Ok(()) };
+    let head = event_head::Entity::update_many()
+        .col_expr(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))
+        .filter(event_head::Column::Id.eq(1))
+        .exec_with_returning(db)
+        .await?;
+    let head = head.first().ok_or_else(|| Error::Broken("the event head is gone".to_owned()))?.seq;
+    let rows = drafts.into_iter().zip(head - count + 1..).map(|(draft, seq)| event::ActiveModel {
+        seq: Set(seq),
+        tenant_id: Set(draft.tenant),
+        kind: Set(draft.kind.to_string()),
+        subject: Set(draft.subject),
+        license_id: Set(draft.license),
+        actor: Set(draft.actor.to_string()),
+        before: Set(draft.before),
+        after: Set(draft.after),
+        request_id: Set(request_id.clone()),
+        at: Set(now),
+    });
+    event::Entity::insert_many(rows).exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// The next events after a reader's cursor, which moves past them if the unit of work commits. Only
+/// one instance reads on at a time: the cursor's row is locked by moving it.
+pub(crate) async fn advance(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Event>> {
+    let row = cursor::ActiveModel { name: Set(reader.to_owned()), seq: Set(0) };
+    cursor::Entity::insert(row)
+        .on_conflict(OnConflict::column(cursor::Column::Name).do_nothing().to_owned())
+        .exec_without_returning(tx.db())
+        .await?;
+    let at = cursor::Entity::find_by_id(reader).lock_exclusive().one(tx.db()).await?.map_or(0, |row| row.seq);
+    let next = event::Entity::find()
+        .filter(event::Column::Seq.gt(at))
+        .order_by_asc(event::Column::Seq)
+        .limit(limit)
+        .all(tx.db())
+        .await?;
+    if let Some(last) = next.last() {
+        cursor::Entity::update_many()
+            .col_expr(cursor::Column::Seq, Expr::value(last.seq))
+            .filter(cursor::Column::Name.eq(reader))
+            .exec(tx.db())
+            .await?;
+    }
+    Ok(next)
+}
+
+/// The latest events of a tenant, newest first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(core: &Core, scope: &crate::Scope, limit: u64) -> Result<Vec<Event>> {
+    let found = event::Entity::find()
+        .filter(event::Column::TenantId.eq(scope.tenant()))
+        .order_by_desc(event::Column::Seq)
+        .limit(limit)
+        .all(core.db.read())
+        .await?;
+    Ok(found)
+}
+
+tokio::task_local! {
+    static REQUEST_ID: String;
+}
+
+/// Runs `work` as part of a request: its events carry the request's id.
+pub async fn in_request<T>(id: String, work: impl Future<Output = T>) -> T {
+    REQUEST_ID.scope(id, work).await
+}
+
+/// The id of the request this task works for.
+pub(crate) fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}

@@ -1,0 +1,115 @@
+//! Randomness as an input, and the typed ids made from it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use chrono::{DateTime, Utc};
+use rand::{Rng, SeedableRng, TryRng, rngs::StdRng, rngs::SysRng};
+use sea_orm::{DbErr, DeriveValueType, TryFromU64};
+use serde::{Deserialize, Serialize};
+use uuid::{Builder, Uuid};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, DeriveValueType, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub Uuid);
+
+        impl TryFromU64 for $name {
+            fn try_from_u64(n: u64) -> Result<Self, DbErr> {
+                Uuid::try_from_u64(n).map(Self)
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// An owner of guilds, products and API keys; one per seller.
+    TenantId,
+    /// A person, whatever doors they come through.
+    UserId,
+    /// A thing that is sold.
+    ProductId,
+    /// One version of a product's rules.
+    PolicyId,
+    /// "This role earns that product."
+    MappingId,
+    /// A license; public, unlike its key.
+    LicenseId,
+    /// An API key's public id.
+    ApiKeyId,
+}
+
+/// A Discord id (guild, role, channel, user). Snowflakes stay below 2^63.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, DeriveValueType, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Snowflake(pub i64);
+
+impl std::fmt::Display for Snowflake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl From<u64> for Snowflake {
+    fn from(id: u64) -> Self {
+        Self(id.cast_signed())
+    }
+}
+
+impl From<Snowflake> for u64 {
+    fn from(id: Snowflake) -> Self {
+        id.0.cast_unsigned()
+    }
+}
+
+/// The source of ids, keys and nonces: the operating system's generator, or a seed in tests.
+#[derive(Clone, Debug)]
+pub struct Ids(Option<Arc<Mutex<StdRng>>>);
+
+impl Ids {
+    /// The operating system's CSPRNG.
+    #[must_use]
+    pub const fn system() -> Self {
+        Self(None)
+    }
+
+    /// A repeatable sequence, for tests.
+    #[must_use]
+    pub fn seeded(seed: u64) -> Self {
+        Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
+    }
+
+    /// `N` random bytes.
+    ///
+    /// # Panics
+    /// When the operating system has no randomness to give: nothing safe can follow.
+    #[must_use]
+    pub fn bytes<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        match &self.0 {
+            Some(seeded) => seeded.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes),
+            None => SysRng.try_fill_bytes(&mut bytes).expect("operating system randomness"),
+        }
+        bytes
+    }
+
+    /// A `UUIDv7` (RFC 9562): a public id that sorts by `now`.
+    #[must_use]
+    pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
+        let millis = now.timestamp_millis().max(0).cast_unsigned();
+        Builder::from_unix_timestamp_millis(millis, &self.bytes()).into_uuid()
+    }
+
+    /// A `UUIDv4` (RFC 9562): 122 random bits.
+    #[must_use]
+    pub fn v4(&self) -> Uuid {
+        Builder::from_random_bytes(self.bytes()).into_uuid()
+    }
+}

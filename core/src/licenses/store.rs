@@ -1,0 +1,93 @@
+//! All SQL of the `licenses` table.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, OnConflict},
+};
+
+use super::License;
+use crate::{
+    Code, Core, Result, Scope,
+    entity::license::{ActiveModel, Column, Entity},
+    ids::{LicenseId, ProductId, UserId},
+    tx::Tx,
+};
+
+/// Writes a new license. `false`: its key was drawn before, draw again.
+pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
+    let written = Entity::insert(ActiveModel::from(license))
+        .on_conflict(OnConflict::column(Column::KeyLookup).do_nothing().to_owned())
+        .exec_without_returning(tx.db())
+        .await?;
+    Ok(written == 1)
+}
+
+/// The license with this key, whoever it belongs to: the caller filters.
+pub(super) async fn find_by_lookup(db: &impl ConnectionTrait, lookup: Vec<u8>) -> Result<Option<License>> {
+    Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(db).await?)
+}
+
+pub(super) async fn find(core: &Core, id: LicenseId) -> Result<Option<License>> {
+    Ok(Entity::find_by_id(id).one(core.db.read()).await?)
+}
+
+pub(super) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<License> {
+    let found = find(core, id).await?.filter(|license| license.tenant_id == scope.tenant());
+    found.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))
+}
+
+/// The license, locked until the unit of work ends.
+pub(super) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
+    let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
+    row.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))
+}
+
+/// The one license of a claim that is not revoked, locked. The holder is locked before.
+pub(super) async fn lock_standing(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
+    let row = Entity::find()
+        .filter(Column::UserId.eq(user))
+        .filter(Column::ProductId.eq(product))
+        .filter(Column::RevokedAt.is_null())
+        .lock_exclusive()
+        .one(tx.db())
+        .await?;
+    Ok(row)
+}
+
+/// A user's licenses with a tenant, newest first.
+pub(super) async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<License>> {
+    let rows = Entity::find()
+        .filter(Column::TenantId.eq(scope.tenant()))
+        .filter(Column::UserId.eq(user))
+        .order_by_desc(Column::CreatedAt)
+        .order_by_desc(Column::Id)
+        .all(core.db.read())
+        .await?;
+    Ok(rows)
+}
+
+/// Licenses past their end that nobody has announced.
+pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<LicenseId>> {
+    let rows = Entity::find()
+        .select_only()
+        .column(Column::Id)
+        .filter(Column::ExpiresAt.lte(now))
+        .filter(Column::ExpiredSeenAt.is_null())
+        .filter(Column::RevokedAt.is_null())
+        .limit(limit)
+        .into_tuple()
+        .all(core.db.read())
+        .await?;
+    Ok(rows)
+}
+
+/// Sets one time of a locked license and raises its revision.
+pub(super) async fn touch(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
+    let mut update = Entity::update_many().col_expr(Column::Rev, Expr::col(Column::Rev).add(1));
+    for (column, value) in changes {
+        update = update.col_expr(column, value);
+    }
+    update.filter(Column::Id.eq(id)).exec(tx.db()).await?;
+    Ok(())
+}

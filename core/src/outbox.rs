@@ -1,0 +1,266 @@
+//! Deliveries: effects to perform for one recipient, written with the change that causes them.
+//!
+//! ```text
+//! Tx -> send -> [pending] -> claim (lease, attempt paid) -> worker `relay` -> settle
+//!                   ^------------- retry at / lease ran out -------|-> sent | undelivered | dead
+//! ```
+//! A claim is paid for when it is taken, so that a payload that kills the process dies too. Only the
+//! holder of the newest lease token may settle. Payloads are ids: a key is read when it is sent.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, Condition, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::{Expr, LockBehavior, LockType, OnConflict},
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    Core, Error, Result, Snowflake,
+    bus::Topic,
+    entity::outbox::{ActiveModel, Column, Entity, Model},
+    ids::LicenseId,
+    tx::Tx,
+};
+
+/// What is to be done, and for whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Delivery {
+    /// Send a member the key of their license.
+    KeyDm {
+        /// The license.
+        license: LicenseId,
+    },
+    /// One line in a guild's log channel.
+    LogLine {
+        /// The channel.
+        channel: Snowflake,
+        /// The event it tells of.
+        seq: i64,
+        /// The sentence.
+        line: String,
+    },
+    /// Ask Discord about one member, before a doubt ends a license.
+    Refetch {
+        /// The guild.
+        guild: Snowflake,
+        /// The member.
+        user: Snowflake,
+    },
+}
+
+impl Delivery {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::KeyDm { .. } => "key_dm",
+            Self::LogLine { .. } => "log_line",
+            Self::Refetch { .. } => "refetch",
+        }
+    }
+
+    /// One at a time within a lane.
+    fn lane(&self) -> String {
+        match self {
+            Self::KeyDm { license } => format!("license:{license}"),
+            Self::LogLine { channel, .. } => format!("channel:{channel}"),
+            Self::Refetch { guild, .. } => format!("guild:{guild}"),
+        }
+    }
+}
+
+/// How eager a delivery is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As soon as it is committed: somebody waits for it.
+    Now,
+    /// One of many: this long after the one before it.
+    Bulk(Duration),
+    /// Not at all: a command shows it on request.
+    Quiet,
+}
+
+/// A delivery this instance may perform until its lease ends.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The row.
+    pub id: Uuid,
+    /// 1 for the first try.
+    pub attempt: u32,
+    /// What to do.
+    pub delivery: Delivery,
+    token: i64,
+}
+
+/// How it went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done.
+    Sent,
+    /// Not our turn yet; costs no attempt.
+    Wait(Duration),
+    /// Failed in a way that may pass; the backoff decides when.
+    Failed(String),
+    /// The recipient cannot be reached; a command serves it instead.
+    Undelivered(String),
+    /// Will never work.
+    Dead(String),
+}
+
+/// Tries before a delivery is dead: with the backoff below, about a day.
+const MAX_ATTEMPTS: u32 = 14;
+
+/// 5 s, 10 s, 20 s … at most 4 h.
+fn backoff(attempt: u32) -> Duration {
+    let doublings = std::cmp::min(attempt.saturating_sub(1), 12);
+    std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_secs(4 * 3_600))
+}
+
+const PENDING: &str = "pending";
+
+/// Writes a delivery. `key` makes it unique for ever: the second one does nothing.
+pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pace) -> Result<()> {
+    let due_at = match pace {
+        Pace::Quiet => return Ok(()),
+        Pace::Now => tx.now(),
+        Pace::Bulk(gap) => after_the_last(tx, delivery, gap).await?,
+    };
+    insert(tx, delivery, key, due_at).await
+}
+
+/// Writes a delivery for later.
+pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
+    insert(tx, delivery, key, due_at).await
+}
+
+async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
+    let last: Option<Option<DateTime<Utc>>> = Entity::find()
+        .select_only()
+        .column_as(Column::DueAt.max(), "last")
+        .filter(Column::Kind.eq(delivery.kind()))
+        .filter(Column::State.eq(PENDING))
+        .into_tuple()
+        .one(tx.db())
+        .await?;
+    Ok(last.flatten().map_or(tx.now(), |last| std::cmp::max(tx.now(), last + gap)))
+}
+
+async fn insert(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
+    let row = ActiveModel {
+        id: Set(tx.core().ids.v7(tx.now())),
+        kind: Set(delivery.kind().to_owned()),
+        lane: Set(delivery.lane()),
+        dedupe_key: Set(key),
+        payload: Set(serde_json::to_value(delivery).map_err(|e| Error::Broken(e.to_string()))?),
+        due_at: Set(due_at),
+        expires_at: Set(None),
+        attempt: Set(0),
+        lease_token: Set(0),
+        lease_until: Set(None),
+        state: Set(PENDING.to_owned()),
+        last_error: Set(None),
+        created_at: Set(tx.now()),
+    };
+    Entity::insert(row)
+        .on_conflict(OnConflict::column(Column::DedupeKey).do_nothing().to_owned())
+        .exec_without_returning(tx.db())
+        .await?;
+    tx.nudge(Topic::Outbox);
+    Ok(())
+}
+
+/// Takes up to `count` due deliveries under a lease of `lease`, oldest first.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim>> {
+    let now = core.clock.now();
+    let due = Entity::find()
+        .filter(Column::State.eq(PENDING))
+        .filter(Column::DueAt.lte(now))
+        .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
+        .order_by_asc(Column::DueAt)
+        .limit(count);
+    // Looking costs no write lock; an idle service leaves SQLite's one writer alone.
+    if due.clone().count(core.db.read()).await? == 0 {
+        return Ok(Vec::new());
+    }
+    let tx = Tx::begin(core).await?;
+    let rows = due.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(tx.db()).await?;
+    Entity::update_many()
+        .col_expr(Column::Attempt, Expr::col(Column::Attempt).add(1))
+        .col_expr(Column::LeaseToken, Expr::col(Column::LeaseToken).add(1))
+        .col_expr(Column::LeaseUntil, Expr::value(now + lease))
+        .filter(Column::Id.is_in(rows.iter().map(|row| row.id)))
+        .exec(tx.db())
+        .await?;
+    tx.commit().await?;
+    rows.into_iter().map(Claim::try_from).collect()
+}
+
+impl TryFrom<Model> for Claim {
+    type Error = Error;
+
+    fn try_from(row: Model) -> Result<Self> {
+        let delivery = serde_json::from_value(row.payload)
+            .map_err(|e| Error::Broken(format!("delivery {} cannot be read: {e}", row.id)))?;
+        let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
+        Ok(Self { id: row.id, attempt, delivery, token: row.lease_token + 1 })
+    }
+}
+
+/// Writes down how it went, unless the lease was lost meanwhile. Answers whether it counted.
+///
+/// # Errors
+/// When the database does not answer; the lease then ends by itself.
+pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool> {
+    let now = core.clock.now();
+    let (state, due_at, error, attempt) = match outcome {
+        Outcome::Sent => ("sent", None, None, claim.attempt),
+        Outcome::Wait(wait) => (PENDING, Some(now + wait), None, claim.attempt - 1),
+        Outcome::Failed(why) if claim.attempt >= MAX_ATTEMPTS => ("dead", None, Some(why), claim.attempt),
+        Outcome::Failed(why) => (PENDING, Some(now + backoff(claim.attempt)), Some(why), claim.attempt),
+        Outcome::Undelivered(why) => ("undelivered", None, Some(why), claim.attempt),
+        Outcome::Dead(why) => ("dead", None, Some(why), claim.attempt),
+    };
+    let mut update = Entity::update_many()
+        .col_expr(Column::State, Expr::value(state))
+        .col_expr(Column::Attempt, Expr::value(i32::try_from(attempt).unwrap_or(i32::MAX)))
+        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
+        .col_expr(Column::LastError, Expr::value(error))
+        .filter(Column::Id.eq(claim.id))
+        .filter(Column::LeaseToken.eq(claim.token));
+    if let Some(due_at) = due_at {
+        update = update.col_expr(Column::DueAt, Expr::value(due_at));
+    }
+    Ok(update.exec(core.db.writer()).await?.rows_affected == 1)
+}
+
+/// Deliveries by state, and the age of the oldest that is due.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Not done yet.
+    pub pending: u64,
+    /// Given up.
+    pub dead: u64,
+    /// Seconds the oldest due delivery has been waiting.
+    pub oldest_due_s: i64,
+}
+
+/// For metrics and `/health`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn depth(core: &Core) -> Result<Depth> {
+    let now = core.clock.now();
+    let pending = Entity::find().filter(Column::State.eq(PENDING));
+    let oldest = pending.clone().filter(Column::DueAt.lte(now)).order_by_asc(Column::DueAt).one(core.db.read()).await?;
+    Ok(Depth {
+        pending: pending.count(core.db.read()).await?,
+        dead: Entity::find().filter(Column::State.eq("dead")).count(core.db.read()).await?,
+        oldest_due_s: oldest.map_or(0, |row| (now - row.due_at).num_seconds()),
+    })
+}
