@@ -1,0 +1,250 @@
+//! The gateway: sessions, what they receive, and how they end.
+//!
+//! A session outlives its connection: dispatches made while it has none are kept and replayed when
+//! it is resumed. Two live sessions (two processes) each receive everything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State as Shared;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use super::Inner;
+use super::state::State;
+
+const HEARTBEAT_MILLIS: u64 = 41_250;
+const GUILDS: u64 = 1 << 0;
+const GUILD_MEMBERS: u64 = 1 << 1;
+const INVALID_TOKEN: u16 = 4004;
+const DISALLOWED_INTENTS: u16 = 4014;
+/// Close codes after which Discord has forgotten the session.
+const ENDS_SESSION: [u16; 8] = [4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014];
+/// How long a closed connection is still read from, so that the close frame is not lost to a reset.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// What the Sim makes a connection do.
+#[derive(Clone)]
+pub(super) enum Frame {
+    Payload(Value),
+    Close(Option<u16>),
+    Cut,
+}
+
+/// A gateway session: who it is, and every dispatch it was given.
+pub(super) struct Session {
+    intents: u64,
+    dispatched: Vec<Value>,
+    wire: Option<UnboundedSender<Frame>>,
+    /// A forgotten session goes on until its connection ends, but cannot be resumed.
+    pub forgotten: bool,
+}
+
+impl Session {
+    pub fn is_live(&self) -> bool {
+        self.wire.is_some()
+    }
+
+    fn send(&self, frame: Frame) {
+        if let Some(wire) = &self.wire {
+            // The connection may be closing already; the session keeps what it was given.
+            let _ = wire.send(frame);
+        }
+    }
+
+    fn dispatch(&mut self, name: &str, data: &Value) {
+        let sequence = self.dispatched.len() + 1;
+        let payload = json!({ "op": 0, "t": name, "s": sequence, "d": data });
+        self.dispatched.push(payload.clone());
+        self.send(Frame::Payload(payload));
+    }
+
+    fn wants(&self, needed: u64) -> bool {
+        self.intents & needed == needed
+    }
+}
+
+impl State {
+    /// Sends an event to every session whose intents cover it. Events of a guild are dropped while
+    /// the bot is not in it or the guild is out: Discord does not make up for them later.
+    pub fn dispatch(&mut self, guild: Option<u64>, name: &str, data: &Value) {
+        let reaches = |guild| self.guilds.get(&guild).is_none_or(|guild| guild.has_bot && !guild.out);
+        if guild.is_some_and(|guild| !reaches(guild)) {
+            return;
+        }
+        self.dispatch_anyway(name, data);
+    }
+
+    pub fn dispatch_anyway(&mut self, name: &str, data: &Value) {
+        self.note(format!("dispatch {name}"));
+        let about_bot = data["user"]["id"] == json!(self.bot.to_string());
+        let needed = match name {
+            "GUILD_MEMBER_UPDATE" if about_bot => 0,
+            _ if name.starts_with("GUILD_MEMBER") => GUILD_MEMBERS,
+            _ if name.starts_with("GUILD_") || name.starts_with("CHANNEL_") => GUILDS,
+            _ => 0,
+        };
+        for session in self.sessions.values_mut().filter(|session| session.wants(needed)) {
+            session.dispatch(name, data);
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.sessions.values().any(Session::is_live)
+    }
+
+    /// Makes every live connection do the same, and regards it as gone: what is dispatched from now
+    /// on waits for a resume.
+    pub fn end_connections(&mut self, frame: &Frame) {
+        for session in self.sessions.values_mut() {
+            session.send(frame.clone());
+            session.wire = None;
+        }
+        if matches!(frame, Frame::Close(Some(code)) if ENDS_SESSION.contains(code)) {
+            self.sessions.clear();
+        }
+    }
+
+    fn identify(&mut self, wire: UnboundedSender<Frame>, data: &Value) -> Result<String, u16> {
+        self.identifies += 1;
+        self.note(format!("gateway IDENTIFY intents {}", data["intents"]));
+        let token = data["token"].as_str().unwrap_or("").trim_start_matches("Bot ");
+        if self.reject_token || token != self.token() {
+            return Err(INVALID_TOKEN);
+        }
+        let intents = data["intents"].as_u64().unwrap_or(0);
+        if self.disallow_intents && intents & GUILD_MEMBERS != 0 {
+            return Err(DISALLOWED_INTENTS);
+        }
+        self.sessions_begun += 1;
+        let id = format!("session-{}", self.sessions_begun);
+        let mut session = Session { intents, dispatched: Vec::new(), wire: Some(wire), forgotten: false };
+        let inside: Vec<u64> = self.guilds.iter().filter(|(_, guild)| guild.has_bot).map(|(id, _)| *id).collect();
+        let unavailable = |id: &u64| json!({ "id": id.to_string(), "unavailable": true });
+        let ready = json!({
+            "v": 10, "user": self.me_json(), "session_id": id, "session_type": "normal",
+            "guilds": inside.iter().map(unavailable).collect::<Vec<_>>(), "private_channels": [],
+            "resume_gateway_url": self.gateway_url(),
+            "shard": data.get("shard").cloned().unwrap_or(json!([0, 1])),
+            "application": { "id": self.application.to_string(), "flags": 1 << 15 },
+        });
+        session.dispatch("READY", &ready);
+        for guild in inside.into_iter().filter(|guild| intents & GUILDS != 0 && !self.guilds[guild].out) {
+            session.dispatch("GUILD_CREATE", &self.guild_create_json(guild));
+        }
+        self.sessions.insert(id.clone(), session);
+        Ok(id)
+    }
+
+    /// Resumes a session the Sim still knows, replaying what it missed.
+    fn resume(&mut self, wire: UnboundedSender<Frame>, data: &Value) -> Option<String> {
+        self.note(format!("gateway RESUME {data}"));
+        let id = data["session_id"].as_str()?;
+        let seen = usize::try_from(data["seq"].as_u64()?).ok()?;
+        let session = self.sessions.get_mut(id).filter(|session| !session.forgotten)?;
+        let missed = session.dispatched.get(seen..)?.to_vec();
+        session.wire = Some(wire);
+        for payload in missed {
+            session.send(Frame::Payload(payload));
+        }
+        session.dispatch("RESUMED", &json!({}));
+        self.resumes += 1;
+        Some(id.to_owned())
+    }
+
+    /// A connection ended. A client that says 1000 or 1001 gives its session up.
+    fn hang_up(&mut self, session: &str, wire: &UnboundedSender<Frame>, goodbye: bool) {
+        self.note(format!("gateway: {session} hung up"));
+        let Some(known) = self.sessions.get_mut(session) else {
+            return;
+        };
+        // A resume may have moved the session to a newer connection already.
+        if known.wire.as_ref().is_some_and(|current| !current.same_channel(wire)) {
+            return;
+        }
+        known.wire = None;
+        if goodbye {
+            self.sessions.remove(session);
+        }
+    }
+}
+
+/// Answers the upgrade on `/gw`.
+pub(super) async fn connect(Shared(sim): Shared<Arc<Inner>>, upgrade: WebSocketUpgrade) -> Response {
+    if sim.lock().refuse_gateway {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    upgrade.on_upgrade(|socket| converse(socket, sim))
+}
+
+async fn converse(mut socket: WebSocket, sim: Arc<Inner>) {
+    let (wire, mut frames) = unbounded_channel();
+    let hello = json!({ "op": 10, "d": { "heartbeat_interval": HEARTBEAT_MILLIS } });
+    let _ = wire.send(Frame::Payload(hello));
+    let mut session = None;
+    let mut goodbye = false;
+    loop {
+        tokio::select! {
+            frame = frames.recv() => match frame {
+                Some(Frame::Payload(payload)) => {
+                    if socket.send(Message::text(payload.to_string())).await.is_err() {
+                        break;
+                    }
+                }
+                Some(Frame::Close(code)) => {
+                    close(&mut socket, code).await;
+                    break;
+                }
+                Some(Frame::Cut) | None => break,
+            },
+            message = socket.recv() => match message {
+                Some(Ok(Message::Text(text))) => {
+                    let payload = serde_json::from_str(&text).unwrap_or(Value::Null);
+                    sim.change(|state| hear(state, &payload, &wire, &mut session));
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    goodbye = frame.is_some_and(|frame| matches!(frame.code, 1000 | 1001));
+                    break;
+                }
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => break,
+            },
+            () = sim.shutdown.cancelled() => break,
+        }
+    }
+    if let Some(session) = session {
+        sim.change(|state| state.hang_up(&session, &wire, goodbye));
+    }
+}
+
+/// One payload of the client's.
+fn hear(state: &mut State, payload: &Value, wire: &UnboundedSender<Frame>, session: &mut Option<String>) {
+    let answer = match payload["op"].as_u64() {
+        Some(1) => Frame::Payload(json!({ "op": 11 })),
+        Some(2) => match state.identify(wire.clone(), &payload["d"]) {
+            Ok(id) => return *session = Some(id),
+            Err(code) => Frame::Close(Some(code)),
+        },
+        Some(6) if state.reject_token => Frame::Close(Some(INVALID_TOKEN)),
+        Some(6) => match state.resume(wire.clone(), &payload["d"]) {
+            Some(id) => return *session = Some(id),
+            None => Frame::Payload(json!({ "op": 9, "d": false })),
+        },
+        // Presence updates need no answer.
+        Some(3) => return,
+        _ => return state.violation(format!("gateway payload the Sim does not model: {payload}")),
+    };
+    let _ = wire.send(answer);
+}
+
+async fn close(socket: &mut WebSocket, code: Option<u16>) {
+    let frame = code.map(|code| CloseFrame { code, reason: "".into() });
+    let rest = async {
+        socket.send(Message::Close(frame)).await.ok();
+        while let Some(Ok(_)) = socket.recv().await {}
+    };
+    let _ = tokio::time::timeout(CLOSING, rest).await;
+}

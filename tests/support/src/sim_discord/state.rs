@@ -1,0 +1,511 @@
+//! What Discord knows: the one state both the REST answers and the gateway's dispatches come from,
+//! and the JSON shapes Discord shows it in.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD_NO_PAD as BASE64;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::gateway::Session;
+use super::interactions::Interaction;
+use super::{Fault, SeenRequest};
+
+/// Ids count up from here, so that they are as long as real snowflakes yet the same on each run.
+const FIRST_ID: u64 = 1_100_000_000_000_000_000;
+/// Milliseconds between the Unix epoch and the one snowflakes count from.
+const DISCORD_EPOCH: u64 = 1_420_070_400_000;
+/// Everything a member may be allowed.
+pub(super) const ALL_PERMISSIONS: u64 = (1 << 50) - 1;
+const ADMINISTRATOR: u64 = 1 << 3;
+/// View, send, use slash commands: what `@everyone` has in a new guild.
+const EVERYONE: u64 = 1 << 10 | 1 << 11 | 1 << 31;
+pub(super) const MANAGE_ROLES: u64 = 1 << 28;
+/// Roles made by `role()` stay below this position, those of `role_above_bot()` above it.
+const BOT_POSITION: u64 = 500;
+/// How long a nonce is remembered: Discord says "the past few minutes".
+const NONCE_WINDOW: Duration = Duration::from_mins(3);
+const EPHEMERAL: u64 = 1 << 6;
+pub(super) const LOADING: u64 = 1 << 7;
+
+/// A member's state in one guild.
+pub(super) struct Member {
+    pub roles: Vec<u64>,
+    pub joined: u64,
+    pub administrator: bool,
+}
+
+pub(super) struct Role {
+    pub name: String,
+    pub position: u64,
+    pub permissions: u64,
+    pub managed: bool,
+    pub tags: Value,
+}
+
+pub(super) struct Guild {
+    pub name: String,
+    pub owner: u64,
+    pub general: u64,
+    pub roles: BTreeMap<u64, Role>,
+    pub members: BTreeMap<u64, Member>,
+    /// False once the bot was kicked.
+    pub has_bot: bool,
+    /// True during an outage of the guild.
+    pub out: bool,
+}
+
+pub(super) struct User {
+    pub name: String,
+    pub dms_open: bool,
+}
+
+/// Where messages live.
+pub(super) enum Channel {
+    Guild { guild: u64, name: String },
+    Dm { user: u64 },
+}
+
+pub(super) struct Message {
+    pub id: u64,
+    pub channel: u64,
+    pub json: Value,
+    pub sent: Instant,
+    /// For an ephemeral message: the one user who sees it.
+    pub only_for: Option<u64>,
+    pub deleted: bool,
+    /// Whether a test has looked at it.
+    pub taken: bool,
+}
+
+/// Everything, behind the Sim's one lock.
+pub(super) struct State {
+    next_id: u64,
+    pub address: SocketAddr,
+    pub application: u64,
+    pub bot: u64,
+    pub users: BTreeMap<u64, User>,
+    pub guilds: BTreeMap<u64, Guild>,
+    pub channels: BTreeMap<u64, Channel>,
+    pub messages: Vec<Message>,
+    pub interactions: BTreeMap<u64, Interaction>,
+    /// Registered commands, by guild; `None` holds the global ones.
+    pub commands: BTreeMap<Option<u64>, Vec<Value>>,
+    pub sessions: BTreeMap<String, Session>,
+    pub identifies: usize,
+    pub sessions_begun: usize,
+    pub resumes: usize,
+    pub refuse_gateway: bool,
+    pub disallow_intents: bool,
+    pub reject_token: bool,
+    pub faults: Vec<Fault>,
+    /// Answers held back now, and how often `release()` was called.
+    pub held: usize,
+    pub releases: usize,
+    pub requests: Vec<SeenRequest>,
+    pub violations: Vec<String>,
+    pub answers_checked: usize,
+    pub history: Vec<String>,
+}
+
+impl State {
+    pub fn new(address: SocketAddr) -> Self {
+        let mut state = Self {
+            next_id: FIRST_ID,
+            address,
+            application: 0,
+            bot: 0,
+            users: BTreeMap::new(),
+            guilds: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            messages: Vec::new(),
+            interactions: BTreeMap::new(),
+            commands: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            identifies: 0,
+            sessions_begun: 0,
+            resumes: 0,
+            refuse_gateway: false,
+            disallow_intents: false,
+            reject_token: false,
+            faults: Vec::new(),
+            held: 0,
+            releases: 0,
+            requests: Vec::new(),
+            violations: Vec::new(),
+            answers_checked: 0,
+            history: Vec::new(),
+        };
+        // As with every application made since 2016, the bot user's id is the application's.
+        state.bot = state.user("dca-bot");
+        state.application = state.bot;
+        state
+    }
+
+    /// The next unused snowflake.
+    pub fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    pub fn note(&mut self, line: impl Into<String>) {
+        self.history.push(line.into());
+    }
+
+    /// Notes something that must not happen; `finish()` fails on it.
+    pub fn violation(&mut self, line: String) {
+        self.note(format!("VIOLATION {line}"));
+        self.violations.push(line);
+    }
+
+    pub fn user(&mut self, name: &str) -> u64 {
+        let id = self.id();
+        let user = User { name: name.to_owned(), dms_open: true };
+        self.users.insert(id, user);
+        id
+    }
+
+    pub fn guild(&mut self, name: &str) -> u64 {
+        let owner = self.user(&format!("owner of {name}"));
+        let (id, bot_role) = (self.id(), self.id());
+        let general = self.id();
+        let channel = Channel::Guild { guild: id, name: "general".to_owned() };
+        self.channels.insert(general, channel);
+        let everyone = Role {
+            name: "@everyone".to_owned(),
+            position: 0,
+            permissions: EVERYONE,
+            managed: false,
+            tags: Value::Null,
+        };
+        let bots_own = Role {
+            name: self.users[&self.bot].name.clone(),
+            position: BOT_POSITION,
+            permissions: EVERYONE | MANAGE_ROLES,
+            managed: true,
+            tags: json!({ "bot_id": self.bot.to_string() }),
+        };
+        let guild = Guild {
+            name: name.to_owned(),
+            owner,
+            general,
+            roles: BTreeMap::from([(id, everyone), (bot_role, bots_own)]),
+            members: BTreeMap::new(),
+            has_bot: true,
+            out: false,
+        };
+        self.guilds.insert(id, guild);
+        self.add_member(id, owner, Vec::new());
+        self.add_member(id, self.bot, vec![bot_role]);
+        self.dispatch(Some(id), "GUILD_CREATE", &self.guild_create_json(id));
+        id
+    }
+
+    pub fn add_member(&mut self, guild: u64, user: u64, roles: Vec<u64>) {
+        let member = Member { roles, joined: self.id(), administrator: false };
+        self.guild_mut(guild).members.insert(user, member);
+    }
+
+    pub fn add_role(&mut self, guild: u64, name: &str, above_bot: bool, tags: Value) -> u64 {
+        let id = self.id();
+        let roles = &mut self.guild_mut(guild).roles;
+        let above = |role: &&Role| (role.position > BOT_POSITION) == above_bot;
+        let count = roles.values().filter(above).count() as u64;
+        let role = Role {
+            name: name.to_owned(),
+            position: if above_bot { BOT_POSITION + 1 + count } else { count },
+            permissions: EVERYONE,
+            managed: !tags.is_null(),
+            tags,
+        };
+        roles.insert(id, role);
+        let json = json!({ "guild_id": guild.to_string(), "role": self.role_json(guild, id) });
+        self.dispatch(Some(guild), "GUILD_ROLE_CREATE", &json);
+        id
+    }
+
+    /// Replaces a member's roles and tells the bot, unless nothing changed.
+    pub fn set_roles(&mut self, guild: u64, user: u64, roles: Vec<u64>) {
+        for role in &roles {
+            let known = self.guilds[&guild].roles.contains_key(role);
+            assert!(known, "SimDiscord: guild {guild} has no role {role}");
+        }
+        let member = self.member_mut(guild, user);
+        if member.roles != roles {
+            member.roles = roles;
+            let json = self.member_event_json(guild, user);
+            self.dispatch(Some(guild), "GUILD_MEMBER_UPDATE", &json);
+        }
+    }
+
+    pub fn guild_mut(&mut self, guild: u64) -> &mut Guild {
+        self.guilds.get_mut(&guild).expect("SimDiscord: a guild it made")
+    }
+
+    pub fn member_mut(&mut self, guild: u64, user: u64) -> &mut Member {
+        let member = self.guild_mut(guild).members.get_mut(&user);
+        member.unwrap_or_else(|| panic!("SimDiscord: {user} is no member of {guild}"))
+    }
+
+    pub fn permissions(&self, guild: u64, user: u64) -> u64 {
+        let guild_state = &self.guilds[&guild];
+        let Some(member) = guild_state.members.get(&user) else {
+            return 0;
+        };
+        let everyone = guild_state.roles[&guild].permissions;
+        let of = |role| guild_state.roles.get(role).map_or(0, |role| role.permissions);
+        let granted = member.roles.iter().map(of).fold(everyone, |all, more| all | more);
+        let unlimited = guild_state.owner == user || member.administrator;
+        if unlimited || granted & ADMINISTRATOR != 0 { ALL_PERMISSIONS } else { granted }
+    }
+
+    /// The DM channel with a user, which Discord reuses for ever.
+    pub fn dm_channel(&mut self, user: u64) -> u64 {
+        let with = |channel: &Channel| matches!(channel, Channel::Dm { user: u } if *u == user);
+        let known = self.channels.iter().find(|(_, channel)| with(channel)).map(|(id, _)| *id);
+        known.unwrap_or_else(|| {
+            let id = self.id();
+            self.channels.insert(id, Channel::Dm { user });
+            id
+        })
+    }
+
+    /// Stores a message of the bot's and returns its id. `interaction` gives the user it answers.
+    pub fn post(&mut self, channel: u64, request: &Value, interaction: Option<u64>) -> u64 {
+        if let Some(earlier) = self.same_nonce(channel, request) {
+            return earlier;
+        }
+        let id = self.id();
+        let mut json = json!({
+            "id": id.to_string(), "channel_id": channel.to_string(), "type": 0, "content": "",
+            "author": self.user_json(self.bot), "mentions": [], "mention_roles": [],
+            "attachments": [], "embeds": [], "components": [], "timestamp": timestamp(id),
+            "edited_timestamp": null, "flags": request["flags"].as_u64().unwrap_or(0),
+            "pinned": false, "mention_everyone": false, "tts": false,
+        });
+        if !request["nonce"].is_null() {
+            json["nonce"] = request["nonce"].clone();
+        }
+        let only_for = interaction.filter(|_| is_ephemeral(&json));
+        if interaction.is_some() {
+            json["application_id"] = json!(self.application.to_string());
+            json["webhook_id"] = json!(self.application.to_string());
+        }
+        write_content(&mut json, request);
+        self.note(format!("message {id} in {channel}: {}", json["content"]));
+        let sent = Instant::now();
+        self.messages.push(Message { id, channel, json, sent, only_for, deleted: false, taken: false });
+        id
+    }
+
+    /// With `enforce_nonce` a repeated nonce answers with the message it made the first time.
+    fn same_nonce(&self, channel: u64, request: &Value) -> Option<u64> {
+        if request["enforce_nonce"] != true {
+            return None;
+        }
+        let nonce = request.get("nonce").filter(|nonce| !nonce.is_null())?;
+        let same = |message: &&Message| {
+            message.channel == channel
+                && message.json.get("nonce") == Some(nonce)
+                && message.sent.elapsed() < NONCE_WINDOW
+        };
+        self.messages.iter().find(same).map(|message| message.id)
+    }
+
+    pub fn message(&mut self, id: u64) -> Option<&mut Message> {
+        self.messages.iter_mut().find(|message| message.id == id && !message.deleted)
+    }
+
+    /// Applies an edit; a message that was "thinking…" now has content.
+    pub fn edit(&mut self, id: u64, request: &Value) {
+        let edited = timestamp(self.id());
+        self.note(format!("message {id} edited: {}", request["content"]));
+        let message = self.message(id).expect("the caller looked it up");
+        let flags = message.json["flags"].as_u64().unwrap_or(0) & !LOADING;
+        message.json["flags"] = json!(flags);
+        message.json["edited_timestamp"] = json!(edited);
+        write_content(&mut message.json, request);
+    }
+
+    // What follows shows the state the way Discord writes it.
+
+    pub fn gateway_url(&self) -> String {
+        format!("ws://{}/gw", self.address)
+    }
+
+    /// A token of the real shape: serenity reads the bot's id out of its first part.
+    pub fn token(&self) -> String {
+        format!("{}.SimBot.not-a-real-token", BASE64.encode(self.bot.to_string()))
+    }
+
+    pub fn user_json(&self, id: u64) -> Value {
+        let is_bot = id == self.bot;
+        json!({
+            "id": id.to_string(), "username": self.users[&id].name, "bot": is_bot,
+            "discriminator": if is_bot { "0042" } else { "0" }, "global_name": null,
+            "avatar": null, "banner": null, "accent_color": null, "public_flags": 0, "flags": 0,
+            "primary_guild": null, "avatar_decoration_data": null, "collectibles": null,
+        })
+    }
+
+    pub fn me_json(&self) -> Value {
+        let private = json!({
+            "mfa_enabled": true, "locale": "en-US", "email": null, "verified": true,
+        });
+        merged(self.user_json(self.bot), private)
+    }
+
+    pub fn role_json(&self, guild: u64, id: u64) -> Value {
+        let role = &self.guilds[&guild].roles[&id];
+        let mut json = json!({
+            "id": id.to_string(), "name": role.name, "position": role.position,
+            "permissions": role.permissions.to_string(), "managed": role.managed, "color": 0,
+            "colors": { "primary_color": 0, "secondary_color": null, "tertiary_color": null },
+            "hoist": false, "mentionable": false, "icon": null, "unicode_emoji": null, "flags": 0,
+        });
+        if !role.tags.is_null() {
+            json["tags"] = role.tags.clone();
+        }
+        json
+    }
+
+    pub fn roles_json(&self, guild: u64) -> Value {
+        self.guilds[&guild].roles.keys().map(|role| self.role_json(guild, *role)).collect()
+    }
+
+    pub fn member_json(&self, guild: u64, user: u64) -> Value {
+        let member = &self.guilds[&guild].members[&user];
+        let roles: Vec<_> = member.roles.iter().map(u64::to_string).collect();
+        json!({
+            "user": self.user_json(user), "nick": null, "avatar": null, "banner": null,
+            "roles": roles, "joined_at": timestamp(member.joined), "premium_since": null,
+            "deaf": false, "mute": false, "flags": 0, "pending": false,
+            "communication_disabled_until": null, "avatar_decoration_data": null,
+        })
+    }
+
+    /// The member as `GUILD_MEMBER_ADD` and `GUILD_MEMBER_UPDATE` carry it.
+    pub fn member_event_json(&self, guild: u64, user: u64) -> Value {
+        merged(self.member_json(guild, user), json!({ "guild_id": guild.to_string() }))
+    }
+
+    pub fn channel_json(&self, id: u64) -> Value {
+        match &self.channels[&id] {
+            Channel::Guild { guild, name } => json!({
+                "id": id.to_string(), "type": 0, "guild_id": guild.to_string(), "name": name,
+                "position": 0, "parent_id": null, "topic": null, "nsfw": false, "flags": 0,
+                "permission_overwrites": [], "last_message_id": null, "rate_limit_per_user": 0,
+            }),
+            Channel::Dm { user } => json!({
+                "id": id.to_string(), "type": 1, "flags": 0, "last_message_id": null,
+                "recipients": [self.user_json(*user)],
+            }),
+        }
+    }
+
+    pub fn channels_json(&self, guild: u64) -> Value {
+        let inside = |c: &Channel| matches!(c, Channel::Guild { guild: g, .. } if *g == guild);
+        let ids = self.channels.iter().filter(|(_, channel)| inside(channel)).map(|(id, _)| *id);
+        ids.map(|id| self.channel_json(id)).collect()
+    }
+
+    pub fn guild_json(&self, id: u64) -> Value {
+        let guild = &self.guilds[&id];
+        json!({
+            "id": id.to_string(), "name": guild.name, "owner_id": guild.owner.to_string(),
+            "roles": self.roles_json(id), "icon": null, "description": null, "home_header": null,
+            "splash": null, "discovery_splash": null, "features": [], "banner": null,
+            "application_id": null, "region": "deprecated", "afk_channel_id": null,
+            "afk_timeout": 300, "system_channel_id": null, "system_channel_flags": 0,
+            "widget_enabled": false, "widget_channel_id": null, "verification_level": 1,
+            "default_message_notifications": 1, "mfa_level": 0, "explicit_content_filter": 0,
+            "max_presences": null, "max_members": 500_000, "max_stage_video_channel_users": 50,
+            "max_video_channel_users": 25, "vanity_url_code": null, "premium_tier": 0,
+            "premium_subscription_count": 0, "preferred_locale": "en-US",
+            "rules_channel_id": null, "safety_alerts_channel_id": null,
+            "public_updates_channel_id": null, "premium_progress_bar_enabled": false,
+            "nsfw": false, "nsfw_level": 0, "emojis": [], "stickers": [], "incidents_data": null,
+        })
+    }
+
+    /// Without the presences intent a guild arrives with the bot as its only listed member.
+    pub fn guild_create_json(&self, id: u64) -> Value {
+        let guild = &self.guilds[&id];
+        let arrival = json!({
+            "joined_at": timestamp(guild.members[&self.bot].joined), "large": false,
+            "unavailable": false, "member_count": guild.members.len(), "voice_states": [],
+            "members": [self.member_json(id, self.bot)], "channels": self.channels_json(id),
+            "threads": [], "presences": [], "stage_instances": [], "guild_scheduled_events": [],
+            "soundboard_sounds": [],
+        });
+        merged(self.guild_json(id), arrival)
+    }
+}
+
+/// The time a snowflake was made at: the Sim needs no other clock for what it writes.
+fn timestamp(id: u64) -> String {
+    let millis = (id >> 22) + DISCORD_EPOCH;
+    let time = i64::try_from(millis).ok().and_then(chrono::DateTime::from_timestamp_millis);
+    time.expect("a snowflake's time").format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
+}
+
+/// `base` with the keys of `more` laid over it.
+pub(super) fn merged(mut base: Value, more: Value) -> Value {
+    if let (Value::Object(base), Value::Object(more)) = (&mut base, more) {
+        base.extend(more);
+    }
+    base
+}
+
+pub(super) fn is_ephemeral(message: &Value) -> bool {
+    message["flags"].as_u64().unwrap_or(0) & EPHEMERAL != 0
+}
+
+/// Copies what a request may write (text, embeds, components) into a message, as Discord shows it.
+fn write_content(message: &mut Value, request: &Value) {
+    if let Some(content) = request.get("content") {
+        message["content"] = json!(content.as_str().unwrap_or(""));
+    }
+    if let Some(embeds) = request.get("embeds") {
+        message["embeds"] = without_nulls(embeds);
+        for embed in message["embeds"].as_array_mut().into_iter().flatten() {
+            embed["type"] = json!("rich");
+        }
+    }
+    if let Some(rows) = request.get("components") {
+        message["components"] = without_nulls(rows);
+        number_components(&mut message["components"], &mut 0);
+    }
+}
+
+/// Every component shown has an `id`, and a select says how many values it takes.
+fn number_components(components: &mut Value, last: &mut u64) {
+    for component in components.as_array_mut().into_iter().flatten() {
+        *last += 1;
+        let mut defaults = json!({ "id": *last });
+        if matches!(component["type"].as_u64(), Some(3 | 5..=8)) {
+            defaults["min_values"] = json!(1);
+            defaults["max_values"] = json!(1);
+        }
+        *component = merged(defaults, component.take());
+        if let Some(inner) = component.get_mut("components") {
+            number_components(inner, last);
+        }
+    }
+}
+
+/// Discord leaves out what was sent as null. An absent list reads as an empty one.
+pub(super) fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        Value::Null => json!([]),
+        other => other.clone(),
+    }
+}
