@@ -1,6 +1,9 @@
 //! Randomness as an input, and the typed ids made from it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU16, Ordering},
+};
 
 use chrono::{DateTime, Utc};
 use rand::{Rng, SeedableRng, TryRng, rngs::StdRng, rngs::SysRng};
@@ -100,11 +103,14 @@ impl Ids {
         bytes
     }
 
-    /// A `UUIDv7` (RFC 9562): a public id that sorts by `now`.
+    /// A `UUIDv7` (RFC 9562): a public id that sorts by `now`, and by order within a millisecond.
     #[must_use]
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
+        static COUNTER: AtomicU16 = AtomicU16::new(0);
         let millis = now.timestamp_millis().max(0).cast_unsigned();
-        Builder::from_unix_timestamp_millis(millis, &self.bytes()).into_uuid()
+        let mut tail = self.bytes::<10>();
+        tail[..2].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
     }
 
     /// A `UUIDv4` (RFC 9562): 122 random bits.

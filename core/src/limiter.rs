@@ -14,8 +14,7 @@ words! {
     Bucket {
         Validate => ("validate", "Validations, per API key and client address."),
         AuthFailure => ("auth_failure", "Wrong API keys, per client address."),
-        BulkDm => ("bulk_dm", "Direct messages born of a sweep, for the whole bot."),
-        Dm => ("dm", "Direct messages born of an event, for the whole bot."),
+        Dm => ("dm", "Direct messages, for the whole bot."),
     }
 }
 

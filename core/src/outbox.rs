@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, Condition, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, LockBehavior, LockType, OnConflict},
+    sea_query::{Expr, LockBehavior, LockType, OnConflict, Query},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -67,7 +67,7 @@ impl Delivery {
         match self {
             Self::KeyDm { license } => format!("license:{license}"),
             Self::LogLine { channel, .. } => format!("channel:{channel}"),
-            Self::Refetch { guild, .. } => format!("guild:{guild}"),
+            Self::Refetch { guild, user } => format!("member:{guild}:{user}"),
         }
     }
 }
@@ -108,6 +108,20 @@ pub enum Outcome {
     Undelivered(String),
     /// Will never work.
     Dead(String),
+}
+
+impl Outcome {
+    /// For metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Wait(_) => "wait",
+            Self::Failed(_) => "failed",
+            Self::Undelivered(_) => "undelivered",
+            Self::Dead(_) => "dead",
+        }
+    }
 }
 
 /// Tries before a delivery is dead: with the backoff below, about a day.
@@ -178,10 +192,18 @@ async fn insert(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<
 /// When the database does not answer.
 pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim>> {
     let now = core.clock.now();
+    let earlier_in_lane = Query::select()
+        .expr(Expr::value(1))
+        .from_as(Entity, "earlier")
+        .and_where(Expr::col(("earlier", Column::Lane)).equals((Entity, Column::Lane)))
+        .and_where(Expr::col(("earlier", Column::State)).eq(PENDING))
+        .and_where(Expr::col(("earlier", Column::Id)).lt(Expr::col((Entity, Column::Id))))
+        .to_owned();
     let due = Entity::find()
         .filter(Column::State.eq(PENDING))
         .filter(Column::DueAt.lte(now))
         .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
+        .filter(Expr::exists(earlier_in_lane).not())
         .order_by_asc(Column::DueAt)
         .limit(count);
     // Looking costs no write lock; an idle service leaves SQLite's one writer alone.
@@ -237,6 +259,16 @@ pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool
         update = update.col_expr(Column::DueAt, Expr::value(due_at));
     }
     Ok(update.exec(core.db.writer()).await?.rows_affected == 1)
+}
+
+/// Forgets deliveries that came to their end more than 30 days ago. Answers how many.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn forget_old(core: &Core) -> Result<u64> {
+    let old = core.clock.now() - Duration::from_secs(30 * 24 * 3_600);
+    let settled = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(old));
+    Ok(settled.exec(core.db.writer()).await?.rows_affected)
 }
 
 /// Deliveries by state, and the age of the oldest that is due.

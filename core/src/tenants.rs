@@ -23,6 +23,12 @@ impl Scope {
         self.0
     }
 
+    /// The operator of this installation may look at any tenant.
+    #[must_use]
+    pub fn operator(tenant: TenantId) -> Self {
+        Self(tenant)
+    }
+
     pub(crate) fn of(tenant: TenantId) -> Self {
         Self(tenant)
     }

@@ -29,6 +29,8 @@ pub const EXPIRE: &str = "expire";
 pub const RECONCILE_ROLES: &str = "reconcile_roles";
 /// Tells the log channels.
 pub const ANNOUNCE: &str = "announce";
+/// Forgets what is over.
+pub const CLEANUP: &str = "cleanup";
 /// The lease of the one instance that listens to the gateway.
 pub const GATEWAY: &str = "gateway";
 
@@ -143,6 +145,16 @@ pub async fn wake(core: &Core, name: &str) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let now = tx.now();
     wake_at(&mut tx, name, now).await?;
+    tx.commit().await
+}
+
+/// The next run comes no later than `at`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn no_later_than(core: &Core, name: &str, at: DateTime<Utc>) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    wake_at(&mut tx, name, at).await?;
     tx.commit().await
 }
 

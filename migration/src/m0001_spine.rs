@@ -58,11 +58,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(at("created_at"))
             .foreign_key(&mut to("guilds", "tenant_id", "tenants"))
             .to_owned(),
-        Table::create()
-            .table("users")
-            .col(uuid("id").primary_key())
-            .col(at("created_at"))
-            .to_owned(),
+        Table::create().table("users").col(uuid("id").primary_key()).col(at("created_at")).to_owned(),
         Table::create()
             .table("identities")
             .col(text("provider"))
@@ -179,16 +175,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text_null("request_id"))
             .col(at("at"))
             .to_owned(),
-        Table::create()
-            .table("event_head")
-            .col(integer("id").primary_key())
-            .col(big_integer("seq"))
-            .to_owned(),
-        Table::create()
-            .table("cursors")
-            .col(text("name").primary_key())
-            .col(big_integer("seq"))
-            .to_owned(),
+        Table::create().table("event_head").col(integer("id").primary_key()).col(big_integer("seq")).to_owned(),
+        Table::create().table("cursors").col(text("name").primary_key()).col(big_integer("seq")).to_owned(),
         Table::create()
             .table("outbox")
             .col(uuid("id").primary_key())
@@ -259,6 +247,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("licenses", &["expires_at"]),
         index("events", &["license_id"]),
         index("outbox", &["state", "due_at"]),
+        index("outbox", &["lane", "state"]),
     ]
 }
 

@@ -14,7 +14,7 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use chrono::{DateTime, Duration, Utc};
+use chrono::Duration;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -285,11 +285,11 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
     }
 }
 
-/// Ends the licenses whose grace the clock has ended. Answers how many, and when the next one is due.
+/// Ends the licenses whose grace the clock has ended. Answers how many.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn settle_over(core: &Core) -> Result<(u64, Option<DateTime<Utc>>)> {
+pub async fn settle_over(core: &Core) -> Result<u64> {
     let mut ended = 0;
     loop {
         let batch = store::list_over(core, core.clock.now(), 100).await?;
@@ -297,9 +297,13 @@ pub async fn settle_over(core: &Core) -> Result<(u64, Option<DateTime<Utc>>)> {
             ended += u64::from(settle_one(core, tenant, user, product).await?.is_some());
         }
         if batch.len() < 100 {
-            return Ok((ended, store::next_end(core, core.clock.now()).await?));
+            break;
         }
     }
+    if let Some(next) = store::next_end(core, core.clock.now()).await? {
+        workers::no_later_than(core, workers::EXPIRE, next).await?;
+    }
+    Ok(ended)
 }
 
 async fn settle_one(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {

@@ -28,6 +28,7 @@ pub struct Sweep {
     holders: HashMap<Snowflake, Vec<MappingId>>,
     unseen: HashSet<Snowflake>,
     losses: Vec<Observation>,
+    gained: usize,
     stamp: Stamp,
     fence: Option<Lease>,
     gap: Duration,
@@ -44,6 +45,19 @@ pub struct Summary {
     pub doubted: usize,
     /// Losses held by the brake.
     pub held: usize,
+}
+
+impl Summary {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            gained: self.gained + other.gained,
+            lost: self.lost + other.lost,
+            doubted: self.doubted + other.doubted,
+            held: self.held + other.held,
+        }
+    }
 }
 
 /// The second look at a holder who was missing from a complete list.
@@ -66,7 +80,7 @@ impl Sweep {
         let verifiable = mappings.iter().filter(|m| m.role_deleted_at.is_none()).map(|m| m.id).collect::<Vec<_>>();
         let holders = store::holders(core, &verifiable).await?;
         let unseen = holders.keys().copied().collect();
-        let sweep = Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), stamp, fence, gap };
+        let sweep = Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), gained: 0, stamp, fence, gap };
         sweep.end_removed(core, &removed).await?;
         Ok(Some(sweep))
     }
@@ -86,11 +100,11 @@ impl Sweep {
         Ok(())
     }
 
-    /// One member of the list. Answers whether a gain was observed.
+    /// One member of the list.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<bool> {
+    pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<()> {
         self.unseen.remove(&member);
         let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
         let seen = guilds::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
@@ -102,8 +116,9 @@ impl Sweep {
             self.losses.push(observation);
         } else if gained {
             observe(core, &observation).await?;
+            self.gained += 1;
         }
-        Ok(gained && !lost)
+        Ok(())
     }
 
     /// The list is complete: losses become observations, unless there are too many.
@@ -116,7 +131,7 @@ impl Sweep {
         let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
         if ending > brake(self.holders.len()) && !confirmed {
             guilds::hold(core, &self.guild, ending, self.holders.len()).await?;
-            return Ok(Summary { held: ending, ..Summary::default() });
+            return Ok(Summary { gained: self.gained, held: ending, ..Summary::default() });
         }
         for loss in &self.losses {
             observe(core, loss).await?;
@@ -125,7 +140,7 @@ impl Sweep {
             self.doubt(core, member).await?;
         }
         guilds::unhold(core, &self.guild).await?;
-        Ok(Summary { lost: self.losses.len(), doubted: self.unseen.len(), ..Summary::default() })
+        Ok(Summary { gained: self.gained, lost: self.losses.len(), doubted: self.unseen.len(), held: 0 })
     }
 
     async fn doubt(&self, core: &Core, member: Snowflake) -> Result<()> {

@@ -1,0 +1,181 @@
+//! All of Discord in one room: the gateway, REST, one file per slash command, and every sentence the
+//! bot says. Nothing here knows HTTP servers or SQL.
+//!
+//! ```text
+//! gateway: ordered callbacks -> marks -> dca_core::entitlements::observe
+//! a command: defer -> who may -> one call into core -> a sentence from `reply`
+//! rest:     every outbound call to Discord
+//! ```
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use dca_core::{Core, workers::Lease};
+use poise::CreateReply;
+use tokio::sync::watch;
+
+pub mod checks;
+pub mod gateway;
+pub mod rest;
+
+mod key;
+mod license;
+mod mapping;
+pub mod reply;
+mod setup;
+mod sync;
+
+pub use rest::Rest;
+
+/// The permissions the bot asks for in its invite link: View Channels, Send Messages, Manage Roles.
+pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
+
+/// Whether this instance hears Discord.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Another instance holds the gateway; this one takes over when it falls silent.
+    Standby,
+    /// This instance holds the gateway and is connecting.
+    Connecting,
+    /// Events arrive.
+    Connected,
+    /// Discord refuses us until an operator acts; says what to do.
+    Refused(String),
+}
+
+/// The bot: what commands and workers share.
+pub struct Bot {
+    /// The product.
+    pub core: Core,
+    /// Calls to Discord.
+    pub rest: Rest,
+    /// How long the gateway lease lasts without being renewed.
+    pub lease: Duration,
+    /// Whether events arrive.
+    pub status: watch::Sender<Status>,
+    held: Mutex<Option<Lease>>,
+    marks: gateway::Marks,
+}
+
+impl Bot {
+    /// A bot that is not connected yet.
+    #[must_use]
+    pub fn new(core: Core, rest: Rest, lease: Duration) -> Arc<Self> {
+        let (status, held, marks) = (watch::Sender::new(Status::Standby), Mutex::new(None), gateway::Marks::default());
+        Arc::new(Self { core, rest, lease, status, held, marks })
+    }
+
+    /// The gateway lease, while this instance holds it.
+    #[must_use]
+    pub fn held(&self) -> Option<Lease> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns when everything heard so far is stored.
+    pub async fn drained(&self) {
+        self.marks.drained().await;
+    }
+}
+
+/// What went wrong in a command: a refusal to say, or a fault to log.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Core(#[from] dca_core::Error),
+    #[error("Discord: {0}")]
+    Discord(#[from] serenity::Error),
+    #[error(transparent)]
+    Rest(#[from] rest::Failure),
+}
+
+type Context<'a> = poise::Context<'a, Arc<Bot>, Failure>;
+
+/// Everything the bot can be told to do. A new command is a file and a line here.
+fn all() -> Vec<poise::Command<Arc<Bot>, Failure>> {
+    vec![key::key(), license::license(), mapping::mapping(), setup::setup(), sync::sync()]
+}
+
+/// The same manners for every command: deferred at once, ephemeral, nobody pinged, panics caught.
+fn manners() -> poise::FrameworkOptions<Arc<Bot>, Failure> {
+    poise::FrameworkOptions {
+        commands: all(),
+        // A defer that Discord refuses means that another instance answers, or that it is too late:
+        // the command must not run then.
+        command_check: Some(|ctx| {
+            Box::pin(async move {
+                ctx.defer_ephemeral().await?;
+                Ok(true)
+            })
+        }),
+        on_error: |error| Box::pin(answer_failure(error)),
+        allowed_mentions: Some(serenity::builder::CreateAllowedMentions::new()),
+        event_handler: |framework, event| Box::pin(gateway::handle(framework, event)),
+        initialize_owners: false,
+        ..poise::FrameworkOptions::default()
+    }
+}
+
+/// Says a refusal, logs a fault; the member sees the id that the log carries.
+async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
+    let Some(ctx) = error.ctx() else {
+        tracing::error!(%error, "a gateway event was not handled");
+        return;
+    };
+    let text = match &error {
+        poise::FrameworkError::Command { error: Failure::Core(dca_core::Error::Refused(refusal)), .. } => {
+            reply::refusal(refusal)
+        }
+        poise::FrameworkError::Command { error: Failure::Rest(why), .. } => reply::discord_refused(why),
+        poise::FrameworkError::MissingUserPermissions { .. } | poise::FrameworkError::PermissionFetchFailed { .. } => {
+            reply::missing_permission()
+        }
+        poise::FrameworkError::GuildOnly { .. } => reply::guild_only(),
+        poise::FrameworkError::ArgumentParse { error, .. } => reply::bad_argument(&error.to_string()),
+        _ => {
+            tracing::error!(%error, command = %ctx.command().qualified_name, "a command failed");
+            reply::fault(interaction(ctx))
+        }
+    };
+    if let Err(error) = ctx.send(CreateReply::default().content(text).ephemeral(true)).await {
+        tracing::warn!(%error, "an answer did not reach Discord");
+    }
+}
+
+/// Who calls, in the guild they call from.
+async fn caller(ctx: Context<'_>) -> Result<dca_core::Caller, Failure> {
+    let guild = ctx.guild_id().map_or(0, serenity::model::id::GuildId::get);
+    Ok(dca_core::Caller::in_guild(&ctx.data().core, guild.into(), ctx.author().id.get().into()).await?)
+}
+
+/// The guild a command was called in; commands are guild-only.
+fn guild(ctx: Context<'_>) -> dca_core::Snowflake {
+    ctx.guild_id().map_or(0, serenity::model::id::GuildId::get).into()
+}
+
+/// The interaction's id: what a member may quote and the log carries.
+fn interaction(ctx: Context<'_>) -> u64 {
+    match ctx {
+        poise::Context::Application(application) => application.interaction.id.get(),
+        poise::Context::Prefix(prefix) => prefix.msg.id.get(),
+    }
+}
+
+/// Runs core work as part of this interaction: its events carry the interaction's id.
+async fn in_request<T>(ctx: Context<'_>, work: impl Future<Output = T>) -> T {
+    dca_core::events::in_request(format!("interaction:{}", interaction(ctx)), work).await
+}
+
+/// Product names that contain what was typed so far.
+async fn complete_product(ctx: Context<'_>, partial: &str) -> serenity::builder::CreateAutocompleteResponse {
+    let typed = partial.to_lowercase();
+    let known = match caller(ctx).await {
+        Ok(caller) => dca_core::products::list(&ctx.data().core, &caller.scope).await.unwrap_or_default(),
+        Err(_) => Vec::new(),
+    };
+    let names = known.into_iter().map(|product| product.name).filter(|name| name.to_lowercase().contains(&typed));
+    names.take(25).fold(serenity::builder::CreateAutocompleteResponse::new(), |response, name| {
+        response.add_string_choice(name.clone(), name)
+    })
+}

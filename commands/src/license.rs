@@ -1,0 +1,70 @@
+use dca_core::{Code, entitlements, licenses, products};
+use serenity::model::user::User;
+
+use crate::{Context, Failure, caller, complete_product, in_request, reply};
+
+/// Look at, grant or revoke a member's license
+#[poise::command(
+    slash_command,
+    guild_only,
+    default_member_permissions = "MANAGE_GUILD",
+    required_permissions = "MANAGE_GUILD",
+    subcommands("show", "grant", "revoke")
+)]
+pub(crate) async fn license(_: Context<'_>) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Show a member's licenses, ended ones too
+#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) -> Result<(), Failure> {
+    let (core, caller) = (&ctx.data().core, caller(ctx).await?);
+    let known = products::list(core, &caller.scope).await?;
+    let found = licenses::list_of(core, &caller.scope, member.id.get().into()).await?;
+    let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
+    let now = core.clock.now();
+    let rows = found.iter().map(|license| (license, licenses::state(license, now), name(license.product_id)));
+    ctx.say(reply::licenses(member.id.get().into(), rows)).await?;
+    Ok(())
+}
+
+/// Give a member a license, whatever their roles
+#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+async fn grant(
+    ctx: Context<'_>,
+    #[description = "Who gets it"] member: User,
+    #[description = "The product"]
+    #[autocomplete = "complete_product"]
+    product: String,
+) -> Result<(), Failure> {
+    let (core, caller) = (&ctx.data().core, caller(ctx).await?);
+    let product = products::get(core, &caller.scope, &product).await?;
+    let member = member.id.get().into();
+    in_request(ctx, entitlements::grant(core, &caller, product.id, member)).await?;
+    ctx.say(reply::granted(member, &product.name)).await?;
+    Ok(())
+}
+
+/// End a member's license now; a new one needs a new grant or the role anew
+#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+async fn revoke(
+    ctx: Context<'_>,
+    #[description = "Whose license"] member: User,
+    #[description = "The product"]
+    #[autocomplete = "complete_product"]
+    product: String,
+    #[description = "Why, for the log"]
+    #[max_length = 200]
+    reason: Option<String>,
+) -> Result<(), Failure> {
+    let (core, caller) = (&ctx.data().core, caller(ctx).await?);
+    let product = products::get(core, &caller.scope, &product).await?;
+    let member = member.id.get().into();
+    let found = licenses::list_of(core, &caller.scope, member).await?;
+    let standing = found.iter().find(|license| license.product_id == product.id && license.revoked_at.is_none());
+    let standing = standing.ok_or_else(|| Code::NotFound.because("They hold no license for that product."))?;
+    let reason = reason.as_deref().unwrap_or("admin_decision");
+    in_request(ctx, licenses::revoke(core, &caller, standing.id, reason)).await?;
+    ctx.say(reply::revoked(member, &product.name, &standing.key_hint)).await?;
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! `/setup`: a product, the role that earns it, a log channel. The panel is stateless: its custom ids
+//! name the product and the admin, and are checked again when they come back.
+
+use std::{sync::Arc, time::Duration};
+
+use dca_core::{
+    Caller, Code, Snowflake,
+    guilds::{self, Announce},
+    products::{self, Terms},
+};
+use serenity::{
+    all::{
+        ChannelType, ComponentInteraction, ComponentInteractionDataKind, CreateActionRow, CreateSelectMenu,
+        CreateSelectMenuKind, EditInteractionResponse,
+    },
+    builder::CreateAllowedMentions,
+    client::Context as Gateway,
+};
+
+use crate::{Bot, Context, Failure, caller, checks, in_request, reply};
+
+/// Sell a product through a role: choose the role and a log channel
+#[poise::command(
+    slash_command,
+    guild_only,
+    default_member_permissions = "MANAGE_GUILD",
+    required_permissions = "MANAGE_GUILD"
+)]
+pub(crate) async fn setup(
+    ctx: Context<'_>,
+    #[description = "The product's name"]
+    #[max_length = 80]
+    product: String,
+    #[description = "How its keys begin: 2 to 8 letters or digits"]
+    #[min_length = 2]
+    #[max_length = 8]
+    prefix: Option<String>,
+    #[description = "Days a license lives; empty: for ever"]
+    #[min = 1]
+    #[max = 36500]
+    days: Option<u32>,
+    #[description = "Hours a license outlives its role; 24 unless you say otherwise"]
+    #[min = 0]
+    #[max = 8760]
+    grace_hours: Option<u32>,
+) -> Result<(), Failure> {
+    let caller = caller(ctx).await?;
+    let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
+    let terms = Terms {
+        duration: days.map(|days| hours(days * 24)),
+        source_grace: grace_hours.map_or(Terms::default().source_grace, hours),
+    };
+    let defined = products::define(&ctx.data().core, &caller, &product, prefix.as_deref(), &terms);
+    let product = in_request(ctx, defined).await?;
+    let panel = poise::CreateReply::default()
+        .content(reply::setup_panel(&product.name, &product.prefix))
+        .components(panel(product.id, ctx.author().id.get()));
+    ctx.send(panel).await?;
+    Ok(())
+}
+
+const ROLE: &str = "setup:role";
+const LOG: &str = "setup:log";
+
+fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> {
+    let role = CreateSelectMenuKind::Role { default_roles: None };
+    let channel =
+        CreateSelectMenuKind::Channel { channel_types: Some(vec![ChannelType::Text]), default_channels: None };
+    let menu = |id: &str, kind, says: &str| {
+        CreateActionRow::SelectMenu(CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind).placeholder(says))
+    };
+    vec![menu(ROLE, role, "Role that earns the product"), menu(LOG, channel, "Channel for the log (optional)")]
+}
+
+/// A choice in a panel. `false`: not one of ours.
+pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentInteraction) -> Result<bool, Failure> {
+    let Some((what, product, admin)) = parse(&choice.data.custom_id) else { return Ok(false) };
+    choice.defer_ephemeral(&ctx.http).await?;
+    let may = choice
+        .member
+        .as_ref()
+        .and_then(|member| member.permissions)
+        .is_some_and(|p| p.manage_guild() || p.administrator());
+    let text = if admin != choice.user.id.get() {
+        reply::stale_panel()
+    } else if !may {
+        reply::missing_permission()
+    } else {
+        let chosen =
+            dca_core::events::in_request(format!("interaction:{}", choice.id), choose(bot, choice, what, product));
+        match chosen.await {
+            Ok(text) => text,
+            Err(Failure::Core(dca_core::Error::Refused(refusal))) => reply::refusal(&refusal),
+            Err(Failure::Rest(why)) => reply::discord_refused(&why),
+            Err(other) => {
+                tracing::error!(error = %other, "a panel failed");
+                reply::fault(choice.id.get())
+            }
+        }
+    };
+    let answer = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
+    choice.edit_response(&ctx.http, answer).await?;
+    Ok(true)
+}
+
+fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
+    let (head, admin) = custom_id.rsplit_once(':')?;
+    let (what, product) = head.rsplit_once(':')?;
+    matches!(what, ROLE | LOG).then_some((what, product, admin.parse().ok()?))
+}
+
+async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &str) -> Result<String, Failure> {
+    let guild: Snowflake = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
+    let caller = Caller::in_guild(&bot.core, guild, choice.user.id.get().into()).await?;
+    match (&choice.data.kind, what) {
+        (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
+            let role = values.first().map_or(0, |role| role.get()).into();
+            let product = products::get(&bot.core, &caller.scope, product).await?;
+            let standing = bot.rest.standing(guild).await?;
+            checks::mappable(&standing, guild, role)?;
+            guilds::add_mapping(&bot.core, &caller, guild, role, &product, Announce::Quietly).await?;
+            Ok(reply::mapped(role, &product.name, true))
+        }
+        (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
+            let channel = values.first().map_or(0, |channel| channel.get()).into();
+            bot.rest.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
+            guilds::set_log_channel(&bot.core, guild, channel).await?;
+            Ok(reply::log_channel_set(channel))
+        }
+        _ => Err(Code::BadRequest.because("That choice does not fit its menu.").into()),
+    }
+}

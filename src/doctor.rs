@@ -1,0 +1,145 @@
+//! `dca-auth doctor`: is everything as it must be, and if not, what exactly is to be done.
+
+use dca_commands::{checks, rest};
+use dca_core::{Scope, guilds};
+use dca_migration::{Migrator, MigratorTrait};
+use serde::Serialize;
+
+use crate::{App, app};
+
+/// How a check ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// As it must be.
+    Ok,
+    /// Not in use.
+    Off,
+    /// Wrong.
+    Fail,
+}
+
+/// One answer.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    pub check: String,
+    /// How it is.
+    pub outcome: Outcome,
+    /// What was seen.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), outcome: Outcome::Ok, detail: detail.into(), fix: None }
+    }
+
+    fn off(check: &str, detail: &str) -> Self {
+        Self { outcome: Outcome::Off, ..Self::ok(check, detail) }
+    }
+
+    fn fail(check: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { outcome: Outcome::Fail, fix: Some(fix.into()), ..Self::ok(check, detail) }
+    }
+}
+
+/// Everything that can be looked at from here.
+pub async fn examine(app: &App) -> Vec<Finding> {
+    let mut findings = vec![database(app).await, migrations(app).await, redis(app).await];
+    match &app.rest {
+        None => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
+        Some(rest) => findings.extend(discord(app, rest).await),
+    }
+    findings
+}
+
+async fn database(app: &App) -> Finding {
+    match app.core.db.ping().await {
+        Ok(()) => Finding::ok("database", format!("answers ({})", app.mode())),
+        Err(error) => Finding::fail("database", error.to_string(), "Check DCA_DATABASE_URL and that the server runs."),
+    }
+}
+
+async fn migrations(app: &App) -> Finding {
+    match Migrator::get_pending_migrations(app.core.db.writer()).await {
+        Ok(pending) if pending.is_empty() => Finding::ok("migrations", "all applied"),
+        Ok(pending) => {
+            Finding::fail("migrations", format!("{} not applied", pending.len()), "Run dca-auth migrate up.")
+        }
+        Err(error) => Finding::fail("migrations", error.to_string(), "Check DCA_DATABASE_URL."),
+    }
+}
+
+async fn redis(app: &App) -> Finding {
+    match app::ping_redis(&app.config).await {
+        None => Finding::off("redis", "no DCA_REDIS_URL; limits and nudges are each process's own"),
+        Some(Ok(())) => Finding::ok("redis", "answers"),
+        Some(Err(why)) => {
+            Finding::fail("redis", why, "Check DCA_REDIS_URL and that Redis runs; until then limits are per process.")
+        }
+    }
+}
+
+async fn discord(app: &App, rest: &rest::Rest) -> Vec<Finding> {
+    let members_allowed = match rest.application().await {
+        Ok((_, allowed)) => allowed,
+        Err(why) => return vec![Finding::fail("token", why.to_string(), checks::fix(&why))],
+    };
+    let mut findings = vec![Finding::ok("token", "accepted")];
+    findings.push(if members_allowed {
+        Finding::ok("intents", "Server Members is switched on")
+    } else {
+        let fix = "Developer Portal → Bot → Privileged Gateway Intents: switch on Server Members Intent.";
+        Finding::fail("intents", "Server Members is switched off", fix)
+    });
+    match guilds::list_joined(&app.core).await {
+        Ok(joined) if joined.is_empty() => {
+            findings.push(Finding::off("servers", "the bot is in no server yet; see the invite link in the README"))
+        }
+        Ok(joined) => {
+            for guild in joined {
+                findings.extend(in_guild(app, rest, &guild).await);
+            }
+        }
+        Err(error) => findings.push(Finding::fail("servers", error.to_string(), "Check the database.")),
+    }
+    findings
+}
+
+async fn in_guild(app: &App, rest: &rest::Rest, guild: &guilds::Guild) -> Vec<Finding> {
+    let at = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
+    let standing = match rest.standing(guild.id).await {
+        Ok(standing) => standing,
+        Err(why) => return vec![Finding::fail(at("access"), why.to_string(), checks::fix(&why))],
+    };
+    let missing = checks::missing_permissions(&standing);
+    let permissions = if missing.is_empty() {
+        Finding::ok(at("permissions"), "all there")
+    } else {
+        let fix = "Server Settings → Roles → the bot's role: switch them on, or use the invite link again.";
+        Finding::fail(at("permissions"), format!("missing: {}", missing.join(", ")), fix)
+    };
+    let scope = Scope::operator(guild.tenant_id);
+    let mappings = match guilds::list_mappings(&app.core, &scope, guild.id).await {
+        Ok(mappings) => mappings,
+        Err(error) => {
+            return vec![permissions, Finding::fail(at("role order"), error.to_string(), "Check the database.")];
+        }
+    };
+    let wrong = mappings.iter().filter_map(|mapping| checks::mappable(&standing, guild.id, mapping.role_id).err());
+    let wrong: Vec<String> = wrong.map(|error| error.to_string()).collect();
+    let order = if wrong.is_empty() {
+        Finding::ok(at("role order"), format!("{} mapped roles below the bot's", mappings.len()))
+    } else {
+        Finding::fail(
+            at("role order"),
+            wrong.join(" "),
+            "Server Settings → Roles: drag the bot's role above the mapped roles; unmap deleted ones.",
+        )
+    };
+    vec![permissions, order]
+}

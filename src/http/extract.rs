@@ -1,0 +1,135 @@
+//! What handlers take: the caller behind an API key, and a body that fits its type.
+
+use std::net::{IpAddr, SocketAddr};
+
+use axum::{
+    body::Bytes,
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    http::{HeaderMap, StatusCode, header, request::Parts},
+    response::IntoResponse,
+};
+use dca_core::{Caller, Code, Error, api_keys, limiter::Bucket};
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+
+use crate::{App, http::problem::Problem};
+
+/// The address a request came from. Forwarded headers count only as far as trusted proxies wrote
+/// them: read from the right, the first address that is not one of theirs.
+#[must_use]
+pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
+    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let mut client = peer.to_canonical();
+    for hop in hops.iter().rev() {
+        if !is_trusted(&client) {
+            break;
+        }
+        let Ok(ip) = hop.parse::<IpAddr>() else { break };
+        client = ip.to_canonical();
+    }
+    client
+}
+
+/// The app that calls, proved by `X-API-Key` or `Authorization: Bearer`.
+pub struct ApiKey {
+    /// Who calls.
+    pub caller: Caller,
+    /// From where.
+    pub client: IpAddr,
+}
+
+impl FromRequestParts<App> for ApiKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
+        let client = client_ip(&app.config.trusted_proxies, peer, &parts.headers);
+        let text = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
+        match api_keys::authenticate(&app.core, text).await {
+            Ok(caller) => Ok(Self { caller, client }),
+            Err(refused @ Error::Refused(_)) => {
+                let passed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
+                Err(passed.map_or_else(Problem::slow_down, |()| refused.into()))
+            }
+            Err(other) => Err(other.into()),
+        }
+    }
+}
+
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    if let Some(key) = headers.get("x-api-key") {
+        return key.to_str().ok();
+    }
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// A JSON body. Unknown fields are ignored: old servers must understand newer apps.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        if !is_json(request.headers()) {
+            return Err(Problem::of(Code::UnsupportedMediaType));
+        }
+        let bytes = Bytes::from_request(request, app).await.map_err(unread)?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+            if error.inner().is_data() {
+                // The path, not the parser's words: those may quote the value.
+                Problem::of(Code::ValidationError).at(error.path().to_string())
+            } else {
+                Problem::new(
+                    Code::BadRequest,
+                    format!("Not JSON from line {}, column {}.", error.inner().line(), error.inner().column()),
+                )
+            }
+        })?;
+        json.end().map_err(|_| Problem::new(Code::BadRequest, "Something follows the JSON value."))?;
+        Ok(Self(parsed))
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn unread(rejection: BytesRejection) -> Problem {
+    match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => Problem::of(Code::PayloadTooLarge),
+        _ => Problem::new(Code::BadRequest, "The body did not arrive."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()];
+        for (peer, forwarded, expected) in [
+            ("203.0.113.9", "1.2.3.4", "203.0.113.9"),
+            ("10.0.0.1", "1.2.3.4", "1.2.3.4"),
+            ("10.0.0.1", "6.6.6.6, 1.2.3.4", "1.2.3.4"),
+            ("10.0.0.1", "6.6.6.6, 1.2.3.4, 192.0.2.1", "1.2.3.4"),
+            ("10.0.0.1", "6.6.6.6, nonsense", "10.0.0.1"),
+            ("10.0.0.1", "", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "2001:db8::1", "2001:db8::1"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-forwarded-for", forwarded.parse().unwrap());
+            assert_eq!(
+                client_ip(&trusted, peer.parse().unwrap(), &headers).to_string(),
+                expected,
+                "{peer} {forwarded}"
+            );
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! The HTTP door: one router, its manners, its listener.
+//!
+//! A route is a request struct, a handler (extract → one call into core → render) and one line in
+//! [`routes`]. The manners hold for all of them: a request id, one access-log line and one latency
+//! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
+//! beyond a 500.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use axum_server::{Handle, Server, tls_rustls::RustlsConfig};
+use dca_core::{Code, events};
+use hyper_util::rt::TokioTimer;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
+use tracing::{Instrument, info, info_span};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::{App, http::problem::Problem};
+
+pub mod extract;
+pub mod licenses;
+pub mod ops;
+pub mod problem;
+
+/// The largest request body of a route that names no other.
+const BODY_LIMIT: usize = 16 * 1024;
+/// The longest a request may take, head and body.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest a client may take to send a request's head.
+const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "DCA-Auth", description = "License keys for Discord communities: validate them here."),
+    modifiers(&Credentials)
+)]
+struct Doc;
+
+struct Credentials;
+
+impl Modify for Credentials {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let components = api.components.get_or_insert_default();
+        let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
+        components.add_security_scheme("api_key", header);
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("bearer", bearer);
+    }
+}
+
+/// Every route, with its documentation.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(Doc::openapi())
+        .routes(routes!(licenses::validate))
+        .routes(routes!(ops::health))
+        .routes(routes!(ops::live))
+        .routes(routes!(ops::ready))
+        .routes(routes!(ops::metrics))
+}
+
+/// The published description of the API.
+#[must_use]
+pub fn openapi() -> utoipa::openapi::OpenApi {
+    routes().split_for_parts().1
+}
+
+/// Everything the API answers.
+fn router(app: App) -> Router {
+    let (router, api) = routes().split_for_parts();
+    let header = |name: &'static str, value: &'static str| {
+        SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
+    };
+    router
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", api))
+        .fallback(|| async { Problem::new(Code::NotFound, "There is no such route; /docs lists them.") })
+        .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
+        .layer(CatchPanicLayer::custom(|_| Problem::of(Code::Internal).into_response()))
+        .layer(header("x-content-type-options", "nosniff"))
+        .layer(header("x-frame-options", "DENY"))
+        .layer(header("referrer-policy", "no-referrer"))
+        .layer(header("cache-control", "no-store"))
+        .layer(header("content-security-policy", CSP))
+        .layer(middleware::from_fn_with_state(app.clone(), observe))
+        .with_state(app)
+}
+
+/// Nothing from elsewhere. The documentation page sets style attributes and shows inline images.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                   img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Gives the request an id that its answer, its log lines and its events carry, and measures it.
+async fn observe(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let began = Instant::now();
+    let id = app.core.ids.v7(app.core.clock.now()).to_string();
+    // The template, never the path: a path may carry what a log must not.
+    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let client = extract::client_ip(&app.config.trusted_proxies, peer.ip(), request.headers());
+    let span = info_span!("request", request_id = id, %method, route, %client);
+    let mut response = events::in_request(id.clone(), next.run(request)).instrument(span.clone()).await;
+    if response.status() == StatusCode::REQUEST_TIMEOUT {
+        response = Problem::of(Code::RequestTimeout).into_response();
+    }
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    let labels = [("method", method_label(&method)), ("route", route), ("status", status.to_string())];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
+    span.in_scope(|| info!(status, ms = took.as_millis(), "answered"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert("x-request-id", id);
+    }
+    response
+}
+
+/// A made-up method is no reason for a new time series.
+fn method_label(method: &axum::http::Method) -> String {
+    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other").to_owned()
+}
+
+/// A bound listener.
+pub(crate) struct Listening {
+    /// Where.
+    pub(crate) addr: SocketAddr,
+    /// Ends when every request has been answered.
+    pub(crate) task: JoinHandle<()>,
+}
+
+/// Binds and serves until `drain`, then finishes what is in flight.
+pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listening> {
+    let handle = Handle::new();
+    let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let listener = std::net::TcpListener::bind(app.config.http_addr)
+        .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http_addr))?;
+    listener.set_nonblocking(true)?;
+    let addr = listener.local_addr()?;
+    let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
+    limit_heads(&mut server);
+    let task = match &app.config.tls {
+        None => tokio::spawn(async move { server.serve(service).await }),
+        Some(files) => {
+            // 1.3 is preferred and 1.2 the least: what rustls offers, and nothing older.
+            let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
+            let tls = tls.context("the certificate or its key cannot be used (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
+            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls);
+            tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
+        }
+    };
+    let patience = app.config.drain_timeout;
+    tokio::spawn(async move {
+        drain.cancelled().await;
+        handle.graceful_shutdown(Some(patience));
+    });
+    let task = tokio::spawn(async move {
+        if let Ok(Err(error)) = task.await {
+            tracing::error!(%error, "the listener ended");
+        }
+    });
+    Ok(Listening { addr, task })
+}
+
+fn limit_heads(server: &mut Server<SocketAddr>) {
+    let builder = server.http_builder();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_headers(64).max_buf_size(32 * 1024);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_PATIENCE).max_header_list_size(32 * 1024);
+}
+
+/// The header every answer carries that names a retry.
+pub(crate) fn retry_after(wait: Duration) -> (HeaderName, HeaderValue) {
+    (header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64))
+}

@@ -1,0 +1,112 @@
+//! The one place where a refusal becomes a status: problem details, RFC 9457.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use dca_core::{Code, Error, Refusal};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::retry_after;
+
+/// Why a request was not done: `application/problem+json`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// Names the kind of problem; the same for the same `code`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The kind in a sentence.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// The kind for programs; stable.
+    #[schema(value_type = String, example = "INVALID_API_KEY")]
+    code: Code,
+    /// What is wrong this time, and what to do.
+    detail: String,
+    /// The field that is wrong, where one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip)]
+    retry: Option<Duration>,
+}
+
+impl Problem {
+    /// A problem with its own sentence.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        let (kind, status) = (format!("urn:dca-auth:{code}"), status(code).as_u16());
+        Self { kind, title: code.says(), status, code, detail: detail.into(), field: None, retry: None }
+    }
+
+    /// A problem that its code explains.
+    #[must_use]
+    pub fn of(code: Code) -> Self {
+        Self::new(code, code.says())
+    }
+
+    /// Too many; come back after `wait`.
+    #[must_use]
+    pub fn slow_down(wait: Duration) -> Self {
+        Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
+    }
+
+    /// Names the field.
+    #[must_use]
+    pub fn at(self, field: String) -> Self {
+        Self { field: Some(field), ..self }
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Refused(Refusal { code, detail, .. }) => Self::new(code, detail),
+            Error::Database(ref why) => {
+                tracing::error!(error = %why, "the database did not answer");
+                Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
+            }
+            Error::Redis(_) | Error::Broken(_) => {
+                tracing::error!(%error, "a request failed");
+                Self::of(Code::Internal)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let retry = self.retry;
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dca-auth\""));
+        }
+        headers.extend(retry.map(retry_after));
+        response
+    }
+}
+
+fn status(code: Code) -> StatusCode {
+    match code {
+        Code::Valid => StatusCode::OK,
+        Code::BadRequest => StatusCode::BAD_REQUEST,
+        Code::NoApiKey | Code::InvalidApiKey => StatusCode::UNAUTHORIZED,
+        Code::Revoked | Code::Expired | Code::NotAssigned | Code::AccessDenied => StatusCode::FORBIDDEN,
+        Code::NotFound | Code::ProductMismatch => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Code::InvalidTransition | Code::Conflict => StatusCode::CONFLICT,
+        Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Code::MalformedKey | Code::ValidationError | Code::RoleUnmanageable => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

@@ -1,0 +1,187 @@
+//! Background work on apalis: `relay` performs deliveries, the timer runs what is due.
+//!
+//! A scheduled worker is a row (`dca_core::workers`): any instance may run it, one does. The timer
+//! looks every second and whenever somebody nudges; a test calls [`App::run`], which is what the timer
+//! calls.
+
+use std::{convert::Infallible, str::FromStr, time::Duration};
+
+use apalis::prelude::*;
+use apalis_cron::CronScheduler;
+use dca_core::{bus::Topic, entitlements, guilds, licenses, outbox, workers as rows};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use crate::App;
+
+mod reconcile_roles;
+pub mod relay;
+
+/// The scheduled workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Worker {
+    /// Ends what the clock ends.
+    Expire,
+    /// The full pass over every guild.
+    ReconcileRoles,
+    /// Tells the log channels.
+    Announce,
+    /// Forgets what is over.
+    Cleanup,
+}
+
+/// How long a run may take before another instance may take it over.
+const LEASE: Duration = Duration::from_secs(10 * 60);
+
+impl Worker {
+    /// Every scheduled worker.
+    pub const ALL: [Self; 4] = [Self::Expire, Self::ReconcileRoles, Self::Announce, Self::Cleanup];
+
+    /// The name of its row.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Expire => rows::EXPIRE,
+            Self::ReconcileRoles => rows::RECONCILE_ROLES,
+            Self::Announce => rows::ANNOUNCE,
+            Self::Cleanup => rows::CLEANUP,
+        }
+    }
+
+    /// From the beginning of a run to the next.
+    fn every(self, app: &App) -> Duration {
+        match self {
+            Self::Expire => Duration::from_secs(3_600),
+            Self::ReconcileRoles => app.config.reconcile_interval,
+            Self::Announce => Duration::from_secs(60),
+            Self::Cleanup => Duration::from_secs(24 * 3_600),
+        }
+    }
+
+    /// Whether this instance can do it at all.
+    fn is_able(self, app: &App) -> bool {
+        match self {
+            // The holder of the gateway orders its own observations; nobody else could.
+            Self::ReconcileRoles => app.bot.as_ref().is_some_and(|bot| bot.held().is_some()),
+            Self::Expire | Self::Announce | Self::Cleanup => true,
+        }
+    }
+
+    /// One run; the sentence goes into its row.
+    async fn work(self, app: &App) -> anyhow::Result<String> {
+        let core = &app.core;
+        Ok(match self {
+            Self::Expire => {
+                let told = licenses::announce_expired(core).await?;
+                let ended = entitlements::settle_over(core).await?;
+                format!("{ended} ended after their grace, {told} expired")
+            }
+            Self::ReconcileRoles => reconcile_roles::run(app).await?,
+            Self::Announce => format!("{} events read", guilds::announce(core, dca_commands::reply::log_line).await?),
+            Self::Cleanup => format!("{} deliveries forgotten", outbox::forget_old(core).await?),
+        })
+    }
+}
+
+impl App {
+    /// Runs a worker if it is due and no other instance does. Answers whether it ran.
+    ///
+    /// # Errors
+    /// When the database does not answer. A run that fails is logged, reported in its row, and due
+    /// again within a minute.
+    pub async fn run(&self, worker: Worker) -> dca_core::Result<bool> {
+        if !worker.is_able(self) {
+            return Ok(false);
+        }
+        let next = self.core.clock.now() + worker.every(self);
+        let Some(lease) = rows::acquire(&self.core, worker.name(), LEASE, next).await? else { return Ok(false) };
+        let result = worker.work(self).await;
+        if let Err(failed) = &result {
+            error!(worker = worker.name(), error = format!("{failed:#}"), "a worker failed");
+            rows::no_later_than(&self.core, worker.name(), self.core.clock.now() + Duration::from_secs(30)).await?;
+        }
+        let says = result.unwrap_or_else(|failed| format!("failed: {failed:#}"));
+        debug!(worker = worker.name(), says, "ran");
+        rows::release(&self.core, &lease, &says).await?;
+        Ok(true)
+    }
+}
+
+/// Runs relay and timer until `stop`, then lets what is running finish.
+pub async fn run(app: App, stop: CancellationToken) {
+    futures::join!(relay(app.clone(), stop.clone()), timer(app, stop));
+}
+
+/// Performs deliveries until `stop`.
+pub async fn relay(app: App, stop: CancellationToken) {
+    let monitor = Monitor::new().register(move |_| {
+        WorkerBuilder::new("relay")
+            .backend(relay::claims(app.clone()))
+            .enable_tracing()
+            .concurrency(relay::CONCURRENCY)
+            .data(app.clone())
+            .build(relay::perform)
+    });
+    until(stop, monitor).await;
+}
+
+/// Runs what is due, every second and when nudged, until `stop`.
+async fn timer(app: App, stop: CancellationToken) {
+    let monitor = Monitor::new().register(move |_| {
+        WorkerBuilder::new("timer").backend(ticks(&app)).concurrency(1).data(app.clone()).build(run_all_due)
+    });
+    until(stop, monitor).await;
+}
+
+async fn until(stop: CancellationToken, monitor: Monitor) {
+    let ended = monitor
+        .should_restart(|_, error| {
+            error!(%error, "a worker ended and is started again");
+            true
+        })
+        .shutdown_timeout(Duration::from_secs(15))
+        .run_with_signal(async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+    if let Err(error) = ended.await {
+        warn!(%error, "a worker did not end cleanly");
+    }
+}
+
+/// A look at what is due.
+#[derive(Debug)]
+struct Look;
+
+/// One look a second, and one for each nudge.
+fn ticks(app: &App) -> stream::BoxStream<'static, Result<Look, Infallible>> {
+    let every_second = cron::Schedule::from_str("* * * * * *").expect("a constant");
+    let seconds = CronScheduler::new(every_second).into_stream().map(|_| Ok(Look));
+    stream::select(seconds, nudges(app, Topic::Workers).map(|()| Ok(Look))).boxed()
+}
+
+/// An item for each nudge of this topic, and one for nudges that were missed.
+fn nudges(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + use<> {
+    stream::unfold(app.core.bus.subscribe(), move |mut nudges| async move {
+        loop {
+            match nudges.recv().await {
+                Ok(topic) if topic == wanted => return Some(((), nudges)),
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => return Some(((), nudges)),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    })
+}
+
+async fn run_all_due(_: Look, app: Data<App>) -> Result<(), Infallible> {
+    for worker in Worker::ALL {
+        if let Err(error) = app.run(worker).await {
+            warn!(worker = worker.name(), %error, "a worker could not be asked for");
+        }
+    }
+    app.core.limiter.forget_idle();
+    Ok(())
+}

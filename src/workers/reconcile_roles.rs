@@ -1,0 +1,74 @@
+//! The full pass: reads every member of every guild that maps a role, page by page.
+
+use dca_commands::rest::{Failure, PAGE};
+use dca_core::{
+    Snowflake,
+    entitlements::sweep::{Summary, Sweep},
+    guilds::{self, Guild},
+};
+use tracing::{info, warn};
+
+use crate::App;
+
+/// One pass over all guilds. A guild that cannot be read completely loses nobody anything; the others
+/// are still read.
+///
+/// # Errors
+/// When the database does not answer, or no guild could be read.
+pub(super) async fn run(app: &App) -> anyhow::Result<String> {
+    let (mut read, mut failed, mut total) = (0, 0, Summary::default());
+    for guild in guilds::list_joined(&app.core).await? {
+        let id = guild.id;
+        match pass(app, guild).await {
+            Ok(summary) => {
+                read += 1;
+                total = total.and(summary);
+            }
+            Err(error) => {
+                failed += 1;
+                warn!(guild = %id, error = format!("{error:#}"), "a guild could not be read completely; nobody loses anything");
+            }
+        }
+    }
+    anyhow::ensure!(failed == 0, "{failed} of {} guilds could not be read completely", failed + read);
+    Ok(format!("{read} guilds, {total:?}"))
+}
+
+async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
+    let (core, id) = (&app.core, guild.id);
+    let Some((rest, bot)) = app.rest.as_ref().zip(app.bot.as_ref()) else { return Ok(Summary::default()) };
+    let Some(mut sweep) = Sweep::begin(core, guild, bot.held(), app.config.dm_interval).await? else {
+        return Ok(Summary::default());
+    };
+    let roles: Vec<Snowflake> = patiently(|| rest.roles(id)).await?.into_iter().map(|role| role.id).collect();
+    sweep.roles(core, &roles).await?;
+    let mut after = Snowflake(0);
+    loop {
+        let page = patiently(|| rest.members(id, after)).await?;
+        for (member, roles) in &page {
+            sweep.member(core, *member, roles).await?;
+        }
+        match page.last() {
+            Some((last, _)) if page.len() as u64 == PAGE => after = *last,
+            _ => break,
+        }
+    }
+    let summary = sweep.finish(core).await?;
+    if summary != Summary::default() {
+        info!(guild = %id, ?summary, "synchronized");
+    }
+    Ok(summary)
+}
+
+/// Tries a read three times: a pass over many pages should not fail for one hiccup.
+async fn patiently<T, F: Future<Output = Result<T, Failure>>>(mut read: impl FnMut() -> F) -> Result<T, Failure> {
+    for pause in [1, 3] {
+        match read().await {
+            Err(Failure::Passing(_) | Failure::RateLimited) => {
+                tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+            }
+            answer => return answer,
+        }
+    }
+    read().await
+}

@@ -1,0 +1,158 @@
+//! Performs deliveries. An ordinary apalis worker whose backend is a stream of claims: the outbox row
+//! is the truth, so the stream never fails and every claim is settled, panic or not.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use apalis::prelude::Data;
+use dca_commands::{reply, rest::Failure};
+use dca_core::{
+    bus::Topic,
+    entitlements, guilds, licenses,
+    limiter::Bucket,
+    outbox::{self, Claim, Delivery, Outcome},
+};
+use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use crate::{App, workers::nudges};
+
+/// Deliveries performed at once, and claimed at once: a claim never waits for a place.
+pub const CONCURRENCY: usize = 8;
+
+/// How long the outbox is left alone when nobody nudges.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long direct messages rest when Discord asks for it.
+const DM_REST: Duration = Duration::from_secs(15 * 60);
+
+/// Until when direct messages rest.
+#[derive(Clone, Default)]
+pub(crate) struct Rest(Arc<Mutex<Option<Instant>>>);
+
+impl Rest {
+    fn begin(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DM_REST);
+    }
+
+    fn left(&self) -> Option<Duration> {
+        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
+    }
+}
+
+/// Due deliveries, claimed as they are taken.
+pub(crate) fn claims(app: App) -> BoxStream<'static, Result<Claim, Infallible>> {
+    let nudged = nudges(&app, Topic::Outbox).boxed();
+    stream::unfold((app, nudged), |(app, mut nudged)| async move {
+        loop {
+            let claimed = claim(&app).await;
+            if !claimed.is_empty() {
+                return Some((stream::iter(claimed).map(Ok), (app, nudged)));
+            }
+            // Nothing due, or the database is away: look again soon, or when told.
+            _ = tokio::time::timeout(LOOK, nudged.next()).await;
+        }
+    })
+    .flatten()
+    .boxed()
+}
+
+async fn claim(app: &App) -> Vec<Claim> {
+    if app.rest.is_none() {
+        return Vec::new();
+    }
+    // Longer than any attempt: one may wait behind another of the same batch.
+    let lease = app.config.delivery_timeout * 2 + Duration::from_secs(1);
+    match outbox::claim(&app.core, CONCURRENCY as u64, lease).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            warn!(%error, "deliveries cannot be claimed; trying again");
+            Vec::new()
+        }
+    }
+}
+
+/// Performs one delivery and writes down how it went.
+pub(crate) async fn perform(claim: Claim, app: Data<App>) -> Result<(), Infallible> {
+    let attempt = tokio::time::timeout(app.config.delivery_timeout * 2, deliver(&app, &claim));
+    let outcome = match AssertUnwindSafe(attempt).catch_unwind().await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(_)) => Outcome::Failed("timed out".to_owned()),
+        Err(_) => Outcome::Failed("panicked".to_owned()),
+    };
+    match &outcome {
+        Outcome::Dead(why) => error!(delivery = %claim.id, why, "a delivery is given up"),
+        Outcome::Failed(why) => {
+            warn!(delivery = %claim.id, attempt = claim.attempt, why, "a delivery failed; it is tried again")
+        }
+        Outcome::Undelivered(why) => info!(delivery = %claim.id, why, "not delivered; /key serves it"),
+        Outcome::Sent | Outcome::Wait(_) => {}
+    }
+    metrics::counter!("dca_deliveries_total", "outcome" => outcome.word()).increment(1);
+    match outbox::settle(&app.core, &claim, outcome).await {
+        Ok(true) => {}
+        Ok(false) => warn!(delivery = %claim.id, "settled by another instance meanwhile"),
+        Err(error) => error!(delivery = %claim.id, %error, "not settled; it is tried again when its lease ends"),
+    }
+    Ok(())
+}
+
+/// One variant, one row: how each kind of delivery is performed.
+async fn deliver(app: &App, claim: &Claim) -> Outcome {
+    let nonce = &claim.id.simple().to_string()[8..];
+    let Some(rest) = &app.rest else { return Outcome::Wait(LOOK) };
+    match &claim.delivery {
+        Delivery::KeyDm { license } => {
+            let held = match licenses::for_delivery(&app.core, *license).await {
+                Ok(Some(held)) => held,
+                Ok(None) => return Outcome::Undelivered("the license ended before its key was sent".to_owned()),
+                Err(error) => return Outcome::Failed(error.to_string()),
+            };
+            if let Some(left) = app.dm_rest.left() {
+                return Outcome::Wait(left);
+            }
+            if let Err(wait) = app.core.limiter.check(Bucket::Dm, "all").await {
+                return Outcome::Wait(wait);
+            }
+            judged(app, rest.dm(held.0, &reply::key_dm(&held.1), nonce).await)
+        }
+        Delivery::LogLine { channel, line, .. } => judged(app, rest.line(*channel, line, nonce).await),
+        Delivery::Refetch { guild, user } => {
+            let stamp = app.core.stamps.next(&app.core.clock);
+            let roles = match rest.member(*guild, *user).await {
+                Ok(roles) => roles,
+                Err(failure) => return judged(app, Err(failure)),
+            };
+            let seen = guilds::observation(&app.core, *guild, *user, roles.as_deref(), stamp, None).await;
+            let stored = match seen {
+                Ok(Some(seen)) => entitlements::observe(&app.core, &seen).await.map(drop),
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            stored.map_or_else(|error| Outcome::Failed(error.to_string()), |()| Outcome::Sent)
+        }
+    }
+}
+
+/// What a failure means for a delivery.
+fn judged(app: &App, answer: Result<(), Failure>) -> Outcome {
+    match answer {
+        Ok(()) => Outcome::Sent,
+        Err(why @ Failure::DmClosed) => Outcome::Undelivered(why.to_string()),
+        Err(why @ Failure::DmBlocked) => {
+            error!("{why}; they rest for {} minutes. /key serves every member meanwhile.", DM_REST.as_secs() / 60);
+            app.dm_rest.begin();
+            Outcome::Wait(DM_REST)
+        }
+        Err(why @ (Failure::Forbidden(_) | Failure::Unknown(_))) => Outcome::Dead(why.to_string()),
+        Err(why @ (Failure::RateLimited | Failure::Unauthorized | Failure::Passing(_))) => {
+            Outcome::Failed(why.to_string())
+        }
+    }
+}
