@@ -66,11 +66,12 @@ pub(crate) struct Marks {
 struct Heard {
     news: VecDeque<News>,
     members: HashMap<(Snowflake, Snowflake), Mark>,
+    count: u64,
 }
 
 impl Heard {
-    fn is_empty(&self) -> bool {
-        self.news.is_empty() && self.members.is_empty()
+    fn is_drained(&self, count: u64) -> bool {
+        self.count >= count && self.news.is_empty() && self.members.is_empty()
     }
 }
 
@@ -79,15 +80,20 @@ impl Marks {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when everything heard so far is stored.
-    pub(crate) async fn drained(&self) {
+    /// Returns when at least `count` member events were heard and nothing waits to be stored.
+    pub(crate) async fn drained(&self, count: u64) {
         loop {
             let stored = self.stored.notified();
-            if self.heard().is_empty() {
+            if self.heard().is_drained(count) {
                 return;
             }
             stored.await;
         }
+    }
+
+    /// How many events have been noted.
+    pub(crate) fn count(&self) -> u64 {
+        self.heard().count
     }
 
     fn news(&self, news: News) {
@@ -96,7 +102,10 @@ impl Marks {
     }
 
     fn member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
-        self.heard().members.insert((guild.get().into(), user.into()), Mark { roles, stamp });
+        let mut heard = self.heard();
+        heard.members.insert((guild.get().into(), user.into()), Mark { roles, stamp });
+        heard.count += 1;
+        drop(heard);
         self.wake.notify_one();
     }
 }
@@ -281,7 +290,7 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) {
         () = stop.cancelled() => {}
     }
     shards.shutdown_all().await;
-    _ = tokio::time::timeout(FLUSH, bot.marks.drained()).await;
+    _ = tokio::time::timeout(FLUSH, bot.marks.drained(0)).await;
     storing.abort();
 }
 

@@ -1,1 +1,11 @@
-fn main() {}
+//! The product through its front doors, against the real stack: see `harness` first.
+
+mod cluster;
+mod commands;
+mod gateway;
+mod harness;
+mod house;
+mod ops;
+mod store;
+mod story;
+mod validate;

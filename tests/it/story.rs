@@ -1,0 +1,198 @@
+//! The main job, through Discord and HTTP.
+
+use chrono::Duration;
+use dca_auth::workers::Worker;
+use dca_test_support::Opt;
+
+use crate::harness::{it, key_in, licenses_of};
+
+#[test]
+fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_over() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        let ana = guild.join("ana");
+        t.heard(&guild).await;
+        let reply = t.sell(&guild, "Gold Tools", gold, 24).await;
+        assert!(reply.ephemeral && reply.content.contains("earns **Gold Tools**"), "{reply:?}");
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        let verdict = t.validate(&api_key, &key.to_lowercase().replace('-', " ")).await;
+        assert_eq!((&verdict["valid"], &verdict["code"]), (&true.into(), &"VALID".into()), "{verdict}");
+        assert_eq!(verdict["license"]["state"], "active");
+
+        ana.take(gold);
+        t.events(&guild, "user.role_changed", 2).await;
+        t.advance(Duration::hours(23));
+        t.work(Worker::Expire).await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "the grace holds");
+        t.advance(Duration::hours(1));
+        t.work(Worker::Expire).await;
+        let verdict = t.validate(&api_key, &key).await;
+        assert_eq!((&verdict["valid"], &verdict["code"]), (&false.into(), &"REVOKED".into()));
+        assert_eq!(
+            t.kinds(&guild).await,
+            [
+                "user.role_changed",
+                "license.created",
+                "license.assigned",
+                "license.activated",
+                "user.role_changed",
+                "license.revoked"
+            ]
+        );
+        t
+    });
+}
+
+#[test]
+fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Gold Tools", gold, 24).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        ana.take(gold);
+        t.events(&guild, "user.role_changed", 2).await;
+        t.advance(Duration::hours(23));
+        ana.grant(gold);
+        t.events(&guild, "user.role_changed", 3).await;
+        t.advance(Duration::hours(48));
+        t.work(Worker::Expire).await;
+        let licenses = licenses_of(&t, &guild, &ana).await;
+        assert_eq!((licenses.len(), licenses[0].revoked_at), (1, None));
+        t
+    });
+}
+
+#[test]
+fn without_grace_the_license_ends_with_the_role_and_a_new_gain_is_a_new_key() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Gold Tools", gold, 0).await;
+        ana.grant(gold);
+        let first = key_in(&t.discord.next_dm(&ana).await.content);
+        ana.take(gold);
+        t.events(&guild, "license.revoked", 1).await;
+        ana.grant(gold);
+        let second = key_in(&t.discord.next_dm(&ana).await.content);
+        assert_ne!(first, second);
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+        assert_eq!(t.validate(&api_key, &first).await["code"], "REVOKED");
+        assert_eq!(t.validate(&api_key, &second).await["code"], "VALID");
+        t
+    });
+}
+
+#[test]
+fn a_license_lives_while_one_of_its_roles_does() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, silver, ana) = (guild.role("Gold"), guild.role("Silver"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        let options = [("role", Opt::Role(silver)), ("product", Opt::Str("Tools".into()))];
+        t.discord.run(&guild.owner(), "/mapping add", &options).await;
+        ana.set_roles(&[gold, silver]);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        ana.take(gold);
+        t.heard(&guild).await;
+        let api_key = t.api_key(&guild, "Tools").await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        ana.take(silver);
+        t.events(&guild, "license.revoked", 1).await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED");
+        t
+    });
+}
+
+#[test]
+fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        let options =
+            [("product", Opt::Str("Month".into())), ("days", Opt::Int(30)), ("prefix", Opt::Str("mon".into()))];
+        let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
+        t.discord.choose(&guild.owner(), &panel, "setup:role", &[gold]).await;
+        ana.grant(gold);
+        let dm = t.discord.next_dm(&ana).await.content;
+        assert!(dm.contains("MON-") && dm.contains("valid until <t:"), "{dm}");
+        let (key, api_key) = (key_in(&dm), t.api_key(&guild, "Month").await);
+        t.advance(Duration::days(30) - Duration::seconds(1));
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        t.advance(Duration::seconds(1));
+        assert_eq!(t.validate(&api_key, &key).await["code"], "EXPIRED", "no worker had to run");
+        t.advance(Duration::days(60));
+        t.work(Worker::Expire).await;
+        t.advance(Duration::hours(2));
+        t.work(Worker::Expire).await;
+        let kinds = t.kinds(&guild).await;
+        assert_eq!(kinds.iter().filter(|kind| *kind == "license.expired").count(), 1, "{kinds:?}");
+        let shown = t.discord.run(&ana, "/key", &[]).await;
+        assert!(shown.content.contains("(expired)"), "{shown:?}");
+        t
+    });
+}
+
+#[test]
+fn closed_direct_messages_are_never_answered_in_public_and_key_serves_the_member() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Gold Tools", gold, 24).await;
+        ana.close_dms();
+        ana.grant(gold);
+        t.discord
+            .until("the refused message", |discord| discord.requests().iter().any(|seen| seen.status == 403))
+            .await;
+        let shown = t.discord.run(&ana, "/key", &[]).await;
+        assert!(shown.ephemeral);
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+        assert_eq!(t.validate(&api_key, &key_in(&shown.content)).await["code"], "VALID");
+        let public = t.discord.messages(guild.general()).iter().filter(|said| said.raw["flags"] != 64).count();
+        assert_eq!(public, 0, "nothing for everybody to read");
+        t.advance(Duration::days(2));
+        t.heard(&guild).await;
+        assert!(t.discord.dms(&ana).is_empty(), "no retry for a closed door");
+        t
+    });
+}
+
+#[test]
+fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
+        t.heard(&guild).await;
+        let options = [("product", Opt::Str("Gold Tools".into())), ("grace_hours", Opt::Int(0))];
+        let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
+        t.discord.choose(&guild.owner(), &panel, "setup:role", &[gold]).await;
+        t.discord.choose(&guild.owner(), &panel, "setup:log", &[logs]).await;
+        assert!(t.discord.next_message(logs).await.content.contains("is written in"));
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        ana.take(gold);
+        t.events(&guild, "license.revoked", 1).await;
+        t.work(Worker::Announce).await;
+        let mut told = Vec::new();
+        for _ in 0..5 {
+            let line = t.discord.next_message(logs).await.content;
+            assert!(!line.contains(&key), "{line}");
+            told.push(line.split('`').nth(1).unwrap_or_default().to_owned());
+        }
+        let order =
+            ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
+        assert_eq!(told, order);
+        t.work(Worker::Announce).await;
+        t
+    });
+}
