@@ -214,6 +214,9 @@ impl Running {
     }
 }
 
+/// Direct messages that may go out at once.
+const DM_BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+
 async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -227,7 +230,7 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
         (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
-        (Bucket::Dm, Rate { burst: NonZeroU32::new(10).expect("not zero"), every: Duration::from_secs(1) }),
+        (Bucket::Dm, Rate { burst: DM_BURST, ..Rate::per_minute(config.dm_per_minute) }),
     ];
     let (bus, limiter) = match shared {
         None => (Bus::memory(), Limiter::new(&rates, None)),

@@ -51,6 +51,8 @@ pub struct Config {
     pub validate_per_minute: NonZeroU32,
     /// Failed authentications per minute, per client address.
     pub auth_failures_per_minute: NonZeroU32,
+    /// Direct messages per minute, all together.
+    pub dm_per_minute: NonZeroU32,
     /// Pause between two direct messages of a bulk, 0 to 3600 s.
     pub dm_interval: Duration,
     /// Longest single attempt of a delivery, 1 to 300 s.
@@ -168,6 +170,7 @@ impl Config {
             discord_api_url: r.given("DCA_DISCORD_API_URL", loopback_url),
             validate_per_minute: r.value("DCA_VALIDATE_PER_MINUTE", |n| n.parse().ok()),
             auth_failures_per_minute: r.value("DCA_AUTH_FAILURES_PER_MINUTE", |n| n.parse().ok()),
+            dm_per_minute: r.value("DCA_DM_PER_MINUTE", |n| n.parse().ok()),
             dm_interval: r.value("DCA_DM_INTERVAL_SECONDS", seconds(0..=3600)),
             delivery_timeout: r.value("DCA_DELIVERY_TIMEOUT_SECONDS", seconds(1..=300)),
             gateway_lease: r.value("DCA_GATEWAY_LEASE_SECONDS", seconds(2..=14)),
@@ -247,6 +250,7 @@ static VARS: &[Var] = &[
         .is("validations per API key and address: whole number per minute, at least 1"),
     var("DCA_AUTH_FAILURES_PER_MINUTE", "60")
         .is("failed authentications per address: whole number per minute, at least 1"),
+    var("DCA_DM_PER_MINUTE", "60").is("direct messages in all, ten at once: whole number per minute, at least 1"),
     var("DCA_DM_INTERVAL_SECONDS", "5").is("pause between bulk direct messages: whole seconds, 0 to 3600"),
     var("DCA_DELIVERY_TIMEOUT_SECONDS", "10").is("longest attempt of a delivery: whole seconds, 1 to 300"),
     var("DCA_GATEWAY_LEASE_SECONDS", "9")

@@ -66,12 +66,11 @@ pub(crate) struct Marks {
 struct Heard {
     news: VecDeque<News>,
     members: HashMap<(Snowflake, Snowflake), Mark>,
-    count: u64,
 }
 
 impl Heard {
-    fn is_drained(&self, count: u64) -> bool {
-        self.count >= count && self.news.is_empty() && self.members.is_empty()
+    fn is_empty(&self) -> bool {
+        self.news.is_empty() && self.members.is_empty()
     }
 }
 
@@ -80,20 +79,15 @@ impl Marks {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when at least `count` member events were heard and nothing waits to be stored.
-    pub(crate) async fn drained(&self, count: u64) {
+    /// Returns when nothing waits to be stored.
+    pub(crate) async fn drained(&self) {
         loop {
             let stored = self.stored.notified();
-            if self.heard().is_drained(count) {
+            if self.heard().is_empty() {
                 return;
             }
             stored.await;
         }
-    }
-
-    /// How many events have been noted.
-    pub(crate) fn count(&self) -> u64 {
-        self.heard().count
     }
 
     fn news(&self, news: News) {
@@ -102,10 +96,7 @@ impl Marks {
     }
 
     fn member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
-        let mut heard = self.heard();
-        heard.members.insert((guild.get().into(), user.into()), Mark { roles, stamp });
-        heard.count += 1;
-        drop(heard);
+        self.heard().members.insert((guild.get().into(), user.into()), Mark { roles, stamp });
         self.wake.notify_one();
     }
 }
@@ -290,7 +281,7 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) {
         () = stop.cancelled() => {}
     }
     shards.shutdown_all().await;
-    _ = tokio::time::timeout(FLUSH, bot.marks.drained(0)).await;
+    _ = tokio::time::timeout(FLUSH, bot.marks.drained()).await;
     storing.abort();
 }
 

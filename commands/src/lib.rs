@@ -73,16 +73,9 @@ impl Bot {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How many member events were heard since the start.
-    #[must_use]
-    pub fn heard(&self) -> u64 {
-        self.marks.count()
-    }
-
-    /// Returns when at least `count` member events were heard since the start and everything heard is
-    /// stored.
-    pub async fn drained(&self, count: u64) {
-        self.marks.drained(count).await;
+    /// Returns when everything heard so far is stored.
+    pub async fn drained(&self) {
+        self.marks.drained().await;
     }
 }
 

@@ -311,10 +311,11 @@ pub async fn role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Res
 
 /// What a member's roles say about every mapping of a guild. `None` for `roles`: they left it.
 pub(crate) fn seen(mappings: &[Mapping], roles: Option<&[Snowflake]>, pace: impl Fn(&Mapping) -> Pace) -> Vec<Seen> {
-    let resting = |mapping: &&Mapping| mapping.role_deleted_at.is_none();
+    // A deleted role says nothing about anybody, until an admin takes its mapping away.
+    let speaks = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
     mappings
         .iter()
-        .filter(resting)
+        .filter(speaks)
         .map(|mapping| Seen {
             product: mapping.product_id,
             basis: Basis::Role(mapping.id, mapping.guild_id, mapping.role_id),

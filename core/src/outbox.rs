@@ -258,7 +258,10 @@ pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool
     if let Some(due_at) = due_at {
         update = update.col_expr(Column::DueAt, Expr::value(due_at));
     }
-    Ok(update.exec(core.db.writer()).await?.rows_affected == 1)
+    let counted = update.exec(core.db.writer()).await?.rows_affected == 1;
+    // The next of its lane may go now.
+    core.bus.nudge(Topic::Outbox);
+    Ok(counted)
 }
 
 /// Forgets deliveries that came to their end more than 30 days ago. Answers how many.
@@ -276,6 +279,10 @@ pub async fn forget_old(core: &Core) -> Result<u64> {
 pub struct Depth {
     /// Not done yet.
     pub pending: u64,
+    /// Of these, due.
+    pub due: u64,
+    /// Of these, claimed.
+    pub claimed: u64,
     /// Given up.
     pub dead: u64,
     /// Seconds the oldest due delivery has been waiting.
@@ -289,8 +296,11 @@ pub struct Depth {
 pub async fn depth(core: &Core) -> Result<Depth> {
     let now = core.clock.now();
     let pending = Entity::find().filter(Column::State.eq(PENDING));
-    let oldest = pending.clone().filter(Column::DueAt.lte(now)).order_by_asc(Column::DueAt).one(core.db.read()).await?;
+    let due = pending.clone().filter(Column::DueAt.lte(now));
+    let oldest = due.clone().order_by_asc(Column::DueAt).one(core.db.read()).await?;
     Ok(Depth {
+        due: due.count(core.db.read()).await?,
+        claimed: pending.clone().filter(Column::LeaseUntil.is_not_null()).count(core.db.read()).await?,
         pending: pending.count(core.db.read()).await?,
         dead: Entity::find().filter(Column::State.eq("dead")).count(core.db.read()).await?,
         oldest_due_s: oldest.map_or(0, |row| (now - row.due_at).num_seconds()),

@@ -1,1 +1,434 @@
-//! x
+//! What Discord tells, loses, repeats and withholds.
+
+use chrono::Duration;
+use dca_auth::workers::Worker;
+use dca_commands::Status;
+use dca_test_support::{Fault, FaultKind, Opt};
+
+use crate::harness::{LIMIT, T, it, it_unstarted, key_in, licenses_of};
+
+/// A tiny generator, so that a burst is random and still the same each time.
+fn random(seed: &mut u64) -> u64 {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    *seed >> 33
+}
+
+async fn waits_for(t: &T, wanted: impl Fn(&Status) -> bool) {
+    let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
+    let reached = tokio::time::timeout(LIMIT, status.wait_for(|status| wanted(status))).await;
+    reached.expect("the status was never reached").unwrap();
+}
+
+fn burst(grace_hours: i64) {
+    it_unstarted(move |mut t| async move {
+        t.set("DCA_DM_PER_MINUTE", "60000");
+        t.start().await;
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, grace_hours).await;
+        let mut seed = 42;
+        for run in 0..20 {
+            let ana = guild.join(&format!("ana {run}"));
+            let mut gains = 0;
+            for _ in 0..1_000 {
+                let held = ana.roles().contains(&gold);
+                match (random(&mut seed) % 3, held) {
+                    (0, false) => {
+                        ana.grant(gold);
+                        gains += 1;
+                    }
+                    (0, true) => ana.take(gold),
+                    // Discord also speaks of changes that are none of ours.
+                    _ => ana.update_with(|_| {}),
+                }
+            }
+            t.heard(&guild).await;
+            let licenses = licenses_of(&t, &guild, &ana).await;
+            let standing = licenses.iter().filter(|license| license.revoked_at.is_none()).count();
+            if grace_hours == 0 {
+                assert!(licenses.len() <= gains, "{} keys for {gains} gains", licenses.len());
+                assert_eq!(standing, usize::from(ana.roles().contains(&gold)), "run {run}");
+            } else {
+                assert!(licenses.len() == 1 && standing == 1, "run {run}: {licenses:?}");
+            }
+            // A key that ended before its message went out is not sent; none is sent twice.
+            t.idle().await;
+            let mut keys: Vec<_> = t.discord.dms(&ana).iter().map(|dm| key_in(&dm.content)).collect();
+            let sent = keys.len();
+            keys.sort();
+            keys.dedup();
+            assert_eq!(sent, keys.len(), "no key twice");
+            assert!((standing..=licenses.len()).contains(&sent), "{sent} messages for {} licenses", licenses.len());
+        }
+        t
+    });
+}
+
+#[test]
+fn a_thousand_updates_without_grace_leave_one_license_or_none() {
+    burst(0);
+}
+
+#[test]
+fn a_thousand_updates_within_grace_leave_exactly_one_key() {
+    burst(24);
+}
+
+#[test]
+fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
+    it(|mut t| async {
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        let (ana, bea) = (guild.join("ana"), guild.join("bea"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        t.stop().await;
+        ana.take(gold);
+        bea.grant(gold);
+        t.start().await;
+        assert_ne!(key_in(&t.discord.next_dm(&bea).await.content), key);
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
+        for _ in 0..3 {
+            t.advance(Duration::minutes(5));
+            t.work(Worker::ReconcileRoles).await;
+        }
+        assert_eq!(licenses_of(&t, &guild, &bea).await.len(), 1);
+        assert_eq!(t.discord.dms(&bea).len(), 1, "found once, told once");
+        t
+    });
+}
+
+#[test]
+fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        t.discord.refuse_gateway(true);
+        t.discord.forget_sessions();
+        t.discord.cut();
+        ana.grant(gold);
+        t.discord.refuse_gateway(false);
+        let sessions = t.discord.sessions();
+        t.discord.until("a new session", |discord| discord.sessions() > sessions).await;
+        t.settled().await;
+        key_in(&t.discord.next_dm(&ana).await.content);
+        t
+    });
+}
+
+#[test]
+fn an_event_that_cannot_be_read_is_noticed_and_healed() {
+    it(|mut t| async {
+        t.expect_error("nknown event");
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        // The role is taken, and Discord says so in a form that is legal and that we cannot read.
+        ana.set_roles_silently(&[]);
+        ana.update_with(|member| member["joined_at"] = serde_json::Value::Null);
+        t.heard(&guild).await;
+        t.work(Worker::ReconcileRoles).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
+        t
+    });
+}
+
+#[test]
+fn a_refused_intent_is_told_and_the_api_keeps_serving() {
+    it_unstarted(|mut t| async {
+        t.expect_error("Server Members Intent");
+        t.expect_error("Disallowed gateway intents");
+        t.expect_error("DisallowedGatewayIntents");
+        t.discord.disallow_intents(true);
+        t.start_deaf().await;
+        waits_for(&t, |status| matches!(status, Status::Refused(why) if why.contains("Server Members"))).await;
+        let health: serde_json::Value = t.http().get(t.url("/health")).send().await.unwrap().json().await.unwrap();
+        assert_eq!(
+            (&health["status"], &health["checks"]["discord"]["status"]),
+            (&"degraded".into(), &"refused".into())
+        );
+        assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
+        assert_eq!(t.discord.identifies(), 1, "no second try without an operator");
+        t
+    });
+}
+
+#[test]
+fn a_refused_token_is_told_and_the_api_keeps_serving() {
+    it_unstarted(|mut t| async {
+        t.expect_error("Reset Token");
+        t.expect_error("Sent invalid authentication");
+        t.expect_error("InvalidAuthentication");
+        t.discord.reject_token(true);
+        t.start_deaf().await;
+        waits_for(&t, |status| matches!(status, Status::Refused(why) if why.contains("DCA_DISCORD_TOKEN"))).await;
+        assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
+        t
+    });
+}
+
+#[test]
+fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_back() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        let (ana, bea) = (guild.join("ana"), guild.join("bea"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        for member in [&ana, &bea] {
+            member.grant(gold);
+            t.discord.next_dm(member).await;
+            member.leave();
+        }
+        t.heard(&guild).await;
+        let back = guild.join_user(bea.user_id());
+        back.grant(gold);
+        t.heard(&guild).await;
+        t.advance(Duration::hours(25));
+        t.work(Worker::Expire).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
+        let kept = licenses_of(&t, &guild, &bea).await;
+        assert!(kept.len() == 1 && kept[0].revoked_at.is_none());
+        t
+    });
+}
+
+#[test]
+fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        guild.delete_role(gold);
+        t.events(&guild, "source.unverifiable", 1).await;
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
+        let listed = t.discord.run(&guild.owner(), "/mapping list", &[]).await;
+        assert!(listed.content.contains("was deleted"), "{listed:?}");
+        let options = [("role", Opt::Str(gold.to_string())), ("product", Opt::Str("Tools".into()))];
+        let removed = t.discord.run(&guild.owner(), "/mapping remove", &options).await;
+        assert!(removed.content.contains("1 licenses stood on it"), "{removed:?}");
+        t.work(Worker::ReconcileRoles).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
+        t
+    });
+}
+
+#[test]
+fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
+    it(|mut t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        t.stop().await;
+        guild.delete_role(gold);
+        t.start().await;
+        t.events(&guild, "source.unverifiable", 1).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
+        t
+    });
+}
+
+#[test]
+fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
+    it(|mut t| async {
+        t.expect_error("a worker failed");
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        let api_key = t.api_key(&guild, "Tools").await;
+        guild.outage();
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        guild.recover();
+        guild.kick_bot();
+        t.app().bot.as_ref().unwrap().drained().await;
+        t.advance(Duration::days(3));
+        t.work(Worker::ReconcileRoles).await;
+        t.work(Worker::Expire).await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        t
+    });
+}
+
+#[test]
+fn half_a_member_list_costs_nobody_anything() {
+    it(|mut t| async {
+        t.expect_error("a worker failed");
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        guild.seed(1_500, &[]);
+        // The second page never arrives.
+        let page_two = Fault::on(
+            "GET",
+            "/members?limit=1000&after=1",
+            FaultKind::Status(403, serde_json::json!({"code": 50001, "message": "Missing Access"})),
+        );
+        t.discord.fault(page_two.times(5));
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
+        t
+    });
+}
+
+#[test]
+fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends() {
+    it(|mut t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        t.stop().await;
+        ana.leave();
+        t.start().await;
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none(), "one look is a doubt");
+        t.advance(Duration::seconds(61));
+        t.events(&guild, "license.revoked", 1).await;
+        t
+    });
+}
+
+#[test]
+fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
+    it(|mut t| async {
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        let members = guild.seed(15, &[gold]);
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 0).await;
+        assert_eq!(licenses_of(&t, &guild, &members[0]).await.len(), 1, "holders have their license, quietly");
+        t.stop().await;
+        for member in &members {
+            member.take(gold);
+        }
+        t.start().await;
+        t.events(&guild, "sync.breaker_tripped", 1).await;
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
+        let kinds = t.kinds(&guild).await;
+        assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
+        assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "asked once");
+        let said = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
+        assert!(said.content.contains("may end"), "{said:?}");
+        t.work(Worker::ReconcileRoles).await;
+        t.events(&guild, "license.revoked", 15).await;
+        t
+    });
+}
+
+#[test]
+fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_one() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, silver) = (guild.role("Gold"), guild.role("Silver"));
+        let quiet = guild.seed(3, &[gold]);
+        let told = guild.seed(3, &[silver]);
+        t.heard(&guild).await;
+        t.sell(&guild, "Gold Tools", gold, 24).await;
+        t.discord.run(&guild.owner(), "/setup", &[("product", Opt::Str("Silver Tools".into()))]).await;
+        let options = [
+            ("role", Opt::Role(silver)),
+            ("product", Opt::Str("Silver Tools".into())),
+            ("dm_existing", Opt::Bool(true)),
+        ];
+        t.discord.run(&guild.owner(), "/mapping add", &options).await;
+        t.work(Worker::ReconcileRoles).await;
+        t.discord.next_dm(&told[0]).await;
+        for next in &told[1..] {
+            assert!(t.discord.dms(next).is_empty(), "five seconds apart");
+            t.advance(Duration::seconds(5));
+            t.discord.next_dm(next).await;
+        }
+        for member in &quiet {
+            assert_eq!(licenses_of(&t, &guild, member).await.len(), 1);
+            assert!(t.discord.dms(member).is_empty());
+        }
+        t
+    });
+}
+
+#[test]
+fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        for kind in [FaultKind::Status(500, serde_json::json!({})), FaultKind::CloudflareHtml, FaultKind::Drop] {
+            t.discord.fault(Fault::on("POST", "/channels/", kind));
+        }
+        ana.grant(gold);
+        for tries in 1..=3 {
+            t.discord
+                .until("a failed try", |discord| {
+                    let posts = discord
+                        .requests()
+                        .iter()
+                        .filter(|seen| seen.path.ends_with("/messages") && seen.method == "POST")
+                        .count();
+                    posts >= tries
+                })
+                .await;
+            t.idle().await;
+            t.advance(Duration::minutes(5));
+        }
+        key_in(&t.discord.next_dm(&ana).await.content);
+        t.advance(Duration::days(1));
+        t.heard(&guild).await;
+        assert_eq!(
+            t.discord.dms(&ana).len(),
+            1,
+            "the dropped answer was a message that arrived; its nonce kept it single"
+        );
+        t
+    });
+}
+
+#[test]
+fn direct_messages_rest_when_discord_asks_for_it_and_commands_serve_meanwhile() {
+    it(|mut t| async {
+        t.expect_error("asks to stop opening direct messages");
+        let guild = t.discord.guild("Makers");
+        let gold = guild.role("Gold");
+        let (ana, bea) = (guild.join("ana"), guild.join("bea"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        let stop = serde_json::json!({"code": 40003, "message": "You are opening direct messages too fast."});
+        t.discord.fault(Fault::on("POST", "/users/@me/channels", FaultKind::Status(400, stop)));
+        ana.grant(gold);
+        t.discord.until("the refusal", |discord| discord.requests().iter().any(|seen| seen.status == 400)).await;
+        bea.grant(gold);
+        t.heard(&guild).await;
+        let shown = t.discord.run(&bea, "/key", &[]).await;
+        assert!(shown.content.contains("```"));
+        let opened = t.discord.requests().iter().filter(|seen| seen.path.ends_with("/users/@me/channels")).count();
+        assert_eq!(opened, 1, "nobody else was tried");
+        t
+    });
+}

@@ -48,7 +48,7 @@ pub use people::{SimGuild, SimMember};
 pub use values::{Choice, Dm, Fault, FaultKind, Opt, Reply, SeenRequest};
 
 /// How long a waiting verb waits.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 /// How much history a panic prints.
 const HISTORY_SHOWN: usize = 80;
 

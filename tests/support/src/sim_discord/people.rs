@@ -199,6 +199,14 @@ impl SimMember {
         self.change(|state, guild, user| state.set_roles(guild, user, roles.to_vec()));
     }
 
+    /// Gives exactly these roles, and tells nobody: an event that got lost.
+    ///
+    /// # Panics
+    /// If the guild has no such role.
+    pub fn set_roles_silently(&self, roles: &[u64]) {
+        self.change(|state, guild, user| state.member_mut(guild, user).roles = roles.to_vec());
+    }
+
     /// Sends a `GUILD_MEMBER_UPDATE` of the present state, altered by `patch`.
     pub fn update_with(&self, patch: impl FnOnce(&mut Value)) {
         self.change(|state, guild, user| {
