@@ -34,12 +34,25 @@ use tracing::{error, info, warn};
 
 use crate::{Bot, Failure, Status, setup};
 
-/// The newest a callback has noted of one member.
+/// What callbacks have noted of one member since it was last stored.
 #[derive(Clone)]
 struct Mark {
-    /// `None`: they left.
+    /// The newest. `None`: they left.
     roles: Option<Vec<Snowflake>>,
     stamp: Stamp,
+    /// Every role they had meanwhile, and when at the latest: a gain counts even if it was taken back
+    /// before it could be stored.
+    meanwhile: Option<(Vec<Snowflake>, Stamp)>,
+}
+
+impl Mark {
+    /// This news, after what was noted before.
+    fn after(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        let (mut had, _) = before.meanwhile.unwrap_or_else(|| (Vec::new(), before.stamp));
+        had.extend(before.roles.into_iter().flatten().filter(|role| !had.contains(role)).collect::<Vec<_>>());
+        Self { meanwhile: (!had.is_empty()).then_some((had, before.stamp)), ..self }
+    }
 }
 
 /// News about a guild as a whole; handled before any mark.
@@ -96,7 +109,11 @@ impl Marks {
     }
 
     fn member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
-        self.heard().members.insert((guild.get().into(), user.into()), Mark { roles, stamp });
+        let who = (guild.get().into(), user.into());
+        let mut heard = self.heard();
+        let before = heard.members.remove(&who);
+        heard.members.insert(who, Mark { roles, stamp, meanwhile: None }.after(before));
+        drop(heard);
         self.wake.notify_one();
     }
 }
@@ -216,10 +233,12 @@ async fn store_mark(
     (guild, member): (Snowflake, Snowflake),
     mark: Mark,
 ) -> dca_core::Result<()> {
-    let fence = Some(lease.clone());
-    let seen = guilds::observation(&bot.core, guild, member, mark.roles.as_deref(), mark.stamp, fence).await?;
-    if let Some(seen) = seen {
-        entitlements::observe(&bot.core, &seen).await?;
+    let meanwhile = mark.meanwhile.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
+    for (roles, stamp) in meanwhile.into_iter().chain([(mark.roles.as_deref(), mark.stamp)]) {
+        let seen = guilds::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
+        if let Some(seen) = seen {
+            entitlements::observe(&bot.core, &seen).await?;
+        }
     }
     let mut heard = bot.marks.heard();
     if heard.members.get(&(guild, member)).is_some_and(|newest| newest.stamp == mark.stamp) {

@@ -108,13 +108,14 @@ fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
         t.heard(&guild).await;
         t.sell(&guild, "Tools", gold, 24).await;
+        let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
+        status.mark_unchanged();
         t.discord.refuse_gateway(true);
         t.discord.forget_sessions();
         t.discord.cut();
         ana.grant(gold);
         t.discord.refuse_gateway(false);
-        let sessions = t.discord.sessions();
-        t.discord.until("a new session", |discord| discord.sessions() > sessions).await;
+        tokio::time::timeout(LIMIT, status.changed()).await.expect("no new session").unwrap();
         t.settled().await;
         key_in(&t.discord.next_dm(&ana).await.content);
         t
