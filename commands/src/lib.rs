@@ -101,14 +101,7 @@ fn all() -> Vec<poise::Command<Arc<Bot>, Failure>> {
 fn manners() -> poise::FrameworkOptions<Arc<Bot>, Failure> {
     poise::FrameworkOptions {
         commands: all(),
-        // A defer that Discord refuses means that another instance answers, or that it is too late:
-        // the command must not run then.
-        command_check: Some(|ctx| {
-            Box::pin(async move {
-                ctx.defer_ephemeral().await?;
-                Ok(true)
-            })
-        }),
+        command_check: Some(|ctx| Box::pin(defer(ctx))),
         on_error: |error| Box::pin(answer_failure(error)),
         allowed_mentions: Some(serenity::builder::CreateAllowedMentions::new()),
         event_handler: |framework, event| Box::pin(gateway::handle(framework, event)),
@@ -117,12 +110,27 @@ fn manners() -> poise::FrameworkOptions<Arc<Bot>, Failure> {
     }
 }
 
+/// Answers within Discord's three seconds that an answer is coming. A defer that Discord refuses means
+/// that another instance answers, or that it is too late: the command must not run then.
+async fn defer(ctx: Context<'_>) -> Result<bool, Failure> {
+    if let poise::Context::Application(application) = ctx
+        && application.interaction_type == poise::CommandInteractionType::Command
+    {
+        application.defer_response(true).await?;
+    }
+    Ok(true)
+}
+
 /// Says a refusal, logs a fault; the member sees the id that the log carries.
 async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
     let Some(ctx) = error.ctx() else {
         tracing::error!(%error, "a gateway event was not handled");
         return;
     };
+    if let poise::FrameworkError::CommandCheckFailed { error: Some(why), .. } = &error {
+        tracing::warn!(error = %why, "a command was not run: Discord did not take our first answer");
+        return;
+    }
     let text = match &error {
         poise::FrameworkError::Command { error: Failure::Core(dca_core::Error::Refused(refusal)), .. } => {
             reply::refusal(refusal)

@@ -1,1 +1,236 @@
-//! x
+//! Slash commands and panels, as admins, members and others use them.
+
+use chrono::Duration;
+use dca_auth::workers::Worker;
+use dca_test_support::Opt;
+
+use crate::harness::{it, key_in, licenses_of};
+
+fn text(value: &str) -> Opt {
+    Opt::Str(value.to_owned())
+}
+
+#[test]
+fn setup_needs_three_steps_and_says_what_it_did() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, owner) = (guild.role("Gold"), guild.owner());
+        t.heard(&guild).await;
+        let panel = t.discord.run(&owner, "/setup", &[("product", text("Gold_Tools @everyone"))]).await;
+        assert!(panel.ephemeral && panel.deferred, "{panel:?}");
+        insta::assert_snapshot!(panel.content, @r"
+        **Gold\_Tools \@everyone** is ready; its keys begin with `GOLDTOOL-`.
+        **1.** Choose the role that earns it. **2.** Choose a channel for the log, if you like.
+        ");
+        let reply = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
+        assert!(reply.ephemeral);
+        insta::assert_snapshot!(
+            reply.content.replace(&gold.to_string(), "GOLD"),
+            @r"✅ <@&GOLD> earns **Gold\_Tools \@everyone** from now on. Members who have the role already get their license now, without a message: `/key` shows it."
+        );
+        let again = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
+        assert_eq!(again.content, "❌ That role earns Gold_Tools @everyone already.");
+        t
+    });
+}
+
+#[test]
+fn roles_that_cannot_be_managed_are_refused_with_the_fix() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let owner = guild.owner();
+        t.heard(&guild).await;
+        t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        for (role, says) in [
+            (guild.id(), "@everyone cannot earn a product"),
+            (guild.managed_role("Booster"), "belongs to an integration"),
+            (guild.role_above_bot("Admin"), "is not below the bot's role"),
+        ] {
+            let options = [("role", Opt::Role(role)), ("product", text("Tools"))];
+            let reply = t.discord.run(&owner, "/mapping add", &options).await;
+            assert!(reply.ephemeral && reply.content.starts_with("❌") && reply.content.contains(says), "{reply:?}");
+        }
+        let listed = t.discord.run(&owner, "/mapping list", &[]).await;
+        assert_eq!(listed.content, "No role earns anything yet. `/setup` begins.", "nothing was written");
+        t
+    });
+}
+
+#[test]
+fn mappings_are_added_once_listed_and_removed() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, owner) = (guild.role("Gold"), guild.owner());
+        t.heard(&guild).await;
+        t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        let choices = t.discord.autocomplete(&owner, "/mapping add", "product", "oo").await;
+        assert_eq!(choices.iter().map(|choice| choice.name.as_str()).collect::<Vec<_>>(), ["Tools"]);
+        let options = [("role", Opt::Role(gold)), ("product", text("tools"))];
+        assert!(t.discord.run(&owner, "/mapping add", &options).await.content.starts_with("✅"));
+        assert_eq!(t.discord.run(&owner, "/mapping add", &options).await.content, "❌ That role earns Tools already.");
+        let unknown = [("role", Opt::Role(gold)), ("product", text("Nonsense"))];
+        let refused = t.discord.run(&owner, "/mapping add", &unknown).await;
+        assert_eq!(refused.content, "❌ There is no product \"Nonsense\". Known: Tools.");
+        let listed = t.discord.run(&owner, "/mapping list", &[]).await;
+        assert!(listed.content.contains(&format!("<@&{gold}>")) && listed.content.contains("**Tools**"), "{listed:?}");
+        let options = [("role", text(&format!("<@&{gold}>"))), ("product", text("Tools"))];
+        assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("✅"));
+        assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("❌"));
+        // A mapping that was removed may be made again.
+        let options = [("role", Opt::Role(gold)), ("product", text("Tools"))];
+        assert!(t.discord.run(&owner, "/mapping add", &options).await.content.starts_with("✅"));
+        t
+    });
+}
+
+#[test]
+fn a_license_is_granted_shown_and_revoked_without_any_role() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (owner, ana) = (guild.owner(), guild.join("ana"));
+        t.heard(&guild).await;
+        t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        assert!(t.discord.run(&owner, "/license revoke", &whom).await.content.contains("hold no license"));
+        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"));
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.contains("already"));
+        let api_key = t.api_key(&guild, "Tools").await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        t.advance(Duration::days(400));
+        t.work(Worker::ReconcileRoles).await;
+        t.work(Worker::Expire).await;
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "no role change ends a grant");
+        let reason = [whom[0].clone(), whom[1].clone(), ("reason", text("charge`back"))];
+        let revoked = t.discord.run(&owner, "/license revoke", &reason).await;
+        assert!(revoked.content.contains("is revoked"), "{revoked:?}");
+        assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED", "at the tick");
+        let shown = t.discord.run(&owner, "/license show", &[("member", Opt::User(ana.user_id()))]).await;
+        assert!(shown.content.contains("revoked (charge\\`back)") && !shown.content.contains(&key), "{shown:?}");
+        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"), "a new word is a new license");
+        assert_ne!(key_in(&t.discord.next_dm(&ana).await.content), key);
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
+        t
+    });
+}
+
+#[test]
+fn a_revoked_role_holder_gets_no_new_key_until_the_role_is_gained_anew() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana, owner) = (guild.role("Gold"), guild.join("ana"), guild.owner());
+        t.heard(&guild).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        t.discord.run(&owner, "/license revoke", &whom).await;
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
+        ana.update_with(|_| {});
+        t.heard(&guild).await;
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);
+        ana.take(gold);
+        t.heard(&guild).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
+        t
+    });
+}
+
+#[test]
+fn key_shows_a_member_their_own_keys_and_nobody_elses() {
+    it(|t| async {
+        let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
+        let (gold, ana, bea) = (guild.role("Gold"), guild.join("ana"), guild.join("bea"));
+        t.heard(&guild).await;
+        t.heard(&other).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        let shown = t.discord.run(&ana, "/key", &[]).await;
+        assert!(shown.ephemeral && shown.deferred && key_in(&shown.content) == key, "{shown:?}");
+        assert!(!t.discord.run(&bea, "/key", &[]).await.content.contains("```"));
+        let elsewhere = other.join_user(ana.user_id());
+        assert!(!t.discord.run(&elsewhere, "/key", &[]).await.content.contains("```"), "another server is another seller");
+        t
+    });
+}
+
+#[test]
+fn members_and_admins_of_other_servers_can_change_nothing_here() {
+    it(|t| async {
+        let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
+        let (gold, ana, stranger) = (guild.role("Gold"), guild.join("ana"), other.owner());
+        t.heard(&guild).await;
+        t.heard(&other).await;
+        t.sell(&guild, "Tools", gold, 24).await;
+        let panel = t.discord.run(&guild.owner(), "/setup", &[("product", text("More"))]).await;
+        for (command, options) in [
+            ("/setup", vec![("product", text("Mine"))]),
+            ("/mapping list", vec![]),
+            ("/mapping add", vec![("role", Opt::Role(gold)), ("product", text("Tools"))]),
+            ("/mapping remove", vec![("role", text(&gold.to_string())), ("product", text("Tools"))]),
+            ("/license show", vec![("member", Opt::User(ana.user_id()))]),
+            ("/license grant", vec![("member", Opt::User(ana.user_id())), ("product", text("Tools"))]),
+            ("/license revoke", vec![("member", Opt::User(ana.user_id())), ("product", text("Tools"))]),
+            ("/sync confirm", vec![]),
+        ] {
+            let reply = t.discord.run(&ana, command, &options).await;
+            assert!(reply.ephemeral && reply.content.contains("Manage Server"), "{command}: {reply:?}");
+        }
+        let foreign = t.discord.run(&stranger, "/license grant", &[("member", Opt::User(ana.user_id())), ("product", text("Tools"))]).await;
+        assert!(foreign.content.contains("There is no product"), "{foreign:?}");
+        assert!(t.discord.autocomplete(&stranger, "/license grant", "product", "").await.is_empty());
+        // A panel's id, sent by somebody it was not made for, and from a server it does not belong to.
+        let custom_id = panel.components[0]["components"][0]["custom_id"].as_str().unwrap().to_owned();
+        let stolen = t.discord.forge_component(&ana, &custom_id, &[gold]).await;
+        assert!(stolen.content.contains("not yours"), "{stolen:?}");
+        let forged = custom_id.replace(&guild.owner().user_id().to_string(), &stranger.user_id().to_string());
+        let foreign = t.discord.forge_component(&stranger, &forged, &[gold]).await;
+        assert!(foreign.content.starts_with("❌"), "{foreign:?}");
+        assert!(!t.kinds(&guild).await.contains(&"license.created".to_owned()));
+        t
+    });
+}
+
+#[test]
+fn bad_words_for_a_product_are_refused_and_nothing_is_written() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let owner = guild.owner();
+        t.heard(&guild).await;
+        t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        for (options, says) in [
+            (vec![("product", text("   "))], "1 to 80 visible characters"),
+            (vec![("product", text("a\u{7}b"))], "1 to 80 visible characters"),
+            (vec![("product", text("More")), ("prefix", text("A-B"))], "2 to 8 letters"),
+            (vec![("product", text("More")), ("prefix", text("t00ls"))], "is taken"),
+            (vec![("product", text("Tools")), ("prefix", text("OTHER"))], "keeps it"),
+        ] {
+            let reply = t.discord.run(&owner, "/setup", &options).await;
+            assert!(reply.content.contains(says), "{reply:?}");
+        }
+        let names = t.discord.autocomplete(&owner, "/mapping add", "product", "").await;
+        assert_eq!(names.len(), 1);
+        t
+    });
+}
+
+#[test]
+fn a_command_that_discord_has_given_up_on_does_nothing() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (owner, ana) = (guild.owner(), guild.join("ana"));
+        t.heard(&guild).await;
+        t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        t.discord.fail_next("POST", "/callback", 404);
+        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        t.discord.run_unanswered(&owner, "/license grant", &whom);
+        t.discord.until("the refused answer", |discord| discord.requests().iter().any(|seen| seen.status == 404)).await;
+        t.heard(&guild).await;
+        assert!(licenses_of(&t, &guild, &ana).await.is_empty());
+        t
+    });
+}
