@@ -279,6 +279,8 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
     let lease = workers::acquire(&bot.core, workers::GATEWAY, bot.lease, now).await?;
     if lease.is_some() {
         bot.core.stamps.catch_up(&bot.core).await?;
+        // A pass that a former holder left behind, or is still at, is not waited for.
+        workers::take_over(&bot.core, workers::RECONCILE_ROLES).await?;
     }
     Ok(lease)
 }

@@ -102,6 +102,21 @@ pub async fn renew(core: &Core, held: &Lease, lease: Duration) -> Result<bool> {
     Ok(kept.rows_affected == 1)
 }
 
+/// Takes a row from whoever holds it and makes it due: for a holder who lost the right to it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn take_over(core: &Core, name: &str) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::Token, Expr::col(Column::Token).add(1))
+        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
+        .col_expr(Column::DueAt, Expr::value(core.clock.now()))
+        .filter(Column::Name.eq(name))
+        .exec(core.db.writer())
+        .await?;
+    Ok(())
+}
+
 /// Gives the row back, with a line on how it went.
 ///
 /// # Errors

@@ -32,8 +32,8 @@ pub enum Worker {
     Cleanup,
 }
 
-/// How long a run may take before another instance may take it over.
-const LEASE: Duration = Duration::from_secs(10 * 60);
+/// How long a run stays with an instance that fell silent; renewed while it works.
+const LEASE: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// Every scheduled worker.
@@ -97,7 +97,10 @@ impl App {
         }
         let next = self.core.clock.now() + worker.every(self);
         let Some(lease) = rows::acquire(&self.core, worker.name(), LEASE, next).await? else { return Ok(false) };
-        let result = worker.work(self).await;
+        let result = tokio::select! {
+            result = worker.work(self) => result,
+            () = self.keep(&lease) => Err(anyhow::anyhow!("another instance took the run over")),
+        };
         if let Err(failed) = &result {
             error!(worker = worker.name(), error = format!("{failed:#}"), "a worker failed");
             rows::no_later_than(&self.core, worker.name(), self.core.clock.now() + Duration::from_secs(30)).await?;
@@ -106,6 +109,18 @@ impl App {
         debug!(worker = worker.name(), says, "ran");
         rows::release(&self.core, &lease, &says).await?;
         Ok(true)
+    }
+
+    /// Renews a run's lease; returns when it is lost.
+    async fn keep(&self, lease: &rows::Lease) {
+        loop {
+            tokio::time::sleep(LEASE / 3).await;
+            match rows::renew(&self.core, lease, LEASE).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(worker = lease.name, %error, "a lease could not be renewed"),
+            }
+        }
     }
 }
 

@@ -107,7 +107,10 @@ fn a_license_is_granted_shown_and_revoked_without_any_role() {
         assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED", "at the tick");
         let shown = t.discord.run(&owner, "/license show", &[("member", Opt::User(ana.user_id()))]).await;
         assert!(shown.content.contains("revoked (charge\\`back)") && !shown.content.contains(&key), "{shown:?}");
-        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"), "a new word is a new license");
+        assert!(
+            t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"),
+            "a new word is a new license"
+        );
         assert_ne!(key_in(&t.discord.next_dm(&ana).await.content), key);
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
         t
@@ -153,7 +156,10 @@ fn key_shows_a_member_their_own_keys_and_nobody_elses() {
         assert!(shown.ephemeral && shown.deferred && key_in(&shown.content) == key, "{shown:?}");
         assert!(!t.discord.run(&bea, "/key", &[]).await.content.contains("```"));
         let elsewhere = other.join_user(ana.user_id());
-        assert!(!t.discord.run(&elsewhere, "/key", &[]).await.content.contains("```"), "another server is another seller");
+        assert!(
+            !t.discord.run(&elsewhere, "/key", &[]).await.content.contains("```"),
+            "another server is another seller"
+        );
         t
     });
 }
@@ -180,7 +186,10 @@ fn members_and_admins_of_other_servers_can_change_nothing_here() {
             let reply = t.discord.run(&ana, command, &options).await;
             assert!(reply.ephemeral && reply.content.contains("Manage Server"), "{command}: {reply:?}");
         }
-        let foreign = t.discord.run(&stranger, "/license grant", &[("member", Opt::User(ana.user_id())), ("product", text("Tools"))]).await;
+        let foreign = t
+            .discord
+            .run(&stranger, "/license grant", &[("member", Opt::User(ana.user_id())), ("product", text("Tools"))])
+            .await;
         assert!(foreign.content.contains("There is no product"), "{foreign:?}");
         assert!(t.discord.autocomplete(&stranger, "/license grant", "product", "").await.is_empty());
         // A panel's id, sent by somebody it was not made for, and from a server it does not belong to.
