@@ -155,7 +155,8 @@ async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<D
         .select_only()
         .column_as(Column::DueAt.max(), "last")
         .filter(Column::Kind.eq(delivery.kind()))
-        .filter(Column::State.eq(PENDING))
+        // One that is being tried again later is no measure of when the queue ends.
+        .filter(Condition::any().add(Column::State.ne(PENDING)).add(Column::Attempt.eq(0)))
         .into_tuple()
         .one(tx.db())
         .await?;

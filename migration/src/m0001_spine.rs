@@ -248,6 +248,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("events", &["license_id"]),
         index("outbox", &["state", "due_at"]),
         index("outbox", &["lane", "state"]),
+        index("outbox", &["kind", "due_at"]),
     ]
 }
 

@@ -125,7 +125,8 @@ fn run<F: Future<Output = T>>(started: bool, test: impl FnOnce(T) -> F + Send) {
                 if started {
                     t.start().await;
                 }
-                test(t).await.finish().await;
+                let played = async { test(t).await.finish().await };
+                tokio::time::timeout(LIMIT * 6, played).await.expect("the test hangs");
             });
         });
         if let Err(panic) = played.join() {
