@@ -207,6 +207,8 @@ async fn converse(mut socket: WebSocket, sim: Arc<Inner>) {
                 }
                 Some(Ok(Message::Close(frame))) => {
                     goodbye = frame.is_some_and(|frame| matches!(frame.code, 1000 | 1001));
+                    // The close is answered by reading on; a client that waits for that is not left hanging.
+                    let _ = tokio::time::timeout(CLOSING, socket.recv()).await;
                     break;
                 }
                 Some(Ok(_)) => {}
