@@ -30,7 +30,7 @@ pub struct LicenseKey {
 /// A key never appears in logs by accident.
 impl std::fmt::Debug for LicenseKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "LicenseKey({})", self.hint())
+        write!(f, "LicenseKey({})", self.hint(&self.prefix))
     }
 }
 
@@ -41,7 +41,7 @@ pub enum Malformed {
     #[error("longer than {MAX_INPUT} bytes")]
     TooLong,
     /// Not enough symbols.
-    #[error("{0} symbols after the prefix; a key has {BODY}")]
+    #[error("{0} symbols in all; a key has {BODY} after its prefix")]
     Length(usize),
     /// A character that no key contains.
     #[error("character {position} cannot be part of a key")]
@@ -140,10 +140,10 @@ impl LicenseKey {
         (0..BODY).step_by(4).fold(prefix.to_owned(), |text, at| format!("{text}-{}", &body[at..at + 4]))
     }
 
-    /// What may be shown anywhere: prefix and last group.
+    /// What may be shown anywhere: prefix, as the product spells it, and last group.
     #[must_use]
-    pub fn hint(&self) -> String {
-        format!("{}-…-{}", self.prefix, base32::text(&self.body[BODY - 4..]))
+    pub fn hint(&self, prefix: &str) -> String {
+        format!("{prefix}-…-{}", base32::text(&self.body[BODY - 4..]))
     }
 
     fn word(&self) -> impl Iterator<Item = u8> {

@@ -72,7 +72,7 @@ async fn issue(
             user_id: owner,
             key_lookup: core.keys().mac(Purpose::LicenseLookup, &key.canonical()),
             key_sealed: core.keys().seal(&core.ids, Purpose::LicenseSeal, id.0, &key.display(&product.prefix)),
-            key_hint: key.hint(),
+            key_hint: key.hint(&product.prefix),
             created_at: now,
             assigned_at,
             activated_at: None,
