@@ -60,7 +60,8 @@ impl FromRequestParts<App> for ApiKey {
 
 fn credential(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
-        return key.to_str().ok();
+        // A key that is no text is a wrong key, not a missing one.
+        return Some(key.to_str().unwrap_or_default());
     }
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -77,18 +78,12 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             return Err(Problem::of(Code::UnsupportedMediaType));
         }
         let bytes = Bytes::from_request(request, app).await.map_err(unread)?;
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            // serde fills a struct from an array by position, which nobody was promised.
+            return Err(Problem::new(Code::ValidationError, "Send one JSON object."));
+        }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            if error.inner().is_data() {
-                // The path, not the parser's words: those may quote the value.
-                Problem::of(Code::ValidationError).at(error.path().to_string())
-            } else {
-                Problem::new(
-                    Code::BadRequest,
-                    format!("Not JSON from line {}, column {}.", error.inner().line(), error.inner().column()),
-                )
-            }
-        })?;
+        let parsed = serde_path_to_error::deserialize(&mut json).map_err(misfit)?;
         json.end().map_err(|_| Problem::new(Code::BadRequest, "Something follows the JSON value."))?;
         Ok(Self(parsed))
     }
@@ -98,6 +93,25 @@ fn is_json(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// What does not fit, without the parser's words: those may quote the value.
+fn misfit(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+    let inner = error.inner();
+    if !inner.is_data() {
+        let detail = format!("Not JSON from line {}, column {}.", inner.line(), inner.column());
+        return Problem::new(Code::BadRequest, detail);
+    }
+    // A field that is missing or came twice is not on the path: only the parser's words name it.
+    let words = inner.to_string();
+    let named = ["missing field `", "duplicate field `"].iter().find_map(|begin| words.strip_prefix(begin));
+    let named = named.and_then(|rest| rest.split('`').next()).map(str::to_owned);
+    let path = error.path().to_string();
+    let problem = Problem::of(Code::ValidationError);
+    match named.or_else(|| (path != ".").then_some(path)) {
+        Some(field) => problem.at(field),
+        None => problem,
+    }
 }
 
 fn unread(rejection: BytesRejection) -> Problem {
