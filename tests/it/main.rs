@@ -6,6 +6,7 @@ mod gateway;
 mod harness;
 mod house;
 mod ops;
+mod stage;
 mod store;
 mod story;
 mod validate;

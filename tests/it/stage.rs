@@ -1,0 +1,206 @@
+//! What the tests of the other doors stand on: a seller without Discord, and a socket without manners.
+
+use std::{net::SocketAddr, time::Duration};
+
+use dca_core::{
+    Caller, Core,
+    api_keys::{self, ApiKey},
+    crypto::api_key::Kind,
+    entitlements::{self, Basis, Change, Level, Observation, Seen},
+    licenses::{self, License},
+    outbox::Pace,
+    products::{self, Product, Terms},
+    tenants,
+};
+use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, FromQueryResult, JsonValue, Statement};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{LIMIT, T};
+
+impl T {
+    /// Starts the process without a bot.
+    pub async fn start_without_bot(&mut self) {
+        self.set("DCA_DISCORD_TOKEN", "");
+        self.start_deaf().await;
+    }
+}
+
+/// A tenant, as its operator handles it.
+pub struct Seller {
+    pub core: Core,
+    pub caller: Caller,
+}
+
+impl Seller {
+    /// A new tenant.
+    pub async fn new(core: &Core, name: &str) -> Self {
+        let tenant = tenants::create(core, name).await.unwrap();
+        Self { core: core.clone(), caller: Caller::operator(tenant) }
+    }
+
+    /// The same tenant as another instance sees it.
+    pub fn through(&self, core: &Core) -> Self {
+        Self { core: core.clone(), caller: self.caller.clone() }
+    }
+
+    /// A product whose licenses live for ever.
+    pub async fn product(&self, name: &str, prefix: &str) -> Product {
+        self.terms(name, prefix, None).await
+    }
+
+    /// A product, or new terms for it: its next licenses live this long.
+    pub async fn terms(&self, name: &str, prefix: &str, duration: Option<Duration>) -> Product {
+        let terms = Terms { duration, source_grace: Duration::ZERO };
+        products::define(&self.core, &self.caller, name, Some(prefix), &terms).await.unwrap()
+    }
+
+    /// An API key and its text.
+    pub async fn api_key(&self, kind: Kind, covered: &[&Product]) -> (ApiKey, String) {
+        let covered: Vec<_> = covered.iter().map(|product| product.id).collect();
+        let (row, text) = api_keys::create(&self.core, &self.caller, "test", kind, &covered).await.unwrap();
+        (row, text.expose().to_owned())
+    }
+
+    /// Gives or takes a member's right to a product, told to nobody.
+    pub async fn observe(&self, product: &Product, member: u64, level: Level) -> dca_core::Result<Vec<Change>> {
+        let core = &self.core;
+        let seen = vec![Seen { product: product.id, basis: Basis::Grant, level, pace: Pace::Quiet }];
+        let (scope, actor) = (self.caller.scope.clone(), self.caller.actor.clone());
+        let stamp = core.stamps.next(&core.clock);
+        let observation = Observation { scope, member: member.into(), actor, stamp, fence: None, seen };
+        entitlements::observe(core, &observation).await
+    }
+
+    /// A member's license and its key.
+    pub async fn license(&self, product: &Product, member: u64) -> (License, String) {
+        self.observe(product, member, Level::Held).await.unwrap();
+        let license = self.standing(product, member).await.pop().expect("a license was issued");
+        let key = licenses::reveal(&self.core, &license).unwrap();
+        (license, key)
+    }
+
+    /// A member's licenses for a product that are not revoked.
+    pub async fn standing(&self, product: &Product, member: u64) -> Vec<License> {
+        let mut all = licenses::list_of(&self.core, &self.caller.scope, member.into()).await.unwrap();
+        all.retain(|license| license.product_id == product.id && license.revoked_at.is_none());
+        all
+    }
+}
+
+/// The rows of a query, as JSON.
+pub async fn rows(db: &DatabaseConnection, sql: &str) -> Vec<Value> {
+    let statement = Statement::from_string(db.get_database_backend(), sql);
+    JsonValue::find_by_statement(statement).all(db).await.unwrap()
+}
+
+/// The newest number of the one log: unchanged means that nothing worth telling happened.
+pub async fn log_head(core: &Core) -> i64 {
+    rows(core.db.writer(), "SELECT seq FROM event_head").await[0]["seq"].as_i64().unwrap()
+}
+
+/// An answer as it came over the wire.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Answer {
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let mut lines = head.lines();
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers = lines.filter_map(|line| line.split_once(':'));
+        let headers = headers.map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned())).collect();
+        Some(Self { status, headers, body: body.to_owned() })
+    }
+
+    /// A header's value; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+    }
+
+    /// The body as JSON; null when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+/// A request, byte by byte: what no well-behaved client would send.
+#[derive(Clone)]
+pub struct Request {
+    line: String,
+    headers: Vec<(String, Vec<u8>)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    /// `GET /path`, with a host and no keep-alive.
+    pub fn new(line: &str) -> Self {
+        Self { line: line.to_owned(), headers: Vec::new(), body: Vec::new() }
+            .with("Host", "test")
+            .with("Connection", "close")
+    }
+
+    /// Sets a header.
+    pub fn with(self, name: &str, value: impl AsRef<[u8]>) -> Self {
+        let mut request = self.without(name);
+        request.headers.push((name.to_owned(), value.as_ref().to_vec()));
+        request
+    }
+
+    /// The same, to a longer path.
+    pub fn to(mut self, more: &str) -> Self {
+        self.line += more;
+        self
+    }
+
+    /// Takes a header away.
+    pub fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
+        self
+    }
+
+    /// Sets the body and its length.
+    pub fn body(self, body: impl AsRef<[u8]>) -> Self {
+        let mut request = self.with("Content-Length", body.as_ref().len().to_string());
+        request.body = body.as_ref().to_vec();
+        request
+    }
+
+    /// Sets the body in chunks: its length is not told.
+    pub fn chunked(self, body: &str) -> Self {
+        let mut request = self.without("Content-Length").with("Transfer-Encoding", "chunked");
+        request.body = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes();
+        request
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = format!("{} HTTP/1.1\r\n", self.line).into_bytes();
+        for (name, value) in &self.headers {
+            bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
+        }
+        bytes.extend(b"\r\n");
+        bytes.extend(&self.body);
+        bytes
+    }
+
+    /// Sends it and reads to the end; `None`: the connection was closed without an answer.
+    pub async fn ask(&self, addr: SocketAddr) -> Option<Answer> {
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        let mut answer = Vec::new();
+        let exchange = async {
+            // The other side may hang up before it has read everything; its answer counts.
+            _ = socket.write_all(&self.bytes()).await;
+            _ = socket.read_to_end(&mut answer).await;
+        };
+        tokio::time::timeout(LIMIT, exchange).await.expect("no end of the answer");
+        Answer::read(&answer)
+    }
+}
