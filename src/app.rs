@@ -28,7 +28,6 @@ use dca_core::{
     crypto::seal::MasterKey,
     limiter::{Bucket, Rate},
 };
-use dca_migration::{Migrator, MigratorTrait};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use tokio::task::JoinHandle;
@@ -255,17 +254,12 @@ pub async fn open_database(config: &Config) -> Result<Db> {
     Db::connect(url, config.database_pool_size).await.context("the database cannot be opened (DCA_DATABASE_URL)")
 }
 
-/// Brings the schema up to date. Instances that start at once agree: whoever comes second finds it
-/// done.
+/// Brings the schema up to date. Instances that start at once agree.
 ///
 /// # Errors
 /// When a migration fails.
 pub async fn migrate(db: &Db) -> Result<()> {
-    let Err(error) = Migrator::up(db.writer(), None).await else { return Ok(()) };
-    match Migrator::get_pending_migrations(db.writer()).await {
-        Ok(pending) if pending.is_empty() => Ok(()),
-        _ => Err(error).context("the schema cannot be brought up to date"),
-    }
+    dca_migration::up(db.writer()).await.context("the schema cannot be brought up to date")
 }
 
 async fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
