@@ -19,7 +19,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Caller, Clock, Core, Result, Scope, Snowflake,
+    Caller, Clock, Code, Core, Error, Result, Scope, Snowflake,
     events::{Actor, Draft, Kind},
     ids::{LicenseId, ProductId, TenantId, UserId},
     licenses,
@@ -196,6 +196,23 @@ fn reference(source: &Seen) -> Uuid {
     }
 }
 
+/// A source as it begins.
+fn source(tx: &Tx, tenant_id: TenantId, user_id: UserId, seen: &Seen, stamp: i64) -> Source {
+    let now = tx.now();
+    Source {
+        id: tx.core().ids.v7(now),
+        tenant_id,
+        user_id,
+        product_id: seen.product,
+        kind: seen.basis.kind().to_owned(),
+        reference: reference(seen),
+        stamp,
+        live_since: now,
+        ends_at: None,
+        spent: false,
+    }
+}
+
 /// Writes a source down if this is news of it. Answers whether its level changed.
 async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) -> Result<bool> {
     let stored =
@@ -206,21 +223,7 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) ->
         Some(row) if row.stamp >= stamp => false,
         None if source.level == Level::Gone => false,
         None => {
-            let id = tx.core().ids.v7(now);
-            let (tenant_id, product_id) = (seen.scope.tenant(), source.product);
-            let (kind, reference) = (source.basis.kind().to_owned(), reference(source));
-            let row = Source {
-                id,
-                tenant_id,
-                user_id: user,
-                product_id,
-                kind,
-                reference,
-                stamp,
-                live_since: now,
-                ends_at: None,
-                spent: false,
-            };
+            let row = self::source(tx, seen.scope.tenant(), user, source, stamp);
             store::insert(tx, row).await?;
             true
         }
@@ -319,32 +322,31 @@ async fn settle_one(core: &Core, tenant: TenantId, user: UserId, product: Produc
 /// # Errors
 /// `CONFLICT` when the member has a license for the product already.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Snowflake) -> Result<LicenseId> {
-    let seen = Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now };
-    let stamp = core.stamps.next(&core.clock);
-    let (scope, actor) = (caller.scope.clone(), caller.actor.clone());
-    let gone = Observation {
-        scope,
-        member,
-        actor,
-        stamp,
-        fence: None,
-        seen: vec![Seen { level: Level::Gone, ..seen.clone() }],
-    };
-    if licenses::list_of(core, &caller.scope, member)
-        .await?
-        .iter()
-        .any(|l| l.product_id == product && l.revoked_at.is_none())
-    {
-        return Err(
-            crate::Code::Conflict.because("They hold a license for that product already; `/license show` tells more.")
-        );
+    let mut tx = Tx::begin(core).await?;
+    let user = users::ensure(&tx, member).await?;
+    users::lock_holder(&tx, caller.scope.tenant(), user).await?;
+    if licenses::lock_standing(&tx, user, product).await?.is_some() {
+        return Err(Code::Conflict.because("They hold a license for that product already; `/license show` tells more."));
     }
-    // A grant whose license was revoked is over; a new word of the admin begins it anew.
-    observe(core, &gone).await?;
-    let held = Observation { stamp: core.stamps.next(&core.clock), seen: vec![seen], ..gone };
-    match observe(core, &held).await?.first() {
-        Some(Change::Issued(license)) => Ok(*license),
-        _ => Err(crate::Code::Conflict.because("They were given a license for that product just now.")),
+    begin_grant(&tx, caller, user, product).await?;
+    let issued = settle(&mut tx, user, product, &caller.actor, Pace::Now).await?;
+    tx.commit().await?;
+    match issued {
+        Some(Change::Issued(license)) => Ok(license),
+        _ => Err(Error::Broken(format!("a grant of {product} issued no license"))),
+    }
+}
+
+/// Writes the grant down. It is the newest word by the holder's lock, whatever stamp the clock of
+/// another instance gave the one before; one whose license was revoked begins anew.
+async fn begin_grant(tx: &Tx, caller: &Caller, user: UserId, product: ProductId) -> Result<()> {
+    let seen = Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now };
+    let stamp = tx.core().stamps.next(&tx.core().clock).0;
+    let stored = store::list(tx, user, product).await?.into_iter().find(|row| row.reference == reference(&seen));
+    let fresh = source(tx, caller.scope.tenant(), user, &seen, stamp);
+    match stored {
+        None => store::insert(tx, fresh).await,
+        Some(row) => store::update(tx, Source { id: row.id, stamp: stamp.max(row.stamp + 1), ..fresh }).await,
     }
 }
 
