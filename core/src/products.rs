@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::OnConflict,
 };
 
 use crate::{
@@ -68,12 +69,12 @@ async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Res
         prefix: Set(prefix.clone()),
         created_at: Set(tx.now()),
     };
-    let id = row.id.clone().unwrap();
     product::Entity::insert(row)
-        .on_conflict(OnConflict::column(product::Column::FoldedPrefix).do_nothing().to_owned())
+        .on_conflict(OnConflict::new().do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
-    product::Entity::find_by_id(id).one(tx.db()).await?.ok_or_else(|| {
+    // By name: somebody else may have made it meanwhile.
+    find_in(tx.db(), scope, name).await?.ok_or_else(|| {
         Code::Conflict.because(format!("The key prefix {prefix} (or one that reads alike) is taken; choose another."))
     })
 }
@@ -85,6 +86,8 @@ fn suggest_prefix(name: &str) -> String {
 }
 
 async fn set_terms(tx: &mut Tx, product: ProductId, terms: &Terms) -> Result<()> {
+    // One version after the other, whoever else sets terms now.
+    product::Entity::find_by_id(product).lock_exclusive().one(tx.db()).await?;
     let newest = newest_policy(tx.db(), product).await?;
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
     let (duration_s, source_grace_s) = (terms.duration.map(seconds), seconds(terms.source_grace));
