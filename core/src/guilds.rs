@@ -60,9 +60,10 @@ pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
     }
     let tx = Tx::begin(core).await?;
     if guild::Entity::find_by_id(id).one(tx.db()).await?.is_none() {
+        let tenant = tenants::insert(&tx, name).await?;
         let row = guild::ActiveModel {
             id: Set(id),
-            tenant_id: Set(tenants::insert(&tx, name).await?),
+            tenant_id: Set(tenant),
             name: Set(name.to_owned()),
             log_channel_id: Set(None),
             left_at: Set(None),
@@ -70,10 +71,14 @@ pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
             confirmed_until: Set(None),
             created_at: Set(tx.now()),
         };
-        guild::Entity::insert(row)
+        let written = guild::Entity::insert(row)
             .on_conflict(OnConflict::column(guild::Column::Id).do_nothing().to_owned())
             .exec_without_returning(tx.db())
             .await?;
+        if written == 0 {
+            // Another instance won: its tenant counts.
+            tenants::delete(&tx, tenant).await?;
+        }
     }
     let known = guild::Entity::update_many()
         .col_expr(guild::Column::Name, Expr::value(name))

@@ -90,6 +90,12 @@ pub(crate) async fn insert(tx: &Tx, name: &str) -> Result<TenantId> {
     Ok(id)
 }
 
+/// Takes back a tenant that nothing refers to.
+pub(crate) async fn delete(tx: &Tx, id: TenantId) -> Result<()> {
+    tenant::Entity::delete_by_id(id).exec(tx.db()).await?;
+    Ok(())
+}
+
 /// A new tenant without a guild: for the operator.
 ///
 /// # Errors
