@@ -164,3 +164,18 @@ impl Tx {
         done.await.map_err(|gone| crate::Error::Broken(format!("the commit did not finish: {gone}")))?
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_reads_cannot_write() {
+        let db = Db::connect("sqlite::memory:", 2).await.unwrap();
+        let refused = db.read().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap_err();
+        assert!(refused.to_string().contains("readonly database"), "{refused}");
+        db.writer().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap();
+    }
+}
