@@ -12,7 +12,7 @@ use dca_core::{
     products::{self, Product, Terms},
     tenants,
 };
-use sea_orm_migration::sea_orm::{ConnectionTrait, DatabaseConnection, FromQueryResult, JsonValue, Statement};
+use sea_orm_migration::sea_orm::{DatabaseConnection, FromQueryResult, JsonValue, Statement};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

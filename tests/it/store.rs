@@ -1,1 +1,354 @@
-//! x
+//! What is kept: the schema up and down, the keyring, the log's order, and one license per claim however
+//! many write at once.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use chrono::Duration;
+use dca_auth::{
+    App, Config,
+    app::{self, Inputs},
+    telemetry,
+};
+use dca_core::{
+    Core, Db, Error, Ids,
+    entitlements::{self, Level},
+    events, guilds,
+    licenses::{self, State, state},
+    products::{self, Terms},
+    tenants,
+};
+use dca_migration::{Migrator, MigratorTrait};
+use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
+use tokio::sync::Barrier;
+
+use crate::{
+    harness::{T, it_unstarted},
+    stage::{Seller, rows},
+};
+
+/// Another instance on the same database, with its own connections.
+async fn instance(t: &T) -> Core {
+    build(t, &[]).await.unwrap().core
+}
+
+async fn build(t: &T, settings: &[(&str, &str)]) -> anyhow::Result<App> {
+    let mut env = t.env().clone();
+    env.insert("DCA_DISCORD_TOKEN".to_owned(), String::new());
+    env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    let (ids, metrics) = (Ids::system(), telemetry::recorder()?.handle());
+    App::build(Config::load(env)?, &[], Inputs { clock: t.clock.clone(), ids, metrics }).await
+}
+
+/// The test's database as a fresh installation finds it.
+async fn empty_database(t: &T) -> Db {
+    _ = std::fs::remove_file(t.dir().join("dca.db"));
+    app::open_database(&Config::load(t.env().clone()).unwrap()).await.unwrap()
+}
+
+/// Every table of ours, in the order of creation, with its columns and their types.
+async fn tables(db: &Db) -> Vec<(String, BTreeMap<String, String>)> {
+    let sql = match db.writer().get_database_backend() {
+        DbBackend::Sqlite => {
+            "SELECT t.name AS t, c.name AS c, c.type AS k FROM sqlite_master t, pragma_table_info(t.name) c \
+             WHERE t.type = 'table' ORDER BY t.rowid"
+        }
+        _ => {
+            "SELECT table_name::text AS t, column_name::text AS c, data_type::text AS k FROM information_schema.columns \
+             WHERE table_schema = 'public' ORDER BY table_name::regclass::oid"
+        }
+    };
+    let mut tables = Vec::<(String, BTreeMap<String, String>)>::new();
+    for row in rows(db.writer(), sql).await {
+        let [table, column, kind] = ["t", "c", "k"].map(|name| row[name].as_str().unwrap().to_owned());
+        if table == "seaql_migrations" {
+            continue;
+        }
+        match tables.iter_mut().find(|(known, _)| *known == table) {
+            Some((_, columns)) => _ = columns.insert(column, kind),
+            None => tables.push((table, BTreeMap::from([(column, kind)]))),
+        }
+    }
+    tables
+}
+
+/// A row for every table that has none. All ids are the same, so that every reference finds its row.
+async fn fill(db: &Db, tables: &[(String, BTreeMap<String, String>)]) {
+    for (table, columns) in tables {
+        let sample = |kind: &String| match kind.to_lowercase() {
+            kind if kind.contains("uuid") => "'00000000-0000-4000-8000-000000000000'",
+            kind if kind.contains("time") => "'2026-03-01 12:00:00+00:00'",
+            kind if kind.contains("json") => "'{}'",
+            kind if kind.contains("bool") => "FALSE",
+            kind if kind.contains("int") => "1",
+            kind if kind.contains("blob") => "X'00'",
+            kind if kind.contains("bytea") => r"'\x00'",
+            kind if kind.contains("text") => "'x'",
+            kind => panic!("no sample for a column of {table} with type {kind}"),
+        };
+        let values: Vec<_> = columns.values().map(sample).collect();
+        let names: Vec<_> = columns.keys().map(|name| format!("\"{name}\"")).collect();
+        if rows(db.writer(), &format!("SELECT 1 AS n FROM {table}")).await.is_empty() {
+            let sql = format!("INSERT INTO {table} ({}) VALUES ({})", names.join(", "), values.join(", "));
+            db.writer().execute_unprepared(&sql).await.expect(table);
+        }
+        assert_eq!(rows(db.writer(), &format!("SELECT 1 AS n FROM {table}")).await.len(), 1, "{table}");
+    }
+}
+
+#[test]
+fn the_schema_goes_up_down_and_up_again_over_rows_in_every_table() {
+    it_unstarted(|t| async {
+        let db = empty_database(&t).await;
+        for _ in Migrator::migrations() {
+            Migrator::up(db.writer(), Some(1)).await.unwrap();
+            fill(&db, &tables(&db).await).await;
+        }
+        let whole = tables(&db).await;
+        assert!(whole.len() >= 17, "{whole:?}");
+        for _ in Migrator::migrations() {
+            Migrator::down(db.writer(), Some(1)).await.unwrap();
+        }
+        assert_eq!(tables(&db).await, []);
+        app::migrate(&db).await.unwrap();
+        assert_eq!(tables(&db).await, whole);
+        app::migrate(&db).await.unwrap();
+        db.close().await.unwrap();
+        t
+    });
+}
+
+#[test]
+fn instances_that_meet_on_an_empty_database_agree() {
+    it_unstarted(|mut t| async {
+        empty_database(&t).await.close().await.unwrap();
+        t.set("DCA_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
+        let (one, two) = tokio::join!(build(&t, &[]), build(&t, &[]));
+        let (one, two) = (one.unwrap().core, two.unwrap().core);
+        let seller = Seller::new(&one, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let (license, key) = seller.license(&gold, 1).await;
+        assert_eq!(licenses::reveal(&two, &license).unwrap(), key);
+        let (found, _) = licenses::inspect(&two, &seller.caller.scope, &key).await.unwrap();
+        assert_eq!(found.id, license.id);
+        t
+    });
+}
+
+#[test]
+fn a_wrong_master_key_is_refused_at_start_and_harms_nothing() {
+    it_unstarted(|t| async {
+        let core = instance(&t).await;
+        let seller = Seller::new(&core, "Makers").await;
+        let (license, key) = seller.license(&seller.product("Gold", "GOLD").await, 1).await;
+        let wrong = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        let refused = build(&t, &[("DCA_MASTER_KEY", wrong)]).await.err().expect("a wrong key was taken");
+        assert_eq!(format!("{refused:#}"), "the master key is not the one this database was sealed under");
+        assert_eq!(licenses::reveal(&instance(&t).await, &license).unwrap(), key);
+
+        let file = t.dir().join("master.key");
+        for damaged in ["", "not base64!", "AAEC"] {
+            std::fs::write(&file, damaged).unwrap();
+            let refused = format!("{:#}", build(&t, &[]).await.err().expect("a damaged key was taken"));
+            assert!(refused.contains("master.key is not 32 bytes of base64"), "{refused}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged, "never overwritten");
+        }
+        t
+    });
+}
+
+#[test]
+fn sqlite_is_opened_for_safety() {
+    it_unstarted(|t| async {
+        let url = format!("sqlite://{}?mode=rwc", t.dir().join("own.db").display());
+        let db = Db::connect(&url, 4).await.unwrap();
+        for (pragma, expected) in
+            [("journal_mode", "wal"), ("foreign_keys", "1"), ("synchronous", "2"), ("busy_timeout", "10000")]
+        {
+            let row = db.writer().query_one_raw(Statement::from_string(DbBackend::Sqlite, format!("PRAGMA {pragma}")));
+            let row = row.await.unwrap().unwrap();
+            let number = row.try_get_by_index::<i64>(0).map(|number| number.to_string());
+            assert_eq!(number.or_else(|_| row.try_get_by_index::<String>(0)).unwrap(), expected, "{pragma}");
+        }
+        db.close().await.unwrap();
+        t
+    });
+}
+
+/// Repeatable choices: a number below `bound`.
+fn draw(ids: &Ids, bound: u16) -> u16 {
+    u16::from_be_bytes(ids.bytes()) % bound
+}
+
+#[test]
+fn what_the_queries_find_is_what_the_state_says() {
+    it_unstarted(|t| async {
+        let (core, ids) = (instance(&t).await, Ids::seeded(3));
+        let seller = Seller::new(&core, "Makers").await;
+        let mut told = 0;
+        for member in 1..=40 {
+            let hours = [None, Some(1 + draw(&ids, 60))][usize::from(draw(&ids, 5) > 0)];
+            let duration = hours.map(|hours| std::time::Duration::from_secs(u64::from(hours) * 3_600));
+            let product = seller.terms("Gold", "GOLD", duration).await;
+            let (license, _) = seller.license(&product, member).await;
+            if draw(&ids, 6) == 0 {
+                licenses::revoke(&core, &seller.caller, license.id, "test").await.unwrap();
+            }
+        }
+        for _ in 0..30 {
+            t.clock.advance(Duration::hours(draw(&ids, 6).into()));
+            let (mut expired, mut held) = (0, Vec::new());
+            for member in 1..=40_u64 {
+                for license in licenses::list_of(&core, &seller.caller.scope, member.into()).await.unwrap() {
+                    let state = state(&license, t.clock.now());
+                    expired += u64::from(state == State::Expired && license.expired_seen_at.is_none());
+                    held.extend((state != State::Revoked).then_some((license.id, state)));
+                }
+            }
+            assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired, "told as expired");
+            told += expired;
+            let mut shown = Vec::new();
+            for member in 1..=40_u64 {
+                shown.extend(licenses::held_by(&core, &seller.caller.scope, member.into()).await.unwrap());
+            }
+            let shown: Vec<_> = shown.into_iter().map(|held| (held.id, held.state)).collect();
+            assert_eq!(shown, held, "shown to members");
+        }
+        assert!(told > 20, "the draw was poor: {told}");
+        t
+    });
+}
+
+#[test]
+fn a_grace_ends_when_the_decision_says_so() {
+    it_unstarted(|t| async {
+        let (core, ids) = (instance(&t).await, Ids::seeded(4));
+        let seller = Seller::new(&core, "Makers").await;
+        let mut ends = Vec::new();
+        for member in 1..=20 {
+            let grace = 1 + u64::from(draw(&ids, 30));
+            let terms = Terms { duration: None, source_grace: std::time::Duration::from_secs(grace * 3_600) };
+            let product = products::define(&core, &seller.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+            seller.license(&product, member).await;
+            seller.observe(&product, member, Level::Gone).await.unwrap();
+            ends.push(t.clock.now() + std::time::Duration::from_secs(grace * 3_600));
+        }
+        while !ends.is_empty() {
+            t.clock.advance(Duration::hours(draw(&ids, 5).into()));
+            let before = ends.len();
+            ends.retain(|end| *end > t.clock.now());
+            assert_eq!(entitlements::settle_over(&core).await.unwrap(), (before - ends.len()) as u64);
+        }
+        t
+    });
+}
+
+#[test]
+fn a_claim_has_one_license_however_many_give_and_take_at_once() {
+    it_unstarted(|t| async {
+        let cores = [instance(&t).await, instance(&t).await];
+        let seller = Seller::new(&cores[0], "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let tasks = (0..8).map(|task| {
+            let (seller, gold) = (seller.through(&cores[task % 2]), gold.clone());
+            tokio::spawn(async move {
+                let ids = Ids::seeded(task as u64);
+                for _ in 0..50 {
+                    let member = u64::from(draw(&ids, 6));
+                    let result = match seller.standing(&gold, member).await.pop() {
+                        Some(license) => {
+                            licenses::revoke(&seller.core, &seller.caller, license.id, "test").await.map(drop)
+                        }
+                        None => {
+                            entitlements::grant(&seller.core, &seller.caller, gold.id, member.into()).await.map(drop)
+                        }
+                    };
+                    assert!(matches!(result, Ok(()) | Err(Error::Refused(_))), "{result:?}");
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        for member in 0..6 {
+            if seller.standing(&gold, member).await.is_empty() {
+                entitlements::grant(&seller.core, &seller.caller, gold.id, member.into()).await.unwrap();
+            }
+            assert_eq!(seller.standing(&gold, member).await.len(), 1, "member {member}");
+        }
+        t
+    });
+}
+
+#[test]
+fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
+    it_unstarted(|t| async {
+        let cores = [instance(&t).await, instance(&t).await];
+        let (seller, gate) = (Seller::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
+        let tasks = (0..8).map(|task| {
+            let (core, seller, gate) = (cores[task % 2].clone(), seller.through(&cores[task % 2]), gate.clone());
+            tokio::spawn(async move {
+                for n in 0..5 {
+                    gate.wait().await;
+                    guilds::joined(&core, (900 + n).into(), "Makers").await.unwrap();
+                    let terms = Terms { source_grace: std::time::Duration::from_secs(task as u64), ..Terms::default() };
+                    let name = format!("Product {n}");
+                    let defined = products::define(&core, &seller.caller, &name, Some(&format!("P{n}")), &terms).await;
+                    assert!(matches!(defined, Ok(_) | Err(Error::Refused(_))), "{defined:?}");
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            task.await.unwrap();
+        }
+        assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the seller");
+        assert_eq!(products::list(&cores[0], &seller.caller.scope).await.unwrap().len(), 5);
+        t
+    });
+}
+
+#[test]
+fn the_log_has_no_gaps_and_nobody_is_ever_late() {
+    it_unstarted(|t| async {
+        let cores = [instance(&t).await, instance(&t).await];
+        let seller = Seller::new(&cores[0], "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let done = Arc::new(AtomicBool::new(false));
+        let reader = tokio::spawn({
+            let (seller, done) = (seller.through(&cores[1]), done.clone());
+            async move {
+                let (mut newest, mut looks) = (0, 0);
+                // `done` is read before the look, so that the last look sees everything.
+                while !done.load(Ordering::SeqCst) || newest == 0 {
+                    let log = events::list(&seller.core, &seller.caller.scope, 10_000).await.unwrap();
+                    let seqs: Vec<_> = log.iter().rev().map(|event| event.seq).collect();
+                    assert_eq!(seqs, (1..=seqs.len() as i64).collect::<Vec<_>>(), "a gap, after {newest}");
+                    assert!(seqs.len() >= newest, "something vanished");
+                    (newest, looks) = (seqs.len(), looks + 1);
+                }
+                looks
+            }
+        });
+        let writers = (0..8_u64).map(|writer| {
+            let (seller, gold) = (seller.through(&cores[usize::from(writer > 3)]), gold.clone());
+            tokio::spawn(async move {
+                for n in 0..15 {
+                    seller.observe(&gold, writer * 100 + n, Level::Held).await.unwrap();
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(reader.await.unwrap() > 3, "the reader hardly looked");
+        let log = events::list(&cores[0], &seller.caller.scope, 10_000).await.unwrap();
+        assert_eq!(log.len(), 8 * 15 * 2, "created and assigned, for each");
+        t
+    });
+}
