@@ -248,7 +248,8 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
 pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.database_url.expose();
     if let Some(path) = url.strip_prefix("sqlite://").and_then(|rest| rest.split('?').next()) {
-        let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+        let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+        let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("the database file {path} cannot be written"))?;
     }
     Db::connect(url, config.database_pool_size).await.context("the database cannot be opened (DCA_DATABASE_URL)")

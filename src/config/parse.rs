@@ -1,0 +1,139 @@
+//! One parser per kind of value. What it expects stands in the rows that use it.
+
+use std::{fs, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
+};
+use ipnet::IpNet;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use url::Url;
+
+use super::{LogFormat, Secret};
+
+pub(super) fn folder(value: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(value);
+    (path.is_dir() || !path.exists()).then_some(path)
+}
+
+pub(super) fn readable_file(value: &str) -> Option<PathBuf> {
+    fs::read(value).ok().map(|_| value.into())
+}
+
+pub(super) fn number<T: FromStr + PartialOrd>(range: RangeInclusive<T>) -> impl Fn(&str) -> Option<T> {
+    move |value| value.parse().ok().filter(|number| range.contains(number))
+}
+
+pub(super) fn seconds(range: RangeInclusive<u64>) -> impl Fn(&str) -> Option<Duration> {
+    let number = number(range);
+    move |value| number(value).map(Duration::from_secs)
+}
+
+pub(super) fn any_address(values: &[&str]) -> Option<String> {
+    number(1..=u16::MAX)(values[0]).map(|port| format!("0.0.0.0:{port}"))
+}
+
+pub(super) fn verbatim(values: &[&str]) -> Option<String> {
+    values.first().copied().map(str::to_owned)
+}
+
+pub(super) fn on_localhost(values: &[&str]) -> Option<String> {
+    let port = Some(values[3]).filter(|port| !port.is_empty()).unwrap_or("5432");
+    let port = number(1..=u16::MAX)(port)?;
+    let [user, password, name] = [0, 1, 2].map(|at| percent_encoded(values[at], ""));
+    Some(format!("postgres://{user}:{password}@localhost:{port}/{name}"))
+}
+
+pub(super) fn percent_encoded(text: &str, keep: &str) -> String {
+    let symbol = |byte| match char::from(byte) {
+        c if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) => c.to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    text.bytes().map(symbol).collect()
+}
+
+pub(super) fn database_url(value: &str) -> Option<Secret> {
+    /// Without meaning to the driver, which would log them with their values.
+    const PRISMA: &str = "schema pgbouncer connection_limit connect_timeout pool_timeout \
+                          socket_timeout sslaccept sslidentity sslpassword";
+    if let Some(file) = value.strip_prefix("sqlite:") {
+        let named = file.trim_start_matches('/').starts_with(|first| first != '?');
+        return named.then(|| Secret(value.to_owned()));
+    }
+    let url = Url::parse(value).ok()?;
+    let ours = ["postgres", "postgresql"].contains(&url.scheme()) && url.has_authority();
+    let (base, query) = value.split_once('?').unwrap_or((value, ""));
+    let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let foreign = |pair: &&str| PRISMA.split(' ').any(|foreign| foreign == key(pair));
+    let kept: Vec<&str> = query.split('&').filter(|pair| !foreign(pair)).collect();
+    let url = format!("{base}?{}", kept.join("&"));
+    ours.then(|| Secret(url.trim_end_matches('?').to_owned()))
+}
+
+pub(super) fn redis_url(value: &str) -> Option<Secret> {
+    let url = Url::parse(value).ok()?;
+    let fits = match url.scheme() {
+        "redis" | "rediss" => url.has_host(),
+        "unix" | "redis+unix" => url.path().len() > 1,
+        _ => false,
+    };
+    fits.then(|| Secret(value.to_owned()))
+}
+
+pub(super) fn prefix(value: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    value.chars().all(fits).then(|| value.to_owned())
+}
+
+pub(super) fn master_key(value: &str) -> Option<Secret> {
+    let standard = value.replace('-', "+").replace('_', "/");
+    let key = STANDARD_NO_PAD.decode(standard.trim_end_matches('=')).ok()?;
+    // One byte repeated is a placeholder somebody forgot, never a random key.
+    let fits = key.len() == 32 && key.iter().any(|byte| *byte != key[0]);
+    fits.then(|| Secret(STANDARD.encode(key)))
+}
+
+pub(super) fn token(value: &str) -> Option<Secret> {
+    let fits = !value.is_empty() && value.chars().all(|c| c.is_ascii_graphic());
+    fits.then(|| Secret(value.to_owned()))
+}
+
+pub(super) fn bare_url(value: &str, schemes: &[&str]) -> Option<String> {
+    let url = Url::parse(value).ok()?;
+    let fits = schemes.contains(&value.split_once("://")?.0)
+        && url.query().or(url.fragment()).or(url.password()).is_none()
+        && url.username().is_empty()
+        && !value.ends_with('/');
+    fits.then(|| url.as_str().trim_end_matches('/').to_owned())
+}
+
+/// Only loopback: whoever answers there is handed the bot's token in clear.
+pub(super) fn loopback_url(value: &str) -> Option<String> {
+    let url = Url::parse(value).ok()?;
+    let host: IpAddr = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
+    bare_url(value, &["http"]).filter(|_| host.is_loopback())
+}
+
+pub(super) fn networks(value: &str) -> Option<Vec<IpNet>> {
+    let address = |item: &str| item.parse().map(IpAddr::into);
+    let network = |item: &str| item.parse().or_else(|_| address(item)).ok();
+    value.split(',').map(|item| network(item.trim())).collect()
+}
+
+pub(super) fn log_filter(value: &str) -> Option<String> {
+    // A mistyped level would pass as a target and silence everything else.
+    let level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+    let clear = value.split(',').all(|part| part.contains(['=', '[']) || level(part));
+    let fits = clear && EnvFilter::builder().parse(value).is_ok();
+    fits.then(|| value.to_owned())
+}
+
+pub(super) fn log_format(value: &str) -> Option<LogFormat> {
+    match value {
+        "auto" => Some(LogFormat::Auto),
+        "text" => Some(LogFormat::Text),
+        "json" => Some(LogFormat::Json),
+        _ => None,
+    }
+}

@@ -1,0 +1,224 @@
+//! Every row of the table, with values that fit and values that do not.
+
+use std::fs;
+
+use super::{
+    reader::row,
+    vars::VARS,
+    *,
+};
+
+/// Name, a value that fits, and values that do not.
+const CASES: &str = "
+DCA_CONFIG_FILE | /dev/null | /nowhere.toml | /
+DCA_DATA_DIR | else where | /dev/null
+DCA_HTTP_ADDR | [::]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
+DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x
+DCA_TLS_CERT_FILE | /dev/null | /nowhere.pem | /
+DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
+DCA_TRUSTED_PROXIES | 10.0.0.0/8, ::1 | 10.0.0.0/33 | proxy | 10.0.0.1,,10.0.0.2
+DCA_DATABASE_URL | postgres://u:hush@h/d | hush | mysql://hush@h/d | postgres:hush | sqlite:// | sqlite:?hush
+DCA_DATABASE_POOL_SIZE | 1000 | 0 | 1001 | -1 | ten
+DCA_REDIS_URL | rediss://u:hush@h:6380/1 | hush | http://hush | redis:hush | unix:
+DCA_REDIS_PREFIX | dca:a-1 | a b | é
+DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
+DCA_DISCORD_TOKEN | MTIz.abc.hush-_ | Bot hush | hush\u{7f}
+DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/
+DCA_VALIDATE_PER_MINUTE | 1 | 0 | 4294967296 | many
+DCA_AUTH_FAILURES_PER_MINUTE | 1 | 0 | 1.5
+DCA_DM_PER_MINUTE | 30 | 0 | many
+DCA_DM_INTERVAL_SECONDS | 0 | 3601 | 5s
+DCA_DELIVERY_TIMEOUT_SECONDS | 300 | 0 | 301
+DCA_GATEWAY_LEASE_SECONDS | 14 | 1 | 15
+DCA_RECONCILE_INTERVAL_SECONDS | 86400 | 9 | 86401
+DCA_DRAIN_TIMEOUT_SECONDS | 300 | 0 | 301
+DCA_LOG | warn,dca_auth=debug | loud | info,dca_auth=loud
+DCA_LOG_FORMAT | json | xml | JSON";
+
+fn cases() -> impl Iterator<Item = (&'static str, &'static str, Vec<&'static str>)> {
+    CASES.trim().lines().map(|line| {
+        let mut cells = line.split(" | ");
+        (cells.next().unwrap(), cells.next().unwrap(), cells.collect())
+    })
+}
+
+fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn load(pairs: &[(&str, &str)]) -> Config {
+    Config::load(map(pairs.iter().copied())).unwrap()
+}
+
+fn faults(pairs: &[(&str, &str)]) -> String {
+    Config::load(map(pairs.iter().copied())).unwrap_err().to_string()
+}
+
+/// A file of its own per test, gone with the value.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let name = format!("dca-config-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, text).unwrap();
+        Self(path)
+    }
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn env_example_is_the_reference() {
+    assert_eq!(include_str!("../../.env.example"), reference());
+}
+
+#[test]
+fn the_defaults_shown_are_those_of_an_empty_environment() {
+    let shown = map(VARS.iter().map(|var| (var.name, var.default)));
+    let config = load(&[]);
+    assert_eq!(Config::load(shown).unwrap(), config);
+    assert_eq!(config.database_url.expose(), "sqlite://data/dca.db?mode=rwc");
+    assert_eq!(config.public_url, "http://127.0.0.1:3000");
+    assert_eq!(config.dm_interval, Duration::from_secs(5));
+    let elsewhere = load(&[("DCA_DATA_DIR", "/a b?c"), ("DCA_HTTP_ADDR", "[::1]:80")]);
+    assert_eq!(elsewhere.database_url.expose(), "sqlite:///a%20b%3Fc/dca.db?mode=rwc");
+    assert_eq!(elsewhere.public_url, "http://[::1]:80");
+}
+
+#[test]
+fn every_row_is_read_and_reaches_the_config() {
+    let mut reader = Reader::new(map(cases().map(|(name, good, _)| (name, good))));
+    let config = Config::read(&mut reader);
+    assert_eq!(reader.faults, Vec::<String>::new());
+    assert_eq!(reader.seen, VARS.iter().map(|var| var.name).collect());
+    assert!(config.tls.is_some());
+    assert_eq!(config.trusted_proxies.len(), 2);
+    for (name, good, _) in cases().filter(|(name, ..)| !name.ends_with("_FILE")) {
+        assert_ne!(load(&[(name, good)]), load(&[]), "{name} changes nothing");
+    }
+}
+
+#[test]
+fn garbage_is_refused_by_name_and_all_at_once() {
+    assert!(cases().map(|case| case.0).eq(VARS.iter().map(|var| var.name)));
+    for (name, _, bad) in cases() {
+        for bad in bad {
+            let fault = faults(&[(name, bad)]);
+            assert!(fault.starts_with(&format!("{name}: ")), "{bad}: {fault}");
+            assert!(fault.contains("expected"), "{fault}");
+            let hidden = row(name).secret || bad.contains('@');
+            assert!(hidden != fault.contains(&format!("{bad:?}")), "{fault}");
+        }
+    }
+    let worst = map(cases().map(|(name, _, bad)| (name, bad[0])));
+    let all = Config::load(worst).unwrap_err();
+    for var in VARS {
+        assert!(all.0.iter().any(|fault| fault.starts_with(var.name)), "{}", var.name);
+    }
+    assert!(!all.to_string().contains("hush"), "{all}");
+    let half = faults(&[("DCA_TLS_KEY_FILE", "/dev/null")]);
+    assert_eq!(half, "DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE: expected both or neither");
+    let mark = faults(&[("DCA_LOG", "in\u{fffd}fo")]);
+    assert_eq!(mark, "DCA_LOG: not UTF-8; expected text");
+}
+
+#[test]
+fn secrets_stay_out_of_debug_and_come_from_files() {
+    let secrets = || cases().filter(|(name, ..)| row(name).secret);
+    let direct = map(secrets().map(|(name, good, _)| (name, good)));
+    let direct = Config::load(direct).unwrap();
+    let shown = format!("{direct:?}");
+    assert!(!shown.contains("hush") && !shown.contains("7ermv3"), "{shown}");
+    let key = direct.master_key.as_ref().unwrap().expose();
+    assert_eq!(key, "/+7ermv3L9o+QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw=");
+    let mut env = BTreeMap::new();
+    let mut files = Vec::new();
+    for (name, good, _) in secrets() {
+        let file = File::new(name, &format!("{good}\n"));
+        env.insert(format!("{name}_FILE"), file.path().to_owned());
+        files.push(file);
+    }
+    assert_eq!(Config::load(env).unwrap(), direct);
+    let path = files[0].path();
+    let both = [("DCA_DATABASE_URL_FILE", path), ("DCA_DATABASE_URL", "sqlite:hush")];
+    assert_eq!(faults(&both), "DCA_DATABASE_URL, DCA_DATABASE_URL_FILE: expected one of them");
+    let absent = faults(&[("DCA_MASTER_KEY_FILE", "/hush")]);
+    assert!(absent.starts_with("DCA_MASTER_KEY_FILE: ") && !absent.contains("hush"));
+    let empty = faults(&[("DCA_MASTER_KEY_FILE", "/dev/null")]);
+    assert!(empty.starts_with("DCA_MASTER_KEY_FILE: the value does not fit"), "{empty}");
+}
+
+#[test]
+fn unknown_names_are_refused_with_the_nearest() {
+    for (wrong, right) in [
+        ("DCA_HTTP_ADR", "DCA_HTTP_ADDR"),
+        ("DCA_MASTERKEY", "DCA_MASTER_KEY"),
+        ("dca_redis", "DCA_REDIS_URL"),
+        ("DCA_DISCORD_TOKEN_FIL", "DCA_DISCORD_TOKEN_FILE"),
+    ] {
+        let fault = faults(&[(wrong, "")]);
+        assert_eq!(fault, format!("{wrong}: unknown; did you mean {right}?"));
+    }
+    let fault = faults(&[("DCA_ZZZ", "1")]);
+    assert_eq!(fault, "DCA_ZZZ: unknown; expected a name of .env.example");
+}
+
+#[test]
+fn the_toml_file_stands_below_the_environment() {
+    let file = File::new("good", "log = 'debug'\ndm_interval_seconds = 7\nredis_prefix = ''\n");
+    let config = load(&[("DCA_CONFIG_FILE", file.path()), ("DCA_LOG", "warn")]);
+    assert_eq!((&*config.log_filter, config.dm_interval.as_secs()), ("warn", 7));
+    assert_eq!(config.redis_prefix, "dca");
+    let list = "trusted_proxies = ['10.0.0.0/8', '::1']\nhttp_addr = '[::1]:1'";
+    let list = File::new("list", list);
+    let config = load(&[("DCA_CONFIG_FILE", list.path()), ("PORT", "8080")]);
+    assert_eq!((config.trusted_proxies.len(), config.http_addr.port()), (2, 1));
+    assert_eq!(config.ignored, ["PORT"]);
+    let bad = "http_adr = 1\nlog = true\nconfig_file = 'x'\ndiscord_token = 'a hush'";
+    let fault = faults(&[("DCA_CONFIG_FILE", File::new("bad", bad).path())]);
+    for part in [
+        "DCA_CONFIG_FILE: http_adr: unknown; did you mean http_addr?",
+        "DCA_CONFIG_FILE: log: expected a string or number",
+        "DCA_CONFIG_FILE: config_file: unknown",
+        "DCA_DISCORD_TOKEN (from DCA_CONFIG_FILE): the value does not fit",
+    ] {
+        assert!(fault.contains(part), "{part} in:\n{fault}");
+    }
+    let broken = File::new("broken", "log = 'info'\nmaster_key = hush\n");
+    let fault = fault + &faults(&[("DCA_CONFIG_FILE", broken.path())]);
+    assert!(fault.ends_with("DCA_CONFIG_FILE: line 2 does not fit; expected TOML"), "{fault}");
+    assert!(!fault.contains("hush"), "{fault}");
+}
+
+#[test]
+fn names_of_earlier_systems_are_read_in_their_own_form() {
+    let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("MAIL_HOST", "h")]);
+    assert_eq!(config.http_addr.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.ignored, ["APP_PORT", "MAIL_HOST"]);
+    assert_eq!(load(&[("APP_PORT", "4000")]).http_addr.port(), 4000);
+    for (given, read) in [
+        ("postgresql://u:p@h:5432/d?schema=public", "postgresql://u:p@h:5432/d"),
+        ("postgres://h/d?pgbouncer=true&sslmode=require", "postgres://h/d?sslmode=require"),
+    ] {
+        assert_eq!(load(&[("DATABASE_URL", given)]).database_url.expose(), read);
+    }
+    let parts =
+        [("POSTGRES_USER", "user"), ("POSTGRES_PASSWORD", "p@s/s:%?"), ("POSTGRES_DB", "authdb"), ("DB_PORT", "5433")];
+    let composed = "postgres://user:p%40s%2Fs%3A%25%3F@localhost:5433/authdb";
+    assert_eq!(load(&parts).database_url.expose(), composed);
+    let config = load(&[parts[0], parts[3], ("DATABASE_URL", "postgres://h/d")]);
+    assert_eq!(config.ignored, ["POSTGRES_USER", "DB_PORT"]);
+    let config = load(&[("DCA_DATABASE_URL", "sqlite:x.db"), ("DATABASE_URL", "garbage")]);
+    assert_eq!(config.ignored, ["DATABASE_URL"]);
+    assert!(faults(&[("PORT", "http")]).starts_with("PORT: \"http\" does not fit"));
+    let fault = faults(&[parts[0], parts[1], ("DB_PORT", "0")]);
+    assert!(fault.contains("DB_PORT: the value does not fit; expected on localhost, port 1"));
+}
