@@ -41,7 +41,7 @@ async fn play(once: bool) -> Result<()> {
     let data = tempfile::tempdir()?;
     let discord = SimDiscord::start().await;
     let running = step(1, "The service starts: SQLite in a new folder, HTTP, the bot, the workers", async {
-        let running = serve(data.path(), &discord).await?;
+        let running = Box::pin(serve(data.path(), &discord)).await?;
         discord.until("the slash commands", |sim| sim.requests().iter().any(|r| r.path.ends_with("/commands"))).await;
         Ok(running)
     })
