@@ -98,7 +98,7 @@ async fn discord(app: &App, rest: &rest::Rest) -> Vec<Finding> {
     });
     match guilds::list_joined(&app.core).await {
         Ok(joined) if joined.is_empty() => {
-            findings.push(Finding::off("servers", "the bot is in no server yet; see the invite link in the README"))
+            findings.push(Finding::off("servers", "the bot is in no server yet; see the invite link in the README"));
         }
         Ok(joined) => {
             for guild in joined {

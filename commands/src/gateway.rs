@@ -136,7 +136,7 @@ fn note(bot: &Bot, event: &Event) {
     match event {
         Event::GuildMemberUpdate(e) => marks.member(e.guild_id, e.user.id.get(), roles(&e.roles), stamp()),
         Event::GuildMemberAdd(e) => {
-            marks.member(e.member.guild_id, e.member.user.id.get(), roles(&e.member.roles), stamp())
+            marks.member(e.member.guild_id, e.member.user.id.get(), roles(&e.member.roles), stamp());
         }
         Event::GuildMemberRemove(e) => marks.member(e.guild_id, e.user.id.get(), None, stamp()),
         Event::GuildRoleDelete(e) => marks.news(News::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into())),
@@ -268,7 +268,7 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
             Err(error) => warn!(%error, "the gateway lease cannot be asked for"),
         }
         let refused = matches!(*bot.status.borrow(), Status::Refused(_));
-        let pause = if refused { Duration::from_secs(3_600) } else { (bot.lease / 8).min(Duration::from_secs(1)) };
+        let pause = if refused { Duration::from_hours(1) } else { (bot.lease / 8).min(Duration::from_secs(1)) };
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }
     }
 }

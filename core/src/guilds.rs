@@ -117,7 +117,7 @@ pub async fn set_log_channel(core: &Core, id: Snowflake, channel: Snowflake) -> 
 /// # Errors
 /// When the database does not answer.
 pub async fn confirm_sync(core: &Core, id: Snowflake) -> Result<()> {
-    let until = core.clock.now() + Duration::from_secs(15 * 60);
+    let until = core.clock.now() + Duration::from_mins(15);
     change(core, id, guild::Column::ConfirmedUntil, Expr::value(until)).await?;
     workers::wake(core, workers::RECONCILE_ROLES).await
 }
@@ -346,7 +346,7 @@ pub async fn observation(
     let Some(known) = find(core, guild).await? else { return Ok(None) };
     let scope = Scope::of(known.tenant_id);
     let seen = seen(&list_mappings(core, &scope, guild).await?, roles, |_| Pace::Now);
-    Ok((!seen.is_empty()).then(|| Observation { scope, member, actor: Actor::System, stamp, fence, seen }))
+    Ok((!seen.is_empty()).then_some(Observation { scope, member, actor: Actor::System, stamp, fence, seen }))
 }
 
 /// Turns new events into lines for the log channels of their tenant's guilds. `line` words an event.

@@ -31,7 +31,7 @@ impl Rate {
     /// `n` per minute, all of which may be used at once.
     #[must_use]
     pub fn per_minute(n: NonZeroU32) -> Self {
-        Self { burst: n, every: Duration::from_secs(60) / n.get() }
+        Self { burst: n, every: Duration::from_mins(1) / n.get() }
     }
 }
 

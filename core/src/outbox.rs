@@ -130,7 +130,7 @@ const MAX_ATTEMPTS: u32 = 14;
 /// 5 s, 10 s, 20 s … at most 4 h.
 fn backoff(attempt: u32) -> Duration {
     let doublings = std::cmp::min(attempt.saturating_sub(1), 12);
-    std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_secs(4 * 3_600))
+    std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_hours(4))
 }
 
 const PENDING: &str = "pending";
@@ -270,7 +270,7 @@ pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool
 /// # Errors
 /// When the database does not answer.
 pub async fn forget_old(core: &Core) -> Result<u64> {
-    let old = core.clock.now() - Duration::from_secs(30 * 24 * 3_600);
+    let old = core.clock.now() - Duration::from_hours(720);
     let settled = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(old));
     Ok(settled.exec(core.db.writer()).await?.rows_affected)
 }

@@ -29,7 +29,7 @@ pub struct Terms {
 impl Default for Terms {
     /// For ever, and a day's grace: a revoked license never comes back, so a slip should not end it.
     fn default() -> Self {
-        Self { duration: None, source_grace: Duration::from_secs(24 * 3_600) }
+        Self { duration: None, source_grace: Duration::from_hours(24) }
     }
 }
 

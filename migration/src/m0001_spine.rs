@@ -1,6 +1,6 @@
 //! Role → key → verdict → revoke: every table of the main job.
 
-use sea_orm_migration::{prelude::*, schema::*};
+use sea_orm_migration::{prelude::*, schema::{timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, text, big_integer, big_integer_null, integer, boolean, uuid_null, var_binary, blob, text_null, json_binary_null, json_binary}};
 
 /// See the module.
 #[derive(Debug)]

@@ -53,10 +53,10 @@ impl Worker {
     /// From the beginning of a run to the next.
     fn every(self, app: &App) -> Duration {
         match self {
-            Self::Expire => Duration::from_secs(3_600),
+            Self::Expire => Duration::from_hours(1),
             Self::ReconcileRoles => app.config.reconcile_interval,
-            Self::Announce => Duration::from_secs(60),
-            Self::Cleanup => Duration::from_secs(24 * 3_600),
+            Self::Announce => Duration::from_mins(1),
+            Self::Cleanup => Duration::from_hours(24),
         }
     }
 

@@ -29,7 +29,7 @@ pub const CONCURRENCY: usize = 8;
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long direct messages rest when Discord asks for it.
-const DM_REST: Duration = Duration::from_secs(15 * 60);
+const DM_REST: Duration = Duration::from_mins(15);
 
 /// Until when direct messages rest.
 #[derive(Clone, Default)]
@@ -89,7 +89,7 @@ pub(crate) async fn perform(claim: Claim, app: Data<App>) -> Result<(), Infallib
     match &outcome {
         Outcome::Dead(why) => error!(delivery = %claim.id, why, "a delivery is given up"),
         Outcome::Failed(why) => {
-            warn!(delivery = %claim.id, attempt = claim.attempt, why, "a delivery failed; it is tried again")
+            warn!(delivery = %claim.id, attempt = claim.attempt, why, "a delivery failed; it is tried again");
         }
         Outcome::Undelivered(why) => info!(delivery = %claim.id, why, "not delivered; /key serves it"),
         Outcome::Sent | Outcome::Wait(_) => {}

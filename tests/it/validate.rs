@@ -244,7 +244,7 @@ fn every_verdict_has_its_reason() {
         let (gold, silver) = (seller.product("Gold", "GOLD").await, seller.product("Silver", "SILVER").await);
         let bronze = seller.product("Bronze", "BRONZE").await;
         let theirs = rival.product("Theirs", "THEIRS").await;
-        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_secs(30 * 86_400))).await;
+        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
         let covered = [&gold, &silver, &month];
         let (secret, shipped) =
             (seller.api_key(Kind::Secret, &covered).await.1, seller.api_key(Kind::Publishable, &[&gold]).await.1);
@@ -308,7 +308,7 @@ fn the_answers_look_like_this() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let seller = Seller::new(t.core(), "Makers").await;
-        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_secs(30 * 86_400))).await;
+        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
         let (key, api_key) = (seller.license(&month, 1).await.1, seller.api_key(Kind::Secret, &[&month]).await.1);
         let valid = ask(&api_key, json!({ "licenseKey": key }).to_string()).ask(t.addr()).await.unwrap();
         insta::assert_snapshot!(shown(&valid), @r#"

@@ -61,7 +61,7 @@ impl Summary {
 }
 
 /// The second look at a holder who was missing from a complete list.
-const SECOND_LOOK: Duration = Duration::from_secs(60);
+const SECOND_LOOK: Duration = Duration::from_mins(1);
 
 impl Sweep {
     /// Begins a pass; `None` when the guild maps nothing. `gap` paces the keys born of it.

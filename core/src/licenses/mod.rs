@@ -267,17 +267,14 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
 /// # Errors
 /// `NOT_FOUND`, or `MALFORMED_KEY` when it is neither.
 pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, State)> {
-    let license = match id_or_key.parse() {
-        Ok(id) => store::get(core, scope, LicenseId(id)).await?,
-        Err(_) => {
-            let key = LicenseKey::parse(id_or_key, &[]).map_err(|malformed| {
-                Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}."))
-            })?;
-            let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
-            let found = store::find_by_lookup(core.db.read(), lookup).await?;
-            let mine = found.filter(|license| license.tenant_id == scope.tenant());
-            mine.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))?
-        }
+    let license = if let Ok(id) = id_or_key.parse() { store::get(core, scope, LicenseId(id)).await? } else {
+        let key = LicenseKey::parse(id_or_key, &[]).map_err(|malformed| {
+            Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}."))
+        })?;
+        let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
+        let found = store::find_by_lookup(core.db.read(), lookup).await?;
+        let mine = found.filter(|license| license.tenant_id == scope.tenant());
+        mine.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))?
     };
     let state = state(&license, core.clock.now());
     Ok((license, state))
