@@ -247,7 +247,7 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
 /// When it cannot be reached; the address is not part of the message.
 pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.database_url.expose();
-    if let Some(path) = url.strip_prefix("sqlite://").and_then(|rest| rest.split('?').next()) {
+    if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
         let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("the database file {path} cannot be written"))?;

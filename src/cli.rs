@@ -180,7 +180,7 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
         Command::Serve(serve_with) => serve(config, &serve_with.only).await?,
         Command::Migrate { to } => migrate(&config, &to).await?,
         Command::Seed { what: Seed::Demo } => seed_demo(&build(config).await?).await?,
-        Command::Doctor { json } => return diagnose(&build(config).await?, json).await,
+        Command::Doctor { json } => return diagnose(config, json).await,
         Command::Key { what, whose } => key(&build(config).await?, what, &whose).await?,
         Command::Apikey { what, whose } => apikey(&build(config).await?, what, &whose).await?,
         Command::Openapi => {}
@@ -228,8 +228,14 @@ async fn migrate(config: &Config, to: &Migrate) -> Result<()> {
     Ok(())
 }
 
-async fn diagnose(app: &App, as_json: bool) -> Result<ExitCode> {
-    let findings = doctor::examine(app).await;
+async fn diagnose(config: Config, as_json: bool) -> Result<ExitCode> {
+    let mut findings = doctor::database(&config).await;
+    if findings.iter().all(|finding| finding.outcome != doctor::Outcome::Fail) {
+        match build(config).await {
+            Ok(app) => findings.extend(doctor::examine(&app).await),
+            Err(error) => findings.push(doctor::cannot_start(&error)),
+        }
+    }
     if as_json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {

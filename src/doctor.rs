@@ -5,7 +5,7 @@ use dca_core::{Scope, guilds};
 use dca_migration::{Migrator, MigratorTrait};
 use serde::Serialize;
 
-use crate::{App, app};
+use crate::{App, Config, app};
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -47,31 +47,35 @@ impl Finding {
     }
 }
 
-/// Everything that can be looked at from here.
+/// The database and its schema, looked at before anything else touches them.
+pub async fn database(config: &Config) -> Vec<Finding> {
+    let fix = "Check DCA_DATABASE_URL and that the server runs.";
+    let db = match app::open_database(config).await {
+        Ok(db) => db,
+        Err(error) => return vec![Finding::fail("database", format!("{error:#}"), fix)],
+    };
+    let schema = match Migrator::get_pending_migrations(db.writer()).await {
+        Ok(pending) if pending.is_empty() => Finding::ok("migrations", "all applied"),
+        Ok(pending) => Finding::off("migrations", &format!("{} not applied yet; serve applies them", pending.len())),
+        Err(error) => return vec![Finding::fail("database", error.to_string(), fix)],
+    };
+    vec![Finding::ok("database", if db.is_shared() { "answers (cluster)" } else { "answers (embedded)" }), schema]
+}
+
+/// The process cannot be built: a wrong master key, a folder that cannot be written.
+#[must_use]
+pub fn cannot_start(error: &anyhow::Error) -> Finding {
+    Finding::fail("start", format!("{error:#}"), "Mend this first; nothing else could be looked at.")
+}
+
+/// Everything else that can be looked at from here.
 pub async fn examine(app: &App) -> Vec<Finding> {
-    let mut findings = vec![database(app).await, migrations(app).await, redis(app).await];
+    let mut findings = vec![redis(app).await];
     match &app.rest {
         None => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
         Some(rest) => findings.extend(discord(app, rest).await),
     }
     findings
-}
-
-async fn database(app: &App) -> Finding {
-    match app.core.db.ping().await {
-        Ok(()) => Finding::ok("database", format!("answers ({})", app.mode())),
-        Err(error) => Finding::fail("database", error.to_string(), "Check DCA_DATABASE_URL and that the server runs."),
-    }
-}
-
-async fn migrations(app: &App) -> Finding {
-    match Migrator::get_pending_migrations(app.core.db.writer()).await {
-        Ok(pending) if pending.is_empty() => Finding::ok("migrations", "all applied"),
-        Ok(pending) => {
-            Finding::fail("migrations", format!("{} not applied", pending.len()), "Run dca-auth migrate up.")
-        }
-        Err(error) => Finding::fail("migrations", error.to_string(), "Check DCA_DATABASE_URL."),
-    }
 }
 
 async fn redis(app: &App) -> Finding {

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
-use tracing_subscriber::{EnvFilter, Registry, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, Registry, filter::LevelFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 use crate::config::{Config, LogFormat};
 
@@ -29,10 +29,12 @@ pub fn log(config: &Config) {
         LogFormat::Json => true,
     };
     // Below this the libraries tell their own story, and may quote requests.
-    let filter = EnvFilter::new(format!(
-        "{},serenity=warn,poise=warn,sqlx=warn,sea_orm=warn,apalis=warn,hyper=warn,rustls=warn",
-        config.log_filter
-    ));
+    let quiet = "serenity=warn,poise=warn,sqlx=warn,sea_orm=warn,apalis=error,hyper=warn,rustls=warn";
+    let asked = EnvFilter::new(&config.log_filter);
+    let filter = match asked.max_level_hint() {
+        Some(LevelFilter::ERROR | LevelFilter::OFF) => asked,
+        _ => EnvFilter::new(format!("{},{quiet}", config.log_filter)),
+    };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(json);
     let registry = Registry::default().with(filter);
     if json {

@@ -221,7 +221,7 @@ async fn store_news(bot: &Bot, news: News) -> dca_core::Result<()> {
         News::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
         News::Left(guild) => guilds::left(&bot.core, guild).await?,
         News::RoleDeleted(guild, role) => guilds::role_deleted(&bot.core, guild, role).await?,
-        News::Gap => workers::wake(&bot.core, workers::RECONCILE_ROLES).await?,
+        News::Gap => workers::wake_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
     }
     bot.marks.heard().news.pop_front();
     Ok(())

@@ -63,14 +63,14 @@ pub(crate) fn keys(held: &[Held]) -> String {
     if held.is_empty() {
         return "You hold no license here. If you have just got the role, try again in a minute.".to_owned();
     }
-    let lines = held.iter().map(|held| {
+    let line = |held: &Held| {
         let state = match held.state {
             State::Expired => " (expired)",
             _ => "",
         };
         format!("**{}**{state}\n```\n{}\n```", plain(&held.product), held.key)
-    });
-    lines.collect()
+    };
+    list(held.iter().map(line)).unwrap_or_default()
 }
 
 pub(crate) fn mapped(role: Snowflake, product: &str, quiet: bool) -> String {
@@ -93,32 +93,41 @@ pub(crate) fn unmapped(role: Snowflake, product: &str, holders: u64) -> String {
 }
 
 pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -> String {
-    let lines: String = rows
-        .map(|(mapping, product)| {
-            let rests = if mapping.role_deleted_at.is_some() {
-                " ⚠️ the role was deleted: its licenses are kept; `/mapping remove` lets them end"
-            } else {
-                ""
-            };
-            format!("<@&{}> (`{}`) → **{}**{rests}\n", mapping.role_id, mapping.role_id, plain(product))
-        })
-        .collect();
-    if lines.is_empty() { "No role earns anything yet. `/setup` begins.".to_owned() } else { lines }
+    let line = |(mapping, product): (&Mapping, &str)| {
+        let rests = match mapping.role_deleted_at {
+            Some(_) => " ⚠️ the role was deleted: its licenses are kept; `/mapping remove` lets them end",
+            None => "",
+        };
+        format!("<@&{}> (`{}`) → **{}**{rests}", mapping.role_id, mapping.role_id, plain(product))
+    };
+    list(rows.map(line)).unwrap_or_else(|| "No role earns anything yet. `/setup` begins.".to_owned())
 }
 
 pub(crate) fn licenses<'a>(member: Snowflake, rows: impl Iterator<Item = (&'a License, State, &'a str)>) -> String {
-    let lines: String = rows
-        .map(|(license, state, product)| {
-            let why = license.revoke_reason.as_deref().map_or_else(String::new, |why| format!(" ({})", plain(why)));
-            format!(
-                "**{}** `{}` {state}{why} since <t:{}:d>\n",
-                plain(product),
-                license.key_hint,
-                license.created_at.timestamp()
-            )
-        })
-        .collect();
-    if lines.is_empty() { format!("<@{member}> never had a license here.") } else { lines }
+    let line = |(license, state, product): (&License, State, &str)| {
+        let why = license.revoke_reason.as_deref().map_or_else(String::new, |why| format!(" ({})", plain(why)));
+        let ended = license.revoked_at.map_or_else(String::new, |at| format!(" <t:{}:f>", at.timestamp()));
+        let issued = license.created_at.timestamp();
+        format!("**{}** `{}` issued <t:{issued}:f>, {state}{ended}{why}", plain(product), license.key_hint)
+    };
+    list(rows.map(line)).unwrap_or_else(|| format!("<@{member}> never had a license here."))
+}
+
+/// One per line, as far as a message reaches; `None` for none.
+fn list(lines: impl Iterator<Item = String>) -> Option<String> {
+    /// Discord takes 2,000 characters.
+    const ROOM: usize = 1_900;
+    let lines: Vec<String> = lines.collect();
+    let mut text = String::new();
+    for (at, line) in lines.iter().enumerate() {
+        if text.len() + line.len() > ROOM {
+            text += &format!("… and {} more", lines.len() - at);
+            break;
+        }
+        text += line;
+        text.push('\n');
+    }
+    (!lines.is_empty()).then_some(text)
 }
 
 pub(crate) fn granted(member: Snowflake, product: &str) -> String {
@@ -152,14 +161,20 @@ pub(crate) fn sync_confirmed() -> String {
     "✅ The next sync may end the licenses it was held for. It runs now.".to_owned()
 }
 
-/// A line of the log channel.
+/// A line of the log channel, about this member.
 #[must_use]
-pub fn log_line(event: &Event) -> String {
-    let fact = |name: &str| event.after.as_ref().and_then(|after| after.get(name)).and_then(|v| v.as_str().map(plain));
-    let subject = event.subject.map_or_else(String::new, |user| format!(" · user `{user}`"));
+pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
+    let fact = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
+    let text = |name: &str| fact(name).and_then(|value| value.as_str()).map(plain);
+    let member = member.map_or_else(String::new, |member| format!(" · <@{member}>"));
     let license = event.license_id.map_or_else(String::new, |id| format!(" · license `{id}`"));
-    let reason = fact("reason").map_or_else(String::new, |why| format!(" · {why}"));
-    let role = fact("roleId").map_or_else(String::new, |role| format!(" · role <@&{role}>"));
+    let reason = text("reason").map_or_else(String::new, |why| format!(" · {why}"));
+    let change = match fact("held").and_then(serde_json::Value::as_bool) {
+        Some(true) => " gained",
+        Some(false) => " lost",
+        None => "",
+    };
+    let role = text("roleId").map_or_else(String::new, |role| format!(" ·{change} role <@&{role}>"));
     let hint = match event.kind.as_str() {
         "source.unverifiable" => {
             "\n⚠️ A mapped role was deleted. Its licenses are kept; `/mapping remove` lets them end."
@@ -170,5 +185,6 @@ pub fn log_line(event: &Event) -> String {
         _ => "",
     };
     let request = event.request_id.as_deref().map_or_else(String::new, |id| format!(" · `{id}`"));
-    format!("`{}`{subject}{license}{role}{reason} · by {}{request}{hint}", event.kind, plain(&event.actor))
+    let actor = event.actor.strip_prefix("discord:").map_or_else(|| plain(&event.actor), |id| format!("<@{id}>"));
+    format!("`{}`{member}{license}{role}{reason} · by {actor}{request}{hint}", event.kind)
 }

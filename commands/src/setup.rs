@@ -35,21 +35,18 @@ pub(crate) async fn setup(
     #[min_length = 2]
     #[max_length = 8]
     prefix: Option<String>,
-    #[description = "Days a license lives; empty: for ever"]
-    #[min = 1]
+    #[description = "Days a license lives; 0, and at first: for ever"]
+    #[min = 0]
     #[max = 36500]
     days: Option<u32>,
-    #[description = "Hours a license outlives its role; 24 unless you say otherwise"]
+    #[description = "Hours a license outlives its role; at first 24"]
     #[min = 0]
     #[max = 8760]
     grace_hours: Option<u32>,
 ) -> Result<(), Failure> {
     let caller = caller(ctx).await?;
     let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
-    let terms = Terms {
-        duration: days.map(|days| hours(days * 24)),
-        source_grace: grace_hours.map_or(Terms::default().source_grace, hours),
-    };
+    let terms = Terms { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
     let defined = products::define(&ctx.data().core, &caller, &product, prefix.as_deref(), &terms);
     let product = in_request(ctx, defined).await?;
     let panel = poise::CreateReply::default()

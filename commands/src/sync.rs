@@ -1,6 +1,6 @@
 use dca_core::guilds;
 
-use crate::{Context, Failure, guild, in_request, reply};
+use crate::{Context, Failure, caller, guild, in_request, reply};
 
 /// The comparison of Discord's roles with licenses
 #[poise::command(
@@ -17,7 +17,8 @@ pub(crate) async fn sync(_: Context<'_>) -> Result<(), Failure> {
 /// Let a sync that was held for safety end the licenses it found without a role
 #[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
 async fn confirm(ctx: Context<'_>) -> Result<(), Failure> {
-    in_request(ctx, guilds::confirm_sync(&ctx.data().core, guild(ctx))).await?;
+    let caller = caller(ctx).await?;
+    in_request(ctx, guilds::confirm_sync(&ctx.data().core, &caller, guild(ctx))).await?;
     ctx.say(reply::sync_confirmed()).await?;
     Ok(())
 }

@@ -17,6 +17,7 @@ use crate::{
     error::words,
     ids::{LicenseId, TenantId, UserId},
     tx::Tx,
+    workers,
 };
 
 pub use crate::entity::event::Model as Event;
@@ -32,6 +33,7 @@ words! {
         RoleChanged => ("user.role_changed", "A mapped role was gained or lost"),
         SourceUnverifiable => ("source.unverifiable", "A mapped role was deleted; its licenses are kept"),
         BreakerTripped => ("sync.breaker_tripped", "A sync would end too many licenses and waits"),
+        SyncConfirmed => ("sync.confirmed", "An admin let a held sync end licenses"),
     }
 }
 
@@ -98,7 +100,7 @@ pub(crate) async fn append(
         at: Set(now),
     });
     event::Entity::insert_many(rows).exec_without_returning(db).await?;
-    Ok(())
+    workers::no_later_than(db, workers::ANNOUNCE, now).await
 }
 
 /// The next events after a reader's cursor, which moves past them if the unit of work commits. Only

@@ -24,7 +24,7 @@ use crate::{
     products::Product,
     tenants,
     tx::Tx,
-    workers,
+    users, workers,
 };
 
 pub use crate::entity::{guild::Model as Guild, role_mapping::Model as Mapping};
@@ -112,14 +112,26 @@ pub async fn set_log_channel(core: &Core, id: Snowflake, channel: Snowflake) -> 
     change(core, id, guild::Column::LogChannelId, Expr::value(channel)).await
 }
 
-/// The admin has looked: a pass that the brake held may end licenses for the next 15 minutes.
+/// The admin has looked: the pass that the brake held may end licenses for the next 15 minutes.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn confirm_sync(core: &Core, id: Snowflake) -> Result<()> {
-    let until = core.clock.now() + Duration::from_mins(15);
-    change(core, id, guild::Column::ConfirmedUntil, Expr::value(until)).await?;
-    workers::wake(core, workers::RECONCILE_ROLES).await
+/// `CONFLICT` when nothing is held.
+pub async fn confirm_sync(core: &Core, caller: &Caller, id: Snowflake) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    let now = tx.now();
+    let held = guild::Entity::update_many()
+        .col_expr(guild::Column::ConfirmedUntil, Expr::value(now + Duration::from_mins(15)))
+        .filter(guild::Column::Id.eq(id))
+        .filter(guild::Column::TenantId.eq(caller.scope.tenant()))
+        .filter(guild::Column::HeldAt.is_not_null())
+        .exec(tx.db())
+        .await?;
+    if held.rows_affected == 0 {
+        return Err(Code::Conflict.because("No sync of this server is held; there is nothing to confirm."));
+    }
+    record(&mut tx, caller.scope.tenant(), &caller.actor, Kind::SyncConfirmed, json!({ "guildId": id.to_string() }));
+    workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    tx.commit().await
 }
 
 /// Whether the brake holds a guild's sync, told once in the log.
@@ -345,16 +357,18 @@ pub async fn observation(
 ) -> Result<Option<Observation>> {
     let Some(known) = find(core, guild).await? else { return Ok(None) };
     let scope = Scope::of(known.tenant_id);
-    let seen = seen(&list_mappings(core, &scope, guild).await?, roles, |_| Pace::Now);
+    // While a new mapping's first pass runs, it may issue quietly what this member has just gained.
+    let pace = |mapping: &Mapping| if mapping.applied_at.is_none() { Pace::Again } else { Pace::Now };
+    let seen = seen(&list_mappings(core, &scope, guild).await?, roles, pace);
     Ok((!seen.is_empty()).then_some(Observation { scope, member, actor: Actor::System, stamp, fence, seen }))
 }
 
-/// Turns new events into lines for the log channels of their tenant's guilds. `line` words an event.
+/// Turns new events into lines for the log channels of their tenant's guilds. `line` words an event about a member.
 /// Answers how many events were read.
 ///
 /// # Errors
 /// When the database does not answer; the same events are read again then.
-pub async fn announce(core: &Core, line: impl Fn(&Event) -> String) -> Result<usize> {
+pub async fn announce(core: &Core, line: impl Fn(&Event, Option<Snowflake>) -> String) -> Result<usize> {
     const BATCH: u64 = 100;
     let mut read = 0;
     loop {
@@ -369,9 +383,13 @@ pub async fn announce(core: &Core, line: impl Fn(&Event) -> String) -> Result<us
             .all(tx.db())
             .await?;
         for event in &events {
+            let subject = match event.subject {
+                Some(user) => users::discord_id(tx.db(), user).await?,
+                None => None,
+            };
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
-                let delivery = Delivery::LogLine { channel, seq: event.seq, line: line(event) };
+                let delivery = Delivery::LogLine { channel, seq: event.seq, line: line(event, subject) };
                 outbox::send(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Pace::Now).await?;
             }
         }

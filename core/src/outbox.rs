@@ -77,6 +77,8 @@ impl Delivery {
 pub enum Pace {
     /// As soon as it is committed: somebody waits for it.
     Now,
+    /// The same, and also for a license that was issued quietly a moment before.
+    Again,
     /// One of many: this long after the one before it.
     Bulk(Duration),
     /// Not at all: a command shows it on request.
@@ -139,7 +141,7 @@ const PENDING: &str = "pending";
 pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pace) -> Result<()> {
     let due_at = match pace {
         Pace::Quiet => return Ok(()),
-        Pace::Now => tx.now(),
+        Pace::Now | Pace::Again => tx.now(),
         Pace::Bulk(gap) => after_the_last(tx, delivery, gap).await?,
     };
     insert(tx, delivery, key, due_at).await

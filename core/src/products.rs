@@ -17,21 +17,18 @@ use crate::{
 
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 
-/// The rules of a product, for its next license.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A change to a product's rules, for its next license; what is not named stays, or begins with its
+/// default.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// How long a license lives from its assignment; `None`: for ever.
+    /// How long a license lives from its assignment; zero, and the default: for ever.
     pub duration: Option<Duration>,
-    /// How long a license outlives its last source; zero ends it at once.
-    pub source_grace: Duration,
+    /// How long a license outlives its last source; zero ends it at once. A day by default: a revoked
+    /// license never comes back, so a slip should not end it.
+    pub source_grace: Option<Duration>,
 }
 
-impl Default for Terms {
-    /// For ever, and a day's grace: a revoked license never comes back, so a slip should not end it.
-    fn default() -> Self {
-        Self { duration: None, source_grace: Duration::from_hours(24) }
-    }
-}
+const DEFAULT_GRACE_S: i64 = 24 * 3_600;
 
 /// Makes a product, or gives the one of that name new terms; an existing product keeps its prefix.
 ///
@@ -90,7 +87,12 @@ async fn set_terms(tx: &mut Tx, product: ProductId, terms: &Terms) -> Result<()>
     product::Entity::find_by_id(product).lock_exclusive().one(tx.db()).await?;
     let newest = newest_policy(tx.db(), product).await?;
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-    let (duration_s, source_grace_s) = (terms.duration.map(seconds), seconds(terms.source_grace));
+    let duration_s = match terms.duration {
+        Some(given) => Some(seconds(given)).filter(|s| *s > 0),
+        None => newest.as_ref().and_then(|p| p.duration_s),
+    };
+    let standing_grace_s = newest.as_ref().map_or(DEFAULT_GRACE_S, |p| p.source_grace_s);
+    let source_grace_s = terms.source_grace.map_or(standing_grace_s, seconds);
     if newest.as_ref().is_some_and(|p| p.duration_s == duration_s && p.source_grace_s == source_grace_s) {
         return Ok(());
     }

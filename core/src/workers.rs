@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter,
     sea_query::{Expr, OnConflict},
 };
 
@@ -138,39 +138,36 @@ pub(crate) async fn holds(tx: &Tx, lease: &Lease) -> Result<bool> {
     Ok(row.is_some_and(|row| row.token == lease.token))
 }
 
-/// Asks for a run no later than `at`, as part of a unit of work.
-pub(crate) async fn wake_at(tx: &mut Tx, name: &str, at: DateTime<Utc>) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::DueAt, Expr::value(at))
-        .filter(Column::Name.eq(name))
-        .filter(Column::DueAt.gt(at))
-        .exec(tx.db())
-        .await?;
-    if at <= tx.now() {
-        tx.nudge(Topic::Workers);
-    }
-    Ok(())
-}
-
-/// Asks for a run now.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn wake(core: &Core, name: &str) -> Result<()> {
-    let mut tx = Tx::begin(core).await?;
-    let now = tx.now();
-    wake_at(&mut tx, name, now).await?;
-    tx.commit().await
-}
-
 /// The next run comes no later than `at`.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn no_later_than(core: &Core, name: &str, at: DateTime<Utc>) -> Result<()> {
-    let mut tx = Tx::begin(core).await?;
-    wake_at(&mut tx, name, at).await?;
-    tx.commit().await
+pub(crate) async fn no_later_than(db: &impl ConnectionTrait, name: &str, at: DateTime<Utc>) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::DueAt, Expr::value(at))
+        .filter(Column::Name.eq(name))
+        .filter(Column::DueAt.gt(at))
+        .exec(db)
+        .await?;
+    Ok(())
+}
+
+/// The next run comes no later than `at`, if this unit of work commits.
+pub(crate) async fn wake_at(tx: &mut Tx, name: &str, at: DateTime<Utc>) -> Result<()> {
+    if at <= tx.now() {
+        tx.nudge(Topic::Workers);
+    }
+    no_later_than(tx.db(), name, at).await
+}
+
+/// The next run comes as soon as somebody looks, and no later than in `delay`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn wake_in(core: &Core, name: &str, delay: Duration) -> Result<()> {
+    no_later_than(core.db.writer(), name, core.clock.now() + delay).await?;
+    core.bus.nudge(Topic::Workers);
+    Ok(())
 }
 
 /// Every row, for `/health`.

@@ -1,6 +1,12 @@
 //! Role → key → verdict → revoke: every table of the main job.
 
-use sea_orm_migration::{prelude::*, schema::{timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, text, big_integer, big_integer_null, integer, boolean, uuid_null, var_binary, blob, text_null, json_binary_null, json_binary}};
+use sea_orm_migration::{
+    prelude::*,
+    schema::{
+        big_integer, big_integer_null, blob, boolean, integer, json_binary, json_binary_null, text, text_null,
+        timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null, var_binary,
+    },
+};
 
 /// See the module.
 #[derive(Debug)]

@@ -2,11 +2,7 @@
 
 use std::fs;
 
-use super::{
-    reader::row,
-    vars::VARS,
-    *,
-};
+use super::{reader::row, vars::VARS, *};
 
 /// Name, a value that fits, and values that do not.
 const CASES: &str = "

@@ -83,7 +83,7 @@ impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
             return Err(Problem::new(Code::ValidationError, "Send one JSON object."));
         }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(misfit)?;
+        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| misfit(&error))?;
         json.end().map_err(|_| Problem::new(Code::BadRequest, "Something follows the JSON value."))?;
         Ok(Self(parsed))
     }
@@ -96,7 +96,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// What does not fit, without the parser's words: those may quote the value.
-fn misfit(error: serde_path_to_error::Error<serde_json::Error>) -> Problem {
+fn misfit(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let inner = error.inner();
     if !inner.is_data() {
         let detail = format!("Not JSON from line {}, column {}.", inner.line(), inner.column());

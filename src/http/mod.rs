@@ -188,5 +188,5 @@ fn limit_heads(server: &mut Server<SocketAddr>) {
 
 /// The header every answer carries that names a retry.
 pub(crate) fn retry_after(wait: Duration) -> (HeaderName, HeaderValue) {
-    (header::RETRY_AFTER, HeaderValue::from(wait.as_secs_f64().ceil().max(1.0) as u64))
+    (header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)))
 }

@@ -32,6 +32,9 @@ pub enum Worker {
     Cleanup,
 }
 
+/// How long nothing is tried while the database is away.
+pub(crate) const PAUSE: Duration = Duration::from_secs(5);
+
 /// How long a run stays with an instance that fell silent; renewed while it works.
 const LEASE: Duration = Duration::from_secs(30);
 
@@ -63,8 +66,12 @@ impl Worker {
     /// Whether this instance can do it at all.
     fn is_able(self, app: &App) -> bool {
         match self {
-            // The holder of the gateway orders its own observations; nobody else could.
-            Self::ReconcileRoles => app.bot.as_ref().is_some_and(|bot| bot.held().is_some()),
+            // Where the gateway is heard, so that both order their observations alike; or in a process
+            // that never hears it.
+            Self::ReconcileRoles => match &app.bot {
+                Some(bot) => bot.held().is_some(),
+                None => app.rest.is_some(),
+            },
             Self::Expire | Self::Announce | Self::Cleanup => true,
         }
     }
@@ -103,7 +110,7 @@ impl App {
         };
         if let Err(failed) = &result {
             error!(worker = worker.name(), error = format!("{failed:#}"), "a worker failed");
-            rows::no_later_than(&self.core, worker.name(), self.core.clock.now() + Duration::from_secs(30)).await?;
+            rows::wake_in(&self.core, worker.name(), Duration::from_secs(30)).await?;
         }
         let says = result.unwrap_or_else(|failed| format!("failed: {failed:#}"));
         debug!(worker = worker.name(), says, "ran");
@@ -194,7 +201,9 @@ fn nudges(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + use<> {
 async fn run_all_due(_: Look, app: Data<App>) -> Result<(), Infallible> {
     for worker in Worker::ALL {
         if let Err(error) = app.run(worker).await {
-            warn!(worker = worker.name(), %error, "a worker could not be asked for");
+            warn!(worker = worker.name(), %error, "the workers cannot be asked for; trying again");
+            tokio::time::sleep(PAUSE).await;
+            break;
         }
     }
     app.core.limiter.forget_idle();

@@ -36,8 +36,9 @@ pub(super) async fn run(app: &App) -> anyhow::Result<String> {
 
 async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let (core, id) = (&app.core, guild.id);
-    let Some((rest, bot)) = app.rest.as_ref().zip(app.bot.as_ref()) else { return Ok(Summary::default()) };
-    let Some(mut sweep) = Sweep::begin(core, guild, bot.held(), app.config.dm_interval).await? else {
+    let Some(rest) = &app.rest else { return Ok(Summary::default()) };
+    let fence = app.bot.as_ref().and_then(|bot| bot.held());
+    let Some(mut sweep) = Sweep::begin(core, guild, fence, app.config.dm_interval).await? else {
         return Ok(Summary::default());
     };
     let roles: Vec<Snowflake> = patiently(|| rest.roles(id)).await?.into_iter().map(|role| role.id).collect();

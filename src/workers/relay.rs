@@ -20,7 +20,10 @@ use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use crate::{App, workers::nudges};
+use crate::{
+    App,
+    workers::{PAUSE, nudges},
+};
 
 /// Deliveries performed at once, and claimed at once: a claim never waits for a place.
 pub const CONCURRENCY: usize = 8;
@@ -73,6 +76,7 @@ async fn claim(app: &App) -> Vec<Claim> {
         Ok(claimed) => claimed,
         Err(error) => {
             warn!(%error, "deliveries cannot be claimed; trying again");
+            tokio::time::sleep(PAUSE).await;
             Vec::new()
         }
     }

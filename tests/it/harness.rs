@@ -367,7 +367,12 @@ impl T {
                 _ = nudges.recv().await;
             }
         };
-        assert!(!tokio::time::timeout(LIMIT, reached).await.is_err(), "no {count} × {kind} in {:?}\n{}", self.kinds(guild).await, self.discord.history())
+        assert!(
+            !tokio::time::timeout(LIMIT, reached).await.is_err(),
+            "no {count} × {kind} in {:?}\n{}",
+            self.kinds(guild).await,
+            self.discord.history()
+        )
     }
 
     /// Returns when no delivery is due or being performed.

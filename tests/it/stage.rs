@@ -54,7 +54,7 @@ impl Seller {
 
     /// A product, or new terms for it: its next licenses live this long.
     pub async fn terms(&self, name: &str, prefix: &str, duration: Option<Duration>) -> Product {
-        let terms = Terms { duration, source_grace: Duration::ZERO };
+        let terms = Terms { duration, source_grace: Some(Duration::ZERO) };
         products::define(&self.core, &self.caller, name, Some(prefix), &terms).await.unwrap()
     }
 

@@ -232,7 +232,7 @@ fn a_grace_ends_when_the_decision_says_so() {
         let mut ends = Vec::new();
         for member in 1..=20 {
             let grace = 1 + u64::from(draw(&ids, 30));
-            let terms = Terms { duration: None, source_grace: std::time::Duration::from_secs(grace * 3_600) };
+            let terms = Terms { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
             let product = products::define(&core, &seller.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
             seller.license(&product, member).await;
             seller.observe(&product, member, Level::Gone).await.unwrap();
@@ -296,7 +296,8 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
                 for n in 0..5 {
                     gate.wait().await;
                     guilds::joined(&core, (900 + n).into(), "Makers").await.unwrap();
-                    let terms = Terms { source_grace: std::time::Duration::from_secs(task as u64), ..Terms::default() };
+                    let terms =
+                        Terms { source_grace: Some(std::time::Duration::from_secs(task as u64)), ..Terms::default() };
                     let name = format!("Product {n}");
                     let defined = products::define(&core, &seller.caller, &name, Some(&format!("P{n}")), &terms).await;
                     assert!(matches!(defined, Ok(_) | Err(Error::Refused(_))), "{defined:?}");

@@ -151,7 +151,9 @@ pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
     users::lock_holder(&tx, seen.scope.tenant(), user).await?;
     let mut touched = Vec::<(ProductId, Pace)>::new();
     for source in &seen.seen {
-        if record(&mut tx, user, seen, source).await? && !touched.iter().any(|(product, _)| *product == source.product)
+        let again = source.level == Level::Held && source.pace == Pace::Again;
+        if (record(&mut tx, user, seen, source).await? || again)
+            && !touched.iter().any(|(product, _)| *product == source.product)
         {
             touched.push((source.product, source.pace));
         }
@@ -177,7 +179,7 @@ async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
     for source in &seen.seen {
         match (known(source), source.level) {
             (None, Level::Gone) => {}
-            (Some(row), Level::Held) if row.ends_at.is_none() => unchanged.push(row.id),
+            (Some(row), Level::Held) if row.ends_at.is_none() && source.pace != Pace::Again => unchanged.push(row.id),
             (Some(row), Level::Gone) if row.ends_at.is_some() => unchanged.push(row.id),
             _ => return Ok(false),
         }
@@ -284,6 +286,11 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
             let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
             Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
         }
+        (Decision::Keep, Some(license)) if pace == Pace::Again => {
+            let license = license.id;
+            outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await?;
+            Ok(None)
+        }
         (Decision::Keep | Decision::Revoke, _) => Ok(None),
     }
 }
@@ -304,7 +311,7 @@ pub async fn settle_over(core: &Core) -> Result<u64> {
         }
     }
     if let Some(next) = store::next_end(core, core.clock.now()).await? {
-        workers::no_later_than(core, workers::EXPIRE, next).await?;
+        workers::no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
     }
     Ok(ended)
 }

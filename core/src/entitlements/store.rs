@@ -161,6 +161,7 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
 
 /// How many members one mapping holds now.
 pub(super) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
-    let held = Entity::find().filter(Column::Reference.eq(mapping.0)).filter(Column::EndsAt.is_null());
+    let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Spent.eq(false));
+    let held = live.filter(Column::Reference.eq(mapping.0));
     Ok(held.count(core.db.read()).await?)
 }

@@ -207,7 +207,7 @@ pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflak
         return Ok(None);
     };
     let Some(user) = license.user_id else { return Ok(None) };
-    let Some(member) = users::discord_id(core, user).await? else { return Ok(None) };
+    let Some(member) = users::discord_id(core.db.read(), user).await? else { return Ok(None) };
     let held = held_by(core, &Scope::of(license.tenant_id), member).await?;
     Ok(held.into_iter().find(|held| held.id == id).map(|held| (member, held)))
 }
@@ -267,10 +267,11 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
 /// # Errors
 /// `NOT_FOUND`, or `MALFORMED_KEY` when it is neither.
 pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, State)> {
-    let license = if let Ok(id) = id_or_key.parse() { store::get(core, scope, LicenseId(id)).await? } else {
-        let key = LicenseKey::parse(id_or_key, &[]).map_err(|malformed| {
-            Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}."))
-        })?;
+    let license = if let Ok(id) = id_or_key.parse() {
+        store::get(core, scope, LicenseId(id)).await?
+    } else {
+        let key = LicenseKey::parse(id_or_key, &[])
+            .map_err(|malformed| Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}.")))?;
         let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
         let found = store::find_by_lookup(core.db.read(), lookup).await?;
         let mine = found.filter(|license| license.tenant_id == scope.tenant());
