@@ -21,7 +21,7 @@ use uuid::Uuid;
 use crate::{
     Core, Error, Result, Snowflake,
     bus::Topic,
-    entity::outbox::{ActiveModel, Column, Entity, Model},
+    entity::outbox::{ActiveModel, Column, Entity},
     ids::LicenseId,
     tx::Tx,
 };
@@ -223,18 +223,20 @@ pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim
         .exec(tx.db())
         .await?;
     tx.commit().await?;
-    rows.into_iter().map(Claim::try_from).collect()
-}
-
-impl TryFrom<Model> for Claim {
-    type Error = Error;
-
-    fn try_from(row: Model) -> Result<Self> {
-        let delivery = serde_json::from_value(row.payload)
-            .map_err(|e| Error::Broken(format!("delivery {} cannot be read: {e}", row.id)))?;
+    let mut claims = Vec::new();
+    for row in rows {
+        let (id, token) = (row.id, row.lease_token + 1);
         let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
-        Ok(Self { id: row.id, attempt, delivery, token: row.lease_token + 1 })
+        match serde_json::from_value(row.payload) {
+            Ok(delivery) => claims.push(Claim { id, attempt, delivery, token }),
+            // A newer process wrote it, or it is damaged: it must hold up no other.
+            Err(why) => {
+                tracing::warn!(delivery = %id, kind = row.kind, %why, "a delivery cannot be read; it is tried again");
+                conclude(core, id, attempt, token, Outcome::Failed("unreadable".to_owned())).await?;
+            }
+        }
     }
+    Ok(claims)
 }
 
 /// Writes down how it went, unless the lease was lost meanwhile. Answers whether it counted.
@@ -242,22 +244,26 @@ impl TryFrom<Model> for Claim {
 /// # Errors
 /// When the database does not answer; the lease then ends by itself.
 pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool> {
+    conclude(core, claim.id, claim.attempt, claim.token, outcome).await
+}
+
+async fn conclude(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outcome) -> Result<bool> {
     let now = core.clock.now();
     let (state, due_at, error, attempt) = match outcome {
-        Outcome::Sent => ("sent", None, None, claim.attempt),
-        Outcome::Wait(wait) => (PENDING, Some(now + wait), None, claim.attempt - 1),
-        Outcome::Failed(why) if claim.attempt >= MAX_ATTEMPTS => ("dead", None, Some(why), claim.attempt),
-        Outcome::Failed(why) => (PENDING, Some(now + backoff(claim.attempt)), Some(why), claim.attempt),
-        Outcome::Undelivered(why) => ("undelivered", None, Some(why), claim.attempt),
-        Outcome::Dead(why) => ("dead", None, Some(why), claim.attempt),
+        Outcome::Sent => ("sent", None, None, attempt),
+        Outcome::Wait(wait) => (PENDING, Some(now + wait), None, attempt - 1),
+        Outcome::Failed(why) if attempt >= MAX_ATTEMPTS => ("dead", None, Some(why), attempt),
+        Outcome::Failed(why) => (PENDING, Some(now + backoff(attempt)), Some(why), attempt),
+        Outcome::Undelivered(why) => ("undelivered", None, Some(why), attempt),
+        Outcome::Dead(why) => ("dead", None, Some(why), attempt),
     };
     let mut update = Entity::update_many()
         .col_expr(Column::State, Expr::value(state))
         .col_expr(Column::Attempt, Expr::value(i32::try_from(attempt).unwrap_or(i32::MAX)))
         .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
         .col_expr(Column::LastError, Expr::value(error))
-        .filter(Column::Id.eq(claim.id))
-        .filter(Column::LeaseToken.eq(claim.token));
+        .filter(Column::Id.eq(id))
+        .filter(Column::LeaseToken.eq(token));
     if let Some(due_at) = due_at {
         update = update.col_expr(Column::DueAt, Expr::value(due_at));
     }
