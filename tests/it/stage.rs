@@ -2,8 +2,9 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use dca_auth::{App, Config, app::Inputs, telemetry};
 use dca_core::{
-    Caller, Core,
+    Caller, Core, Ids,
     api_keys::{self, ApiKey},
     crypto::api_key::Kind,
     entitlements::{self, Basis, Change, Level, Observation, Seen},
@@ -26,6 +27,20 @@ impl T {
     pub async fn start_without_bot(&mut self) {
         self.set("DCA_DISCORD_TOKEN", "");
         self.start_deaf().await;
+    }
+
+    /// Another instance on the same database, with its own connections.
+    pub async fn instance(&self) -> Core {
+        self.assemble(&[]).await.unwrap().core
+    }
+
+    /// Another process with these settings changed, not started and without a bot.
+    pub async fn assemble(&self, settings: &[(&str, &str)]) -> anyhow::Result<App> {
+        let mut env = self.env().clone();
+        env.insert("DCA_DISCORD_TOKEN".to_owned(), String::new());
+        env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let (ids, metrics) = (Ids::system(), telemetry::recorder()?.handle());
+        App::build(Config::load(env)?, &[], Inputs { clock: self.clock.clone(), ids, metrics }).await
     }
 }
 

@@ -10,13 +10,9 @@ use std::{
 };
 
 use chrono::Duration;
-use dca_auth::{
-    App, Config,
-    app::{self, Inputs},
-    telemetry,
-};
+use dca_auth::{Config, app};
 use dca_core::{
-    Core, Db, Error, Ids,
+    Db, Error, Ids,
     entitlements::{self, Level},
     events, guilds,
     licenses::{self, State, state},
@@ -31,19 +27,6 @@ use crate::{
     harness::{T, it_unstarted},
     stage::{Seller, rows},
 };
-
-/// Another instance on the same database, with its own connections.
-async fn instance(t: &T) -> Core {
-    build(t, &[]).await.unwrap().core
-}
-
-async fn build(t: &T, settings: &[(&str, &str)]) -> anyhow::Result<App> {
-    let mut env = t.env().clone();
-    env.insert("DCA_DISCORD_TOKEN".to_owned(), String::new());
-    env.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    let (ids, metrics) = (Ids::system(), telemetry::recorder()?.handle());
-    App::build(Config::load(env)?, &[], Inputs { clock: t.clock.clone(), ids, metrics }).await
-}
 
 /// The test's database as a fresh installation finds it.
 async fn empty_database(t: &T) -> Db {
@@ -128,7 +111,7 @@ fn instances_that_meet_on_an_empty_database_agree() {
     it_unstarted(|mut t| async {
         empty_database(&t).await.close().await.unwrap();
         t.set("DCA_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
-        let (one, two) = tokio::join!(build(&t, &[]), build(&t, &[]));
+        let (one, two) = tokio::join!(t.assemble(&[]), t.assemble(&[]));
         let (one, two) = (one.unwrap().core, two.unwrap().core);
         let seller = Seller::new(&one, "Makers").await;
         let gold = seller.product("Gold", "GOLD").await;
@@ -143,18 +126,18 @@ fn instances_that_meet_on_an_empty_database_agree() {
 #[test]
 fn a_wrong_master_key_is_refused_at_start_and_harms_nothing() {
     it_unstarted(|t| async {
-        let core = instance(&t).await;
+        let core = t.instance().await;
         let seller = Seller::new(&core, "Makers").await;
         let (license, key) = seller.license(&seller.product("Gold", "GOLD").await, 1).await;
         let wrong = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-        let refused = build(&t, &[("DCA_MASTER_KEY", wrong)]).await.err().expect("a wrong key was taken");
+        let refused = t.assemble(&[("DCA_MASTER_KEY", wrong)]).await.err().expect("a wrong key was taken");
         assert_eq!(format!("{refused:#}"), "the master key is not the one this database was sealed under");
-        assert_eq!(licenses::reveal(&instance(&t).await, &license).unwrap(), key);
+        assert_eq!(licenses::reveal(&t.instance().await, &license).unwrap(), key);
 
         let file = t.dir().join("master.key");
         for damaged in ["", "not base64!", "AAEC"] {
             std::fs::write(&file, damaged).unwrap();
-            let refused = format!("{:#}", build(&t, &[]).await.err().expect("a damaged key was taken"));
+            let refused = format!("{:#}", t.assemble(&[]).await.err().expect("a damaged key was taken"));
             assert!(refused.contains("master.key is not 32 bytes of base64"), "{refused}");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged, "never overwritten");
         }
@@ -188,7 +171,7 @@ fn draw(ids: &Ids, bound: u16) -> u16 {
 #[test]
 fn what_the_queries_find_is_what_the_state_says() {
     it_unstarted(|t| async {
-        let (core, ids) = (instance(&t).await, Ids::seeded(3));
+        let (core, ids) = (t.instance().await, Ids::seeded(3));
         let seller = Seller::new(&core, "Makers").await;
         let mut told = 0;
         for member in 1..=40 {
@@ -227,7 +210,7 @@ fn what_the_queries_find_is_what_the_state_says() {
 #[test]
 fn a_grace_ends_when_the_decision_says_so() {
     it_unstarted(|t| async {
-        let (core, ids) = (instance(&t).await, Ids::seeded(4));
+        let (core, ids) = (t.instance().await, Ids::seeded(4));
         let seller = Seller::new(&core, "Makers").await;
         let mut ends = Vec::new();
         for member in 1..=20 {
@@ -251,7 +234,7 @@ fn a_grace_ends_when_the_decision_says_so() {
 #[test]
 fn a_claim_has_one_license_however_many_give_and_take_at_once() {
     it_unstarted(|t| async {
-        let cores = [instance(&t).await, instance(&t).await];
+        let cores = [t.instance().await, t.instance().await];
         let seller = Seller::new(&cores[0], "Makers").await;
         let gold = seller.product("Gold", "GOLD").await;
         let tasks = (0..8).map(|task| {
@@ -288,7 +271,7 @@ fn a_claim_has_one_license_however_many_give_and_take_at_once() {
 #[test]
 fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
     it_unstarted(|t| async {
-        let cores = [instance(&t).await, instance(&t).await];
+        let cores = [t.instance().await, t.instance().await];
         let (seller, gate) = (Seller::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
         let tasks = (0..8).map(|task| {
             let (core, seller, gate) = (cores[task % 2].clone(), seller.through(&cores[task % 2]), gate.clone());
@@ -316,7 +299,7 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
 #[test]
 fn the_log_has_no_gaps_and_nobody_is_ever_late() {
     it_unstarted(|t| async {
-        let cores = [instance(&t).await, instance(&t).await];
+        let cores = [t.instance().await, t.instance().await];
         let seller = Seller::new(&cores[0], "Makers").await;
         let gold = seller.product("Gold", "GOLD").await;
         let done = Arc::new(AtomicBool::new(false));

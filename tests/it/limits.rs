@@ -1,0 +1,94 @@
+//! Rate limits and nudges: the same in memory and on Redis.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use dca_core::{
+    Bus, Limiter,
+    bus::Topic,
+    limiter::{Bucket, Rate},
+};
+use redis::{
+    Client,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+
+use crate::harness::{LIMIT, it_unstarted, services, unique};
+
+fn rates() -> [(Bucket, Rate); 2] {
+    let rate = |n| Rate::per_minute(NonZeroU32::new(n).unwrap());
+    [(Bucket::Validate, rate(3)), (Bucket::AuthFailure, rate(60))]
+}
+
+fn connect(url: &str) -> (Client, ConnectionManager) {
+    let client = Client::open(url).unwrap();
+    let patience = Some(Duration::from_millis(500));
+    let settings = ConnectionManagerConfig::new().set_number_of_retries(1).set_connection_timeout(patience);
+    (client.clone(), ConnectionManager::new_lazy_with_config(client, settings).unwrap())
+}
+
+async fn assert_limits(limiter: &Limiter, what: &str) {
+    for n in 1..=3 {
+        assert_eq!(limiter.check(Bucket::Validate, "ana").await, Ok(()), "{what}: pass {n}");
+    }
+    for _ in 0..2 {
+        let wait = limiter.check(Bucket::Validate, "ana").await.expect_err(what);
+        assert!(
+            wait > Duration::from_secs(15) && wait <= Duration::from_secs(20),
+            "{what}: one of three a minute: {wait:?}"
+        );
+    }
+    assert_eq!(limiter.check(Bucket::Validate, "ben").await, Ok(()), "{what}: another key");
+    assert_eq!(limiter.check(Bucket::AuthFailure, "ana").await, Ok(()), "{what}: another bucket");
+    assert_eq!(limiter.check(Bucket::Dm, "ana").await, Ok(()), "{what}: a bucket without a rate");
+    limiter.forget_idle();
+    assert!(limiter.check(Bucket::Validate, "ana").await.is_err(), "{what}: what still limits is not forgotten");
+}
+
+#[test]
+fn limits_are_the_same_in_memory_on_redis_and_when_redis_is_away() {
+    it_unstarted(|t| async {
+        assert_limits(&Limiter::new(&rates(), None), "in memory").await;
+        let away = connect("redis://127.0.0.1:1").1;
+        assert_limits(&Limiter::new(&rates(), Some((away, "dca"))), "without its Redis").await;
+        if let Some(url) = services().1 {
+            let prefix = unique();
+            let mut instances = (0..2).map(|_| Limiter::new(&rates(), Some((connect(&url).1, &prefix))));
+            assert_limits(&instances.next().unwrap(), "on Redis").await;
+            let other = instances.next().unwrap();
+            assert!(other.check(Bucket::Validate, "ana").await.is_err(), "instances share a bucket");
+        }
+        t
+    });
+}
+
+#[test]
+fn a_nudge_reaches_everybody_who_listens() {
+    it_unstarted(|t| async {
+        let bus = Bus::memory();
+        let (mut one, mut two) = (bus.subscribe(), bus.clone().subscribe());
+        bus.nudge(Topic::Outbox);
+        assert_eq!((one.recv().await, two.recv().await), (Ok(Topic::Outbox), Ok(Topic::Outbox)));
+        if let Some(url) = services().1 {
+            let prefix = unique();
+            let [here, there, elsewhere] = [&prefix, &prefix, &unique()].map(|prefix| {
+                let (client, connection) = connect(&url);
+                Bus::redis(client, connection, prefix)
+            });
+            let (mut near, mut far, mut foreign) = (here.subscribe(), there.subscribe(), elsewhere.subscribe());
+            for (who, listener) in [("near", &mut near), ("far", &mut far), ("foreign", &mut foreign)] {
+                for topic in Topic::ALL {
+                    let told = tokio::time::timeout(LIMIT, listener.recv()).await.expect(who);
+                    assert_eq!(told, Ok(*topic), "whoever begins to listen looks at everything once");
+                }
+            }
+            here.nudge(Topic::Workers);
+            elsewhere.nudge(Topic::Outbox);
+            for (listener, topic) in
+                [(&mut far, Topic::Workers), (&mut near, Topic::Workers), (&mut foreign, Topic::Outbox)]
+            {
+                assert_eq!(tokio::time::timeout(LIMIT, listener.recv()).await.unwrap(), Ok(topic));
+            }
+        }
+        t
+    });
+}

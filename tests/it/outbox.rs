@@ -1,0 +1,290 @@
+//! What is done later: deliveries under a lease, and scheduled workers that one instance runs.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::TimeDelta;
+use dca_auth::workers::Worker;
+use dca_core::{
+    Caller, Core,
+    entitlements::{self, Level},
+    guilds,
+    ids::LicenseId,
+    licenses,
+    outbox::{self, Claim, Delivery, Outcome},
+    products::Product,
+    workers,
+};
+use sea_orm_migration::sea_orm::ConnectionTrait;
+
+use crate::{
+    harness::it_unstarted,
+    stage::{Seller, rows},
+};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// A delivery for each of these members: the key of a license granted just now.
+async fn grant(seller: &Seller, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
+    let mut granted = Vec::new();
+    for member in members {
+        let grant = entitlements::grant(&seller.core, &seller.caller, product.id, member.into());
+        granted.push(grant.await.unwrap());
+    }
+    granted
+}
+
+async fn claim(core: &Core) -> Vec<Claim> {
+    outbox::claim(core, 8, LEASE).await.unwrap()
+}
+
+async fn claim_one(core: &Core) -> Claim {
+    let mut claimed = claim(core).await;
+    assert_eq!(claimed.len(), 1, "{claimed:?}");
+    claimed.remove(0)
+}
+
+#[test]
+fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_claim_counts() {
+    it_unstarted(|t| async {
+        let (one, two) = (t.instance().await, t.instance().await);
+        let seller = Seller::new(&one, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let license = grant(&seller, &gold, 1..2).await[0];
+        let first = claim_one(&one).await;
+        assert_eq!((first.attempt, &first.delivery), (1, &Delivery::KeyDm { license }));
+        t.clock.advance(TimeDelta::seconds(29));
+        assert!(claim(&two).await.is_empty(), "the lease holds");
+        t.clock.advance(TimeDelta::seconds(1));
+        let second = claim_one(&two).await;
+        assert_eq!((second.id, second.attempt), (first.id, 2));
+        assert!(!outbox::settle(&one, &first, Outcome::Sent).await.unwrap(), "too late");
+        assert!(claim(&one).await.is_empty(), "what came too late frees nothing");
+        assert!(outbox::settle(&two, &second, Outcome::Sent).await.unwrap());
+        t.clock.advance(TimeDelta::days(1));
+        assert!(claim(&two).await.is_empty(), "sent once");
+        t
+    });
+}
+
+#[test]
+fn instances_share_the_deliveries_and_none_is_claimed_twice() {
+    it_unstarted(|t| async {
+        let cores = [t.instance().await, t.instance().await];
+        let seller = Seller::new(&cores[0], "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let granted = grant(&seller, &gold, 0..40).await;
+        let tasks = (0..4).map(|task| {
+            let core = cores[task % 2].clone();
+            tokio::spawn(async move {
+                let mut mine = Vec::new();
+                while outbox::depth(&core).await.unwrap().claimed < 40 {
+                    mine.extend(outbox::claim(&core, 3, LEASE).await.unwrap());
+                }
+                mine
+            })
+        });
+        let (mut seen, mut all) = (HashSet::new(), 0);
+        for task in tasks.collect::<Vec<_>>() {
+            let mine = task.await.unwrap();
+            all += mine.len();
+            seen.extend(mine.into_iter().map(|claim| claim.id));
+        }
+        assert_eq!((seen.len(), all), (granted.len(), granted.len()));
+        t
+    });
+}
+
+#[test]
+fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_attempt() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let seller = Seller::new(&core, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        grant(&seller, &gold, 1..2).await;
+        let waiting = claim_one(&core).await;
+        outbox::settle(&core, &waiting, Outcome::Wait(Duration::from_secs(60))).await.unwrap();
+        t.clock.advance(TimeDelta::seconds(60));
+        for attempt in 1..=14_u32 {
+            let claim = claim_one(&core).await;
+            assert_eq!(claim.attempt, attempt, "waiting cost no attempt");
+            assert!(outbox::settle(&core, &claim, Outcome::Failed("no".to_owned())).await.unwrap());
+            let pause = TimeDelta::seconds((5_i64 << (attempt - 1)).min(4 * 3_600));
+            t.clock.advance(pause - TimeDelta::seconds(1));
+            assert!(self::claim(&core).await.is_empty(), "before the {attempt}. pause is over");
+            t.clock.advance(TimeDelta::seconds(1));
+        }
+        assert!(claim(&core).await.is_empty());
+        let depth = outbox::depth(&core).await.unwrap();
+        assert_eq!((depth.pending, depth.dead), (0, 1));
+        assert_eq!(rows(core.db.writer(), "SELECT last_error FROM outbox").await[0]["last_error"], "no");
+        t
+    });
+}
+
+#[test]
+fn lines_of_one_channel_go_out_one_after_the_other() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let guild = guilds::joined(&core, 900.into(), "Makers").await.unwrap();
+        guilds::set_log_channel(&core, guild.id, 901.into()).await.unwrap();
+        let seller = Seller { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
+        let gold = seller.product("Gold", "GOLD").await;
+        for member in 0..3 {
+            seller.observe(&gold, member, Level::Held).await.unwrap();
+        }
+        assert_eq!(guilds::announce(&core, |event| event.kind.clone()).await.unwrap(), 6);
+        assert_eq!(guilds::announce(&core, |event| event.kind.clone()).await.unwrap(), 0, "each once");
+        let first = claim_one(&core).await;
+        outbox::settle(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
+        assert!(claim(&core).await.is_empty(), "a line that waits is not overtaken");
+        t.clock.advance(TimeDelta::seconds(5));
+        for expected in 1..=6 {
+            let claim = claim_one(&core).await;
+            assert!(matches!(claim.delivery, Delivery::LogLine { seq, .. } if seq == expected), "{claim:?}");
+            outbox::settle(&core, &claim, Outcome::Sent).await.unwrap();
+        }
+        t
+    });
+}
+
+#[test]
+fn a_delivery_nobody_can_read_holds_up_no_other() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let seller = Seller::new(&core, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        grant(&seller, &gold, 1..2).await;
+        // As an older process sees it while a newer one is rolled out.
+        let newer = r#"UPDATE outbox SET kind = 'parcel', payload = '{"kind":"parcel"}'"#;
+        core.db.writer().execute_unprepared(newer).await.unwrap();
+        let readable = grant(&seller, &gold, 2..4).await;
+        let claimed = claim(&core).await;
+        assert_eq!(claimed.len(), readable.len(), "{claimed:?}");
+        for license in readable {
+            assert!(claimed.iter().any(|claim| claim.delivery == Delivery::KeyDm { license }));
+        }
+        for claim in claimed {
+            outbox::settle(&core, &claim, Outcome::Sent).await.unwrap();
+        }
+        for _ in 0..20 {
+            t.clock.advance(TimeDelta::hours(5));
+            assert!(claim(&core).await.is_empty());
+        }
+        assert_eq!(outbox::depth(&core).await.unwrap().dead, 1, "given up in the end");
+        t
+    });
+}
+
+#[test]
+fn what_is_over_is_forgotten_after_a_month() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let core = t.core().clone();
+        let seller = Seller::new(&core, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        grant(&seller, &gold, 0..4).await;
+        let outcomes = [
+            Outcome::Sent,
+            Outcome::Undelivered("closed".to_owned()),
+            Outcome::Dead("gone".to_owned()),
+            Outcome::Wait(Duration::from_secs(40 * 86_400)),
+        ];
+        for (claim, outcome) in claim(&core).await.iter().zip(outcomes) {
+            outbox::settle(&core, claim, outcome).await.unwrap();
+        }
+        let left = async || rows(core.db.writer(), "SELECT state FROM outbox").await;
+        t.clock.advance(TimeDelta::days(30));
+        t.work(Worker::Cleanup).await;
+        assert_eq!(left().await.len(), 4, "a month is not over");
+        t.clock.advance(TimeDelta::days(1));
+        t.work(Worker::Cleanup).await;
+        assert_eq!(left().await, [serde_json::json!({ "state": "pending" })]);
+        t.stop().await;
+        t
+    });
+}
+
+#[test]
+fn a_key_that_was_revoked_is_not_sent() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let seller = Seller::new(&core, "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let license = grant(&seller, &gold, 1..2).await[0];
+        assert!(licenses::for_delivery(&core, license).await.unwrap().is_some());
+        licenses::revoke(&core, &seller.caller, license, "test").await.unwrap();
+        assert!(licenses::for_delivery(&core, license).await.unwrap().is_none());
+        t
+    });
+}
+
+#[test]
+fn a_tick_belongs_to_one_instance() {
+    it_unstarted(|t| async {
+        let cores = [t.instance().await, t.instance().await];
+        workers::register(&cores[0], "tick").await.unwrap();
+        for tick in 1..=20 {
+            let next = t.clock.now() + TimeDelta::minutes(1);
+            let tries = (0..6).map(|n| {
+                let core = cores[n % 2].clone();
+                tokio::spawn(async move { (n, workers::acquire(&core, "tick", LEASE, next).await.unwrap()) })
+            });
+            let mut held = Vec::new();
+            for one in tries.collect::<Vec<_>>() {
+                let (n, lease) = one.await.unwrap();
+                held.extend(lease.map(|lease| (n, lease)));
+            }
+            assert_eq!(held.len(), 1, "tick {tick}: {held:?}");
+            assert_eq!(held[0].1.token, tick, "the token rises with every holder");
+            workers::release(&cores[held[0].0 % 2], &held[0].1, "done").await.unwrap();
+            assert!(workers::acquire(&cores[0], "tick", LEASE, next).await.unwrap().is_none(), "not due yet");
+            t.clock.advance(TimeDelta::minutes(1));
+        }
+        t
+    });
+}
+
+#[test]
+fn a_wake_during_a_run_leads_to_another_run() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        workers::register(&core, "tick").await.unwrap();
+        let next = t.clock.now() + TimeDelta::hours(1);
+        let acquire = async || workers::acquire(&core, "tick", LEASE, next).await.unwrap();
+        let running = acquire().await.unwrap();
+        workers::wake(&core, "tick").await.unwrap();
+        assert!(acquire().await.is_none(), "never two at once");
+        workers::release(&core, &running, "done").await.unwrap();
+        let again = acquire().await.expect("the wake was lost");
+        workers::no_later_than(&core, "tick", t.clock.now() + TimeDelta::minutes(1)).await.unwrap();
+        workers::release(&core, &again, "done").await.unwrap();
+        assert!(acquire().await.is_none(), "one wake, one run");
+        t.clock.advance(TimeDelta::minutes(1));
+        assert!(acquire().await.is_some(), "no later than asked for");
+        t
+    });
+}
+
+#[test]
+fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
+    it_unstarted(|t| async {
+        let (one, two) = (t.instance().await, t.instance().await);
+        workers::register(&one, "tick").await.unwrap();
+        let next = t.clock.now() + TimeDelta::hours(1);
+        let lost = workers::acquire(&one, "tick", LEASE, next).await.unwrap().unwrap();
+        t.clock.advance(TimeDelta::seconds(20));
+        assert!(workers::renew(&one, &lost, LEASE).await.unwrap());
+        t.clock.advance(TimeDelta::seconds(29));
+        assert!(workers::acquire(&two, "tick", LEASE, next).await.unwrap().is_none(), "renewed");
+        t.clock.advance(TimeDelta::seconds(1));
+        let taken = workers::acquire(&two, "tick", LEASE, next).await.unwrap().unwrap();
+        assert!(taken.token > lost.token);
+        assert!(!workers::renew(&one, &lost, LEASE).await.unwrap());
+        workers::release(&one, &lost, "last words").await.unwrap();
+        assert!(workers::acquire(&one, "tick", LEASE, next).await.unwrap().is_none(), "still the other's");
+        workers::release(&two, &taken, "done").await.unwrap();
+        let report = workers::list(&one).await.unwrap().into_iter().find(|row| row.name == "tick").unwrap();
+        assert_eq!(report.last_result.as_deref(), Some("done"));
+        t
+    });
+}
