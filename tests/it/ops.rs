@@ -1,1 +1,325 @@
-//! x
+//! What operators and platforms see: probes, metrics, the description of the API, TLS, and an orderly end.
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use dca_core::crypto::api_key::Kind;
+use regex::Regex;
+use rustls::{
+    ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+    pki_types::{CertificateDer, ServerName},
+    version::{TLS12, TLS13},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::{
+    harness::{LIMIT, T, it, it_unstarted, key_in},
+    stage::{Answer, Request, Seller},
+};
+
+async fn get(t: &T, path: &str) -> Answer {
+    Request::new(&format!("GET {path}")).ask(t.addr()).await.expect(path)
+}
+
+#[test]
+fn probes_tell_what_is_away_and_the_rest_keeps_answering() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let health = get(&t, "/health").await;
+        let mode = if t.core().db.is_shared() { "cluster" } else { "embedded" };
+        let report = json!({
+            "status": "ok", "version": env!("CARGO_PKG_VERSION"), "mode": mode,
+            "checks": {
+                "database": { "status": "ok" },
+                "discord": { "status": "off", "detail": "no DCA_DISCORD_TOKEN" },
+            },
+        });
+        assert_eq!((health.status, health.json()), (200, report));
+        assert_eq!(get(&t, "/live").await.json(), json!({ "status": "alive" }));
+        assert_eq!(get(&t, "/ready").await.json(), json!({ "status": "ready" }));
+        let seller = Seller::new(t.core(), "Makers").await;
+        let api_key = seller.api_key(Kind::Secret, &[&seller.product("Gold", "GOLD").await]).await.1;
+
+        t.core().db.clone().close().await.unwrap();
+        t.expect_error("the database did not answer");
+        let ready = get(&t, "/ready").await;
+        let checks = json!({ "status": "not_ready", "checks": { "database": false, "accepting": true } });
+        assert_eq!((ready.status, ready.json()), (503, checks));
+        let health = get(&t, "/health").await;
+        assert_eq!((health.status, &health.json()["status"]), (503, &"down".into()));
+        assert_eq!(get(&t, "/live").await.status, 200, "a restart would not help");
+        assert_eq!(get(&t, "/metrics").await.status, 200);
+        let asked = Request::new("POST /licenses/validate").with("X-API-Key", api_key);
+        let asked = asked.with("Content-Type", "application/json").body(r#"{"licenseKey":"x"}"#);
+        let answer = asked.ask(t.addr()).await.unwrap();
+        assert_eq!((answer.status, &answer.json()["code"]), (503, &"UNAVAILABLE".into()));
+        assert_eq!((answer.header("retry-after"), answer.header("content-type")), ("2", "application/problem+json"));
+        t.stop().await;
+        t
+    });
+}
+
+/// The value of the one series that begins so.
+fn metric(metrics: &str, series: &str) -> f64 {
+    let line = metrics.lines().find(|line| line.starts_with(series));
+    let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
+    value.unwrap_or_else(|| panic!("no {series} in\n{metrics}"))
+}
+
+#[test]
+fn metrics_count_what_happened_and_name_nobody() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        t.heard(&guild).await;
+        t.sell(&guild, "Gold Tools", gold, 24).await;
+        ana.grant(gold);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+        t.idle().await;
+        t.validate(&api_key, &key).await;
+        t.validate(&api_key, "nonsense").await;
+        t.validate(&api_key, "nonsense").await;
+        get(&t, &format!("/licenses/{key}?api_key={api_key}")).await;
+        Request::new("FROB /live").ask(t.addr()).await.unwrap();
+
+        let answer = get(&t, "/metrics").await;
+        assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4");
+        let metrics = &answer.body;
+        let answered = |labels: &str| metric(metrics, &format!("http_requests_total{{{labels}}}"));
+        assert!(answered(r#"method="POST",route="/licenses/validate",status="200""#) >= 3.0);
+        assert!(answered(r#"method="GET",route="unmatched",status="404""#) >= 1.0);
+        assert!(answered(r#"method="other",route="/live",status="405""#) >= 1.0);
+        assert!(metric(metrics, "license_verifications_total{result=\"VALID\"}") >= 1.0);
+        assert!(metric(metrics, "license_verifications_total{result=\"MALFORMED_KEY\"}") >= 2.0);
+        assert!(metric(metrics, "dca_deliveries_total{outcome=\"sent\"}") >= 1.0);
+        assert!(
+            metrics.contains("http_request_duration_seconds_bucket{method=\"POST\",route=\"/licenses/validate\",le=\"")
+        );
+        for (gauge, value) in [("discord_bot_connected", 1.0), ("job_queue_size", 0.0), ("dca_outbox_dead", 0.0)] {
+            assert!((metric(metrics, &format!("{gauge} ")) - value).abs() < f64::EPSILON, "{gauge}\n{metrics}");
+        }
+        let somebody = Regex::new(r"[0-9a-f]{8}-[0-9a-f]{4}-|dca_[ps]k_|[0-9]{17}").unwrap();
+        for line in metrics.lines() {
+            let label = line.rsplit_once(' ').map_or(line, |(labels, _)| labels);
+            assert!(!somebody.is_match(label) && !label.contains(&key), "{line}");
+        }
+        t
+    });
+}
+
+#[test]
+fn the_description_is_what_the_code_says_and_every_route_of_it_answers() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let served = get(&t, "/openapi.json").await;
+        let described: Value = serde_json::from_str(&dca_auth::http::openapi().to_json().unwrap()).unwrap();
+        assert_eq!((served.status, served.json()), (200, described.clone()));
+        assert_eq!(served.header("content-type"), "application/json");
+        let validate = &described["paths"]["/licenses/validate"]["post"];
+        let statuses: Vec<_> = validate["responses"].as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(statuses, ["200", "400", "401", "413", "415", "422", "429", "503"]);
+        assert_eq!(validate["security"], json!([{ "api_key": [] }, { "bearer": [] }]));
+        let mut routes = 0;
+        for (path, operations) in described["paths"].as_object().unwrap() {
+            for (method, operation) in operations.as_object().unwrap() {
+                let request = Request::new(&format!("{} {path}", method.to_uppercase()));
+                let status = request.ask(t.addr()).await.expect(path).status;
+                let known = operation["responses"].as_object().unwrap();
+                assert!(
+                    known.contains_key(&status.to_string()),
+                    "{method} {path} answers {status}, which is not described"
+                );
+                routes += 1;
+            }
+        }
+        assert!(routes >= 5, "{routes} routes");
+        t
+    });
+}
+
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                   connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+#[test]
+fn the_documentation_needs_nobody_else() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let moved = get(&t, "/docs").await;
+        assert_eq!((moved.status, moved.header("location")), (303, "/docs/"));
+        let page = get(&t, "/docs/").await;
+        assert_eq!(page.status, 200);
+        assert!(page.header("content-type").starts_with("text/html"), "{page:?}");
+        let parts = Regex::new(r#"(?:src|href)="([^"]*)""#).unwrap();
+        let parts: Vec<_> = parts.captures_iter(&page.body).map(|found| found[1].to_owned()).collect();
+        assert!(parts.len() > 4, "{parts:?}");
+        for part in &parts {
+            let answer = get(&t, &format!("/docs/{}", part.trim_start_matches("./"))).await;
+            assert_eq!((answer.status, answer.header("content-security-policy")), (200, CSP), "{part}");
+        }
+        let start = get(&t, "/docs/swagger-initializer.js").await.body;
+        assert!(start.contains(r#""url": "/openapi.json""#) && start.contains(r#""validatorUrl": "none""#), "{start}");
+        let elsewhere = Regex::new(r#"(?:https?:)?//[a-z]"#).unwrap();
+        for text in [&page.body, &start] {
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            let found: Vec<_> = lines.filter(|line| elsewhere.is_match(line)).collect();
+            assert!(found.is_empty(), "{found:?}");
+        }
+        t
+    });
+}
+
+#[test]
+fn every_answer_carries_the_safe_headers() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        for path in ["/live", "/health", "/metrics", "/openapi.json", "/docs/", "/nothing", "/licenses/validate"] {
+            let answer = get(&t, path).await;
+            for (name, value) in [
+                ("x-content-type-options", "nosniff"),
+                ("x-frame-options", "DENY"),
+                ("referrer-policy", "no-referrer"),
+                ("cache-control", "no-store"),
+                ("content-security-policy", CSP),
+                ("server", ""),
+            ] {
+                assert_eq!(answer.header(name), value, "{name} of {path}");
+            }
+            assert_eq!(answer.header("x-request-id").len(), 36, "{path}");
+        }
+        t
+    });
+}
+
+/// Writes a certificate for `localhost` and its key, as PEM.
+fn certificate(folder: &Path) -> CertificateDer<'static> {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let pem =
+        |label: &str, der: &[u8]| format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
+    std::fs::write(folder.join("cert.pem"), pem("CERTIFICATE", made.cert.der())).unwrap();
+    std::fs::write(folder.join("key.pem"), pem("PRIVATE KEY", made.signing_key.serialized_der())).unwrap();
+    made.cert.der().clone()
+}
+
+/// One request over TLS of this version: the version agreed on, and the answer's status line.
+fn over_tls(
+    addr: SocketAddr,
+    root: CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> std::io::Result<(Option<ProtocolVersion>, String)> {
+    let mut roots = RootCertStore::empty();
+    roots.add(root).unwrap();
+    let config =
+        ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots).with_no_client_auth();
+    let mut tls = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
+    let mut socket = std::net::TcpStream::connect(addr)?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+    std::io::Write::write_all(&mut stream, b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+    let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    Ok((tls.protocol_version(), line))
+}
+
+#[test]
+fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
+    it_unstarted(|mut t| async {
+        let root = certificate(t.dir());
+        for (name, file) in [("DCA_TLS_CERT_FILE", "cert.pem"), ("DCA_TLS_KEY_FILE", "key.pem")] {
+            let path = t.dir().join(file).display().to_string();
+            t.set(name, &path);
+        }
+        t.start_without_bot().await;
+        for (versions, expected) in [
+            (&[&TLS13, &TLS12][..], ProtocolVersion::TLSv1_3),
+            (&[&TLS13][..], ProtocolVersion::TLSv1_3),
+            (&[&TLS12][..], ProtocolVersion::TLSv1_2),
+        ] {
+            let answer = over_tls(t.addr(), root.clone(), versions).unwrap();
+            assert_eq!(answer, (Some(expected), "HTTP/1.1 200 OK".to_owned()));
+        }
+        // A ClientHello of TLS 1.1: version, random, no session, two suites of its time, no compression.
+        let suites = [0x00, 0x04, 0xc0, 0x13, 0x00, 0x2f];
+        let hello = [&[0x03, 0x02][..], &[7; 32], &[0], &suites, &[1, 0]].concat();
+        let message = [&[0x01, 0x00, 0x00, hello.len() as u8][..], &hello].concat();
+        let record = [&[0x16, 0x03, 0x01, 0x00, message.len() as u8][..], &message].concat();
+        let mut socket = TcpStream::connect(t.addr()).await.unwrap();
+        socket.write_all(&record).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(LIMIT, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(&[0x15]), "an alert, not a ServerHello: {answer:?}");
+        let plain = Request::new("GET /live").ask(t.addr()).await;
+        assert!(plain.is_none_or(|answer| answer.status == 400), "no plain HTTP on the same port");
+        t
+    });
+}
+
+/// A validation whose body is still to come, known to have reached its handler.
+async fn half_sent(t: &T, api_key: &str, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(t.addr()).await.unwrap();
+    let head = format!(
+        "POST /licenses/validate HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut invited = [0; 25];
+    tokio::time::timeout(LIMIT, socket.read_exact(&mut invited)).await.unwrap().unwrap();
+    assert_eq!(&invited, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket
+}
+
+#[test]
+fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let seller = Seller::new(t.core(), "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
+        let body = json!({ "licenseKey": key }).to_string();
+        let mut socket = half_sent(&t, &api_key, &body).await;
+        let (addr, app) = (t.addr(), t.app().clone());
+        let finish = async {
+            assert!(!app.is_ready(), "stopping has begun");
+            socket.write_all(body.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+            answer
+        };
+        let (answer, ()) = {
+            let stop = t.stop();
+            tokio::pin!(stop);
+            tokio::select! {
+                biased;
+                () = &mut stop => panic!("stopped before the answer"),
+                answer = finish => (answer, stop.await),
+            }
+        };
+        assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""code":"VALID""#), "{answer}");
+        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+        t
+    });
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_hold_up_the_end() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_DRAIN_TIMEOUT_SECONDS", "1");
+        t.start_without_bot().await;
+        let seller = Seller::new(t.core(), "Makers").await;
+        let api_key = seller.api_key(Kind::Secret, &[&seller.product("Gold", "GOLD").await]).await.1;
+        let mut socket = half_sent(&t, &api_key, "{\"licenseKey\":\"x\"}").await;
+        let began = tokio::time::Instant::now();
+        t.stop().await;
+        assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+        let mut answer = String::new();
+        _ = tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap();
+        assert_eq!(answer, "", "cut off");
+        t
+    });
+}
