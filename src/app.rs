@@ -225,7 +225,7 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     let master = master_key(config, &inputs.ids)?;
     let db = open_database(config).await?;
     migrate(&db).await?;
-    let shared = open_redis(config).await?;
+    let shared = open_redis(config)?;
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
         (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
@@ -263,7 +263,7 @@ pub async fn migrate(db: &Db) -> Result<()> {
     dca_migration::up(db.writer()).await.context("the schema cannot be brought up to date")
 }
 
-async fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
+fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
     let Some(url) = &config.redis_url else { return Ok(None) };
     let client = redis::Client::open(url.expose()).context("DCA_REDIS_URL cannot be used")?;
     let patience = Duration::from_millis(500);
@@ -278,7 +278,7 @@ async fn open_redis(config: &Config) -> Result<Option<(redis::Client, Connection
 
 /// Whether Redis answers; `None` without one.
 pub async fn ping_redis(config: &Config) -> Option<Result<(), String>> {
-    let opened = open_redis(config).await.map_err(|error| format!("{error:#}")).transpose()?;
+    let opened = open_redis(config).map_err(|error| format!("{error:#}")).transpose()?;
     let ping = async {
         let (_, mut connection) = opened?;
         redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| error.to_string())

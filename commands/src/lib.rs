@@ -13,6 +13,7 @@ use std::{
 };
 
 use dca_core::{Core, workers::Lease};
+use futures::future::BoxFuture;
 use poise::CreateReply;
 use tokio::sync::watch;
 
@@ -171,8 +172,8 @@ fn interaction(ctx: Context<'_>) -> u64 {
 }
 
 /// Runs core work as part of this interaction: its events carry the interaction's id.
-async fn in_request<T>(ctx: Context<'_>, work: impl Future<Output = T>) -> T {
-    dca_core::events::in_request(format!("interaction:{}", interaction(ctx)), work).await
+fn in_request<'a, T: 'a>(ctx: Context<'_>, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
+    Box::pin(dca_core::events::in_request(format!("interaction:{}", interaction(ctx)), work))
 }
 
 /// Product names that contain what was typed so far.

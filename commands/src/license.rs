@@ -11,6 +11,7 @@ use crate::{Context, Failure, caller, complete_product, in_request, reply};
     required_permissions = "MANAGE_GUILD",
     subcommands("show", "grant", "revoke")
 )]
+#[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn license(_: Context<'_>) -> Result<(), Failure> {
     Ok(())
 }

@@ -121,8 +121,7 @@ fn list(lines: impl Iterator<Item = String>) -> Option<String> {
     let mut text = String::new();
     for (at, line) in lines.iter().enumerate() {
         if text.len() + line.len() > ROOM {
-            text += &format!("… and {} more", lines.len() - at);
-            break;
+            return Some(format!("{text}… and {} more", lines.len() - at));
         }
         text += line;
         text.push('\n');

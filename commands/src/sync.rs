@@ -10,6 +10,7 @@ use crate::{Context, Failure, caller, guild, in_request, reply};
     required_permissions = "MANAGE_GUILD",
     subcommands("confirm")
 )]
+#[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn sync(_: Context<'_>) -> Result<(), Failure> {
     Ok(())
 }

@@ -55,6 +55,9 @@ return 0";
 
 impl Limiter {
     /// Buckets with these rates; shared through Redis under `<prefix>:limit:` when given.
+    ///
+    /// # Panics
+    /// Never: a rate's period is at least a nanosecond.
     #[must_use]
     pub fn new(rates: &[(Bucket, Rate)], shared: Option<(ConnectionManager, &str)>) -> Self {
         let buckets = rates.iter().map(|&(bucket, rate)| {

@@ -44,6 +44,7 @@ fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
     index
 }
 
+#[expect(clippy::too_many_lines, reason = "a schema reads best in one piece")]
 fn tables() -> Vec<TableCreateStatement> {
     vec![
         Table::create()

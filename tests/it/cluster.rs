@@ -241,16 +241,16 @@ fn a_commit_in_one_process_nudges_another_through_redis() {
         let here = t.build().await;
         let mut nudges = here.core.bus.subscribe();
         // The subscription may still be on its way for the first of them.
-        let mut nudged = false;
+        let mut arrived = false;
         for n in 0..10 {
             guild.join(&format!("member {n}")).grant(gold);
-            let arrived = async { while nudges.recv().await.unwrap() != Topic::Outbox {} };
-            nudged |= tokio::time::timeout(Duration::from_secs(1), arrived).await.is_ok();
-            if nudged {
+            let next = async { while nudges.recv().await.unwrap() != Topic::Outbox {} };
+            arrived |= tokio::time::timeout(Duration::from_secs(1), next).await.is_ok();
+            if arrived {
                 break;
             }
         }
-        assert!(nudged, "no nudge arrived");
+        assert!(arrived, "no nudge arrived");
         process.kill();
         t
     });

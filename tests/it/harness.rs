@@ -368,11 +368,11 @@ impl T {
             }
         };
         assert!(
-            !tokio::time::timeout(LIMIT, reached).await.is_err(),
+            tokio::time::timeout(LIMIT, reached).await.is_ok(),
             "no {count} × {kind} in {:?}\n{}",
             self.kinds(guild).await,
             self.discord.history()
-        )
+        );
     }
 
     /// Returns when no delivery is due or being performed.

@@ -163,7 +163,7 @@ fn the_documentation_needs_nobody_else() {
         }
         let start = get(&t, "/docs/swagger-initializer.js").await.body;
         assert!(start.contains(r#""url": "/openapi.json""#) && start.contains(r#""validatorUrl": "none""#), "{start}");
-        let elsewhere = Regex::new(r#"(?:https?:)?//[a-z]"#).unwrap();
+        let elsewhere = Regex::new(r"(?:https?:)?//[a-z]").unwrap();
         for text in [&page.body, &start] {
             let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
             let found: Vec<_> = lines.filter(|line| elsewhere.is_match(line)).collect();
@@ -246,8 +246,8 @@ fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
         // A ClientHello of TLS 1.1: version, random, no session, two suites of its time, no compression.
         let suites = [0x00, 0x04, 0xc0, 0x13, 0x00, 0x2f];
         let hello = [&[0x03, 0x02][..], &[7; 32], &[0], &suites, &[1, 0]].concat();
-        let message = [&[0x01, 0x00, 0x00, hello.len() as u8][..], &hello].concat();
-        let record = [&[0x16, 0x03, 0x01, 0x00, message.len() as u8][..], &message].concat();
+        let message = [&[0x01, 0x00, 0x00, u8::try_from(hello.len()).unwrap()][..], &hello].concat();
+        let record = [&[0x16, 0x03, 0x01, 0x00, u8::try_from(message.len()).unwrap()][..], &message].concat();
         let mut socket = TcpStream::connect(t.addr()).await.unwrap();
         socket.write_all(&record).await.unwrap();
         let mut answer = Vec::new();

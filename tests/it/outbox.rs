@@ -102,7 +102,7 @@ fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_atte
         let gold = seller.product("Gold", "GOLD").await;
         grant(&seller, &gold, 1..2).await;
         let waiting = claim_one(&core).await;
-        outbox::settle(&core, &waiting, Outcome::Wait(Duration::from_secs(60))).await.unwrap();
+        outbox::settle(&core, &waiting, Outcome::Wait(Duration::from_mins(1))).await.unwrap();
         t.clock.advance(TimeDelta::seconds(60));
         for attempt in 1..=14_u32 {
             let claim = claim_one(&core).await;
@@ -132,8 +132,8 @@ fn lines_of_one_channel_go_out_one_after_the_other() {
         for member in 0..3 {
             seller.observe(&gold, member, Level::Held).await.unwrap();
         }
-        assert_eq!(guilds::announce(&core, |event| event.kind.clone()).await.unwrap(), 6);
-        assert_eq!(guilds::announce(&core, |event| event.kind.clone()).await.unwrap(), 0, "each once");
+        assert_eq!(guilds::announce(&core, |event, _| event.kind.clone()).await.unwrap(), 6);
+        assert_eq!(guilds::announce(&core, |event, _| event.kind.clone()).await.unwrap(), 0, "each once");
         let first = claim_one(&core).await;
         outbox::settle(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
         assert!(claim(&core).await.is_empty(), "a line that waits is not overtaken");
@@ -187,7 +187,7 @@ fn what_is_over_is_forgotten_after_a_month() {
             Outcome::Sent,
             Outcome::Undelivered("closed".to_owned()),
             Outcome::Dead("gone".to_owned()),
-            Outcome::Wait(Duration::from_secs(40 * 86_400)),
+            Outcome::Wait(Duration::from_hours(40 * 24)),
         ];
         for (claim, outcome) in claim(&core).await.iter().zip(outcomes) {
             outbox::settle(&core, claim, outcome).await.unwrap();
@@ -252,11 +252,11 @@ fn a_wake_during_a_run_leads_to_another_run() {
         let next = t.clock.now() + TimeDelta::hours(1);
         let acquire = async || workers::acquire(&core, "tick", LEASE, next).await.unwrap();
         let running = acquire().await.unwrap();
-        workers::wake(&core, "tick").await.unwrap();
+        workers::wake_in(&core, "tick", Duration::ZERO).await.unwrap();
         assert!(acquire().await.is_none(), "never two at once");
         workers::release(&core, &running, "done").await.unwrap();
         let again = acquire().await.expect("the wake was lost");
-        workers::no_later_than(&core, "tick", t.clock.now() + TimeDelta::minutes(1)).await.unwrap();
+        workers::wake_in(&core, "tick", Duration::from_mins(1)).await.unwrap();
         workers::release(&core, &again, "done").await.unwrap();
         assert!(acquire().await.is_none(), "one wake, one run");
         t.clock.advance(TimeDelta::minutes(1));

@@ -152,13 +152,13 @@ fn a_bad_request_is_refused_clearly_and_leaves_no_trace() {
         let (row, revoked) = seller.api_key(Kind::Secret, &[&gold]).await;
         api_keys::revoke(t.core(), &seller.caller.scope, row.id.0).await.unwrap();
 
-        let good = ask(&api_key, json!({ "licenseKey": key }).to_string());
+        let fine = ask(&api_key, json!({ "licenseKey": key }).to_string());
         let table = [
-            without_credentials(&good, &api_key),
-            with_wrong_credentials(&good, &api_key, &revoked, &key),
+            without_credentials(&fine, &api_key),
+            with_wrong_credentials(&fine, &api_key, &revoked, &key),
             that_is_no_json(&api_key),
             with_wrong_fields(&api_key),
-            that_do_not_fit(&good, &api_key),
+            that_do_not_fit(&fine, &api_key),
         ];
         let (head, mut ids) = (log_head(t.core()).await, HashSet::new());
         for bad in table.iter().flatten() {
@@ -169,7 +169,7 @@ fn a_bad_request_is_refused_clearly_and_leaves_no_trace() {
         }
         assert_eq!(log_head(t.core()).await, head, "a refused request wrote something");
         assert_eq!(seller.standing(&gold, 1).await[0].first_valid_at, None);
-        assert_eq!(good.ask(t.addr()).await.unwrap().json()["code"], "VALID", "the same without its fault");
+        assert_eq!(fine.ask(t.addr()).await.unwrap().json()["code"], "VALID", "the same without its fault");
         t
     });
 }

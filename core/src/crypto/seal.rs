@@ -67,6 +67,9 @@ impl Keyring {
     }
 
     /// HMAC-SHA-256 of `value` under the purpose's key.
+    ///
+    /// # Panics
+    /// Never: HMAC takes keys of any length.
     #[must_use]
     pub fn mac(&self, purpose: Purpose, value: &str) -> Vec<u8> {
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.key(purpose)).expect("HMAC takes any key length");

@@ -283,7 +283,7 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
             Ok(Some(Change::Issued(license)))
         }
         (Decision::Revoke, Some(license)) => {
-            let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
+            let revoke = licenses::Action::Revoke { license: &license, reason: "entitlement_lost" };
             Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
         }
         (Decision::Keep, Some(license)) if pace == Pace::Again => {

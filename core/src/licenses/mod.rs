@@ -38,7 +38,7 @@ pub(crate) enum Action<'a> {
     /// A new license under these rules; somebody's at once when there is an owner.
     Issue { product: &'a Product, policy: &'a Policy, owner: Option<UserId> },
     /// The end.
-    Revoke { license: License, reason: &'a str },
+    Revoke { license: &'a License, reason: &'a str },
 }
 
 /// Applies one action to locked rows and records what happened.
@@ -101,16 +101,16 @@ async fn issue(
     Ok(license)
 }
 
-async fn end(tx: &mut Tx, actor: &Actor, license: License, reason: &str) -> Result<License> {
-    let before = state(&license, tx.now());
+async fn end(tx: &mut Tx, actor: &Actor, license: &License, reason: &str) -> Result<License> {
+    let before = state(license, tx.now());
     if !before.may_revoke() {
         return Err(Code::InvalidTransition.because("That license is revoked already."));
     }
     let times = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     store::touch(tx, license.id, times).await?;
     let after = json!({ "state": State::Revoked, "reason": reason });
-    record(tx, actor, &license, Kind::LicenseRevoked, Some(before), after);
-    Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason.to_owned()), ..license })
+    record(tx, actor, license, Kind::LicenseRevoked, Some(before), after);
+    Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason.to_owned()), ..license.clone() })
 }
 
 fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: Kind, before: Option<State>, after: Value) {
@@ -292,7 +292,7 @@ pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -
         users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
     }
     let license = store::lock(&tx, id).await?;
-    let license = apply(&mut tx, &caller.actor, Action::Revoke { license, reason }).await?;
+    let license = apply(&mut tx, &caller.actor, Action::Revoke { license: &license, reason }).await?;
     if let Some(owner) = owner {
         entitlements::spend(&tx, owner, license.product_id).await?;
     }
