@@ -3,7 +3,7 @@
 //! The cast: an **Observation** is a fact someone saw; [`entitlements::observe`] records it if it is
 //! newer, lets the pure `decide` answer with an **Action**, and [`licenses`] applies it, all in one
 //! [`tx::Tx`] that also writes the **Events** (the one log) and the **Deliveries** (the outbox).
-//! [`licenses::verdict`] answers an app's question from a license's facts and the clock.
+//! [`licenses::judge`] answers an app's question from a license's facts and the clock.
 //! A **Refusal** ([`error`]) is a declined action; a verdict is never an error.
 //!
 //! Read in this order: `entitlements/mod`, `entitlements/decide`, `licenses/mod`, `licenses/state`,
