@@ -106,10 +106,7 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
 #[test]
 fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        let (_, gold, ana) = t.shop("Tools", 24).await;
         let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
         status.mark_unchanged();
         t.discord.refuse_gateway(true);
@@ -128,10 +125,7 @@ fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
 fn an_event_that_cannot_be_read_is_noticed_and_healed() {
     it(|mut t| async {
         t.expect_error("nknown event");
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         // The role is taken, and Discord says so in a form that is legal and that we cannot read.
@@ -207,10 +201,7 @@ fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_
 #[test]
 fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         guild.delete_role(gold);
@@ -232,10 +223,7 @@ fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
 #[test]
 fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
     it(|mut t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         t.stop().await;
@@ -251,10 +239,7 @@ fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
 fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Tools").await;
@@ -277,10 +262,7 @@ fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
 fn half_a_member_list_costs_nobody_anything() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         guild.seed(1_500, &[]);
@@ -301,10 +283,7 @@ fn half_a_member_list_costs_nobody_anything() {
 #[test]
 fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends() {
     it(|mut t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         t.stop().await;
@@ -379,10 +358,7 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
 #[test]
 fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        let (guild, gold, ana) = t.shop("Tools", 24).await;
         for kind in [FaultKind::Status(500, serde_json::json!({})), FaultKind::CloudflareHtml, FaultKind::Drop] {
             t.discord.fault(Fault::on("POST", "/channels/", kind));
         }

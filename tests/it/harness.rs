@@ -333,6 +333,15 @@ impl T {
         reply
     }
 
+    /// A guild that sells a product through its role Gold, and a member who does not have it yet.
+    pub async fn shop(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
+        let guild = self.discord.guild("Makers");
+        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
+        self.heard(&guild).await;
+        self.sell(&guild, product, gold, grace_hours).await;
+        (guild, gold, ana)
+    }
+
     /// Asks the verdict on a key: the JSON of a 200.
     pub async fn validate(&self, api_key: &str, key: &str) -> Value {
         let answer = self

@@ -50,10 +50,7 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
 #[test]
 fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 24).await;
+        let (guild, gold, ana) = t.shop("Gold Tools", 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         ana.take(gold);
@@ -72,10 +69,7 @@ fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
 #[test]
 fn without_grace_the_license_ends_with_the_role_and_a_new_gain_is_a_new_key() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 0).await;
+        let (guild, gold, ana) = t.shop("Gold Tools", 0).await;
         ana.grant(gold);
         let first = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
@@ -145,10 +139,7 @@ fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
 #[test]
 fn closed_direct_messages_are_never_answered_in_public_and_key_serves_the_member() {
     it(|t| async {
-        let guild = t.discord.guild("Makers");
-        let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 24).await;
+        let (guild, gold, ana) = t.shop("Gold Tools", 24).await;
         ana.close_dms();
         ana.grant(gold);
         t.discord
