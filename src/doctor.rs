@@ -1,7 +1,7 @@
 //! `dca-auth doctor`: is everything as it must be, and if not, what exactly is to be done.
 
 use dca_commands::{checks, rest};
-use dca_core::{Scope, guilds};
+use dca_core::{Scope, guilds, mappings};
 use dca_migration::{Migrator, MigratorTrait};
 use serde::Serialize;
 
@@ -128,7 +128,7 @@ async fn in_guild(app: &App, rest: &rest::Rest, guild: &guilds::Guild) -> Vec<Fi
         Finding::fail(at("permissions"), format!("missing: {}", missing.join(", ")), fix)
     };
     let scope = Scope::operator(guild.tenant_id);
-    let mappings = match guilds::list_mappings(&app.core, &scope, guild.id).await {
+    let mappings = match mappings::list(&app.core, &scope, guild.id).await {
         Ok(mappings) => mappings,
         Err(error) => {
             return vec![permissions, Finding::fail(at("role order"), error.to_string(), "Check the database.")];

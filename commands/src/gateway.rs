@@ -19,7 +19,7 @@ use std::{
 use dca_core::{
     Snowflake,
     entitlements::{self, Stamp},
-    guilds,
+    guilds, mappings,
     workers::{self, Lease},
 };
 use futures::{Stream, StreamExt};
@@ -220,7 +220,7 @@ async fn store_news(bot: &Bot, news: News) -> dca_core::Result<()> {
     match news {
         News::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
         News::Left(guild) => guilds::left(&bot.core, guild).await?,
-        News::RoleDeleted(guild, role) => guilds::role_deleted(&bot.core, guild, role).await?,
+        News::RoleDeleted(guild, role) => mappings::role_deleted(&bot.core, guild, role).await?,
         News::Gap => workers::wake_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
     }
     bot.marks.heard().news.pop_front();
@@ -235,7 +235,7 @@ async fn store_mark(
 ) -> dca_core::Result<()> {
     let meanwhile = mark.meanwhile.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
     for (roles, stamp) in meanwhile.into_iter().chain([(mark.roles.as_deref(), mark.stamp)]) {
-        let seen = guilds::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
+        let seen = entitlements::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
         if let Some(seen) = seen {
             entitlements::observe(&bot.core, &seen).await?;
         }

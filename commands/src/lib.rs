@@ -133,10 +133,7 @@ async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
         return;
     }
     let text = match &error {
-        poise::FrameworkError::Command { error: Failure::Core(dca_core::Error::Refused(refusal)), .. } => {
-            reply::refusal(refusal)
-        }
-        poise::FrameworkError::Command { error: Failure::Rest(why), .. } => reply::discord_refused(why),
+        poise::FrameworkError::Command { error, .. } => says(error, interaction(ctx)),
         poise::FrameworkError::MissingUserPermissions { .. } | poise::FrameworkError::PermissionFetchFailed { .. } => {
             reply::missing_permission()
         }
@@ -152,10 +149,21 @@ async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
     }
 }
 
+/// A refusal in its own words; anything else is logged under the id the member sees.
+fn says(failure: &Failure, id: u64) -> String {
+    match failure {
+        Failure::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
+        Failure::Rest(why) => reply::discord_refused(why),
+        Failure::Core(_) | Failure::Discord(_) => {
+            tracing::error!(error = %failure, interaction = id, "a command failed");
+            reply::fault(id)
+        }
+    }
+}
+
 /// Who calls, in the guild they call from.
 async fn caller(ctx: Context<'_>) -> Result<dca_core::Caller, Failure> {
-    let guild = ctx.guild_id().map_or(0, serenity::model::id::GuildId::get);
-    Ok(dca_core::Caller::in_guild(&ctx.data().core, guild.into(), ctx.author().id.get().into()).await?)
+    Ok(dca_core::Caller::in_guild(&ctx.data().core, guild(ctx), ctx.author().id.get().into()).await?)
 }
 
 /// The guild a command was called in; commands are guild-only.

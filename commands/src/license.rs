@@ -1,4 +1,4 @@
-use dca_core::{Code, entitlements, licenses, products};
+use dca_core::{entitlements, licenses, products};
 use serenity::model::user::User;
 
 use crate::{Context, Failure, caller, complete_product, in_request, reply};
@@ -17,7 +17,7 @@ pub(crate) async fn license(_: Context<'_>) -> Result<(), Failure> {
 }
 
 /// Show a member's licenses, ended ones too
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) -> Result<(), Failure> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let known = products::list(core, &caller.scope).await?;
@@ -30,7 +30,7 @@ async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) 
 }
 
 /// Give a member a license, whatever their roles
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn grant(
     ctx: Context<'_>,
     #[description = "Who gets it"] member: User,
@@ -47,7 +47,7 @@ async fn grant(
 }
 
 /// End a member's license now; a new one needs a new grant or the role anew
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn revoke(
     ctx: Context<'_>,
     #[description = "Whose license"] member: User,
@@ -61,11 +61,8 @@ async fn revoke(
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope, &product).await?;
     let member = member.id.get().into();
-    let found = licenses::list_of(core, &caller.scope, member).await?;
-    let standing = found.iter().find(|license| license.product_id == product.id && license.revoked_at.is_none());
-    let standing = standing.ok_or_else(|| Code::NotFound.because("They hold no license for that product."))?;
     let reason = reason.as_deref().unwrap_or("admin_decision");
-    in_request(ctx, licenses::revoke(core, &caller, standing.id, reason)).await?;
-    ctx.say(reply::revoked(member, &product.name, &standing.key_hint)).await?;
+    let ended = in_request(ctx, licenses::revoke_held(core, &caller, member, product.id, reason)).await?;
+    ctx.say(reply::revoked(member, &product.name, &ended.key_hint)).await?;
     Ok(())
 }

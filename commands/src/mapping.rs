@@ -1,5 +1,5 @@
 use dca_core::{
-    guilds::{self, Announce},
+    mappings::{self, Announce},
     products,
 };
 use serenity::model::guild::Role;
@@ -20,18 +20,18 @@ pub(crate) async fn mapping(_: Context<'_>) -> Result<(), Failure> {
 }
 
 /// Show which role earns which product
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn list(ctx: Context<'_>) -> Result<(), Failure> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let known = products::list(core, &caller.scope).await?;
-    let mappings = guilds::list_mappings(core, &caller.scope, guild(ctx)).await?;
+    let found = mappings::list(core, &caller.scope, guild(ctx)).await?;
     let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
-    ctx.say(reply::mappings(mappings.iter().map(|mapping| (mapping, name(mapping.product_id))))).await?;
+    ctx.say(reply::mappings(found.iter().map(|mapping| (mapping, name(mapping.product_id))))).await?;
     Ok(())
 }
 
 /// Let a role earn a product
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn add(
     ctx: Context<'_>,
     #[description = "Members with this role get a key"] role: Role,
@@ -45,13 +45,13 @@ async fn add(
     let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Quietly };
     let standing = ctx.data().rest.standing(guild(ctx)).await?;
     let role = checks::mappable(&standing, guild(ctx), role.id.get().into())?.id;
-    in_request(ctx, guilds::add_mapping(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
+    in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
     ctx.say(reply::mapped(role, &product.name, announce == Announce::Quietly)).await?;
     Ok(())
 }
 
 /// Let a role no longer earn a product; its licenses end after their grace
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn remove(
     ctx: Context<'_>,
     #[description = "The role, or the id of a deleted one (see /mapping list)"] role: String,
@@ -62,7 +62,7 @@ async fn remove(
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope, &product).await?;
     let role = role.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or_default().into();
-    let holders = in_request(ctx, guilds::remove_mapping(core, &caller, guild(ctx), role, &product)).await?;
+    let holders = in_request(ctx, mappings::remove(core, &caller, guild(ctx), role, &product)).await?;
     ctx.say(reply::unmapped(role, &product.name, holders)).await?;
     Ok(())
 }

@@ -3,8 +3,8 @@
 use dca_core::{
     Refusal, Snowflake,
     events::Event,
-    guilds::Mapping,
     licenses::{Held, License, State},
+    mappings::Mapping,
 };
 
 use crate::rest;

@@ -4,8 +4,8 @@
 use std::{sync::Arc, time::Duration};
 
 use dca_core::{
-    Caller, Code, Snowflake,
-    guilds::{self, Announce},
+    Caller, Code, Snowflake, guilds,
+    mappings::{self, Announce},
     products::{self, Terms},
 };
 use serenity::{
@@ -69,9 +69,9 @@ fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> 
     vec![menu(ROLE, role, "Role that earns the product"), menu(LOG, channel, "Channel for the log (optional)")]
 }
 
-/// A choice in a panel. `false`: not one of ours.
-pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentInteraction) -> Result<bool, Failure> {
-    let Some((what, product, admin)) = parse(&choice.data.custom_id) else { return Ok(false) };
+/// A choice in a panel; others are not ours to answer.
+pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentInteraction) -> Result<(), Failure> {
+    let Some((what, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
     choice.defer_ephemeral(&ctx.http).await?;
     let may = choice
         .member
@@ -85,19 +85,11 @@ pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentI
     } else {
         let chosen =
             dca_core::events::in_request(format!("interaction:{}", choice.id), choose(bot, choice, what, product));
-        match chosen.await {
-            Ok(text) => text,
-            Err(Failure::Core(dca_core::Error::Refused(refusal))) => reply::refusal(&refusal),
-            Err(Failure::Rest(why)) => reply::discord_refused(&why),
-            Err(other) => {
-                tracing::error!(error = %other, "a panel failed");
-                reply::fault(choice.id.get())
-            }
-        }
+        chosen.await.unwrap_or_else(|failure| crate::says(&failure, choice.id.get()))
     };
     let answer = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
     choice.edit_response(&ctx.http, answer).await?;
-    Ok(true)
+    Ok(())
 }
 
 fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
@@ -115,13 +107,13 @@ async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &
             let product = products::get(&bot.core, &caller.scope, product).await?;
             let standing = bot.rest.standing(guild).await?;
             checks::mappable(&standing, guild, role)?;
-            guilds::add_mapping(&bot.core, &caller, guild, role, &product, Announce::Quietly).await?;
+            mappings::add(&bot.core, &caller, guild, role, &product, Announce::Quietly).await?;
             Ok(reply::mapped(role, &product.name, true))
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
             let channel = values.first().map_or(0, |channel| channel.get()).into();
             bot.rest.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
-            guilds::set_log_channel(&bot.core, guild, channel).await?;
+            guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
             Ok(reply::log_channel_set(channel))
         }
         _ => Err(Code::BadRequest.because("That choice does not fit its menu.").into()),

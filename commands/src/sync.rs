@@ -16,7 +16,7 @@ pub(crate) async fn sync(_: Context<'_>) -> Result<(), Failure> {
 }
 
 /// Let a sync that was held for safety end the licenses it found without a role
-#[poise::command(slash_command, guild_only, required_permissions = "MANAGE_GUILD")]
+#[poise::command(slash_command)]
 async fn confirm(ctx: Context<'_>) -> Result<(), Failure> {
     let caller = caller(ctx).await?;
     in_request(ctx, guilds::confirm_sync(&ctx.data().core, &caller, guild(ctx))).await?;

@@ -39,7 +39,7 @@ pub async fn create(
         id: ApiKeyId(core.ids.v7(tx.now())),
         tenant_id: caller.scope.tenant(),
         name: name.to_owned(),
-        kind: text.hint()[..6].to_owned(),
+        kind: text.kind.head().to_owned(),
         lookup: core.keys().mac(Purpose::ApiKeyLookup, text.expose()),
         hint: text.hint(),
         created_at: tx.now(),

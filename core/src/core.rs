@@ -1,7 +1,5 @@
 //! The one value that doors and workers carry.
 
-use std::sync::Arc;
-
 use crate::{
     Bus, Clock, Ids, Limiter, Result,
     crypto::seal::{Keyring, MasterKey},
@@ -24,7 +22,7 @@ pub struct Core {
     pub limiter: Limiter,
     /// The order of observations.
     pub stamps: Stamps,
-    keys: Option<Arc<Keyring>>,
+    keys: Keyring,
 }
 
 impl Core {
@@ -33,13 +31,12 @@ impl Core {
     /// # Errors
     /// When the database does not answer or the master key is wrong.
     pub async fn open(db: Db, clock: Clock, ids: Ids, bus: Bus, limiter: Limiter, master: &MasterKey) -> Result<Self> {
-        let mut core = Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), keys: None };
-        core.keys = Some(Arc::new(Keyring::open(&core, master).await?));
-        Ok(core)
+        let keys = Keyring::open(&db, &clock, &ids, master).await?;
+        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), keys })
     }
 
     /// The data keys.
     pub(crate) fn keys(&self) -> &Keyring {
-        self.keys.as_ref().expect("opened by Core::open")
+        &self.keys
     }
 }

@@ -2,8 +2,6 @@
 //! is ours to log. Doors turn a [`Code`] into a status (`http/problem`) or a sentence
 //! (`commands/reply`).
 
-use serde_json::Value;
-
 /// Declares a public vocabulary once: variant, wire word, and what it says to a person.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $says:literal)),* $(,)? }) => {
@@ -57,7 +55,6 @@ words! {
         NotAssigned => ("NOT_ASSIGNED", "License belongs to nobody yet."),
         NoApiKey => ("NO_API_KEY", "Send an API key as X-API-Key or as a Bearer token."),
         InvalidApiKey => ("INVALID_API_KEY", "This API key is not valid."),
-        AccessDenied => ("ACCESS_DENIED", "This API key may not do that."),
         BadRequest => ("BAD_REQUEST", "The request cannot be read."),
         UnsupportedMediaType => ("UNSUPPORTED_MEDIA_TYPE", "Send application/json."),
         PayloadTooLarge => ("PAYLOAD_TOO_LARGE", "The request body is too large."),
@@ -73,16 +70,14 @@ words! {
     }
 }
 
-/// An action was declined: a stable code, a sentence, and public data.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+/// An action was declined: a stable code and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Refusal {
     /// Why, for programs.
     pub code: Code,
     /// Why and what to do, for people; never a secret.
     pub detail: String,
-    /// Members the caller's screen needs; an object.
-    pub data: Value,
 }
 
 /// Any failure of a core call.
@@ -94,9 +89,6 @@ pub enum Error {
     /// The database did not do its part.
     #[error("database: {0}")]
     Database(#[from] sea_orm::DbErr),
-    /// Redis did not do its part.
-    #[error("redis: {0}")]
-    Redis(#[from] redis::RedisError),
     /// A state that should not exist: a wrong master key, a row that does not open.
     #[error("{0}")]
     Broken(String),
@@ -108,6 +100,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Code {
     /// A refusal with its own sentence.
     pub fn because(self, detail: impl Into<String>) -> Error {
-        Error::Refused(Refusal { code: self, detail: detail.into(), data: Value::Null })
+        Error::Refused(Refusal { code: self, detail: detail.into() })
     }
 }

@@ -100,7 +100,7 @@ pub(crate) async fn append(
         at: Set(now),
     });
     event::Entity::insert_many(rows).exec_without_returning(db).await?;
-    workers::no_later_than(db, workers::ANNOUNCE, now).await
+    workers::no_later_than(db, workers::LOG_CHANNEL, now).await
 }
 
 /// The next events after a reader's cursor, which moves past them if the unit of work commits. Only
@@ -126,6 +126,11 @@ pub(crate) async fn advance(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Eve
             .await?;
     }
     Ok(next)
+}
+
+/// One event.
+pub(crate) async fn find(core: &Core, seq: i64) -> Result<Option<Event>> {
+    Ok(event::Entity::find_by_id(seq).one(core.db.read()).await?)
 }
 
 /// The latest events of a tenant, newest first.

@@ -1,36 +1,39 @@
 //! The `keyring` table.
 
+use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
 use uuid::Uuid;
 
 use crate::{
-    Core, Result,
+    Db, Error, Result,
     crypto::seal::Purpose,
     entity::key::{ActiveModel, Column, Entity, Model},
-    tx::Tx,
 };
 
-/// The newest key of a purpose. Two instances that start at once agree: the second insert does
-/// nothing, and both read the first.
-pub(crate) async fn find_or_create(core: &Core, purpose: Purpose, seal: impl FnOnce(Uuid) -> Vec<u8>) -> Result<Model> {
+/// The newest key of a purpose; `fresh` becomes the first. Two instances that start at once agree: the
+/// second insert does nothing, and both read the first.
+pub(crate) async fn find_or_create(
+    db: &Db,
+    purpose: Purpose,
+    fresh: Uuid,
+    sealed: Vec<u8>,
+    now: DateTime<Utc>,
+) -> Result<Model> {
     let newest = Entity::find().filter(Column::Purpose.eq(purpose.as_str())).order_by_desc(Column::Generation);
-    if let Some(row) = newest.clone().one(core.db.read()).await? {
+    if let Some(row) = newest.clone().one(db.writer()).await? {
         return Ok(row);
     }
-    let tx = Tx::begin(core).await?;
-    let id = core.ids.v7(tx.now());
-    Entity::insert(ActiveModel {
-        id: Set(id),
+    let row = ActiveModel {
+        id: Set(fresh),
         purpose: Set(purpose.to_string()),
         generation: Set(1),
-        sealed: Set(seal(id)),
-        not_before: Set(tx.now()),
+        sealed: Set(sealed),
+        not_before: Set(now),
         not_after: Set(None),
-    })
-    .on_conflict(OnConflict::columns([Column::Purpose, Column::Generation]).do_nothing().to_owned())
-    .exec_without_returning(tx.db())
-    .await?;
-    let row = newest.one(tx.db()).await?;
-    tx.commit().await?;
-    row.ok_or_else(|| crate::Error::Broken(format!("no {purpose} key")))
+    };
+    Entity::insert(row)
+        .on_conflict(OnConflict::columns([Column::Purpose, Column::Generation]).do_nothing().to_owned())
+        .exec_without_returning(db.writer())
+        .await?;
+    newest.one(db.writer()).await?.ok_or_else(|| Error::Broken(format!("no {purpose} key")))
 }

@@ -22,6 +22,8 @@ pub mod ids;
 mod keyring;
 pub mod licenses;
 pub mod limiter;
+pub mod log_channel;
+pub mod mappings;
 pub mod outbox;
 pub mod products;
 pub mod tenants;

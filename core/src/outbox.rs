@@ -41,8 +41,6 @@ pub enum Delivery {
         channel: Snowflake,
         /// The event it tells of.
         seq: i64,
-        /// The sentence.
-        line: String,
     },
     /// Ask Discord about one member, before a doubt ends a license.
     Refetch {
@@ -144,12 +142,7 @@ pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pa
         Pace::Now | Pace::Again => tx.now(),
         Pace::Bulk(gap) => after_the_last(tx, delivery, gap).await?,
     };
-    insert(tx, delivery, key, due_at).await
-}
-
-/// Writes a delivery for later.
-pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
-    insert(tx, delivery, key, due_at).await
+    send_at(tx, delivery, key, due_at).await
 }
 
 async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
@@ -158,14 +151,20 @@ async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<D
         .column_as(Column::DueAt.max(), "last")
         .filter(Column::Kind.eq(delivery.kind()))
         // One that is being tried again later is no measure of when the queue ends.
-        .filter(Condition::any().add(Column::State.ne(PENDING)).add(Column::Attempt.eq(0)))
+        .filter(
+            Condition::any()
+                .add(Column::State.ne(PENDING))
+                .add(Column::Attempt.eq(0))
+                .add(Column::LeaseUntil.is_not_null()),
+        )
         .into_tuple()
         .one(tx.db())
         .await?;
     Ok(last.flatten().map_or(tx.now(), |last| std::cmp::max(tx.now(), last + gap)))
 }
 
-async fn insert(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
+/// Writes a delivery for later.
+pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
     let row = ActiveModel {
         id: Set(tx.core().ids.v7(tx.now())),
         kind: Set(delivery.kind().to_owned()),

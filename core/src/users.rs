@@ -1,9 +1,7 @@
 //! People and how providers know them. The owner of a license is a user; a Discord id is one of that
 //! user's identities.
 
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QuerySelect, sea_query::OnConflict,
-};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QuerySelect, sea_query::OnConflict};
 
 use crate::{
     Core, Error, Result, Snowflake,
@@ -25,11 +23,11 @@ pub async fn find_by_discord(core: &Core, id: Snowflake) -> Result<Option<UserId
 }
 
 /// The Discord account of a user.
-pub(crate) async fn discord_id(db: &impl ConnectionTrait, user: UserId) -> Result<Option<Snowflake>> {
+pub(crate) async fn discord_id(core: &Core, user: UserId) -> Result<Option<Snowflake>> {
     let row = identity::Entity::find()
         .filter(identity::Column::UserId.eq(user))
         .filter(identity::Column::Provider.eq(DISCORD))
-        .one(db)
+        .one(core.db.read())
         .await?;
     Ok(row.and_then(|row| row.subject.parse().ok().map(Snowflake)))
 }

@@ -27,8 +27,8 @@ pub use crate::entity::worker::Model as Report;
 pub const EXPIRE: &str = "expire";
 /// The full pass over every guild's members.
 pub const RECONCILE_ROLES: &str = "reconcile_roles";
-/// Tells the log channels.
-pub const ANNOUNCE: &str = "announce";
+/// Reads the log on for the log channels.
+pub const LOG_CHANNEL: &str = "log_channel";
 /// Forgets what is over.
 pub const CLEANUP: &str = "cleanup";
 /// The lease of the one instance that listens to the gateway.

@@ -64,12 +64,12 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused(Refusal { code, detail, .. }) => Self::new(code, detail),
+            Error::Refused(Refusal { code, detail }) => Self::new(code, detail),
             Error::Database(ref why) => {
                 tracing::error!(error = %why, "the database did not answer");
                 Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
             }
-            Error::Redis(_) | Error::Broken(_) => {
+            Error::Broken(_) => {
                 tracing::error!(%error, "a request failed");
                 Self::of(Code::Internal)
             }
@@ -97,7 +97,7 @@ fn status(code: Code) -> StatusCode {
         Code::Valid => StatusCode::OK,
         Code::BadRequest => StatusCode::BAD_REQUEST,
         Code::NoApiKey | Code::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Code::Revoked | Code::Expired | Code::NotAssigned | Code::AccessDenied => StatusCode::FORBIDDEN,
+        Code::Revoked | Code::Expired | Code::NotAssigned => StatusCode::FORBIDDEN,
         Code::NotFound | Code::ProductMismatch => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,

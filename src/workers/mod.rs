@@ -8,7 +8,7 @@ use std::{convert::Infallible, str::FromStr, time::Duration};
 
 use apalis::prelude::*;
 use apalis_cron::CronScheduler;
-use dca_core::{bus::Topic, entitlements, guilds, licenses, outbox, workers as rows};
+use dca_core::{bus::Topic, entitlements, licenses, log_channel, outbox, workers as rows};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +26,8 @@ pub enum Worker {
     Expire,
     /// The full pass over every guild.
     ReconcileRoles,
-    /// Tells the log channels.
-    Announce,
+    /// Reads the log on for the log channels.
+    LogChannel,
     /// Forgets what is over.
     Cleanup,
 }
@@ -40,7 +40,7 @@ const LEASE: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// Every scheduled worker.
-    pub const ALL: [Self; 4] = [Self::Expire, Self::ReconcileRoles, Self::Announce, Self::Cleanup];
+    pub const ALL: [Self; 4] = [Self::Expire, Self::ReconcileRoles, Self::LogChannel, Self::Cleanup];
 
     /// The name of its row.
     #[must_use]
@@ -48,7 +48,7 @@ impl Worker {
         match self {
             Self::Expire => rows::EXPIRE,
             Self::ReconcileRoles => rows::RECONCILE_ROLES,
-            Self::Announce => rows::ANNOUNCE,
+            Self::LogChannel => rows::LOG_CHANNEL,
             Self::Cleanup => rows::CLEANUP,
         }
     }
@@ -58,7 +58,7 @@ impl Worker {
         match self {
             Self::Expire => Duration::from_hours(1),
             Self::ReconcileRoles => app.config.reconcile_interval,
-            Self::Announce => Duration::from_mins(1),
+            Self::LogChannel => Duration::from_mins(1),
             Self::Cleanup => Duration::from_hours(24),
         }
     }
@@ -72,7 +72,7 @@ impl Worker {
                 Some(bot) => bot.held().is_some(),
                 None => app.rest.is_some(),
             },
-            Self::Expire | Self::Announce | Self::Cleanup => true,
+            Self::Expire | Self::LogChannel | Self::Cleanup => true,
         }
     }
 
@@ -86,7 +86,7 @@ impl Worker {
                 format!("{ended} ended after their grace, {told} expired")
             }
             Self::ReconcileRoles => reconcile_roles::run(app).await?,
-            Self::Announce => format!("{} events read", guilds::announce(core, dca_commands::reply::log_line).await?),
+            Self::LogChannel => format!("{} events read", log_channel::read_on(core).await?),
             Self::Cleanup => format!("{} deliveries forgotten", outbox::forget_old(core).await?),
         })
     }

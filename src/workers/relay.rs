@@ -12,8 +12,9 @@ use apalis::prelude::Data;
 use dca_commands::{reply, rest::Failure};
 use dca_core::{
     bus::Topic,
-    entitlements, guilds, licenses,
+    entitlements, licenses,
     limiter::Bucket,
+    log_channel,
     outbox::{self, Claim, Delivery, Outcome},
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
@@ -126,14 +127,20 @@ async fn deliver(app: &App, claim: &Claim) -> Outcome {
             }
             judged(app, rest.dm(held.0, &reply::key_dm(&held.1), nonce).await)
         }
-        Delivery::LogLine { channel, line, .. } => judged(app, rest.line(*channel, line, nonce).await),
+        Delivery::LogLine { channel, seq } => match log_channel::find(&app.core, *seq).await {
+            Ok(Some((event, member))) => {
+                judged(app, rest.line(*channel, &reply::log_line(&event, member), nonce).await)
+            }
+            Ok(None) => Outcome::Dead("its event is gone".to_owned()),
+            Err(error) => Outcome::Failed(error.to_string()),
+        },
         Delivery::Refetch { guild, user } => {
             let stamp = app.core.stamps.next(&app.core.clock);
             let roles = match rest.member(*guild, *user).await {
                 Ok(roles) => roles,
                 Err(failure) => return judged(app, Err(failure)),
             };
-            let seen = guilds::observation(&app.core, *guild, *user, roles.as_deref(), stamp, None).await;
+            let seen = entitlements::observation(&app.core, *guild, *user, roles.as_deref(), stamp, None).await;
             let stored = match seen {
                 Ok(Some(seen)) => entitlements::observe(&app.core, &seen).await.map(drop),
                 Ok(None) => Ok(()),

@@ -126,14 +126,14 @@ fn lines_of_one_channel_go_out_one_after_the_other() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let guild = guilds::joined(&core, 900.into(), "Makers").await.unwrap();
-        guilds::set_log_channel(&core, guild.id, 901.into()).await.unwrap();
         let seller = Seller { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
+        guilds::set_log_channel(&core, &seller.caller, guild.id, 901.into()).await.unwrap();
         let gold = seller.product("Gold", "GOLD").await;
         for member in 0..3 {
             seller.observe(&gold, member, Level::Held).await.unwrap();
         }
-        assert_eq!(guilds::announce(&core, |event, _| event.kind.clone()).await.unwrap(), 6);
-        assert_eq!(guilds::announce(&core, |event, _| event.kind.clone()).await.unwrap(), 0, "each once");
+        assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 6);
+        assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 0, "each once");
         let first = claim_one(&core).await;
         outbox::settle(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
         assert!(claim(&core).await.is_empty(), "a line that waits is not overtaken");

@@ -173,7 +173,7 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
         t.events(&guild, "license.revoked", 1).await;
-        t.work(Worker::Announce).await;
+        t.work(Worker::LogChannel).await;
         let mut told = Vec::new();
         for _ in 0..5 {
             let line = t.discord.next_message(logs).await.content;
@@ -183,7 +183,7 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
         let order =
             ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
         assert_eq!(told, order);
-        t.work(Worker::Announce).await;
+        t.work(Worker::LogChannel).await;
         t
     });
 }

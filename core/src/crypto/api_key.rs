@@ -16,7 +16,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    const fn head(self) -> &'static str {
+    /// How its keys begin.
+    #[must_use]
+    pub const fn head(self) -> &'static str {
         match self {
             Self::Publishable => "dca_pk_",
             Self::Secret => "dca_sk_",

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{Core, Error, Ids, Result, error::words, keyring};
+use crate::{Clock, Db, Error, Ids, Result, error::words, keyring};
 
 words! {
     /// What a data key is for. The words are frozen: they are part of what is authenticated.
@@ -47,13 +47,12 @@ impl Keyring {
     ///
     /// # Errors
     /// When the master key is not the one the keyring was sealed under.
-    pub async fn open(core: &Core, master: &MasterKey) -> Result<Self> {
+    pub async fn open(db: &Db, clock: &Clock, ids: &Ids, master: &MasterKey) -> Result<Self> {
         let mut keys = HashMap::new();
         for &purpose in Purpose::ALL {
-            let row = keyring::find_or_create(core, purpose, |id| {
-                encrypt(&*master.0, &core.ids, purpose, id, &core.ids.bytes::<32>())
-            })
-            .await?;
+            let fresh = ids.v7(clock.now());
+            let sealed = encrypt(&*master.0, ids, purpose, fresh, &ids.bytes::<32>());
+            let row = keyring::find_or_create(db, purpose, fresh, sealed, clock.now()).await?;
             let key = decrypt(&*master.0, purpose, row.id, &row.sealed).ok_or_else(|| {
                 Error::Broken("the master key is not the one this database was sealed under".to_owned())
             })?;

@@ -30,10 +30,15 @@ use crate::{
 };
 
 mod decide;
+mod roles;
 mod store;
 pub mod sweep;
 
-pub use self::decide::{Decision, decide};
+pub(crate) use self::store::{count_holders, spend};
+pub use self::{
+    decide::{Decision, decide},
+    roles::observation,
+};
 pub use crate::entity::source::Model as Source;
 
 /// The order of observations: strictly rising within an instance, and raised above everything stored
@@ -147,12 +152,19 @@ pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
         tracing::warn!(member = %seen.member, "an observation of a former gateway holder was dropped");
         return Ok(Vec::new());
     }
-    let user = users::ensure(&tx, seen.member).await?;
-    users::lock_holder(&tx, seen.scope.tenant(), user).await?;
+    let changes = observe_in(&mut tx, seen).await?;
+    tx.commit().await?;
+    Ok(changes)
+}
+
+/// The same, as part of a unit of work.
+async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
+    let user = users::ensure(tx, seen.member).await?;
+    users::lock_holder(tx, seen.scope.tenant(), user).await?;
     let mut touched = Vec::<(ProductId, Pace)>::new();
     for source in &seen.seen {
         let again = source.level == Level::Held && source.pace == Pace::Again;
-        if (record(&mut tx, user, seen, source).await? || again)
+        if (record(tx, user, seen, source).await? || again)
             && !touched.iter().any(|(product, _)| *product == source.product)
         {
             touched.push((source.product, source.pace));
@@ -160,9 +172,8 @@ pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
     }
     let mut changes = Vec::new();
     for (product, pace) in touched {
-        changes.extend(settle(&mut tx, user, product, &seen.actor, pace).await?);
+        changes.extend(settle(tx, user, product, &seen.actor, pace).await?);
     }
-    tx.commit().await?;
     Ok(changes)
 }
 
@@ -198,34 +209,32 @@ fn reference(source: &Seen) -> Uuid {
     }
 }
 
-/// A source as it begins.
-fn source(tx: &Tx, tenant_id: TenantId, user_id: UserId, seen: &Seen, stamp: i64) -> Source {
-    let now = tx.now();
-    Source {
-        id: tx.core().ids.v7(now),
-        tenant_id,
-        user_id,
-        product_id: seen.product,
-        kind: seen.basis.kind().to_owned(),
-        reference: reference(seen),
-        stamp,
-        live_since: now,
-        ends_at: None,
-        spent: false,
-    }
-}
-
 /// Writes a source down if this is news of it. Answers whether its level changed.
 async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) -> Result<bool> {
     let stored =
         store::list(tx, user, source.product).await?.into_iter().find(|row| row.reference == reference(source));
     let now = tx.now();
-    let stamp = seen.stamp.0;
+    let stamp = match (source.basis, &stored) {
+        // An admin's word is the newest by the holder's lock, however the clock of the last one ran.
+        (Basis::Grant, Some(row)) => seen.stamp.0.max(row.stamp + 1),
+        _ => seen.stamp.0,
+    };
     let changed = match stored {
         Some(row) if row.stamp >= stamp => false,
         None if source.level == Level::Gone => false,
         None => {
-            let row = self::source(tx, seen.scope.tenant(), user, source, stamp);
+            let row = Source {
+                id: tx.core().ids.v7(now),
+                tenant_id: seen.scope.tenant(),
+                user_id: user,
+                product_id: source.product,
+                kind: source.basis.kind().to_owned(),
+                reference: reference(source),
+                stamp,
+                live_since: now,
+                ends_at: None,
+                spent: false,
+            };
             store::insert(tx, row).await?;
             true
         }
@@ -335,29 +344,21 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Sno
     if licenses::lock_standing(&tx, user, product).await?.is_some() {
         return Err(Code::Conflict.because("They hold a license for that product already; `/license show` tells more."));
     }
-    begin_grant(&tx, caller, user, product).await?;
-    let issued = settle(&mut tx, user, product, &caller.actor, Pace::Now).await?;
+    let changes = observe_in(
+        &mut tx,
+        &Observation {
+            scope: caller.scope.clone(),
+            member,
+            actor: caller.actor.clone(),
+            stamp: core.stamps.next(&core.clock),
+            fence: None,
+            seen: vec![Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now }],
+        },
+    )
+    .await?;
     tx.commit().await?;
-    match issued {
-        Some(Change::Issued(license)) => Ok(license),
+    match changes.as_slice() {
+        [Change::Issued(license)] => Ok(*license),
         _ => Err(Error::Broken(format!("a grant of {product} issued no license"))),
     }
-}
-
-/// Writes the grant down. It is the newest word by the holder's lock, whatever stamp the clock of
-/// another instance gave the one before; one whose license was revoked begins anew.
-async fn begin_grant(tx: &Tx, caller: &Caller, user: UserId, product: ProductId) -> Result<()> {
-    let seen = Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now };
-    let stamp = tx.core().stamps.next(&tx.core().clock).0;
-    let stored = store::list(tx, user, product).await?.into_iter().find(|row| row.reference == reference(&seen));
-    let fresh = source(tx, caller.scope.tenant(), user, &seen, stamp);
-    match stored {
-        None => store::insert(tx, fresh).await,
-        Some(row) => store::update(tx, Source { id: row.id, stamp: stamp.max(row.stamp + 1), ..fresh }).await,
-    }
-}
-
-/// The claim's license was ended by an admin: its sources have had theirs.
-pub(crate) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
-    store::spend(tx, user, product).await
 }

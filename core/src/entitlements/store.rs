@@ -73,12 +73,14 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
     Ok(newest.flatten())
 }
 
-/// Marks a claim's live sources as having had their license; an admin's grant is simply over.
-pub(super) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+/// A claim's license was ended by an admin: its roles have had their license, and a grant is over.
+pub(crate) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+    let of_claim = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
+    Entity::update_many().col_expr(Column::Spent, Expr::value(true)).filter(of_claim.clone()).exec(tx.db()).await?;
     Entity::update_many()
-        .col_expr(Column::Spent, Expr::value(true))
-        .filter(Column::UserId.eq(user))
-        .filter(Column::ProductId.eq(product))
+        .col_expr(Column::EndsAt, Expr::value(tx.now()))
+        .filter(of_claim)
+        .filter(Column::Kind.eq(super::Basis::Grant.kind()))
         .exec(tx.db())
         .await?;
     Ok(())
@@ -160,7 +162,7 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
 }
 
 /// How many members one mapping holds now.
-pub(super) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
+pub(crate) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
     let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Spent.eq(false));
     let held = live.filter(Column::Reference.eq(mapping.0));
     Ok(held.count(core.db.read()).await?)

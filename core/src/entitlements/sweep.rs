@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
-use super::{Level, Observation, Stamp, observe, store};
+use super::{Level, Observation, Stamp, observe, roles, store};
 use crate::{
     Core, Result, Scope, Snowflake,
     events::Actor,
-    guilds::{self, Announce, Guild, Mapping},
+    guilds::{self, Guild},
     ids::MappingId,
+    mappings::{self, Announce, Mapping},
     outbox::{self, Delivery, Pace},
     tx::Tx,
     workers::Lease,
@@ -72,8 +73,8 @@ impl Sweep {
         // Before the first page: whatever the gateway says from here on is newer than the list.
         let stamp = core.stamps.next(&core.clock);
         let scope = Scope::of(guild.tenant_id);
-        let mappings = guilds::list_mappings(core, &scope, guild.id).await?;
-        let removed = guilds::list_removed(core, guild.id).await?;
+        let mappings = mappings::list(core, &scope, guild.id).await?;
+        let removed = mappings::list_removed(core, guild.id).await?;
         if mappings.is_empty() && removed.is_empty() {
             return Ok(None);
         }
@@ -91,7 +92,7 @@ impl Sweep {
     /// When the database does not answer.
     pub async fn roles(&mut self, core: &Core, existing: &[Snowflake]) -> Result<()> {
         for mapping in self.mappings.iter().filter(|mapping| !existing.contains(&mapping.role_id)) {
-            guilds::role_deleted(core, self.guild.id, mapping.role_id).await?;
+            mappings::role_deleted(core, self.guild.id, mapping.role_id).await?;
         }
         self.mappings.retain(|mapping| existing.contains(&mapping.role_id));
         let standing: HashSet<_> = self.mappings.iter().map(|mapping| mapping.id).collect();
@@ -107,7 +108,7 @@ impl Sweep {
     pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<()> {
         self.unseen.remove(&member);
         let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
-        let seen = guilds::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
+        let seen = roles::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
         let was = |source: &super::Seen| matches!(source.basis, super::Basis::Role(id, ..) if held.contains(&id));
         let gained = seen.iter().any(|source| source.level == Level::Held && !was(source));
         let lost = seen.iter().any(|source| source.level == Level::Gone && was(source));
@@ -126,7 +127,7 @@ impl Sweep {
     /// # Errors
     /// When the database does not answer.
     pub async fn finish(self, core: &Core) -> Result<Summary> {
-        guilds::applied(core, &self.mappings).await?;
+        mappings::applied(core, &self.mappings).await?;
         let ending = self.losses.len() + self.unseen.len();
         let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
         if ending > brake(self.holders.len()) && !confirmed {
@@ -157,7 +158,7 @@ impl Sweep {
         let ids: Vec<_> = removed.iter().map(|mapping| mapping.id).collect();
         for (member, held) in store::holders(core, &ids).await? {
             let of_member: Vec<_> = removed.iter().filter(|mapping| held.contains(&mapping.id)).cloned().collect();
-            let gone = guilds::seen(&of_member, None, |_| Pace::Quiet);
+            let gone = roles::seen(&of_member, None, |_| Pace::Quiet);
             observe(core, &self.observation(member, gone)).await?;
         }
         Ok(())
@@ -178,9 +179,4 @@ impl Sweep {
 /// The most losses a pass may bring without being asked about: 10, or a fifth of the holders.
 fn brake(holders: usize) -> usize {
     (holders / 5).max(10)
-}
-
-/// How many members a mapping holds.
-pub(crate) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
-    store::count_holders(core, mapping).await
 }

@@ -26,6 +26,7 @@ mod state;
 mod store;
 mod verdict;
 
+pub(crate) use self::store::lock_standing;
 pub use self::{
     state::{State, state},
     verdict::{Question, Verdict, judge},
@@ -125,11 +126,6 @@ fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: Kind, before: Opt
     });
 }
 
-/// The license a claim stands on, locked; the holder is locked before.
-pub(crate) async fn lock_standing(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
-    store::lock_standing(tx, user, product).await
-}
-
 /// A license that is nobody's yet, with its key.
 ///
 /// # Errors
@@ -167,6 +163,16 @@ pub struct Held {
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
+fn held(core: &Core, license: &License, product: &str) -> Result<Held> {
+    Ok(Held {
+        product: product.to_owned(),
+        id: license.id,
+        key: reveal(core, license)?,
+        state: state(license, core.clock.now()),
+        expires_at: license.expires_at,
+    })
+}
+
 /// The licenses a member holds with a tenant and can still use or see expire.
 ///
 /// # Errors
@@ -174,16 +180,9 @@ pub struct Held {
 pub async fn held_by(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<Held>> {
     let products = crate::products::list(core, scope).await?;
     let licenses = list_of(core, scope, member).await?;
-    let now = core.clock.now();
-    let standing = licenses.into_iter().filter(|license| license.revoked_at.is_none());
-    standing
-        .map(|license| {
-            let product =
-                products.iter().find(|p| p.id == license.product_id).map_or_else(String::new, |p| p.name.clone());
-            let (key, state) = (reveal(core, &license)?, state(&license, now));
-            Ok(Held { product, id: license.id, key, state, expires_at: license.expires_at })
-        })
-        .collect()
+    let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
+    let standing = licenses.iter().filter(|license| license.revoked_at.is_none());
+    standing.map(|license| held(core, license, name(license.product_id))).collect()
 }
 
 /// All licenses of a member with a tenant, ended ones too, newest first.
@@ -207,9 +206,9 @@ pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflak
         return Ok(None);
     };
     let Some(user) = license.user_id else { return Ok(None) };
-    let Some(member) = users::discord_id(core.db.read(), user).await? else { return Ok(None) };
-    let held = held_by(core, &Scope::of(license.tenant_id), member).await?;
-    Ok(held.into_iter().find(|held| held.id == id).map(|held| (member, held)))
+    let Some(member) = users::discord_id(core, user).await? else { return Ok(None) };
+    let product = crate::products::get(core, &Scope::of(license.tenant_id), &license.product_id.to_string()).await?;
+    Ok(Some((member, held(core, &license, &product.name)?)))
 }
 
 /// Answers an app. Never fails for anything about the key: a verdict is a value.
@@ -232,7 +231,7 @@ pub async fn validate(core: &Core, caller: &Caller, question: &Question) -> Resu
     };
     let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
     let license = store::find_by_lookup(core.db.read(), lookup).await?;
-    let verdict = judge(license, &caller.scope, &caller.products, question.product, now);
+    let verdict = judge(license, caller, question.product, now);
     match &verdict.license {
         Some((license, State::Assigned)) => activate(core, caller, license.id, verdict.clone()).await,
         _ => Ok(verdict),
@@ -244,7 +243,7 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
     let now = tx.now();
-    let verdict = judge(Some(license.clone()), &caller.scope, &caller.products, None, now);
+    let verdict = judge(Some(license.clone()), caller, None, now);
     if !matches!(verdict.license, Some((_, State::Assigned))) {
         return Ok(Verdict { checked_at: seen.checked_at, ..verdict });
     }
@@ -259,7 +258,7 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
     );
     tx.commit().await?;
     let license = License { activated_at: Some(now), first_valid_at: Some(now), ..license };
-    Ok(judge(Some(license), &caller.scope, &caller.products, None, now))
+    Ok(judge(Some(license), caller, None, now))
 }
 
 /// A license by id or by key, within a tenant.
@@ -292,11 +291,37 @@ pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -
         users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
     }
     let license = store::lock(&tx, id).await?;
-    let license = apply(&mut tx, &caller.actor, Action::Revoke { license: &license, reason }).await?;
-    if let Some(owner) = owner {
-        entitlements::spend(&tx, owner, license.product_id).await?;
-    }
+    let license = revoke_locked(&mut tx, caller, &license, reason).await?;
     tx.commit().await?;
+    Ok(license)
+}
+
+/// Ends the license a member holds for a product, as [`revoke`] does.
+///
+/// # Errors
+/// `NOT_FOUND` when they hold none.
+pub async fn revoke_held(
+    core: &Core,
+    caller: &Caller,
+    member: Snowflake,
+    product: ProductId,
+    reason: &str,
+) -> Result<License> {
+    let none = || Code::NotFound.because("They hold no license for that product.");
+    let owner = users::find_by_discord(core, member).await?.ok_or_else(none)?;
+    let mut tx = Tx::begin(core).await?;
+    users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
+    let license = store::lock_standing(&tx, owner, product).await?.ok_or_else(none)?;
+    let license = revoke_locked(&mut tx, caller, &license, reason).await?;
+    tx.commit().await?;
+    Ok(license)
+}
+
+async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
+    let license = apply(tx, &caller.actor, Action::Revoke { license, reason }).await?;
+    if let Some(owner) = license.user_id {
+        entitlements::spend(tx, owner, license.product_id).await?;
+    }
     Ok(license)
 }
 

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{License, State, state};
-use crate::{Code, Scope, ids::ProductId, tenants::Covered};
+use crate::{Caller, Code, ids::ProductId};
 
 /// What an app asks.
 #[derive(Clone, Debug, Default)]
@@ -39,15 +39,9 @@ impl Verdict {
 /// Judges in fixed precedence. A license of another tenant, or of a product the API key does not
 /// cover, is not found; nobody learns that it exists.
 #[must_use]
-pub fn judge(
-    license: Option<License>,
-    scope: &Scope,
-    covered: &[Covered],
-    wanted: Option<ProductId>,
-    now: DateTime<Utc>,
-) -> Verdict {
-    let visible =
-        |l: &License| l.tenant_id == scope.tenant() && covered.iter().any(|product| product.id == l.product_id);
+pub fn judge(license: Option<License>, caller: &Caller, wanted: Option<ProductId>, now: DateTime<Utc>) -> Verdict {
+    let covers = |product: ProductId| caller.products.iter().any(|covered| covered.id == product);
+    let visible = |l: &License| l.tenant_id == caller.scope.tenant() && covers(l.product_id);
     let Some(license) = license.filter(visible) else { return Verdict::without_license(Code::NotFound, now) };
     if wanted.is_some_and(|wanted| wanted != license.product_id) {
         return Verdict::without_license(Code::ProductMismatch, now);
