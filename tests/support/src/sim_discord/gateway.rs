@@ -129,7 +129,7 @@ impl State {
             "guilds": inside.iter().map(unavailable).collect::<Vec<_>>(), "private_channels": [],
             "resume_gateway_url": self.gateway_url(),
             "shard": data.get("shard").cloned().unwrap_or(json!([0, 1])),
-            "application": { "id": self.application.to_string(), "flags": 1 << 15 },
+            "application": { "id": self.application.to_string(), "flags": self.application_flags() },
         });
         session.dispatch("READY", &ready);
         for guild in inside.into_iter().filter(|guild| intents & GUILDS != 0 && !self.guilds[guild].out) {

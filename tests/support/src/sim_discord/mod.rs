@@ -268,7 +268,8 @@ impl SimDiscord {
         self.inner.change(|state| state.refuse_gateway = refuse);
     }
 
-    /// While set, an IDENTIFY with a privileged intent is closed with 4014.
+    /// While set, the portal's switch is off: the application's flags lack the Server Members intent, and
+    /// an IDENTIFY with it is closed with 4014.
     pub fn disallow_intents(&self, disallow: bool) {
         self.inner.change(|state| state.disallow_intents = disallow);
     }

@@ -253,10 +253,10 @@ impl State {
     }
 
     fn application_json(&self) -> Value {
-        let id = self.application.to_string();
+        let (id, flags) = (self.application.to_string(), self.application_flags());
         json!({
-            "id": id, "name": "DCA", "icon": null, "description": "", "type": null, "flags": 1 << 15,
-            "flags_new": (1 << 15).to_string(), "verify_key": "0".repeat(64), "bot_public": true,
+            "id": id, "name": "DCA", "icon": null, "description": "", "type": null, "flags": flags,
+            "flags_new": flags.to_string(), "verify_key": "0".repeat(64), "bot_public": true,
             "bot_require_code_grant": false, "redirect_uris": [], "interactions_endpoint_url": null,
             "role_connections_verification_url": null, "owner": self.user_json(self.bot),
             "bot": self.user_json(self.bot), "approximate_guild_count": self.guilds.len(),

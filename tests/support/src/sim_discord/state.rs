@@ -341,6 +341,12 @@ impl State {
         format!("{}.SimBot.not-a-real-token", BASE64.encode(self.bot.to_string()))
     }
 
+    /// The application's flags: whether its portal allows the Server Members intent, for a bot in few
+    /// servers.
+    pub fn application_flags(&self) -> u64 {
+        if self.disallow_intents { 0 } else { 1 << 15 }
+    }
+
     pub fn user_json(&self, id: u64) -> Value {
         let is_bot = id == self.bot;
         json!({
