@@ -1,5 +1,6 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
+mod cli;
 mod cluster;
 mod commands;
 mod gateway;

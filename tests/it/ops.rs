@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     harness::{LIMIT, T, it, it_unstarted, key_in},
-    stage::{Answer, Request, Seller},
+    stage::{Answer, Request, Seller, half_sent},
 };
 
 async fn get(t: &T, path: &str) -> Answer {
@@ -259,21 +259,6 @@ fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
     });
 }
 
-/// A validation whose body is still to come, known to have reached its handler.
-async fn half_sent(t: &T, api_key: &str, body: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(t.addr()).await.unwrap();
-    let head = format!(
-        "POST /licenses/validate HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\nContent-Type: application/json\r\n\
-         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    socket.write_all(head.as_bytes()).await.unwrap();
-    let mut invited = [0; 25];
-    tokio::time::timeout(LIMIT, socket.read_exact(&mut invited)).await.unwrap().unwrap();
-    assert_eq!(&invited, b"HTTP/1.1 100 Continue\r\n\r\n");
-    socket
-}
-
 #[test]
 fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
     it_unstarted(|mut t| async {
@@ -282,7 +267,7 @@ fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
         let gold = seller.product("Gold", "GOLD").await;
         let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
         let body = json!({ "licenseKey": key }).to_string();
-        let mut socket = half_sent(&t, &api_key, &body).await;
+        let mut socket = half_sent(t.addr(), &api_key, &body).await;
         let (addr, app) = (t.addr(), t.app().clone());
         let finish = async {
             assert!(!app.is_ready(), "stopping has begun");
@@ -313,7 +298,7 @@ fn a_request_that_never_ends_does_not_hold_up_the_end() {
         t.start_without_bot().await;
         let seller = Seller::new(t.core(), "Makers").await;
         let api_key = seller.api_key(Kind::Secret, &[&seller.product("Gold", "GOLD").await]).await.1;
-        let mut socket = half_sent(&t, &api_key, "{\"licenseKey\":\"x\"}").await;
+        let mut socket = half_sent(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
         let began = tokio::time::Instant::now();
         t.stop().await;
         assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());

@@ -219,3 +219,18 @@ impl Request {
         Answer::read(&answer)
     }
 }
+
+/// A validation whose body is still to come, known to have reached its handler.
+pub async fn half_sent(addr: SocketAddr, api_key: &str, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    let head = format!(
+        "POST /licenses/validate HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\nContent-Type: application/json\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    let mut invited = [0; 25];
+    tokio::time::timeout(LIMIT, socket.read_exact(&mut invited)).await.unwrap().unwrap();
+    assert_eq!(&invited, b"HTTP/1.1 100 Continue\r\n\r\n");
+    socket
+}
