@@ -332,7 +332,7 @@ fn a_service_tells_no_secret_and_names_what_has_no_effect() {
         served.signal("TERM");
         let (code, out) = served.ended();
         assert_eq!((code, out.as_str()), (Some(0), ""));
-        let log: String = served.log.iter().map(|line| format!("{line}\n")).collect();
+        let log = served.log.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         assert_no_secret(&log, &t.discord.token());
         let password = t.env().get("DCA_DATABASE_URL").map_or("none", String::as_str);
         for secret in [master, "s3cr3t-value", &key, &key[..38], &api_key, &api_key[..42], password] {
