@@ -10,7 +10,7 @@
 //! `gateway` lease, whose token fences what a former holder may still write.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -24,15 +24,16 @@ use dca_core::{
 };
 use futures::{Stream, StreamExt};
 use serenity::{
-    all::{Client, ClientBuilder, Event, FullEvent, GatewayIntents, GuildId, Interaction},
+    all::{Client, ClientBuilder, Command, CreateCommand, Event, FullEvent, GatewayIntents, GuildId, Interaction},
     collector,
     gateway::GatewayError,
+    http::Http,
 };
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{Bot, Failure, Status, setup};
+use crate::{Bot, Failure, Status, rest, setup};
 
 /// What callbacks have noted of one member since it was last stored.
 #[derive(Clone)]
@@ -58,6 +59,8 @@ impl Mark {
 /// News about a guild as a whole; handled before any mark.
 #[derive(Clone)]
 enum News {
+    /// Every guild the bot is in; it left the others while nobody listened.
+    Present(Vec<Snowflake>),
     Joined(Snowflake, String),
     Left(Snowflake),
     RoleDeleted(Snowflake, Snowflake),
@@ -79,6 +82,8 @@ pub(crate) struct Marks {
 struct Heard {
     news: VecDeque<News>,
     members: HashMap<(Snowflake, Snowflake), Mark>,
+    /// Members heard of since the last full pass began: what they were in its list is older.
+    recent: HashSet<(Snowflake, Snowflake)>,
 }
 
 impl Heard {
@@ -103,6 +108,16 @@ impl Marks {
         }
     }
 
+    /// A full pass begins: who was heard of before is in its list as they are.
+    pub(crate) fn begin_pass(&self) {
+        self.heard().recent.clear();
+    }
+
+    /// Whether a member was heard of since the full pass began.
+    pub(crate) fn is_recent(&self, guild: Snowflake, member: Snowflake) -> bool {
+        self.heard().recent.contains(&(guild, member))
+    }
+
     fn news(&self, news: News) {
         self.heard().news.push_back(news);
         self.wake.notify_one();
@@ -111,6 +126,7 @@ impl Marks {
     fn member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
         let who = (guild.get().into(), user.into());
         let mut heard = self.heard();
+        heard.recent.insert(who);
         let before = heard.members.remove(&who);
         heard.members.insert(who, Mark { roles, stamp, meanwhile: None }.after(before));
         drop(heard);
@@ -165,13 +181,12 @@ pub(crate) async fn handle(
             });
             *bot.marks.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(callback));
             let present: Vec<Snowflake> = data_about_bot.guilds.iter().map(|guild| guild.id.get().into()).collect();
-            for guild in guilds::list_joined(&bot.core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
-                bot.marks.news(News::Left(guild.id));
-            }
+            let guilds = present.len();
+            bot.marks.news(News::Present(present));
             // Whatever happened before the callback was there is found by a full pass.
             bot.marks.news(News::Gap);
             bot.status.send_replace(Status::Connected);
-            info!(guilds = present.len(), "Discord is connected");
+            info!(guilds, "Discord is connected");
         }
         FullEvent::InteractionCreate { interaction: Interaction::Component(choice) } => {
             setup::component(ctx, bot, choice).await?;
@@ -195,7 +210,7 @@ async fn store_marks(bot: &Bot, lease: &Lease) {
             (heard.news.front().cloned(), marks)
         };
         let stored = match news {
-            Some(news) => store_news(bot, news).await,
+            Some(news) => store_news(bot, lease, news).await,
             None if marks.is_empty() => {
                 bot.marks.wake.notified().await;
                 Ok(())
@@ -216,8 +231,18 @@ async fn store_marks(bot: &Bot, lease: &Lease) {
     }
 }
 
-async fn store_news(bot: &Bot, news: News) -> dca_core::Result<()> {
+async fn store_news(bot: &Bot, lease: &Lease, news: News) -> dca_core::Result<()> {
+    if !workers::is_held(&bot.core, lease).await? {
+        // A former holder's news: the present one hears it too.
+        bot.marks.heard().news.pop_front();
+        return Ok(());
+    }
     match news {
+        News::Present(present) => {
+            for guild in guilds::list_joined(&bot.core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
+                guilds::left(&bot.core, guild.id).await?;
+            }
+        }
         News::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
         News::Left(guild) => guilds::left(&bot.core, guild).await?,
         News::RoleDeleted(guild, role) => mappings::role_deleted(&bot.core, guild, role).await?,
@@ -312,13 +337,30 @@ async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
         .options(crate::manners())
         .setup(move |ctx, _, framework| {
             Box::pin(async move {
-                poise::builtins::register_globally(ctx, &framework.options().commands).await?;
+                register(ctx.http.clone(), poise::builtins::create_application_commands(&framework.options().commands))
+                    .await;
                 Ok(data)
             })
         })
         .build();
     let intents = GatewayIntents::GUILDS | GatewayIntents::GUILD_MEMBERS;
     ClientBuilder::new_with_http(bot.rest.client(), intents).framework(framework).await
+}
+
+/// Tells Discord which commands there are; keeps trying in the background, since nothing else waits for
+/// it. (A set-up that fails would leave the framework deaf for good.)
+async fn register(http: Arc<Http>, commands: Vec<CreateCommand>) {
+    let Err(error) = Command::set_global_commands(&http, commands.clone()).await else { return };
+    warn!(error = %rest::Failure::from(error), "the commands could not be registered; trying again");
+    tokio::spawn(async move {
+        for pause in (0..10).map(|n| Duration::from_secs(1 << n)) {
+            tokio::time::sleep(pause).await;
+            if Command::set_global_commands(&http, commands.clone()).await.is_ok() {
+                return info!("the commands are registered");
+            }
+        }
+        error!("the commands could not be registered; restart when Discord is well again");
+    });
 }
 
 /// Renews the lease, and returns when this instance must no longer believe that it holds it.

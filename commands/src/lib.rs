@@ -74,6 +74,18 @@ impl Bot {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// A full pass begins: see [`Bot::has_heard`].
+    pub fn begin_pass(&self) {
+        self.marks.begin_pass();
+    }
+
+    /// Whether the gateway spoke of a member since the full pass began: its word is newer than the
+    /// list's.
+    #[must_use]
+    pub fn has_heard(&self, guild: dca_core::Snowflake, member: dca_core::Snowflake) -> bool {
+        self.marks.is_recent(guild, member)
+    }
+
     /// Returns when everything heard so far is stored.
     pub async fn drained(&self) {
         self.marks.drained().await;

@@ -155,12 +155,18 @@ pub(crate) async fn hold(core: &Core, guild: &Guild, ending: usize, held: usize)
     tx.commit().await
 }
 
-/// The guild's sync went through.
+/// The guild's sync went through: a confirmation is used up.
 pub(crate) async fn unhold(core: &Core, guild: &Guild) -> Result<()> {
-    match guild.held_at {
-        Some(_) => change(core, guild.id, guild::Column::HeldAt, Expr::value(None::<DateTime<Utc>>)).await,
-        None => Ok(()),
+    if guild.held_at.is_none() && guild.confirmed_until.is_none() {
+        return Ok(());
     }
+    guild::Entity::update_many()
+        .col_expr(guild::Column::HeldAt, Expr::value(None::<DateTime<Utc>>))
+        .col_expr(guild::Column::ConfirmedUntil, Expr::value(None::<DateTime<Utc>>))
+        .filter(guild::Column::Id.eq(guild.id))
+        .exec(core.db.writer())
+        .await?;
+    Ok(())
 }
 
 /// Records something about a guild as a whole.

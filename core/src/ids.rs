@@ -1,9 +1,6 @@
 //! Randomness as an input, and the typed ids made from it.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU16, Ordering},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use rand::{Rng, SeedableRng, TryRng, rngs::StdRng, rngs::SysRng};
@@ -106,10 +103,20 @@ impl Ids {
     /// A `UUIDv7` (RFC 9562): a public id that sorts by `now`, and by order within a millisecond.
     #[must_use]
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
-        static COUNTER: AtomicU16 = AtomicU16::new(0);
-        let millis = now.timestamp_millis().max(0).cast_unsigned();
+        /// The last millisecond used, and how many ids it has; 12 bits of an id count them.
+        static LAST: Mutex<(u64, u16)> = Mutex::new((0, 0));
+        let now = now.timestamp_millis().max(0).cast_unsigned();
+        let (millis, count) = {
+            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = match *last {
+                (millis, 0xFFF) if millis >= now => (millis + 1, 0),
+                (millis, count) if millis >= now && millis - now < 1_000 => (millis, count + 1),
+                _ => (now, 0),
+            };
+            *last
+        };
         let mut tail = self.bytes::<10>();
-        tail[..2].copy_from_slice(&COUNTER.fetch_add(1, Ordering::Relaxed).to_be_bytes());
+        tail[..2].copy_from_slice(&count.to_be_bytes());
         Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
     }
 

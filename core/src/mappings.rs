@@ -98,10 +98,11 @@ pub async fn remove(core: &Core, caller: &Caller, guild: Snowflake, role: Snowfl
     let mapping = removed.first().ok_or_else(|| {
         Code::NotFound.because(format!("That role does not earn {}; `/mapping list` shows what does.", product.name))
     })?;
+    let holders = entitlements::count_holders(&tx, mapping.id).await?;
     let now = tx.now();
     workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await?;
-    entitlements::count_holders(core, mapping.id).await
+    Ok(holders)
 }
 
 fn of(scope: &Scope, guild: Snowflake) -> Condition {

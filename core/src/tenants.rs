@@ -11,8 +11,8 @@ use crate::{
     tx::Tx,
 };
 
-/// The tenant a caller was proved to belong to. Only authentication makes one, and every store
-/// function takes it first: a forgotten filter cannot be written.
+/// The tenant a caller was proved to belong to. Authentication makes one; inside core, the row that is
+/// worked on does. What lists or finds for a caller takes it, so that a filter is not forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope(TenantId);
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter,
+    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 
@@ -132,9 +132,19 @@ pub async fn release(core: &Core, held: &Lease, result: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether the lease is still this one: asked inside a unit of work, it fences a former holder.
+/// Whether the lease is still this one. Nobody can take it over until the unit of work ends: so it
+/// fences a former holder.
 pub(crate) async fn holds(tx: &Tx, lease: &Lease) -> Result<bool> {
-    let row = Entity::find_by_id(&lease.name).one(tx.db()).await?;
+    let row = Entity::find_by_id(&lease.name).lock_shared().one(tx.db()).await?;
+    Ok(row.is_some_and(|row| row.token == lease.token))
+}
+
+/// Whether the lease was still this one a moment ago.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn is_held(core: &Core, lease: &Lease) -> Result<bool> {
+    let row = Entity::find_by_id(&lease.name).one(core.db.writer()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
 }
 

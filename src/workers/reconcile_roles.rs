@@ -1,6 +1,6 @@
 //! The full pass: reads every member of every guild that maps a role, page by page.
 
-use dca_commands::rest::{Failure, PAGE};
+use dca_commands::rest::{Failure, PAGE, Rest};
 use dca_core::{
     Snowflake,
     entitlements::sweep::{Summary, Sweep},
@@ -17,6 +17,11 @@ use crate::App;
 /// When the database does not answer, or no guild could be read.
 pub(super) async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, 0, Summary::default());
+    match &app.bot {
+        Some(bot) => bot.begin_pass(),
+        // The gateway is heard elsewhere: continue after its stamps.
+        None => app.core.stamps.catch_up(&app.core).await?,
+    }
     for guild in guilds::list_joined(&app.core).await? {
         let id = guild.id;
         match pass(app, guild).await {
@@ -41,24 +46,33 @@ async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let Some(mut sweep) = Sweep::begin(core, guild, fence, app.config.dm_interval).await? else {
         return Ok(Summary::default());
     };
-    let roles: Vec<Snowflake> = patiently(|| rest.roles(id)).await?.into_iter().map(|role| role.id).collect();
-    sweep.roles(core, &roles).await?;
+    let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.has_heard(id, member));
+    sweep.roles(core, &roles_of(rest, id).await?).await?;
     let mut after = Snowflake(0);
     loop {
         let page = patiently(|| rest.members(id, after)).await?;
         for (member, roles) in &page {
-            sweep.member(core, *member, roles).await?;
+            if is_newer(*member) {
+                sweep.skip(*member);
+            } else {
+                sweep.member(core, *member, roles).await?;
+            }
         }
         match page.last() {
             Some((last, _)) if page.len() as u64 == PAGE => after = *last,
             _ => break,
         }
     }
-    let summary = sweep.finish(core).await?;
+    sweep.roles(core, &roles_of(rest, id).await?).await?;
+    let summary = sweep.finish(core, is_newer).await?;
     if summary != Summary::default() {
         info!(guild = %id, ?summary, "synchronized");
     }
     Ok(summary)
+}
+
+async fn roles_of(rest: &Rest, guild: Snowflake) -> Result<Vec<Snowflake>, Failure> {
+    Ok(patiently(|| rest.roles(guild)).await?.into_iter().map(|role| role.id).collect())
 }
 
 /// Tries a read three times: a pass over many pages should not fail for one hiccup.

@@ -26,7 +26,7 @@ use crate::{
     workers::{PAUSE, nudges},
 };
 
-/// Deliveries performed at once, and claimed at once: a claim never waits for a place.
+/// Deliveries performed at once.
 pub const CONCURRENCY: usize = 8;
 
 /// How long the outbox is left alone when nobody nudges.
@@ -50,35 +50,31 @@ impl Rest {
     }
 }
 
-/// Due deliveries, claimed as they are taken.
+/// Due deliveries, each claimed when there is a place to perform it.
 pub(crate) fn claims(app: App) -> BoxStream<'static, Result<Claim, Infallible>> {
     let nudged = nudges(&app, Topic::Outbox).boxed();
     stream::unfold((app, nudged), |(app, mut nudged)| async move {
         loop {
-            let claimed = claim(&app).await;
-            if !claimed.is_empty() {
-                return Some((stream::iter(claimed).map(Ok), (app, nudged)));
+            if let Some(claim) = claim(&app).await {
+                return Some((Ok(claim), (app, nudged)));
             }
             // Nothing due, or the database is away: look again soon, or when told.
             _ = tokio::time::timeout(LOOK, nudged.next()).await;
         }
     })
-    .flatten()
     .boxed()
 }
 
-async fn claim(app: &App) -> Vec<Claim> {
-    if app.rest.is_none() {
-        return Vec::new();
-    }
-    // Longer than any attempt: one may wait behind another of the same batch.
+async fn claim(app: &App) -> Option<Claim> {
+    app.rest.as_ref()?;
+    // Longer than any attempt may take.
     let lease = app.config.delivery_timeout * 2 + Duration::from_secs(1);
-    match outbox::claim(&app.core, CONCURRENCY as u64, lease).await {
-        Ok(claimed) => claimed,
+    match outbox::claim(&app.core, 1, lease).await {
+        Ok(claimed) => claimed.into_iter().next(),
         Err(error) => {
             warn!(%error, "deliveries cannot be claimed; trying again");
             tokio::time::sleep(PAUSE).await;
-            Vec::new()
+            None
         }
     }
 }
@@ -135,6 +131,9 @@ async fn deliver(app: &App, claim: &Claim) -> Outcome {
             Err(error) => Outcome::Failed(error.to_string()),
         },
         Delivery::Refetch { guild, user } => {
+            if let Err(error) = app.core.stamps.catch_up(&app.core).await {
+                return Outcome::Failed(error.to_string());
+            }
             let stamp = app.core.stamps.next(&app.core.clock);
             let roles = match rest.member(*guild, *user).await {
                 Ok(roles) => roles,

@@ -9,7 +9,10 @@ use std::{
     sync::mpsc,
 };
 
-use dca_core::guilds::{self, Announce};
+use dca_core::{
+    guilds,
+    mappings::{self, Announce},
+};
 use dca_test_support::SimGuild;
 use serde_json::{Value, json};
 
@@ -382,7 +385,7 @@ fn assert_fails(t: &T, changed: &[(&str, &str)], check: &str, detail: &str) {
 async fn map(t: &T, guild: &SimGuild, role: u64) {
     let caller = t.caller(guild).await;
     let product = dca_core::products::get(t.core(), &caller.scope, "Gold Tools").await.unwrap();
-    guilds::add_mapping(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Quietly).await.unwrap();
+    mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Quietly).await.unwrap();
 }
 
 #[test]

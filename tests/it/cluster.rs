@@ -12,7 +12,7 @@ use dca_core::bus::Topic;
 use dca_test_support::{Fault, FaultKind, SimGuild, SimMember};
 use tokio::{sync::watch, time::Instant};
 
-use crate::harness::{LIMIT, T, assert_no_secret, it, it_unstarted, key_in, services};
+use crate::harness::{LIMIT, T, assert_no_secret, it, it_unstarted, key_in, say, services};
 
 /// A running `dca-auth serve`.
 struct Process {
@@ -103,7 +103,7 @@ async fn duplicates(t: &T, members: &[SimMember]) -> usize {
 
 /// Kills the process while Discord holds its answer: before the key's message was taken (its channel
 /// is being opened), or after it arrived and before we know.
-fn killed_during_delivery(path: &'static str) {
+fn killed_during_delivery(path: &'static str, duplicates_at_most: usize) {
     it_unstarted(move |mut t| async move {
         let (guild, gold) = stage(&mut t).await;
         let mut members = Vec::new();
@@ -120,7 +120,7 @@ fn killed_during_delivery(path: &'static str) {
         }
         let last = Process::start(t.env(), "api,bot,workers");
         let twice = duplicates(&t, &members).await;
-        assert!(twice <= 5, "{twice} duplicates in 5 kills");
+        assert!(twice <= duplicates_at_most, "{twice} duplicates in 5 kills");
         assert_no_secret(&last.log.borrow(), &t.discord.token());
         t
     });
@@ -128,22 +128,22 @@ fn killed_during_delivery(path: &'static str) {
 
 #[test]
 fn a_key_survives_five_kills_while_its_channel_is_opened() {
-    killed_during_delivery("/users/@me/channels");
+    killed_during_delivery("/users/@me/channels", 0);
 }
 
 #[test]
 fn a_key_survives_five_more_kills_while_its_channel_is_opened() {
-    killed_during_delivery("/users/@me/channels");
+    killed_during_delivery("/users/@me/channels", 0);
 }
 
 #[test]
 fn a_key_is_not_sent_twice_by_five_kills_after_its_message_arrived() {
-    killed_during_delivery("/messages");
+    killed_during_delivery("/messages", 0);
 }
 
 #[test]
 fn a_key_is_not_sent_twice_by_five_more_kills_after_its_message_arrived() {
-    killed_during_delivery("/messages");
+    killed_during_delivery("/messages", 0);
 }
 
 /// Two processes on one database; the one that hears Discord is killed in the middle of a burst.
@@ -180,22 +180,22 @@ async fn either_connects(processes: &[Process]) -> usize {
 }
 
 #[test]
-fn nobody_is_missed_when_the_gateway_holder_is_killed_five_times() {
+fn nobody_is_missed_in_the_first_five_kills_of_the_gateway_holder() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_when_the_gateway_holder_is_killed_ten_times() {
+fn nobody_is_missed_in_the_second_five_kills_of_the_gateway_holder() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_when_the_gateway_holder_is_killed_fifteen_times() {
+fn nobody_is_missed_in_the_third_five_kills_of_the_gateway_holder() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_when_the_gateway_holder_is_killed_twenty_times() {
+fn nobody_is_missed_in_the_fourth_five_kills_of_the_gateway_holder() {
     gateway_killed_mid_burst();
 }
 
@@ -232,7 +232,7 @@ fn exactly_one_instance_listens_and_hands_over_at_once_when_it_stops_in_order() 
 #[test]
 fn a_commit_in_one_process_nudges_another_through_redis() {
     if services().1.is_none() {
-        return eprintln!("not run without TEST_REDIS_URL: a nudge between processes");
+        return say("not run without TEST_REDIS_URL: a nudge between processes");
     }
     it_unstarted(|mut t| async {
         let (guild, gold) = stage(&mut t).await;
@@ -240,7 +240,11 @@ fn a_commit_in_one_process_nudges_another_through_redis() {
         process.says("Discord is connected").await;
         let here = t.build().await;
         let mut nudges = here.core.bus.subscribe();
-        // The subscription may still be on its way for the first of them.
+        // A subscription begins with one look at everything: let that pass, so that what comes is a nudge.
+        for _ in Topic::ALL {
+            _ = tokio::time::timeout(Duration::from_secs(2), nudges.recv()).await;
+        }
+        while nudges.try_recv().is_ok() {}
         let mut arrived = false;
         for n in 0..10 {
             guild.join(&format!("member {n}")).grant(gold);
@@ -259,7 +263,7 @@ fn a_commit_in_one_process_nudges_another_through_redis() {
 #[test]
 fn processes_share_a_bucket_through_redis() {
     if services().1.is_none() {
-        return eprintln!("not run without TEST_REDIS_URL: a bucket shared by processes");
+        return say("not run without TEST_REDIS_URL: a bucket shared by processes");
     }
     it_unstarted(|mut t| async {
         let (guild, _) = stage(&mut t).await;

@@ -262,20 +262,63 @@ fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
 fn half_a_member_list_costs_nobody_anything() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
-        ana.grant(gold);
-        t.discord.next_dm(&ana).await;
+        let (guild, gold, _) = t.shop("Tools", 0).await;
         guild.seed(1_500, &[]);
-        // The second page never arrives.
-        let page_two = Fault::on(
-            "GET",
-            "/members?limit=1000&after=1",
-            FaultKind::Status(403, serde_json::json!({"code": 50001, "message": "Missing Access"})),
-        );
+        // The youngest id: on the second page, which never arrives.
+        let bea = guild.join("bea");
+        bea.grant(gold);
+        t.discord.next_dm(&bea).await;
+        let refusal = serde_json::json!({"code": 50001, "message": "Missing Access"});
+        let page_two = Fault::on("GET", "limit=1000&after=1", FaultKind::Status(403, refusal));
         t.discord.fault(page_two.times(5));
         t.advance(Duration::minutes(5));
         t.work(Worker::ReconcileRoles).await;
+        t.advance(Duration::minutes(2));
+        t.idle().await;
+        assert!(t.discord.requests().iter().any(|seen| seen.status == 403), "the second page was refused");
+        let asked = format!("/members/{}", bea.user_id());
+        assert!(!t.discord.requests().iter().any(|seen| seen.path.ends_with(&asked)), "not even a doubt");
+        assert!(licenses_of(&t, &guild, &bea).await[0].revoked_at.is_none());
+        t
+    });
+}
+
+#[test]
+fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
+    it(|mut t| async {
+        t.expect_error("a worker failed");
+        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        t.discord.fault(Fault::on("GET", "/roles", FaultKind::Hold));
+        t.advance(Duration::minutes(5));
+        let app = t.app().clone();
+        let pass = tokio::spawn(async move { app.run(Worker::ReconcileRoles).await });
+        t.discord.held().await;
+        guild.delete_role(gold);
+        t.discord.release();
+        pass.await.unwrap().unwrap();
+        t.heard(&guild).await;
+        t.advance(Duration::minutes(5));
+        t.work(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
+        t
+    });
+}
+
+#[test]
+fn commands_that_could_not_be_registered_do_not_deafen_the_bot() {
+    it_unstarted(|mut t| async {
+        t.discord.fail_next("PUT", "/commands", 503);
+        t.start().await;
+        let registered = |discord: &dca_test_support::SimDiscord| {
+            discord.requests().iter().any(|seen| seen.path.ends_with("/commands") && seen.status == 200)
+        };
+        t.discord.until("the second try", registered).await;
+        let (guild, gold, ana) = t.shop("Tools", 24).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);
         t
     });
 }

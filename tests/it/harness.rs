@@ -136,6 +136,11 @@ fn run<F: Future<Output = T>>(started: bool, test: impl FnOnce(T) -> F + Send) {
     });
 }
 
+/// A line that the test runner shows also when everything passes.
+pub fn say(line: &str) {
+    _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// The Postgres and Redis to run on; absent: `SQLite` and memory.
 pub fn services() -> (Option<String>, Option<String>) {
     static SAID: OnceLock<()> = OnceLock::new();
@@ -148,7 +153,7 @@ pub fn services() -> (Option<String>, Option<String>) {
         let name = |given: &Option<String>, with: &'static str, without: &'static str| {
             given.as_ref().map_or(without, |_| with)
         };
-        eprintln!("running on {} and {}", name(&postgres, "Postgres", "SQLite"), name(&redis, "Redis", "memory"));
+        say(&format!("running on {} and {}", name(&postgres, "Postgres", "SQLite"), name(&redis, "Redis", "memory")));
     });
     (postgres, redis)
 }

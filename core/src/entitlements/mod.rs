@@ -186,19 +186,26 @@ async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
     let known = |source: &Seen| {
         stored.iter().find(|row| row.product_id == source.product && row.reference == reference(source))
     };
-    let mut unchanged = Vec::new();
+    let (mut held, mut gone) = (Vec::new(), Vec::new());
     for source in &seen.seen {
         match (known(source), source.level) {
             (None, Level::Gone) => {}
-            (Some(row), Level::Held) if row.ends_at.is_none() && source.pace != Pace::Again => unchanged.push(row.id),
-            (Some(row), Level::Gone) if row.ends_at.is_some() => unchanged.push(row.id),
+            (Some(row), Level::Held) if row.ends_at.is_none() && source.pace != Pace::Again => held.push(row.id),
+            (Some(row), Level::Gone) if row.ends_at.is_some() => gone.push(row.id),
             _ => return Ok(false),
         }
     }
-    if !unchanged.is_empty() {
-        store::confirm(core, &unchanged, seen.stamp.0).await?;
+    if held.is_empty() && gone.is_empty() {
+        return Ok(true);
     }
-    Ok(true)
+    if let Some(fence) = &seen.fence
+        && !workers::is_held(core, fence).await?
+    {
+        return Ok(false);
+    }
+    // Whatever changed meanwhile is not confirmed, and is looked at under the lock.
+    Ok(store::confirm(core, &held, Level::Held, seen.stamp.0).await?
+        && store::confirm(core, &gone, Level::Gone, seen.stamp.0).await?)
 }
 
 /// What makes a source the same one again.

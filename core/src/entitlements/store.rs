@@ -9,7 +9,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::Source;
+use super::{Level, Source};
 use crate::{
     Core, Result, Snowflake,
     entity::{
@@ -55,15 +55,23 @@ pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
     Ok(())
 }
 
-/// Notes that unchanged sources were seen again.
-pub(super) async fn confirm(core: &Core, ids: &[Uuid], stamp: i64) -> Result<()> {
-    Entity::update_many()
+/// Notes that sources were seen again at the level they have. `false`: one of them has changed since.
+pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64) -> Result<bool> {
+    if ids.is_empty() {
+        return Ok(true);
+    }
+    let unchanged = match level {
+        Level::Held => Column::EndsAt.is_null(),
+        Level::Gone => Column::EndsAt.is_not_null(),
+    };
+    let confirmed = Entity::update_many()
         .col_expr(Column::Stamp, Expr::value(stamp))
         .filter(Column::Id.is_in(ids.iter().copied()))
         .filter(Column::Stamp.lt(stamp))
+        .filter(unchanged)
         .exec(core.db.writer())
         .await?;
-    Ok(())
+    Ok(usize::try_from(confirmed.rows_affected).is_ok_and(|n| n == ids.len()))
 }
 
 /// The newest stamp anybody wrote.
@@ -162,8 +170,8 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
 }
 
 /// How many members one mapping holds now.
-pub(crate) async fn count_holders(core: &Core, mapping: MappingId) -> Result<u64> {
+pub(crate) async fn count_holders(tx: &Tx, mapping: MappingId) -> Result<u64> {
     let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Spent.eq(false));
     let held = live.filter(Column::Reference.eq(mapping.0));
-    Ok(held.count(core.db.read()).await?)
+    Ok(held.count(tx.db()).await?)
 }

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Level, Observation, Stamp, observe, roles, store};
+use super::{Basis, Level, Observation, Stamp, observe, roles, store};
 use crate::{
     Core, Result, Scope, Snowflake,
     events::Actor,
@@ -29,7 +29,7 @@ pub struct Sweep {
     holders: HashMap<Snowflake, Vec<MappingId>>,
     unseen: HashSet<Snowflake>,
     losses: Vec<Observation>,
-    gained: usize,
+    gained: Vec<Snowflake>,
     stamp: Stamp,
     fence: Option<Lease>,
     gap: Duration,
@@ -81,12 +81,14 @@ impl Sweep {
         let verifiable = mappings.iter().filter(|m| m.role_deleted_at.is_none()).map(|m| m.id).collect::<Vec<_>>();
         let holders = store::holders(core, &verifiable).await?;
         let unseen = holders.keys().copied().collect();
-        let sweep = Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), gained: 0, stamp, fence, gap };
+        let sweep =
+            Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), gained: Vec::new(), stamp, fence, gap };
         sweep.end_removed(core, &removed).await?;
         Ok(Some(sweep))
     }
 
-    /// The roles that the mappings name: one that no longer exists was deleted while nobody looked.
+    /// The roles there are: a mapped one that no longer exists was deleted while nobody looked. Told
+    /// before the first page and after the last, since a role may go in between.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -98,7 +100,16 @@ impl Sweep {
         let standing: HashSet<_> = self.mappings.iter().map(|mapping| mapping.id).collect();
         self.holders.retain(|_, held| held.iter().any(|mapping| standing.contains(mapping)));
         self.unseen.retain(|member| self.holders.contains_key(member));
+        for loss in &mut self.losses {
+            loss.seen.retain(|source| matches!(source.basis, Basis::Role(id, ..) if standing.contains(&id)));
+        }
+        self.losses.retain(|loss| !loss.seen.is_empty());
         Ok(())
+    }
+
+    /// One member of the list of whom something newer was heard meanwhile.
+    pub fn skip(&mut self, member: Snowflake) {
+        self.unseen.remove(&member);
     }
 
     /// One member of the list.
@@ -109,7 +120,7 @@ impl Sweep {
         self.unseen.remove(&member);
         let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
         let seen = roles::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
-        let was = |source: &super::Seen| matches!(source.basis, super::Basis::Role(id, ..) if held.contains(&id));
+        let was = |source: &super::Seen| matches!(source.basis, Basis::Role(id, ..) if held.contains(&id));
         let gained = seen.iter().any(|source| source.level == Level::Held && !was(source));
         let lost = seen.iter().any(|source| source.level == Level::Gone && was(source));
         let observation = self.observation(member, seen);
@@ -117,31 +128,33 @@ impl Sweep {
             self.losses.push(observation);
         } else if gained {
             observe(core, &observation).await?;
-            self.gained += 1;
+            self.gained.push(member);
         }
         Ok(())
     }
 
-    /// The list is complete: losses become observations, unless there are too many.
+    /// The list is complete: losses become observations, unless there are too many. `is_newer` tells of
+    /// whom something was heard since the pass began.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn finish(self, core: &Core) -> Result<Summary> {
+    pub async fn finish(self, core: &Core, is_newer: impl Fn(Snowflake) -> bool) -> Result<Summary> {
         mappings::applied(core, &self.mappings).await?;
         let ending = self.losses.len() + self.unseen.len();
         let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
         if ending > brake(self.holders.len()) && !confirmed {
             guilds::hold(core, &self.guild, ending, self.holders.len()).await?;
-            return Ok(Summary { gained: self.gained, held: ending, ..Summary::default() });
+            return Ok(Summary { gained: self.gained.len(), held: ending, ..Summary::default() });
         }
         for loss in &self.losses {
             observe(core, loss).await?;
         }
-        for &member in &self.unseen {
+        let crossed = self.gained.iter().filter(|member| is_newer(**member));
+        for &member in self.unseen.iter().chain(crossed) {
             self.doubt(core, member).await?;
         }
         guilds::unhold(core, &self.guild).await?;
-        Ok(Summary { gained: self.gained, lost: self.losses.len(), doubted: self.unseen.len(), held: 0 })
+        Ok(Summary { gained: self.gained.len(), lost: self.losses.len(), doubted: self.unseen.len(), held: 0 })
     }
 
     async fn doubt(&self, core: &Core, member: Snowflake) -> Result<()> {
