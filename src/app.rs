@@ -25,7 +25,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use dca_commands::{Bot, Rest, Status};
 use dca_core::{
     Bus, Clock, Core, Db, Ids, Limiter,
-    crypto::seal::MasterKey,
+    crypto::seal::{Keyring, MasterKey},
     limiter::{Bucket, Rate},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -146,6 +146,12 @@ impl App {
             addr = Some(server.addr);
             tasks.push(server.task);
         }
+        let (limiter, stopped) = (self.core.limiter.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            while tokio::time::timeout(Duration::from_mins(1), stopped.cancelled()).await.is_err() {
+                limiter.forget_idle();
+            }
+        }));
         if let Some(bot) = self.bot.clone() {
             tasks.push(tokio::spawn(dca_commands::gateway::run(bot, stop.clone())));
         }
@@ -222,9 +228,9 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
         .mode(0o700)
         .create(&config.data_dir)
         .with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
-    let master = master_key(config, &inputs.ids)?;
     let db = open_database(config).await?;
     migrate(&db).await?;
+    let master = master_key(config, &inputs.ids, Keyring::is_sealed(&db).await?)?;
     let shared = open_redis(config)?;
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
@@ -287,13 +293,17 @@ pub async fn ping_redis(config: &Config) -> Option<Result<(), String>> {
 }
 
 /// The configured master key, or the one in the data directory, made on first start.
-fn master_key(config: &Config, ids: &Ids) -> Result<MasterKey> {
+fn master_key(config: &Config, ids: &Ids, is_sealed: bool) -> Result<MasterKey> {
     if let Some(given) = &config.master_key {
         return decode(given.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64");
     }
     let path = config.data_dir.join("master.key");
     match fs::read_to_string(&path) {
         Ok(text) => decode(text.trim()).with_context(|| format!("{} is not 32 bytes of base64", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_sealed => bail!(
+            "{} is missing, but this database was sealed under a master key: restore it from your backup, or set DCA_MASTER_KEY",
+            path.display()
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = ids.bytes::<32>();
             write_secret(&path, &STANDARD.encode(key))?;
@@ -317,6 +327,10 @@ fn write_secret(path: &Path, text: &str) -> Result<()> {
         .mode(0o600)
         .open(path)
         .with_context(|| format!("{} cannot be written", path.display()))?;
-    writeln!(file, "{text}")?;
-    Ok(file.sync_all()?)
+    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    written.with_context(|| {
+        // Half a secret would be taken for a whole one at the next start.
+        _ = fs::remove_file(path);
+        format!("{} cannot be written", path.display())
+    })
 }

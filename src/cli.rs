@@ -79,8 +79,12 @@ enum Migrate {
     Up,
     /// Show what is applied
     Status,
-    /// Take the last migration back, with its data
-    Down,
+    /// Take the last migration back, with all of its data
+    Down {
+        /// Yes, the data too; stop every running service first
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -104,7 +108,7 @@ enum Key {
         #[arg(long)]
         product: String,
         /// The Discord user it belongs to; without one it is nobody's yet
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=i64::MAX.cast_unsigned()))]
         member: Option<u64>,
     },
     /// End a license now
@@ -217,7 +221,7 @@ async fn migrate(config: &Config, to: &Migrate) -> Result<()> {
     let db = app::open_database(config).await?;
     match to {
         Migrate::Up => app::migrate(&db).await?,
-        Migrate::Down => Migrator::down(db.writer(), Some(1)).await?,
+        Migrate::Down { .. } => Migrator::down(db.writer(), Some(1)).await?,
         Migrate::Status => {}
     }
     let pending = Migrator::get_pending_migrations(db.writer()).await?;

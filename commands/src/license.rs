@@ -36,6 +36,7 @@ async fn grant(
     #[description = "Who gets it"] member: User,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
+    #[max_length = 80]
     product: String,
 ) -> Result<(), Failure> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
@@ -53,6 +54,7 @@ async fn revoke(
     #[description = "Whose license"] member: User,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
+    #[max_length = 80]
     product: String,
     #[description = "Why, for the log"]
     #[max_length = 200]

@@ -37,6 +37,7 @@ async fn add(
     #[description = "Members with this role get a key"] role: Role,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
+    #[max_length = 80]
     product: String,
     #[description = "Send members who have the role already their key by direct message"] dm_existing: Option<bool>,
 ) -> Result<(), Failure> {
@@ -57,6 +58,7 @@ async fn remove(
     #[description = "The role, or the id of a deleted one (see /mapping list)"] role: String,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
+    #[max_length = 80]
     product: String,
 ) -> Result<(), Failure> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);

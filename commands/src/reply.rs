@@ -9,6 +9,9 @@ use dca_core::{
 
 use crate::rest;
 
+/// Discord takes 2,000 characters a message; this many leave room for what is added.
+const ROOM: usize = 1_800;
+
 /// Text as it is, not as Markdown, a mention or a link.
 #[must_use]
 pub fn plain(text: &str) -> String {
@@ -23,7 +26,15 @@ pub fn plain(text: &str) -> String {
 }
 
 pub(crate) fn refusal(refusal: &Refusal) -> String {
-    format!("❌ {}", refusal.detail)
+    // Names that people chose are part of it; our own backticks stay.
+    let mut text = String::from("❌ ");
+    for c in refusal.detail.chars().take(ROOM) {
+        if "*_~|[]()<>@#\\".contains(c) {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text
 }
 
 pub(crate) fn discord_refused(why: &rest::Failure) -> String {
@@ -115,8 +126,6 @@ pub(crate) fn licenses<'a>(member: Snowflake, rows: impl Iterator<Item = (&'a Li
 
 /// One per line, as far as a message reaches; `None` for none.
 fn list(lines: impl Iterator<Item = String>) -> Option<String> {
-    /// Discord takes 2,000 characters.
-    const ROOM: usize = 1_900;
     let lines: Vec<String> = lines.collect();
     let mut text = String::new();
     for (at, line) in lines.iter().enumerate() {
@@ -185,5 +194,6 @@ pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
     };
     let request = event.request_id.as_deref().map_or_else(String::new, |id| format!(" · `{id}`"));
     let actor = event.actor.strip_prefix("discord:").map_or_else(|| plain(&event.actor), |id| format!("<@{id}>"));
-    format!("`{}`{member}{license}{role}{reason} · by {actor}{request}{hint}", event.kind)
+    let line = format!("`{}`{member}{license}{role}{reason} · by {actor}{request}", event.kind);
+    line.chars().take(ROOM).chain(hint.chars()).collect()
 }

@@ -186,6 +186,15 @@ impl Rest {
         self.call(channel.id.send_message(&self.http, message)).await.map(drop)
     }
 
+    /// The guild a channel belongs to.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn guild_of(&self, channel: Snowflake) -> Result<Option<Snowflake>, Failure> {
+        let channel = self.call(self.http.get_channel(ChannelId::new(channel.into()))).await?;
+        Ok(channel.guild().map(|channel| channel.guild_id.get().into()))
+    }
+
     /// Posts a line in a channel; `nonce` as for [`Rest::dm`].
     ///
     /// # Errors

@@ -112,6 +112,9 @@ async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
             let channel = values.first().map_or(0, |channel| channel.get()).into();
+            if bot.rest.guild_of(channel).await? != Some(guild) {
+                return Err(Code::NotFound.because("That channel is not in this server.").into());
+            }
             bot.rest.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
             guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
             Ok(reply::log_channel_set(channel))

@@ -1,5 +1,7 @@
 //! API keys: which app asks, and about which products.
 
+use std::collections::HashSet;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait,
@@ -47,9 +49,10 @@ pub async fn create(
         revoked_at: None,
     };
     api_key::Entity::insert(api_key::ActiveModel::from(row.clone())).exec_without_returning(tx.db()).await?;
-    let bound = products
-        .iter()
-        .map(|&product_id| api_key_product::ActiveModel { api_key_id: Set(row.id), product_id: Set(product_id) });
+    let distinct: HashSet<ProductId> = products.iter().copied().collect();
+    let bound = distinct
+        .into_iter()
+        .map(|product_id| api_key_product::ActiveModel { api_key_id: Set(row.id), product_id: Set(product_id) });
     api_key_product::Entity::insert_many(bound).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
     Ok((row, text))

@@ -10,6 +10,11 @@ use crate::{
     entity::key::{ActiveModel, Column, Entity, Model},
 };
 
+/// Whether there is any key.
+pub(crate) async fn exists(db: &Db) -> Result<bool> {
+    Ok(Entity::find().one(db.writer()).await?.is_some())
+}
+
 /// The newest key of a purpose; `fresh` becomes the first. Two instances that start at once agree: the
 /// second insert does nothing, and both read the first.
 pub(crate) async fn find_or_create(

@@ -1,7 +1,12 @@
 //! Token buckets (GCRA): `governor` in one process, one Lua script when instances share Redis.
 //! A Redis that does not answer falls back to the process's own buckets: no lockout, no open door.
 
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use redis::{Script, aio::ConnectionManager};
@@ -42,7 +47,12 @@ pub struct Limiter(Arc<Inner>);
 struct Inner {
     buckets: HashMap<Bucket, (Rate, DefaultKeyedRateLimiter<String>)>,
     shared: Option<(ConnectionManager, String, Script)>,
+    /// Until when Redis is left alone after it did not answer.
+    away_until: Mutex<Option<Instant>>,
 }
+
+/// How long Redis is left alone after it did not answer: a stalled one must not slow every request.
+const AWAY: Duration = Duration::from_secs(2);
 
 /// KEYS[1] bucket; ARGV now, interval, tolerance (µs). Answers 0, or the µs to wait.
 const GCRA: &str = "
@@ -67,7 +77,7 @@ impl Limiter {
             (bucket, (rate, RateLimiter::keyed(quota)))
         });
         let shared = shared.map(|(connection, prefix)| (connection, format!("{prefix}:limit"), Script::new(GCRA)));
-        Self(Arc::new(Inner { buckets: buckets.collect(), shared }))
+        Self(Arc::new(Inner { buckets: buckets.collect(), shared, away_until: Mutex::new(None) }))
     }
 
     /// Takes one pass.
@@ -76,7 +86,13 @@ impl Limiter {
     /// The time to wait when there is none.
     pub async fn check(&self, bucket: Bucket, key: &str) -> Result<(), Duration> {
         let Some((rate, local)) = self.0.buckets.get(&bucket) else { return Ok(()) };
-        if let Some((connection, prefix, script)) = &self.0.shared {
+        let away = self
+            .0
+            .away_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|until| until > Instant::now());
+        if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !away) {
             let every = micros(rate.every);
             let answer = script
                 .key(format!("{prefix}:{bucket}:{key}"))
@@ -88,7 +104,11 @@ impl Limiter {
             match answer {
                 Ok(0) => return Ok(()),
                 Ok(wait) => return Err(Duration::from_micros(wait)),
-                Err(error) => warn!(%error, "rate limits are this instance's own until Redis is back"),
+                Err(error) => {
+                    warn!(%error, "rate limits are this instance's own until Redis is back");
+                    let until = Some(Instant::now() + AWAY);
+                    *self.0.away_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+                }
             }
         }
         local

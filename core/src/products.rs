@@ -149,9 +149,11 @@ pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product
     let found = all.iter().find(|p| p.name == wanted || p.id.to_string() == wanted);
     let found = found.or_else(|| all.iter().find(|p| p.name.eq_ignore_ascii_case(wanted)));
     found.cloned().ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|p| p.name.as_str()).collect();
+        let names: Vec<_> = all.iter().take(10).map(|p| p.name.as_str()).collect();
+        let more = if all.len() > names.len() { " …" } else { "" };
         let known = if names.is_empty() { "none yet".to_owned() } else { names.join(", ") };
-        Code::NotFound.because(format!("There is no product {wanted:?}. Known: {known}."))
+        let wanted: String = wanted.chars().take(80).collect();
+        Code::NotFound.because(format!("There is no product {wanted:?}. Known: {known}{more}."))
     })
 }
 

@@ -58,7 +58,8 @@ pub(super) fn database_url(value: &str) -> Option<Secret> {
     const PRISMA: &str = "schema pgbouncer connection_limit connect_timeout pool_timeout \
                           socket_timeout sslaccept sslidentity sslpassword";
     if let Some(file) = value.strip_prefix("sqlite:") {
-        let named = file.trim_start_matches('/').starts_with(|first| first != '?');
+        // A database in memory would be another one for every connection.
+        let named = file.trim_start_matches('/').starts_with(|first| first != '?') && !file.contains(":memory:");
         return named.then(|| Secret(value.to_owned()));
     }
     let url = Url::parse(value).ok()?;

@@ -29,11 +29,15 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{App, http::problem::Problem};
+use crate::{
+    App,
+    http::{patience::Patient, problem::Problem},
+};
 
 pub mod extract;
 pub mod licenses;
 pub mod ops;
+mod patience;
 pub mod problem;
 
 /// The largest request body of a route that names no other.
@@ -160,12 +164,12 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
     limit_heads(&mut server);
     let task = match &app.config.tls {
-        None => tokio::spawn(async move { server.serve(service).await }),
+        None => tokio::spawn(async move { server.acceptor(Patient).serve(service).await }),
         Some(files) => {
             // 1.3 is preferred and 1.2 the least: what rustls offers, and nothing older.
             let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
             let tls = tls.context("the certificate or its key cannot be used (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
-            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls);
+            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(Patient);
             tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
         }
     };

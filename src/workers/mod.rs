@@ -206,6 +206,5 @@ async fn run_all_due(_: Look, app: Data<App>) -> Result<(), Infallible> {
             break;
         }
     }
-    app.core.limiter.forget_idle();
     Ok(())
 }

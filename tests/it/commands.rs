@@ -29,7 +29,7 @@ fn setup_needs_three_steps_and_says_what_it_did() {
             @r"✅ <@&GOLD> earns **Gold\_Tools \@everyone** from now on. Members who have the role already get their license now, without a message: `/key` shows it."
         );
         let again = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
-        assert_eq!(again.content, "❌ That role earns Gold_Tools @everyone already.");
+        assert_eq!(again.content, "❌ That role earns Gold\\_Tools \\@everyone already.");
         t
     });
 }

@@ -61,6 +61,14 @@ impl Keyring {
         Ok(Self(Arc::new(keys)))
     }
 
+    /// Whether this database holds sealed keys already.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn is_sealed(db: &Db) -> Result<bool> {
+        keyring::exists(db).await
+    }
+
     fn key(&self, purpose: Purpose) -> &[u8] {
         self.0.get(&purpose).map_or(&[], |key| key.as_slice())
     }

@@ -318,6 +318,9 @@ pub async fn revoke_held(
 }
 
 async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
+    if reason.chars().count() > 200 {
+        return Err(Code::ValidationError.because("A reason has at most 200 characters."));
+    }
     let license = apply(tx, &caller.actor, Action::Revoke { license, reason }).await?;
     if let Some(owner) = license.user_id {
         entitlements::spend(tx, owner, license.product_id).await?;
