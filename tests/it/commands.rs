@@ -243,3 +243,36 @@ fn a_command_that_discord_has_given_up_on_does_nothing() {
         t
     });
 }
+
+#[test]
+fn a_refusal_reaches_its_caller_however_long_and_strange_the_names_in_it_are() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (owner, ana) = (guild.owner(), guild.join("ana"));
+        t.heard(&guild).await;
+        for n in 0..12 {
+            let name = format!("{n} {}", "[x](https://evil.example) @everyone ".repeat(2));
+            t.discord.run(&owner, "/setup", &[("product", text(&name)), ("prefix", text(&format!("P{n}")))]).await;
+        }
+        let whom = [("member", Opt::User(ana.user_id())), ("product", text(&"**b** ".repeat(600)))];
+        let refused = t.discord.run(&owner, "/license grant", &whom).await;
+        assert!(refused.content.starts_with("❌") && refused.content.chars().count() <= 2_000, "{refused:?}");
+        assert!(!refused.content.contains("[x](") && !refused.content.contains(" @everyone"), "{refused:?}");
+        t
+    });
+}
+
+#[test]
+fn a_log_channel_of_another_server_is_refused() {
+    it(|t| async {
+        let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
+        let (owner, theirs) = (guild.owner(), other.channel("theirs"));
+        t.heard(&guild).await;
+        let panel = t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        let custom_id = panel.components[1]["components"][0]["custom_id"].as_str().unwrap().to_owned();
+        let refused = t.discord.forge_component(&owner, &custom_id, &[theirs]).await;
+        assert!(refused.content.contains("not in this server"), "{refused:?}");
+        assert!(t.discord.messages(theirs).is_empty());
+        t
+    });
+}

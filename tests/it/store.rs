@@ -141,6 +141,9 @@ fn a_wrong_master_key_is_refused_at_start_and_harms_nothing() {
             assert!(refused.contains("master.key is not 32 bytes of base64"), "{refused}");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged, "never overwritten");
         }
+        std::fs::remove_file(&file).unwrap();
+        let refused = format!("{:#}", t.assemble(&[]).await.err().expect("a lost key was replaced"));
+        assert!(refused.contains("restore it from your backup") && !file.exists(), "{refused}");
         t
     });
 }
