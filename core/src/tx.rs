@@ -1,7 +1,7 @@
 //! The database and the unit of work.
 //!
 //! "Lock, recheck, write" is one algorithm on both databases: `SQLite` takes its one writer with
-//! `BEGIN IMMEDIATE`, Postgres takes row locks. Lock order: holder → licenses by id → event head.
+//! `BEGIN IMMEDIATE`, Postgres takes row locks. Lock order: fence → holder → licenses by id → event head.
 //! Whatever takes `&mut Tx` neither opens nor commits, and reads nothing from the pool.
 
 use std::{collections::HashSet, time::Duration};
