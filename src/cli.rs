@@ -206,8 +206,10 @@ async fn serve(config: Config, only: &[Part]) -> Result<()> {
     let all = [Part::Api, Part::Bot, Part::Workers];
     let parts = if only.is_empty() { &all[..] } else { only };
     let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics };
-    let running = App::build(config, parts, inputs).await?.start().await?;
+    let app = App::build(config, parts, inputs).await?;
+    // Before anything is served: from the first request on, a signal ends in order.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let running = app.start().await?;
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
     tracing::info!("stopping; a second signal ends at once");
     tokio::select! {
