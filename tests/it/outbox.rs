@@ -6,12 +6,12 @@ use chrono::TimeDelta;
 use dca_auth::workers::Worker;
 use dca_core::{
     Caller, Core,
-    entitlements::{self, Level},
+    entitlements::{self, Basis, Level, Observation, Seen},
     guilds,
     ids::LicenseId,
     licenses,
-    outbox::{self, Claim, Delivery, Outcome},
-    products::Product,
+    outbox::{self, Claim, Delivery, Outcome, Pace},
+    products::{self, Product, Terms},
     workers,
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
@@ -285,6 +285,30 @@ fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
         workers::release(&two, &taken, "done").await.unwrap();
         let report = workers::list(&one).await.unwrap().into_iter().find(|row| row.name == "tick").unwrap();
         assert_eq!(report.last_result.as_deref(), Some("done"));
+        t
+    });
+}
+
+#[test]
+fn a_key_issued_quietly_is_sent_when_its_holder_gains_the_role_and_never_because_they_lose_it() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let seller = Seller::new(&core, "Makers").await;
+        let terms = Terms { source_grace: Some(Duration::from_hours(1)), ..Terms::default() };
+        let product = products::define(&core, &seller.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+        for (level, pace, pending) in [
+            (Level::Held, Pace::Quiet, 0),
+            (Level::Gone, Pace::Again, 0),
+            (Level::Held, Pace::Again, 1),
+            (Level::Held, Pace::Again, 1),
+        ] {
+            let seen = vec![Seen { product: product.id, basis: Basis::Grant, level, pace }];
+            let (scope, actor) = (seller.caller.scope.clone(), seller.caller.actor.clone());
+            let stamp = core.stamps.next(&core.clock);
+            let observation = Observation { scope, member: 1.into(), actor, stamp, fence: None, seen };
+            entitlements::observe(&core, &observation).await.unwrap();
+            assert_eq!(outbox::depth(&core).await.unwrap().pending, pending, "{level:?} {pace:?}");
+        }
         t
     });
 }

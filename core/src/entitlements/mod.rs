@@ -163,11 +163,14 @@ async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
     users::lock_holder(tx, seen.scope.tenant(), user).await?;
     let mut touched = Vec::<(ProductId, Pace)>::new();
     for source in &seen.seen {
-        let again = source.level == Level::Held && source.pace == Pace::Again;
-        if (record(tx, user, seen, source).await? || again)
-            && !touched.iter().any(|(product, _)| *product == source.product)
-        {
-            touched.push((source.product, source.pace));
+        // Nobody waits for a key because of what they lost.
+        let pace = if source.level == Level::Held { source.pace } else { Pace::Quiet };
+        if record(tx, user, seen, source).await? || pace == Pace::Again {
+            match touched.iter_mut().find(|(product, _)| *product == source.product) {
+                Some((_, eager)) if *eager == Pace::Quiet => *eager = pace,
+                Some(_) => {}
+                None => touched.push((source.product, pace)),
+            }
         }
     }
     let mut changes = Vec::new();
@@ -295,7 +298,7 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
             let (product, policy) = products::get_current(tx, product).await?;
             let issue = licenses::Action::Issue { product: &product, policy: &policy, owner: Some(user) };
             let license = licenses::apply(tx, actor, issue).await?.id;
-            outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await?;
+            send_key(tx, license, pace).await?;
             Ok(Some(Change::Issued(license)))
         }
         (Decision::Revoke, Some(license)) => {
@@ -303,12 +306,16 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
             Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
         }
         (Decision::Keep, Some(license)) if pace == Pace::Again => {
-            let license = license.id;
-            outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await?;
+            send_key(tx, license.id, pace).await?;
             Ok(None)
         }
         (Decision::Keep | Decision::Revoke, _) => Ok(None),
     }
+}
+
+/// Sends a license's key to its holder, once in its life.
+async fn send_key(tx: &mut Tx, license: LicenseId, pace: Pace) -> Result<()> {
+    outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await
 }
 
 /// Ends the licenses whose grace the clock has ended. Answers how many.
