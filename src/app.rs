@@ -25,6 +25,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use dca_commands::{Bot, Rest, Status};
 use dca_core::{
     Bus, Clock, Core, Db, Ids, Limiter,
+    accounts::Rules,
     crypto::seal::{Keyring, MasterKey},
     limiter::{Bucket, Rate},
 };
@@ -219,8 +220,8 @@ impl Running {
     }
 }
 
-/// Direct messages that may go out at once.
-const DM_BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Messages that may go out at once.
+const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     fs::DirBuilder::new()
@@ -235,7 +236,9 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
         (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
-        (Bucket::Dm, Rate { burst: DM_BURST, ..Rate::per_minute(config.dm_per_minute) }),
+        (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.dm_per_minute) }),
+        (Bucket::Auth, Rate::per_minute(config.auth_per_minute)),
+        (Bucket::Mail, Rate { burst: BURST, ..Rate::per_minute(config.mails_per_minute) }),
     ];
     let (bus, limiter) = match shared {
         None => (Bus::memory(), Limiter::new(&rates, None)),
@@ -244,7 +247,23 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
             Limiter::new(&rates, Some((connection, &config.redis_prefix))),
         ),
     };
-    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, &master).await?)
+    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, rules(config), &master).await?)
+}
+
+fn rules(config: &Config) -> Rules {
+    // One core stays with the requests that are not sign-ins.
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Rules {
+        access_ttl: config.access_ttl,
+        refresh_ttl: config.refresh_ttl,
+        password_memory_kib: config.password_memory_kib,
+        password_turns: cores.saturating_sub(1),
+        failures_per_account: config.failures_per_account.get(),
+        failures_per_network: config.failures_per_network.get(),
+        letters_per_network: config.letters_per_network.get(),
+        admins_need_second_factor: config.admins_need_second_factor,
+        app_name: config.app_name.clone(),
+    }
 }
 
 /// Opens the database; an `SQLite` file is made with rights for its owner alone.

@@ -1,8 +1,14 @@
 //! The one value that doors and workers carry.
 
+use std::sync::Arc;
+
 use crate::{
     Bus, Clock, Ids, Limiter, Result,
-    crypto::seal::{Keyring, MasterKey},
+    accounts::Rules,
+    crypto::{
+        password::Passwords,
+        seal::{Keyring, MasterKey},
+    },
     entitlements::Stamps,
     tx::Db,
 };
@@ -22,6 +28,9 @@ pub struct Core {
     pub limiter: Limiter,
     /// The order of observations.
     pub stamps: Stamps,
+    /// What accounts are held to.
+    pub rules: Arc<Rules>,
+    passwords: Passwords,
     keys: Keyring,
 }
 
@@ -30,9 +39,23 @@ impl Core {
     ///
     /// # Errors
     /// When the database does not answer or the master key is wrong.
-    pub async fn open(db: Db, clock: Clock, ids: Ids, bus: Bus, limiter: Limiter, master: &MasterKey) -> Result<Self> {
+    pub async fn open(
+        db: Db,
+        clock: Clock,
+        ids: Ids,
+        bus: Bus,
+        limiter: Limiter,
+        rules: Rules,
+        master: &MasterKey,
+    ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, &ids, master).await?;
-        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), keys })
+        let passwords = Passwords::new(rules.password_memory_kib, rules.password_turns, ids.clone())?;
+        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), rules: Arc::new(rules), passwords, keys })
+    }
+
+    /// Hashes and compares passwords.
+    pub(crate) fn passwords(&self) -> &Passwords {
+        &self.passwords
     }
 
     /// The data keys.

@@ -3,7 +3,7 @@
 
 use sea_orm::entity::prelude::*;
 
-use crate::ids::{ApiKeyId, LicenseId, MappingId, PolicyId, ProductId, Snowflake, TenantId, UserId};
+use crate::ids::{ApiKeyId, LicenseId, MappingId, PolicyId, ProductId, SessionId, Snowflake, TenantId, UserId};
 
 /// A table: its module, its name, its columns.
 macro_rules! table {
@@ -50,10 +50,20 @@ table! {
 }
 
 table! {
-    /// A person.
+    /// A person: seen in Discord, or signed up here.
     user "users" {
         #[sea_orm(primary_key, auto_increment = false)] id: UserId,
         created_at: DateTimeUtc,
+        email: Option<String>,
+        folded_email: Option<String>,
+        email_verified_at: Option<DateTimeUtc>,
+        name: Option<String>,
+        locale: Option<String>,
+        status: String,
+        status_reason: Option<String>,
+        role: String,
+        registered_at: Option<DateTimeUtc>,
+        deletion_at: Option<DateTimeUtc>,
     }
 }
 
@@ -64,6 +74,8 @@ table! {
         #[sea_orm(primary_key, auto_increment = false)] subject: String,
         user_id: UserId,
         created_at: DateTimeUtc,
+        name: Option<String>,
+        tokens_sealed: Option<Vec<u8>>,
     }
 }
 
@@ -249,5 +261,94 @@ table! {
     api_key_product "api_key_products" {
         #[sea_orm(primary_key, auto_increment = false)] api_key_id: ApiKeyId,
         #[sea_orm(primary_key, auto_increment = false)] product_id: ProductId,
+    }
+}
+
+table! {
+    /// A person's password.
+    credential "credentials" {
+        #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
+        password_hash: String,
+        changed_at: DateTimeUtc,
+    }
+}
+
+table! {
+    /// One sign-in, and everything that was refreshed from it.
+    session "sessions" {
+        #[sea_orm(primary_key, auto_increment = false)] id: SessionId,
+        user_id: UserId,
+        method: String,
+        agent: Option<String>,
+        network: String,
+        created_at: DateTimeUtc,
+        last_seen_at: DateTimeUtc,
+        expires_at: DateTimeUtc,
+        second_factor_at: Option<DateTimeUtc>,
+        revoked_at: Option<DateTimeUtc>,
+        revoke_reason: Option<String>,
+    }
+}
+
+table! {
+    /// A refresh token that was handed out, by its hash.
+    refresh_token "refresh_tokens" {
+        #[sea_orm(primary_key, auto_increment = false)] hash: Vec<u8>,
+        session_id: SessionId,
+        generation: i32,
+        created_at: DateTimeUtc,
+        expires_at: DateTimeUtc,
+        used_at: Option<DateTimeUtc>,
+    }
+}
+
+table! {
+    /// A token that works once; its text is derived, never stored.
+    one_time_token "one_time_tokens" {
+        #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
+        purpose: String,
+        user_id: Option<UserId>,
+        data: Option<Json>,
+        created_at: DateTimeUtc,
+        expires_at: DateTimeUtc,
+        used_at: Option<DateTimeUtc>,
+    }
+}
+
+table! {
+    /// How many tries were taken under a name, until when.
+    throttle "throttles" {
+        #[sea_orm(primary_key, auto_increment = false)] name: String,
+        taken: i32,
+        resets_at: DateTimeUtc,
+    }
+}
+
+table! {
+    /// A person's authenticator app.
+    second_factor "second_factors" {
+        #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
+        secret_sealed: Vec<u8>,
+        created_at: DateTimeUtc,
+        confirmed_at: Option<DateTimeUtc>,
+        last_step: i64,
+    }
+}
+
+table! {
+    /// A code for the day the authenticator is lost.
+    recovery_code "recovery_codes" {
+        #[sea_orm(primary_key, auto_increment = false)] lookup: Vec<u8>,
+        user_id: UserId,
+        used_at: Option<DateTimeUtc>,
+    }
+}
+
+table! {
+    /// "This person manages that guild here."
+    guild_manager "guild_managers" {
+        #[sea_orm(primary_key, auto_increment = false)] guild_id: Snowflake,
+        #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
+        created_at: DateTimeUtc,
     }
 }

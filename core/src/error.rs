@@ -2,11 +2,13 @@
 //! is ours to log. Doors turn a [`Code`] into a status (`http/problem`) or a sentence
 //! (`commands/reply`).
 
+use std::time::Duration;
+
 /// Declares a public vocabulary once: variant, wire word, and what it says to a person.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $says:literal)),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
             $(#[doc = $says] $variant),*
         }
@@ -28,6 +30,14 @@ macro_rules! words {
             }
         }
 
+        impl std::str::FromStr for $name {
+            type Err = $crate::error::UnknownWord;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == word).ok_or($crate::error::UnknownWord)
+            }
+        }
+
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
@@ -39,9 +49,21 @@ macro_rules! words {
                 s.serialize_str(self.as_str())
             }
         }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let word = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
+                word.parse().map_err(serde::de::Error::custom)
+            }
+        }
     };
 }
 pub(crate) use words;
+
+/// A word that its vocabulary does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown word")]
+pub struct UnknownWord;
 
 words! {
     /// The stable codes of verdicts and refusals.
@@ -67,6 +89,22 @@ words! {
         InvalidTransition => ("INVALID_TRANSITION", "The license cannot do that in its state."),
         Conflict => ("CONFLICT", "That exists already."),
         RoleUnmanageable => ("ROLE_UNMANAGEABLE", "That role cannot be mapped."),
+        NoToken => ("NO_TOKEN", "Sign in, and send the access token as a Bearer token."),
+        InvalidToken => ("INVALID_TOKEN", "This access token is not valid."),
+        TokenExpired => ("TOKEN_EXPIRED", "The access token has expired."),
+        InvalidSession => ("INVALID_SESSION", "Session invalidated"),
+        NoRefreshToken => ("NO_REFRESH_TOKEN", "Missing refresh token"),
+        TokenReuseDetected => ("TOKEN_REUSE_DETECTED", "Session invalidated"),
+        InvalidOneTimeToken => ("INVALID_ONE_TIME_TOKEN", "Invalid or expired token"),
+        InvalidCredentials => ("INVALID_CREDENTIALS", "Invalid credentials"),
+        EmailNotVerified => ("EMAIL_NOT_VERIFIED", "Email not verified"),
+        AccountSuspended => ("ACCOUNT_SUSPENDED", "Account suspended"),
+        AccountBanned => ("ACCOUNT_BANNED", "Account banned"),
+        RequiresSecondFactor => ("REQUIRES_2FA", "A code of the second factor is needed."),
+        InvalidSecondFactor => ("INVALID_2FA_CODE", "Invalid two-factor code"),
+        InsufficientRole => ("INSUFFICIENT_ROLE", "Your role does not allow that."),
+        AccessDenied => ("ACCESS_DENIED", "This request may not be made from there."),
+        SignInFailed => ("SIGN_IN_FAILED", "The sign-in was not completed."),
     }
 }
 
@@ -78,6 +116,10 @@ pub struct Refusal {
     pub code: Code,
     /// Why and what to do, for people; never a secret.
     pub detail: String,
+    /// The field that is wrong, where one is.
+    pub field: Option<&'static str>,
+    /// How long to wait before the next try, where that helps.
+    pub retry: Option<Duration>,
 }
 
 /// Any failure of a core call.
@@ -100,6 +142,23 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Code {
     /// A refusal with its own sentence.
     pub fn because(self, detail: impl Into<String>) -> Error {
-        Error::Refused(Refusal { code: self, detail: detail.into() })
+        Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: None })
+    }
+
+    /// A refusal that its code explains.
+    #[must_use]
+    pub fn refusal(self) -> Error {
+        self.because(self.says())
+    }
+
+    /// A refusal that ends with time.
+    pub fn for_now(self, detail: impl Into<String>, retry: Duration) -> Error {
+        Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: Some(retry) })
+    }
+
+    /// A field that does not fit.
+    pub fn wrong(field: &'static str, detail: impl Into<String>) -> Error {
+        let (code, detail) = (Self::ValidationError, detail.into());
+        Error::Refused(Refusal { code, detail, field: Some(field), retry: None })
     }
 }

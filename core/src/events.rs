@@ -34,6 +34,24 @@ words! {
         SourceUnverifiable => ("source.unverifiable", "A mapped role was deleted; its licenses are kept"),
         BreakerTripped => ("sync.breaker_tripped", "A sync would end too many licenses and waits"),
         SyncConfirmed => ("sync.confirmed", "An admin let a held sync end licenses"),
+        UserRegistered => ("user.registered", "Somebody signed up"),
+        EmailVerified => ("user.email_verified", "Somebody proved an e-mail address"),
+        SignedIn => ("user.signed_in", "Somebody signed in"),
+        SignInRefused => ("user.sign_in_refused", "A sign-in was refused"),
+        PasswordChanged => ("user.password_changed", "A password was changed"),
+        SecondFactorChanged => ("user.second_factor_changed", "A second factor was set up or taken away"),
+        IdentityLinked => ("user.identity_linked", "A provider's account was linked"),
+        IdentityUnlinked => ("user.identity_unlinked", "A provider's account was unlinked"),
+        ProfileChanged => ("user.profile_changed", "Somebody changed their profile"),
+        UserStatusChanged => ("user.status_changed", "An account was banned, suspended or let in again"),
+        AccessChanged => ("user.access_changed", "What a person may do here was changed"),
+        SessionRevoked => ("session.revoked", "A session was ended"),
+        TokenReused => ("session.token_reused", "A refresh token was used twice; all sessions were ended"),
+        UserExported => ("user.exported", "An account's data was exported"),
+        DeletionPlanned => ("user.deletion_planned", "An account is to be deleted"),
+        DeletionUndone => ("user.deletion_undone", "An account's deletion was taken back"),
+        UserErased => ("user.erased", "An account was deleted"),
+        DeliveryReplayed => ("delivery.replayed", "A delivery that had ended is tried again"),
     }
 }
 
@@ -48,6 +66,8 @@ pub enum Actor {
     Discord(crate::Snowflake),
     /// An app.
     ApiKey(crate::ids::ApiKeyId),
+    /// A person who signed in here.
+    User(UserId),
 }
 
 impl std::fmt::Display for Actor {
@@ -57,6 +77,7 @@ impl std::fmt::Display for Actor {
             Self::Operator => f.write_str("operator"),
             Self::Discord(id) => write!(f, "discord:{id}"),
             Self::ApiKey(id) => write!(f, "api_key:{id}"),
+            Self::User(id) => write!(f, "user:{id}"),
         }
     }
 }

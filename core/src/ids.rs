@@ -44,6 +44,13 @@ ids! {
     LicenseId,
     /// An API key's public id.
     ApiKeyId,
+    /// One sign-in of a person.
+    SessionId,
+}
+
+impl TenantId {
+    /// Whom events belong to that are nobody's shop: accounts are the installation's.
+    pub const INSTALLATION: Self = Self(Uuid::nil());
 }
 
 /// A Discord id (guild, role, channel, user). Snowflakes stay below 2^63.

@@ -9,6 +9,7 @@
 //! Read in this order: `entitlements/mod`, `entitlements/decide`, `licenses/mod`, `licenses/state`,
 //! `licenses/verdict`.
 
+pub mod accounts;
 pub mod api_keys;
 pub mod bus;
 pub mod clock;
@@ -27,6 +28,7 @@ pub mod mappings;
 pub mod outbox;
 pub mod products;
 pub mod tenants;
+pub mod throttles;
 pub mod tx;
 pub mod users;
 pub mod workers;

@@ -20,9 +20,11 @@ use uuid::Uuid;
 
 use crate::{
     Core, Error, Result, Snowflake,
+    accounts::letters::Letter,
     bus::Topic,
     entity::outbox::{ActiveModel, Column, Entity},
-    ids::LicenseId,
+    error::words,
+    ids::{LicenseId, UserId},
     tx::Tx,
 };
 
@@ -49,6 +51,32 @@ pub enum Delivery {
         /// The member.
         user: Snowflake,
     },
+    /// An e-mail.
+    Mail {
+        /// What it says.
+        letter: Letter,
+        /// To whom.
+        user: UserId,
+        /// The one-time token its link carries, by id.
+        token: Option<Uuid>,
+    },
+}
+
+words! {
+    /// Who carries a delivery: each is claimed apart, so that one that stalls holds up only its own.
+    Carrier {
+        Discord => ("discord", "Discord's REST API."),
+        Smtp => ("smtp", "The mail server."),
+    }
+}
+
+impl Carrier {
+    fn kinds(self) -> &'static [&'static str] {
+        match self {
+            Self::Discord => &["key_dm", "log_line", "refetch"],
+            Self::Smtp => &["mail"],
+        }
+    }
 }
 
 impl Delivery {
@@ -57,6 +85,7 @@ impl Delivery {
             Self::KeyDm { .. } => "key_dm",
             Self::LogLine { .. } => "log_line",
             Self::Refetch { .. } => "refetch",
+            Self::Mail { .. } => "mail",
         }
     }
 
@@ -66,6 +95,7 @@ impl Delivery {
             Self::KeyDm { license } => format!("license:{license}"),
             Self::LogLine { channel, .. } => format!("channel:{channel}"),
             Self::Refetch { guild, user } => format!("member:{guild}:{user}"),
+            Self::Mail { user, .. } => format!("mail:{user}"),
         }
     }
 }
@@ -92,6 +122,8 @@ pub struct Claim {
     pub attempt: u32,
     /// What to do.
     pub delivery: Delivery,
+    /// When it was written.
+    pub created_at: DateTime<Utc>,
     token: i64,
 }
 
@@ -142,7 +174,7 @@ pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pa
         Pace::Now | Pace::Again => tx.now(),
         Pace::Bulk(gap) => after_the_last(tx, delivery, gap).await?,
     };
-    send_at(tx, delivery, key, due_at).await
+    write(tx, delivery, key, due_at, None).await
 }
 
 async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
@@ -165,6 +197,22 @@ async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<D
 
 /// Writes a delivery for later.
 pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
+    write(tx, delivery, key, due_at, None).await
+}
+
+/// Writes a delivery that nobody wants after `expires_at`.
+pub(crate) async fn send_until(tx: &mut Tx, delivery: &Delivery, key: String, expires_at: DateTime<Utc>) -> Result<()> {
+    let now = tx.now();
+    write(tx, delivery, key, now, Some(expires_at)).await
+}
+
+async fn write(
+    tx: &mut Tx,
+    delivery: &Delivery,
+    key: String,
+    due_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+) -> Result<()> {
     let row = ActiveModel {
         id: Set(tx.core().ids.v7(tx.now())),
         kind: Set(delivery.kind().to_owned()),
@@ -172,7 +220,7 @@ pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_a
         dedupe_key: Set(key),
         payload: Set(serde_json::to_value(delivery).map_err(|e| Error::Broken(e.to_string()))?),
         due_at: Set(due_at),
-        expires_at: Set(None),
+        expires_at: Set(expires_at),
         attempt: Set(0),
         lease_token: Set(0),
         lease_until: Set(None),
@@ -188,11 +236,12 @@ pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_a
     Ok(())
 }
 
-/// Takes up to `count` due deliveries under a lease of `lease`, oldest first.
+/// Takes up to `count` due deliveries of a carrier under a lease of `lease`, oldest first. What has
+/// expired is put away instead.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim>> {
+pub async fn claim(core: &Core, carrier: Carrier, count: u64, lease: Duration) -> Result<Vec<Claim>> {
     let now = core.clock.now();
     let earlier_in_lane = Query::select()
         .expr(Expr::value(1))
@@ -203,6 +252,7 @@ pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim
         .to_owned();
     let due = Entity::find()
         .filter(Column::State.eq(PENDING))
+        .filter(Column::Kind.is_in(carrier.kinds().iter().copied()))
         .filter(Column::DueAt.lte(now))
         .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
         .filter(Expr::exists(earlier_in_lane).not())
@@ -226,8 +276,13 @@ pub async fn claim(core: &Core, count: u64, lease: Duration) -> Result<Vec<Claim
     for row in rows {
         let (id, token) = (row.id, row.lease_token + 1);
         let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
+        if row.expires_at.is_some_and(|at| at <= now) {
+            conclude(core, id, attempt, token, Outcome::Undelivered("expired before it could be sent".to_owned()))
+                .await?;
+            continue;
+        }
         match serde_json::from_value(row.payload) {
-            Ok(delivery) => claims.push(Claim { id, attempt, delivery, token }),
+            Ok(delivery) => claims.push(Claim { id, attempt, delivery, created_at: row.created_at, token }),
             // A newer process wrote it, or it is damaged: it must hold up no other.
             Err(why) => {
                 tracing::warn!(delivery = %id, kind = row.kind, %why, "a delivery cannot be read; it is tried again");

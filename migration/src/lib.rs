@@ -8,6 +8,7 @@ use sea_orm_migration::sea_orm::{
 };
 
 mod m0001_spine;
+mod m0002_accounts;
 
 pub use sea_orm_migration::prelude::*;
 
@@ -36,6 +37,6 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration)]
+        vec![Box::new(m0001_spine::Migration), Box::new(m0002_accounts::Migration)]
     }
 }

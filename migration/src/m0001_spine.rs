@@ -18,16 +18,16 @@ impl MigrationName for Migration {
     }
 }
 
-fn at(column: &str) -> ColumnDef {
+pub(crate) fn at(column: &str) -> ColumnDef {
     timestamp_with_time_zone(column.to_owned())
 }
 
-fn at_null(column: &str) -> ColumnDef {
+pub(crate) fn at_null(column: &str) -> ColumnDef {
     timestamp_with_time_zone_null(column.to_owned())
 }
 
 /// A reference that goes with its parent.
-fn to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
+pub(crate) fn to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
     ForeignKey::create()
         .from(table.to_owned(), column.to_owned())
         .to(parent.to_owned(), "id")
@@ -35,7 +35,7 @@ fn to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
         .to_owned()
 }
 
-fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
+pub(crate) fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
     let mut index = Index::create();
     index.table(table.to_owned()).name(format!("{table}_{}", columns.join("_")));
     for column in columns {

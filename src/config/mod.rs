@@ -17,8 +17,9 @@ mod vars;
 pub use self::vars::reference;
 use self::{
     parse::{
-        bare_url, database_url, folder, log_filter, log_format, loopback_url, master_key, networks, number,
-        percent_encoded, prefix, readable_file, redis_url, seconds, token,
+        bare_url, cookie_name, database_url, domain, folder, host, log_filter, log_format, loopback_url, mailbox,
+        master_key, networks, number, origins, percent_encoded, prefix, readable_file, redis_url, same_site,
+        second_factor, seconds, smtp_tls, text, title, token, truth, web_url, word,
     },
     reader::Reader,
 };
@@ -50,6 +51,40 @@ pub struct Config {
     pub discord_token: Option<Secret>,
     /// Base URL, without trailing slash, of a stand-in for Discord on a loopback address.
     pub discord_api_url: Option<String>,
+    /// Sign-in with Discord.
+    pub discord_sign_in: SignInClient,
+    /// Sign-in with Google.
+    pub google_sign_in: SignInClient,
+    /// Base URL, without trailing slash, of a stand-in for Google on a loopback address.
+    pub google_api_url: Option<String>,
+    /// The product's name in letters and authenticator apps.
+    pub app_name: String,
+    /// Where links in letters lead, without trailing slash; `None`: pages of our own.
+    pub frontend_url: Option<String>,
+    /// Other origins whose pages may call us, as browsers write them.
+    pub cors_origins: Vec<String>,
+    /// Life of an access token, 60 to 3600 s.
+    pub access_ttl: Duration,
+    /// Life of a session that is not refreshed, an hour to 90 days.
+    pub refresh_ttl: Duration,
+    /// The cookies' attributes, where they are named.
+    pub cookies: CookieSettings,
+    /// Memory of a password hash.
+    pub password_memory_kib: u32,
+    /// Whether admins need a second factor.
+    pub admins_need_second_factor: bool,
+    /// Wrong passwords or codes per account and quarter of an hour.
+    pub failures_per_account: NonZeroU32,
+    /// Wrong passwords or codes per network and quarter of an hour.
+    pub failures_per_network: NonZeroU32,
+    /// Letters that a network may cause per hour.
+    pub letters_per_network: NonZeroU32,
+    /// Account requests per minute and client address.
+    pub auth_per_minute: NonZeroU32,
+    /// The mail server and the sender.
+    pub mail: MailSettings,
+    /// Letters per minute and domain.
+    pub mails_per_minute: NonZeroU32,
     /// Validations per minute, per API key and client address.
     pub validate_per_minute: NonZeroU32,
     /// Failed authentications per minute, per client address.
@@ -72,6 +107,73 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Names of earlier systems that are set without effect, to be named once at start.
     pub ignored: Vec<&'static str>,
+}
+
+/// What a provider knows us by; sign-in is on when id and secret are set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignInClient {
+    /// OAuth client id.
+    pub id: Option<String>,
+    /// OAuth client secret.
+    pub secret: Option<Secret>,
+    /// Where people are sent back, if not to our own callback.
+    pub redirect: Option<String>,
+}
+
+/// Attributes of the refresh cookie; what is `None` follows the scheme of the public URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CookieSettings {
+    /// Its name.
+    pub name: Option<String>,
+    /// Whether it is for https alone.
+    pub secure: Option<bool>,
+    /// Which sites' requests carry it.
+    pub same_site: Option<SameSite>,
+    /// The domain that shares it.
+    pub domain: Option<String>,
+}
+
+/// RFC 6265bis, section 5.5.7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SameSite {
+    /// Links from elsewhere, and this site.
+    Lax,
+    /// This site.
+    Strict,
+    /// Every site; over https alone.
+    None,
+}
+
+/// The mail server and the sender.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MailSettings {
+    /// Host name or address; `None`: letters become files.
+    pub host: Option<String>,
+    /// Port.
+    pub port: u16,
+    /// User there.
+    pub user: Option<String>,
+    /// Password there.
+    pub password: Option<Secret>,
+    /// How it is spoken to.
+    pub tls: SmtpTls,
+    /// Sender: an address, or `Name <address>`.
+    pub from: String,
+}
+
+/// How a mail server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// TLS on port 465, opportunistic on loopback, else STARTTLS.
+    Auto,
+    /// STARTTLS, or no letter.
+    StartTls,
+    /// TLS from the first byte.
+    Tls,
+    /// STARTTLS where it is offered.
+    Opportunistic,
+    /// In clear.
+    None,
 }
 
 /// PEM files of the TLS listener.
@@ -161,8 +263,9 @@ impl Config {
         let folder = percent_encoded(&data_dir.to_string_lossy(), "/");
         let sqlite = Secret(format!("sqlite://{folder}/dca.db?mode=rwc"));
         let public_url = r.given("DCA_PUBLIC_URL", |url| bare_url(url, &["http", "https"]));
+        let public_url = public_url.unwrap_or_else(|| format!("{scheme}://{http_addr}"));
+        r.refuse_examples();
         Self {
-            public_url: public_url.unwrap_or_else(|| format!("{scheme}://{http_addr}")),
             trusted_proxies: r.given("DCA_TRUSTED_PROXIES", networks).unwrap_or_default(),
             database_url: r.given("DCA_DATABASE_URL", database_url).unwrap_or(sqlite),
             database_pool_size: r.value("DCA_DATABASE_POOL_SIZE", number(1..=1000)),
@@ -171,6 +274,38 @@ impl Config {
             master_key: r.given("DCA_MASTER_KEY", master_key),
             discord_token: r.given("DCA_DISCORD_TOKEN", token),
             discord_api_url: r.given("DCA_DISCORD_API_URL", loopback_url),
+            discord_sign_in: SignInClient {
+                id: r.given("DCA_DISCORD_CLIENT_ID", word),
+                secret: r.given("DCA_DISCORD_CLIENT_SECRET", token),
+                redirect: r.given("DCA_DISCORD_REDIRECT_URI", web_url),
+            },
+            google_sign_in: SignInClient {
+                id: r.given("DCA_GOOGLE_CLIENT_ID", word),
+                secret: r.given("DCA_GOOGLE_CLIENT_SECRET", token),
+                redirect: r.given("DCA_GOOGLE_REDIRECT_URI", web_url),
+            },
+            google_api_url: r.given("DCA_GOOGLE_API_URL", loopback_url),
+            app_name: r.value("DCA_APP_NAME", title),
+            frontend_url: r.given("DCA_FRONTEND_URL", |url| bare_url(url, &["http", "https"])),
+            cors_origins: r.given("DCA_CORS_ORIGINS", origins).unwrap_or_default(),
+            access_ttl: r.value("DCA_ACCESS_TOKEN_SECONDS", seconds(60..=3600)),
+            refresh_ttl: r.value("DCA_REFRESH_TOKEN_SECONDS", seconds(3600..=7_776_000)),
+            cookies: Self::read_cookies(r, &public_url),
+            password_memory_kib: r.value("DCA_PASSWORD_MEMORY_KIB", number(12_288..=1_048_576)),
+            admins_need_second_factor: r.value("DCA_REQUIRE_SECOND_FACTOR", second_factor),
+            failures_per_account: r.value("DCA_FAILURES_PER_ACCOUNT", |n| n.parse().ok()),
+            failures_per_network: r.value("DCA_FAILURES_PER_NETWORK", |n| n.parse().ok()),
+            letters_per_network: r.value("DCA_LETTERS_PER_NETWORK", |n| n.parse().ok()),
+            auth_per_minute: r.value("DCA_AUTH_PER_MINUTE", |n| n.parse().ok()),
+            mail: MailSettings {
+                host: r.given("DCA_SMTP_HOST", host),
+                port: r.value("DCA_SMTP_PORT", number(1..=u16::MAX)),
+                user: r.given("DCA_SMTP_USER", text),
+                password: r.given("DCA_SMTP_PASSWORD", |value| text(value).map(Secret)),
+                tls: r.value("DCA_SMTP_TLS", smtp_tls),
+                from: r.value("DCA_MAIL_FROM", mailbox),
+            },
+            mails_per_minute: r.value("DCA_MAILS_PER_MINUTE", |n| n.parse().ok()),
             validate_per_minute: r.value("DCA_VALIDATE_PER_MINUTE", |n| n.parse().ok()),
             auth_failures_per_minute: r.value("DCA_AUTH_FAILURES_PER_MINUTE", |n| n.parse().ok()),
             dm_per_minute: r.value("DCA_DM_PER_MINUTE", |n| n.parse().ok()),
@@ -182,9 +317,30 @@ impl Config {
             log_filter: r.value("DCA_LOG", log_filter),
             log_format: r.value("DCA_LOG_FORMAT", log_format),
             ignored: r.ignored(),
+            public_url,
             data_dir,
             http_addr,
             tls,
         }
+    }
+    /// What browsers would not keep is a fault here, not a puzzle there.
+    fn read_cookies(r: &mut Reader, public_url: &str) -> CookieSettings {
+        let cookies = CookieSettings {
+            name: r.given("DCA_COOKIE_NAME", cookie_name),
+            secure: r.given("DCA_COOKIE_SECURE", truth),
+            same_site: r.given("DCA_COOKIE_SAMESITE", same_site),
+            domain: r.given("DCA_COOKIE_DOMAIN", domain),
+        };
+        let is_secure = cookies.secure.unwrap_or(public_url.starts_with("https:"));
+        if cookies.same_site == Some(SameSite::None) && !is_secure {
+            r.fault("DCA_COOKIE_SAMESITE: none is kept over https alone; expected DCA_COOKIE_SECURE=true".to_owned());
+        }
+        if cookies.name.as_deref().is_some_and(|name| name.starts_with("__")) {
+            r.fault(
+                "DCA_COOKIE_NAME: a prefix promises attributes; expected it unset, which sets __Host- over https"
+                    .to_owned(),
+            );
+        }
+        cookies
     }
 }

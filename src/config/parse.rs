@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 use url::Url;
 
-use super::{LogFormat, Secret};
+use super::{LogFormat, SameSite, Secret, SmtpTls};
 
 pub(super) fn folder(value: &str) -> Option<PathBuf> {
     let path = PathBuf::from(value);
@@ -36,6 +36,127 @@ pub(super) fn any_address(values: &[&str]) -> Option<String> {
 
 pub(super) fn verbatim(values: &[&str]) -> Option<String> {
     values.first().copied().map(str::to_owned)
+}
+
+pub(super) fn without_slash(values: &[&str]) -> Option<String> {
+    values.first().map(|url| url.trim_end_matches('/').to_owned())
+}
+
+/// A bare number below an hour would be days to one reader and seconds to another.
+pub(super) fn seconds_or_days(values: &[&str]) -> Option<String> {
+    match values[0].strip_suffix('d') {
+        Some(days) => number(1..=90)(days).map(|days: u64| (days * 86_400).to_string()),
+        None => number(3_600..=7_776_000)(values[0]).map(|seconds: u64| seconds.to_string()),
+    }
+}
+
+pub(super) fn per_minute(values: &[&str]) -> Option<String> {
+    let window = if values[1].is_empty() { "60000" } else { values[1] };
+    let (limit, window): (u64, u64) = (number(1..=1_000_000)(values[0])?, number(1..=86_400_000)(window)?);
+    Some((limit * 60_000).div_ceil(window).to_string())
+}
+
+/// Values that stand in somebody's documentation.
+const EXAMPLES: &str = "default secret pepper change example your_ d54b82f4bf57bf88 e2c3f1a9b6d4e8f7";
+
+fn is_example(value: &str) -> bool {
+    let value = value.to_lowercase();
+    EXAMPLES.split(' ').any(|example| value.contains(example)) || value.chars().all(|c| value.starts_with(c))
+}
+
+pub(super) fn is_secret(value: &str) -> bool {
+    value.len() >= 32 && !is_example(value)
+}
+
+pub(super) fn is_pepper(value: &str) -> bool {
+    value.len() >= 16 && !is_example(value)
+}
+
+pub(super) fn is_algorithm(value: &str) -> bool {
+    ["bcrypt", "argon2", "argon2id"].contains(&value.to_lowercase().as_str())
+}
+
+pub(super) fn is_environment(value: &str) -> bool {
+    ["development", "test", "staging", "production"].contains(&value.to_lowercase().as_str())
+}
+
+pub(super) fn word(value: &str) -> Option<String> {
+    token(value).map(|word| word.0)
+}
+
+pub(super) fn text(value: &str) -> Option<String> {
+    (!value.contains(char::is_control)).then(|| value.to_owned())
+}
+
+pub(super) fn title(value: &str) -> Option<String> {
+    text(value).filter(|title| title.chars().count() <= 60)
+}
+
+pub(super) fn web_url(value: &str) -> Option<String> {
+    let url = Url::parse(value).ok()?;
+    let fits = ["http", "https"].contains(&url.scheme()) && url.has_host() && url.fragment().is_none();
+    fits.then(|| value.to_owned())
+}
+
+/// The exact text a browser sends in `Origin`.
+pub(super) fn origins(value: &str) -> Option<Vec<String>> {
+    let origin = |item: &str| {
+        let url = Url::parse(item).ok()?;
+        let fits = ["http", "https"].contains(&url.scheme()) && url.path() == "/" && url.query().is_none();
+        Some(url.origin().ascii_serialization()).filter(|origin| fits && !item.contains('*') && origin.len() > 4)
+    };
+    value.split(',').map(|item| origin(item.trim())).collect()
+}
+
+pub(super) fn cookie_name(value: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (value.len() <= 64 && value.chars().all(fits)).then(|| value.to_owned())
+}
+
+pub(super) fn truth(value: &str) -> Option<bool> {
+    value.to_lowercase().parse().ok()
+}
+
+pub(super) fn same_site(value: &str) -> Option<SameSite> {
+    match value.to_lowercase().as_str() {
+        "lax" => Some(SameSite::Lax),
+        "strict" => Some(SameSite::Strict),
+        "none" => Some(SameSite::None),
+        _ => None,
+    }
+}
+
+pub(super) fn domain(value: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    (value.chars().all(fits) && !value.ends_with('.')).then(|| value.to_owned())
+}
+
+pub(super) fn host(value: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    value.chars().all(fits).then(|| value.to_owned())
+}
+
+pub(super) fn smtp_tls(value: &str) -> Option<SmtpTls> {
+    match value {
+        "auto" => Some(SmtpTls::Auto),
+        "starttls" => Some(SmtpTls::StartTls),
+        "tls" => Some(SmtpTls::Tls),
+        "opportunistic" => Some(SmtpTls::Opportunistic),
+        "none" => Some(SmtpTls::None),
+        _ => None,
+    }
+}
+
+pub(super) fn mailbox(value: &str) -> Option<String> {
+    value.parse::<lettre::message::Mailbox>().ok().map(|mailbox| mailbox.to_string())
+}
+
+pub(super) fn second_factor(value: &str) -> Option<bool> {
+    match value {
+        "none" => Some(false),
+        "admins" => Some(true),
+        _ => None,
+    }
 }
 
 pub(super) fn on_localhost(values: &[&str]) -> Option<String> {

@@ -5,7 +5,7 @@ use std::{
     fs,
 };
 
-use super::vars::{VARS, Var, earlier, known};
+use super::vars::{REPLACED, VARS, Var, earlier, known};
 
 /// Finds the value of each variable, collects the faults.
 #[derive(Default)]
@@ -15,6 +15,8 @@ pub(super) struct Reader {
     found: BTreeMap<&'static str, (String, String)>,
     /// Names that had their say.
     pub(super) seen: BTreeSet<&'static str>,
+    /// Names of earlier systems that were looked at and replaced.
+    seen_earlier: BTreeSet<&'static str>,
     pub(super) faults: Vec<String>,
 }
 
@@ -138,8 +140,21 @@ impl Reader {
         given.unwrap_or_else(|| parse(row(name).default).expect("every default fits"))
     }
 
+    /// Under names whose work is done otherwise here, what nobody should have set anywhere.
+    pub(super) fn refuse_examples(&mut self) {
+        for (name, about, fits) in REPLACED {
+            self.seen_earlier.insert(name);
+            if self.env.get(*name).is_some_and(|value| !fits(value)) {
+                let (_, expected) = about.split_once(": ").expect("about says what is expected");
+                self.fault(format!("{name}: the value does not fit; expected {expected}"));
+            }
+        }
+    }
+
     pub(super) fn ignored(&self) -> Vec<&'static str> {
-        let idle = |name: &&str| self.env.contains_key(*name) && !self.seen.contains(name);
+        let idle = |name: &&str| {
+            self.env.contains_key(*name) && !self.seen.contains(name) && !self.seen_earlier.contains(name)
+        };
         earlier().filter(idle).collect()
     }
 }

@@ -20,6 +20,35 @@ DCA_REDIS_PREFIX | dca:a-1 | a b | é
 DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
 DCA_DISCORD_TOKEN | MTIz.abc.hush-_ | Bot hush | hush\u{7f}
 DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/
+DCA_DISCORD_CLIENT_ID | 1234 | a b
+DCA_DISCORD_CLIENT_SECRET | hush-1 | a hush
+DCA_DISCORD_REDIRECT_URI | https://x.example/cb | x.example/cb | ftp://x
+DCA_GOOGLE_CLIENT_ID | 1-a.apps | a b
+DCA_GOOGLE_CLIENT_SECRET | hush-2 | a hush
+DCA_GOOGLE_REDIRECT_URI | https://x.example/cb | nowhere | https://x/#a
+DCA_GOOGLE_API_URL | http://[::1]:8080 | https://127.0.0.1 | http://google.com
+DCA_APP_NAME | Ana's Shop | a\u{7}b
+DCA_FRONTEND_URL | https://app.example | app.example | https://app.example/ | https://x?a
+DCA_CORS_ORIGINS | https://a.example, http://b.example:81 | * | https://*.a.example | a.example | https://a.example/x
+DCA_ACCESS_TOKEN_SECONDS | 60 | 59 | 3601
+DCA_REFRESH_TOKEN_SECONDS | 3600 | 3599 | 7776001 | 7d
+DCA_COOKIE_NAME | session.id | a=b | a;b | a b
+DCA_COOKIE_SECURE | true | yes | 1
+DCA_COOKIE_SAMESITE | Strict | sometimes
+DCA_COOKIE_DOMAIN | .a.example | a b | a.example. | a/b
+DCA_PASSWORD_MEMORY_KIB | 12288 | 12287 | 1048577 | 64M
+DCA_REQUIRE_SECOND_FACTOR | admins | all | yes
+DCA_FAILURES_PER_ACCOUNT | 1 | 0 | -1
+DCA_FAILURES_PER_NETWORK | 1 | 0 | many
+DCA_LETTERS_PER_NETWORK | 1 | 0 | many
+DCA_AUTH_PER_MINUTE | 1 | 0 | many
+DCA_SMTP_HOST | mail.example | http://mail.example | a b
+DCA_SMTP_PORT | 25 | 0 | 65536
+DCA_SMTP_USER | ana | a\u{7}b
+DCA_SMTP_PASSWORD | hush 3 | hush\u{7f}
+DCA_SMTP_TLS | none | ssl
+DCA_MAIL_FROM | Ana <ana@a.example> | ana | Ana <a
+DCA_MAILS_PER_MINUTE | 1 | 0 | many
 DCA_VALIDATE_PER_MINUTE | 1 | 0 | 4294967296 | many
 DCA_AUTH_FAILURES_PER_MINUTE | 1 | 0 | 1.5
 DCA_DM_PER_MINUTE | 30 | 0 | many
@@ -196,9 +225,9 @@ fn the_toml_file_stands_below_the_environment() {
 
 #[test]
 fn names_of_earlier_systems_are_read_in_their_own_form() {
-    let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("MAIL_HOST", "h")]);
+    let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("JWT_SECRET", "h")]);
     assert_eq!(config.http_addr.to_string(), "0.0.0.0:8080");
-    assert_eq!(config.ignored, ["APP_PORT", "MAIL_HOST"]);
+    assert_eq!(config.ignored, ["APP_PORT", "JWT_SECRET"]);
     assert_eq!(load(&[("APP_PORT", "4000")]).http_addr.port(), 4000);
     for (given, read) in [
         ("postgresql://u:p@h:5432/d?schema=public", "postgresql://u:p@h:5432/d"),
@@ -217,4 +246,54 @@ fn names_of_earlier_systems_are_read_in_their_own_form() {
     assert!(faults(&[("PORT", "http")]).starts_with("PORT: \"http\" does not fit"));
     let fault = faults(&[parts[0], parts[1], ("DB_PORT", "0")]);
     assert!(fault.contains("DB_PORT: the value does not fit; expected on localhost, port 1"));
+}
+
+#[test]
+fn the_names_of_the_account_systems_are_read_in_their_units() {
+    let config = load(&[
+        ("ACCESS_TOKEN_TTL", "600"),
+        ("REFRESH_TOKEN_TTL", "7d"),
+        ("REFRESH_COOKIE_NAME", "rt"),
+        ("COOKIE_SECURE", "false"),
+        ("COOKIE_SAMESITE", "lax"),
+        ("COOKIE_DOMAIN", "localhost"),
+        ("APP_FRONTEND_URL", "http://localhost:5173/"),
+        ("APP_NAME", "Auth Multi-User"),
+        ("MAIL_HOST", "smtp.example"),
+        ("MAIL_PORT", "2525"),
+        ("MAIL_FROM", "Auth App <noreply@yourdomain.com>"),
+        ("THROTTLE_TTL", "30000"),
+        ("THROTTLE_LIMIT", "20"),
+        ("PASSWORD_ALGO", "bcrypt"),
+        ("ENVIRONMENT", "development"),
+        ("JWT_ACCESS_SECRET", "f00dba11f00dba12f00dba13f00dba14"),
+    ]);
+    assert_eq!((config.access_ttl.as_secs(), config.refresh_ttl.as_secs()), (600, 604_800));
+    assert_eq!(load(&[("REFRESH_TOKEN_TTL", "604800")]).refresh_ttl.as_secs(), 604_800);
+    assert_eq!(config.frontend_url.as_deref(), Some("http://localhost:5173"));
+    assert_eq!((config.mail.port, config.auth_per_minute.get()), (2525, 40));
+    assert_eq!(config.cookies.domain.as_deref(), Some("localhost"));
+    assert_eq!(config.ignored, [""; 0]);
+    for ambiguous in ["7", "30", "86400s", "0"] {
+        assert!(faults(&[("REFRESH_TOKEN_TTL", ambiguous)]).contains("REFRESH_TOKEN_TTL"), "{ambiguous}");
+    }
+    let fault = faults(&[("COOKIE_SAMESITE", "none")]);
+    assert!(fault.starts_with("DCA_COOKIE_SAMESITE: none is kept over https alone"), "{fault}");
+}
+
+#[test]
+fn a_secret_everybody_knows_is_refused() {
+    for (name, known) in [
+        ("TOKEN_HASH_PEPPER", "default_pepper"),
+        ("TOKEN_HASH_PEPPER", "pepper_32+chars"),
+        ("JWT_ACCESS_SECRET", "d54b82f4bf57bf88f9cd6448ac5d67a1"),
+        ("JWT_REFRESH_SECRET", "e2c3f1a9b6d4e8f7a1b2c3d4e5f60718"),
+        ("JWT_ACCESS_SECRET", "short"),
+        ("JWT_ACCESS_SECRET", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+        ("PASSWORD_ALGO", "md5"),
+    ] {
+        let fault = faults(&[(name, known)]);
+        assert!(fault.starts_with(&format!("{name}: the value does not fit")), "{fault}");
+        assert!(!fault.contains(known), "{fault}");
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::parse::{any_address, on_localhost, verbatim};
+use super::parse::{
+    any_address, is_algorithm, is_environment, is_pepper, is_secret, on_localhost, per_minute, seconds_or_days,
+    verbatim, without_slash,
+};
 
 /// A variable: all that is said, read or checked about it comes from its row.
 pub(super) struct Var {
@@ -64,6 +67,92 @@ pub(super) static VARS: &[Var] = &[
     secret("DCA_DISCORD_TOKEN", "").is("token of the bot, unset = off: one word, without \"Bot \""),
     var("DCA_DISCORD_API_URL", "")
         .is("stand-in for Discord in tests: URL such as http://127.0.0.1:8080, loopback only"),
+    var("DCA_DISCORD_CLIENT_ID", "").is("sign-in with Discord, the application's id: one word").or(&[(
+        "DISCORD_CLIENT_ID",
+        "one word",
+        verbatim,
+    )]),
+    secret("DCA_DISCORD_CLIENT_SECRET", "")
+        .is("sign-in with Discord, the application's OAuth2 secret: one word")
+        .or(&[("DISCORD_CLIENT_SECRET", "one word", verbatim)]),
+    var("DCA_DISCORD_REDIRECT_URI", "")
+        .is("where Discord sends people back, unset = /auth/discord/callback of DCA_PUBLIC_URL: http(s) URL")
+        .or(&[("DISCORD_REDIRECT_URI", "http(s) URL", verbatim)]),
+    var("DCA_GOOGLE_CLIENT_ID", "").is("sign-in with Google, the OAuth client's id: one word").or(&[(
+        "GOOGLE_CLIENT_ID",
+        "one word",
+        verbatim,
+    )]),
+    secret("DCA_GOOGLE_CLIENT_SECRET", "").is("sign-in with Google, the OAuth client's secret: one word").or(&[(
+        "GOOGLE_CLIENT_SECRET",
+        "one word",
+        verbatim,
+    )]),
+    var("DCA_GOOGLE_REDIRECT_URI", "")
+        .is("where Google sends people back, unset = /auth/google/callback of DCA_PUBLIC_URL: http(s) URL")
+        .or(&[("GOOGLE_CALLBACK_URL", "http(s) URL", verbatim)]),
+    var("DCA_GOOGLE_API_URL", "").is("stand-in for Google in tests: URL such as http://127.0.0.1:8081, loopback only"),
+    var("DCA_APP_NAME", "DCA-Auth")
+        .is("the product's name in letters and authenticator apps: one line, 1 to 60 characters")
+        .or(&[("APP_NAME", "one line", verbatim)]),
+    var("DCA_FRONTEND_URL", "")
+        .is("where links in letters lead, unset = pages of our own: http(s) URL, no query, no trailing slash")
+        .or(&[("APP_FRONTEND_URL", "http(s) URL", without_slash)]),
+    var("DCA_CORS_ORIGINS", "")
+        .is("other origins whose pages may call us: http(s)://host[:port], comma separated")
+        .or(&[("CORS_ORIGINS", "http(s)://host[:port], comma separated", verbatim)]),
+    var("DCA_ACCESS_TOKEN_SECONDS", "900").is("life of an access token: whole seconds, 60 to 3600").or(&[(
+        "ACCESS_TOKEN_TTL",
+        "seconds",
+        verbatim,
+    )]),
+    var("DCA_REFRESH_TOKEN_SECONDS", "604800")
+        .is("life of a session that is not refreshed: whole seconds, 3600 to 7776000")
+        .or(&[("REFRESH_TOKEN_TTL", "seconds, or days such as 7d", seconds_or_days)]),
+    var("DCA_COOKIE_NAME", "")
+        .is("refresh cookie, unset = __Host-rt over https and rt over http: letters, digits, -_. only")
+        .or(&[("REFRESH_COOKIE_NAME", "letters, digits, -_. only", verbatim)]),
+    var("DCA_COOKIE_SECURE", "")
+        .is("whether cookies are for https alone, unset = if DCA_PUBLIC_URL is https: true or false")
+        .or(&[("COOKIE_SECURE", "true or false", verbatim)]),
+    var("DCA_COOKIE_SAMESITE", "").is("which sites' requests carry cookies, unset = lax: lax, strict or none").or(&[(
+        "COOKIE_SAMESITE",
+        "lax, strict or none",
+        verbatim,
+    )]),
+    var("DCA_COOKIE_DOMAIN", "").is("domain that shares the cookies, unset = this host alone: domain name").or(&[(
+        "COOKIE_DOMAIN",
+        "domain name",
+        verbatim,
+    )]),
+    var("DCA_PASSWORD_MEMORY_KIB", "65536")
+        .is("memory of a password hash (argon2id, three passes): whole number of KiB, 12288 to 1048576"),
+    var("DCA_REQUIRE_SECOND_FACTOR", "none").is("who needs a second factor to act on others: none or admins"),
+    var("DCA_FAILURES_PER_ACCOUNT", "10")
+        .is("wrong passwords or codes per account and quarter of an hour: whole number, at least 1"),
+    var("DCA_FAILURES_PER_NETWORK", "100")
+        .is("wrong passwords or codes per network and quarter of an hour: whole number, at least 1"),
+    var("DCA_LETTERS_PER_NETWORK", "60").is("letters a network may cause per hour: whole number, at least 1"),
+    var("DCA_AUTH_PER_MINUTE", "600").is("account requests per address: whole number per minute, at least 1").or(&[(
+        "THROTTLE_LIMIT THROTTLE_TTL",
+        "requests, per so many milliseconds",
+        per_minute,
+    )]),
+    var("DCA_SMTP_HOST", "")
+        .is("mail server, unset = letters become files in DCA_DATA_DIR: host name or IP address")
+        .or(&[("MAIL_HOST", "host name", verbatim)]),
+    var("DCA_SMTP_PORT", "587").is("its port: 1 to 65535").or(&[("MAIL_PORT", "1 to 65535", verbatim)]),
+    var("DCA_SMTP_USER", "").is("user there, unset = none: text").or(&[("MAIL_USER", "text", verbatim)]),
+    secret("DCA_SMTP_PASSWORD", "").is("password there: text").or(&[("MAIL_PASS", "text", verbatim)]),
+    var("DCA_SMTP_TLS", "auto").is(
+        "auto is tls on port 465, opportunistic on loopback, else starttls: auto, starttls, tls, opportunistic or none",
+    ),
+    var("DCA_MAIL_FROM", "DCA-Auth <no-reply@localhost>").is("sender of letters: address, or Name <address>").or(&[(
+        "MAIL_FROM",
+        "address, or Name <address>",
+        verbatim,
+    )]),
+    var("DCA_MAILS_PER_MINUTE", "120").is("letters to one domain, ten at once: whole number per minute, at least 1"),
     var("DCA_VALIDATE_PER_MINUTE", "6000")
         .is("validations per API key and address: whole number per minute, at least 1"),
     var("DCA_AUTH_FAILURES_PER_MINUTE", "60")
@@ -101,26 +190,28 @@ const LATER: &[(&str, &str)] = &[
     ("ASSET_STORAGE_ROOT", "folder of game assets"),
     ("JWT_EXPIRES_IN", "life of login tokens, such as 7d"),
     ("ENCRYPTION_KEY", "seals panel logins, 32 characters"),
-    ("JWT_ACCESS_SECRET", "signs access tokens"),
-    ("JWT_REFRESH_SECRET", "signs refresh tokens"),
-    ("ACCESS_TOKEN_TTL", "seconds of an access token"),
-    ("REFRESH_TOKEN_TTL", "seconds of a refresh token"),
-    ("REFRESH_COOKIE_NAME", "refresh token's cookie"),
-    ("COOKIE_SECURE", "cookies over HTTPS, true or false"),
-    ("COOKIE_SAMESITE", "of cookies: lax, strict or none"),
-    ("COOKIE_DOMAIN", "domain of cookies"),
-    ("PASSWORD_ALGO", "hash of new passwords"),
-    ("TOKEN_HASH_PEPPER", "hashes stored tokens"),
-    ("APP_FRONTEND_URL", "base of links in mails"),
-    ("APP_NAME", "name in mails"),
-    ("ENVIRONMENT", "development or production"),
-    ("MAIL_HOST", "SMTP server"),
-    ("MAIL_PORT", "SMTP port"),
-    ("MAIL_USER", "SMTP user"),
-    ("MAIL_PASS", "SMTP password"),
-    ("MAIL_FROM", "sender of mails"),
-    ("THROTTLE_TTL", "milliseconds requests are counted"),
-    ("THROTTLE_LIMIT", "requests per THROTTLE_TTL"),
+];
+
+/// Documented names of earlier systems whose work is done otherwise here, for good, and what is refused
+/// under them: a secret that everybody knows would tell that nobody looked.
+pub(super) const REPLACED: &[(&str, &str, fn(&str) -> bool)] = &[
+    (
+        "JWT_ACCESS_SECRET",
+        "access tokens are signed by a key in the keyring: at least 32 characters, no example",
+        is_secret,
+    ),
+    (
+        "JWT_REFRESH_SECRET",
+        "refresh tokens are derived from a key in the keyring: at least 32 characters, no example",
+        is_secret,
+    ),
+    (
+        "TOKEN_HASH_PEPPER",
+        "stored tokens are kept by keys in the keyring: at least 16 characters, no example",
+        is_pepper,
+    ),
+    ("PASSWORD_ALGO", "bcrypt is understood, new hashes are argon2id: bcrypt, argon2 or argon2id", is_algorithm),
+    ("ENVIRONMENT", "one behavior everywhere: development, test, staging or production", is_environment),
 ];
 
 /// `.env.example`, every assignment commented out: as it is, the file changes nothing.
@@ -137,6 +228,8 @@ pub fn reference() -> String {
     lines.push("\n# Names of earlier systems that are accepted and have no effect yet:".to_owned());
     let later = |(name, about): &(&str, &str)| format!("# {name}: {about}");
     lines.extend(LATER.iter().map(later));
+    lines.push("\n# Names of earlier systems that are accepted, and replaced:".to_owned());
+    lines.extend(REPLACED.iter().map(|(name, about, _)| format!("# {name}: {about}")));
     lines.join("\n") + "\n"
 }
 
@@ -158,5 +251,5 @@ pub(super) fn known() -> BTreeSet<String> {
 pub(super) fn earlier() -> impl Iterator<Item = &'static str> {
     let read = VARS.iter().flat_map(|var| var.fallbacks);
     let read = read.flat_map(|(names, ..)| names.split(' '));
-    read.chain(LATER.iter().map(|(name, _)| *name))
+    read.chain(LATER.iter().map(|(name, _)| *name)).chain(REPLACED.iter().map(|(name, ..)| *name))
 }

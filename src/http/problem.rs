@@ -64,7 +64,9 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused(Refusal { code, detail }) => Self::new(code, detail),
+            Error::Refused(Refusal { code, detail, field, retry }) => {
+                Self { field: field.map(str::to_owned), retry, ..Self::new(code, detail) }
+            }
             Error::Database(ref why) => {
                 tracing::error!(error = %why, "the database did not answer");
                 Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
@@ -95,9 +97,26 @@ impl IntoResponse for Problem {
 fn status(code: Code) -> StatusCode {
     match code {
         Code::Valid => StatusCode::OK,
-        Code::BadRequest => StatusCode::BAD_REQUEST,
-        Code::NoApiKey | Code::InvalidApiKey => StatusCode::UNAUTHORIZED,
-        Code::Revoked | Code::Expired | Code::NotAssigned => StatusCode::FORBIDDEN,
+        Code::BadRequest | Code::InvalidOneTimeToken | Code::SignInFailed => StatusCode::BAD_REQUEST,
+        Code::NoApiKey
+        | Code::InvalidApiKey
+        | Code::NoToken
+        | Code::InvalidToken
+        | Code::TokenExpired
+        | Code::InvalidSession
+        | Code::NoRefreshToken
+        | Code::TokenReuseDetected
+        | Code::InvalidCredentials
+        | Code::RequiresSecondFactor
+        | Code::InvalidSecondFactor => StatusCode::UNAUTHORIZED,
+        Code::Revoked
+        | Code::Expired
+        | Code::NotAssigned
+        | Code::EmailNotVerified
+        | Code::AccountSuspended
+        | Code::AccountBanned
+        | Code::InsufficientRole
+        | Code::AccessDenied => StatusCode::FORBIDDEN,
         Code::NotFound | Code::ProductMismatch => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,

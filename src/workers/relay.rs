@@ -15,7 +15,7 @@ use dca_core::{
     entitlements, licenses,
     limiter::Bucket,
     log_channel,
-    outbox::{self, Claim, Delivery, Outcome},
+    outbox::{self, Carrier, Claim, Delivery, Outcome},
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
@@ -69,7 +69,7 @@ async fn claim(app: &App) -> Option<Claim> {
     app.rest.as_ref()?;
     // Longer than any attempt may take.
     let lease = app.config.delivery_timeout * 2 + Duration::from_secs(1);
-    match outbox::claim(&app.core, 1, lease).await {
+    match outbox::claim(&app.core, Carrier::Discord, 1, lease).await {
         Ok(claimed) => claimed.into_iter().next(),
         Err(error) => {
             warn!(%error, "deliveries cannot be claimed; trying again");
@@ -130,6 +130,7 @@ async fn deliver(app: &App, claim: &Claim) -> Outcome {
             Ok(None) => Outcome::Dead("its event is gone".to_owned()),
             Err(error) => Outcome::Failed(error.to_string()),
         },
+        Delivery::Mail { .. } => Outcome::Dead("no mail server speaks to Discord".to_owned()),
         Delivery::Refetch { guild, user } => {
             if let Err(error) = app.core.stamps.catch_up(&app.core).await {
                 return Outcome::Failed(error.to_string());

@@ -1,6 +1,9 @@
-//! Keys: the license-key codec, API keys, and what is sealed at rest.
+//! Keys: the license-key codec, API keys, tokens, passwords, and what is sealed at rest.
 
+pub mod access_token;
 pub mod api_key;
 pub mod base32;
 pub mod license_key;
+pub(crate) mod one_time;
+pub mod password;
 pub mod seal;

@@ -23,6 +23,18 @@ words! {
         LicenseLookup => ("license-lookup", "Finds a license by its key."),
         LicenseSeal => ("license-seal", "Shows a license key again to its holder."),
         ApiKeyLookup => ("api-key-lookup", "Finds an API key."),
+        AccessToken => ("access-token", "Signs access tokens."),
+        RefreshToken => ("refresh-token", "Derives refresh tokens."),
+        VerifyEmail => ("verify-email", "Derives the tokens that prove an e-mail address."),
+        ResetPassword => ("reset-password", "Derives the tokens that set a new password."),
+        SignIn => ("sign-in", "Derives the state of a sign-in with a provider."),
+        SecondFactor => ("second-factor", "Derives the tokens that wait for a second factor."),
+        KnownDevice => ("known-device", "Recognizes a browser that signed in before."),
+        CodeVerifier => ("code-verifier", "Derives the PKCE verifier of a sign-in."),
+        ThrottleName => ("throttle-name", "Hides whose tries are counted."),
+        RecoveryCode => ("recovery-code", "Finds a recovery code."),
+        TotpSeal => ("totp-seal", "Keeps the secret of an authenticator app."),
+        ProviderTokens => ("provider-tokens", "Keeps the tokens a provider gave."),
     }
 }
 
@@ -69,7 +81,7 @@ impl Keyring {
         keyring::exists(db).await
     }
 
-    fn key(&self, purpose: Purpose) -> &[u8] {
+    pub(crate) fn key(&self, purpose: Purpose) -> &[u8] {
         self.0.get(&purpose).map_or(&[], |key| key.as_slice())
     }
 

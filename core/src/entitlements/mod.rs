@@ -26,7 +26,8 @@ use crate::{
     outbox::{self, Delivery, Pace},
     products,
     tx::Tx,
-    users, workers,
+    users::{self, Provider},
+    workers,
 };
 
 mod decide;
@@ -159,7 +160,7 @@ pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
 
 /// The same, as part of a unit of work.
 async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
-    let user = users::ensure(tx, seen.member).await?;
+    let user = users::ensure(tx, Provider::Discord, &seen.member.to_string()).await?;
     users::lock_holder(tx, seen.scope.tenant(), user).await?;
     let mut touched = Vec::<(ProductId, Pace)>::new();
     for source in &seen.seen {
@@ -353,7 +354,7 @@ async fn settle_one(core: &Core, tenant: TenantId, user: UserId, product: Produc
 /// `CONFLICT` when the member has a license for the product already.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Snowflake) -> Result<LicenseId> {
     let mut tx = Tx::begin(core).await?;
-    let user = users::ensure(&tx, member).await?;
+    let user = users::ensure(&tx, Provider::Discord, &member.to_string()).await?;
     users::lock_holder(&tx, caller.scope.tenant(), user).await?;
     if licenses::lock_standing(&tx, user, product).await?.is_some() {
         return Err(Code::Conflict.because("They hold a license for that product already; `/license show` tells more."));

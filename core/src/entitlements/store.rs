@@ -18,7 +18,7 @@ use crate::{
     },
     ids::{MappingId, ProductId, TenantId, UserId},
     tx::Tx,
-    users,
+    users::Provider,
 };
 
 /// Every source of a claim.
@@ -154,7 +154,7 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
         .column(identity::Column::Subject)
         .column(Column::Reference)
         .join(JoinType::InnerJoin, known_by)
-        .filter(identity::Column::Provider.eq(users::DISCORD))
+        .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
         .filter(Column::Reference.is_in(mappings.iter().map(|id| id.0)))
         .filter(Column::EndsAt.is_null())
         .into_tuple()

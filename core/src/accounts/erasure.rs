@@ -1,0 +1,135 @@
+//! A person's data: to take away, and to take out.
+//!
+//! A deletion waits for 14 days. Signing in within them takes it back; then everything personal goes. What a
+//! person holds in a shop stays with the shop, under the Discord account it was given to; the log keeps that
+//! something happened to a number, and from which network.
+
+use chrono::TimeDelta;
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use serde_json::{Value, json};
+
+use crate::{
+    Code, Core, Result,
+    accounts::{
+        Principal, Visitor,
+        letters::{self, Letter},
+        one_time, people, record, second_factor, sessions,
+    },
+    entity::{credential, event, guild_manager, license, one_time_token, session},
+    events::{Actor, Kind},
+    ids::UserId,
+    throttles,
+    tx::Tx,
+    users::{self, Provider},
+};
+
+/// From the wish to the deed.
+const UNDO: TimeDelta = TimeDelta::days(14);
+/// How long a sign-up that nobody proves is kept.
+const UNPROVED: TimeDelta = TimeDelta::days(7);
+
+/// Everything kept about a person, as JSON.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn export(core: &Core, who: &Principal) -> Result<Value> {
+    let (id, db) = (who.user.id, core.db.read());
+    let identities = users::identities(core, id).await?;
+    let sessions = session::Entity::find().filter(session::Column::UserId.eq(id)).all(db).await?;
+    let licenses = license::Entity::find().filter(license::Column::UserId.eq(id)).all(db).await?;
+    let events = event::Entity::find().filter(event::Column::Subject.eq(id));
+    let events = events.order_by_asc(event::Column::Seq).all(db).await?;
+    let document = json!({
+        "exportedAt": core.clock.now(),
+        "user": {
+            "id": id, "email": who.user.email, "emailVerifiedAt": who.user.email_verified_at, "name": who.user.name,
+            "locale": who.user.locale, "status": who.user.status, "role": who.user.role,
+            "createdAt": who.user.created_at, "registeredAt": who.user.registered_at,
+        },
+        "hasSecondFactor": second_factor::is_enabled(core, id).await?,
+        "manages": people::managed_by(core, id).await?.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "identities": identities.iter().map(|identity| json!({
+            "provider": identity.provider, "subject": identity.subject, "name": identity.name,
+            "linkedAt": identity.created_at,
+        })).collect::<Vec<_>>(),
+        "sessions": sessions.iter().map(|session| json!({
+            "id": session.id, "method": session.method, "agent": session.agent, "network": session.network,
+            "createdAt": session.created_at, "lastSeenAt": session.last_seen_at, "endedAt": session.revoked_at,
+        })).collect::<Vec<_>>(),
+        "licenses": licenses.iter().map(|license| json!({
+            "id": license.id, "productId": license.product_id, "keyHint": license.key_hint,
+            "createdAt": license.created_at, "expiresAt": license.expires_at, "revokedAt": license.revoked_at,
+        })).collect::<Vec<_>>(),
+        "events": events.iter().map(|event| json!({
+            "kind": event.kind, "actor": event.actor, "at": event.at, "after": event.after,
+        })).collect::<Vec<_>>(),
+    });
+    let mut tx = Tx::begin(core).await?;
+    record(&mut tx, Kind::UserExported, &Actor::User(id), id, Value::Null);
+    tx.commit().await?;
+    Ok(document)
+}
+
+/// Plans the deletion of an account, and ends its sessions. Password and second factor are asked for again.
+///
+/// # Errors
+/// `INVALID_CREDENTIALS`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
+pub async fn plan(
+    core: &Core,
+    visitor: &Visitor,
+    who: &Principal,
+    password: Option<&str>,
+    code: Option<&str>,
+) -> Result<chrono::DateTime<chrono::Utc>> {
+    second_factor::confirm_both(core, visitor, who, password, code).await?;
+    let (id, mut tx) = (who.user.id, Tx::begin(core).await?);
+    let mut user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
+    let at = user.deletion_at.unwrap_or(tx.now() + UNDO);
+    user.deletion_at = Some(at);
+    users::update(&tx, &user).await?;
+    sessions::end_all(&mut tx, id, None, &Actor::User(id), "deletion").await?;
+    record(&mut tx, Kind::DeletionPlanned, &Actor::User(id), id, json!({ "at": at }));
+    letters::send(&mut tx, Letter::DeletionPlanned, id, None).await?;
+    tx.commit().await?;
+    Ok(at)
+}
+
+/// Erases whose time has come, and forgets what is over. Answers how many were erased.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn sweep(core: &Core) -> Result<usize> {
+    let due = users::due_for_deletion(core).await?;
+    for user in &due {
+        erase(core, *user).await?;
+    }
+    users::delete_unproved(core, core.clock.now() - UNPROVED).await?;
+    one_time::forget_old(core).await?;
+    sessions::forget_old(core).await?;
+    throttles::forget_old(core).await?;
+    Ok(due.len())
+}
+
+async fn erase(core: &Core, id: UserId) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    let Some(user) = users::lock(&tx, id).await? else { return Ok(()) };
+    // Signed in meanwhile: they stay.
+    if user.deletion_at.is_none_or(|at| at > tx.now()) {
+        return Ok(());
+    }
+    let db = tx.db();
+    credential::Entity::delete_by_id(id).exec(db).await?;
+    session::Entity::delete_many().filter(session::Column::UserId.eq(id)).exec(db).await?;
+    one_time_token::Entity::delete_many().filter(one_time_token::Column::UserId.eq(id)).exec(db).await?;
+    guild_manager::Entity::delete_many().filter(guild_manager::Column::UserId.eq(id)).exec(db).await?;
+    second_factor::remove(&tx, id).await?;
+    if users::is_holder(&tx, id).await? {
+        users::unlink(&tx, Provider::Google, id).await?;
+        users::forget_tokens(&tx, id).await?;
+        users::update(&tx, &users::seen(id, user.created_at)).await?;
+    } else {
+        users::delete(&tx, id).await?;
+    }
+    record(&mut tx, Kind::UserErased, &Actor::System, id, Value::Null);
+    tx.commit().await
+}

@@ -1,0 +1,94 @@
+//! Letters: the e-mails there are, and what each needs when it is sent. A delivery names a letter, a user
+//! and perhaps a one-time token by id; address, name and link are read at the last moment.
+
+use chrono::Duration;
+use sea_orm::EntityTrait;
+use uuid::Uuid;
+
+use crate::{
+    Core, Result,
+    accounts::{Locale, one_time},
+    crypto::{one_time as text, seal::Purpose},
+    entity::user,
+    error::words,
+    ids::UserId,
+    outbox::{self, Delivery},
+    tx::Tx,
+};
+
+words! {
+    /// The letters, by the name of their templates.
+    Letter {
+        VerifyEmail => ("verify-email", "Prove this address."),
+        WelcomeEmail => ("welcome-email", "The address is proved."),
+        ResetPassword => ("reset-password", "Choose a new password."),
+        AlreadyRegistered => ("already-registered", "Somebody signed up with your address; you have an account."),
+        PasswordChanged => ("password-changed", "Your password was changed."),
+        SessionsEnded => ("sessions-ended", "An old token came back; you were signed out everywhere."),
+        SecondFactorChanged => ("second-factor-changed", "Your second factor was set up or taken away."),
+        DeletionPlanned => ("deletion-planned", "Your account will be deleted; sign in to keep it."),
+    }
+}
+
+impl Letter {
+    /// Where the link in it leads, and under which purpose its token is derived.
+    const fn link(self) -> Option<(&'static str, Purpose)> {
+        match self {
+            Self::VerifyEmail => Some(("/verify", Purpose::VerifyEmail)),
+            Self::ResetPassword => Some(("/reset-password", Purpose::ResetPassword)),
+            _ => None,
+        }
+    }
+}
+
+/// How long a letter is worth sending when it carries no token.
+const LIFE: Duration = Duration::hours(24);
+
+/// Everything a letter needs.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// The address.
+    pub to: String,
+    /// The recipient's name, if it can be said in a letter.
+    pub name: Option<String>,
+    /// The language.
+    pub locale: Locale,
+    /// Path and token of its link.
+    pub link: Option<(&'static str, String)>,
+}
+
+/// Writes a letter into the outbox, to be sent before its token ends.
+pub(crate) async fn send(tx: &mut Tx, letter: Letter, user: UserId, token: Option<&one_time::Token>) -> Result<()> {
+    let delivery = Delivery::Mail { letter, user, token: token.map(|token| token.id) };
+    let unique = token.map_or_else(|| tx.core().ids.v7(tx.now()), |token| token.id);
+    let expires_at = token.map_or(tx.now() + LIFE, |token| token.expires_at);
+    outbox::send_until(tx, &delivery, format!("mail:{letter}:{unique}"), expires_at).await
+}
+
+/// What is needed to send it now; `None`: the account or its token is gone, and nobody wants it.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn open(core: &Core, letter: Letter, user: UserId, token: Option<Uuid>) -> Result<Option<Open>> {
+    let user = user::Entity::find_by_id(user).one(core.db.read()).await?;
+    let Some(user) = user else { return Ok(None) };
+    let Some(to) = user.email else { return Ok(None) };
+    // Notices go to proved addresses alone.
+    if user.email_verified_at.is_none() && letter.link().is_none() {
+        return Ok(None);
+    }
+    let link = match (letter.link(), token) {
+        (None, _) => None,
+        (Some((path, purpose)), Some(id)) if one_time::is_live(core, id).await? => {
+            Some((path, text::text(core.keys(), purpose, id)))
+        }
+        (Some(_), _) => return Ok(None),
+    };
+    let locale = user.locale.and_then(|locale| locale.parse().ok()).unwrap_or(Locale::En);
+    Ok(Some(Open { to, name: user.name.filter(|name| is_speakable(name)), locale, link }))
+}
+
+/// Whether a name is just that: what looks like an address would be made a link by mail programs.
+fn is_speakable(name: &str) -> bool {
+    !name.contains(['.', ':', '/', '@', '<', '>', '\\'])
+}

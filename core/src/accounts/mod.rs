@@ -1,0 +1,527 @@
+//! Accounts: from sign-up to logout-all.
+//!
+//! ```text
+//! sign_up -> [PENDING] -> letter -> verify_email -> [ACTIVE] -> sign_in -> session -> refresh ... -> sign_out
+//! ```
+//! A **user** is a person; a **credential** is their password, an **identity** their account at a provider
+//! ([`providers`]), a **second factor** ([`second_factor`]) what they have beside it. A **session**
+//! ([`sessions`]) is one sign-in, with everything that was refreshed from it. Many may claim an e-mail
+//! address, each as a user of their own; the first to prove it owns it, and the other claims are gone with
+//! whatever was set up under them. Nothing is ever linked by e-mail.
+//!
+//! Whoever asks learns the same about an address that has an account as about one that has none, in the
+//! same time: the rest is told by letter ([`letters`]), to who reads the mail there.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use email_address::{EmailAddress, Options};
+use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
+use serde_json::{Value, json};
+
+use crate::{
+    Code, Core, Result,
+    crypto::{
+        password::{self, Match},
+        seal::Purpose,
+    },
+    entity::credential,
+    error::words,
+    events::{Actor, Draft, Kind},
+    ids::{TenantId, UserId},
+    throttles::{self, Limit},
+    tx::Tx,
+    users::{self, User},
+};
+
+pub mod erasure;
+pub mod letters;
+mod one_time;
+pub mod people;
+pub mod providers;
+pub mod second_factor;
+pub mod sessions;
+
+pub use sessions::{Principal, SignedIn};
+
+use letters::Letter;
+
+words! {
+    /// How an account stands.
+    Status {
+        Pending => ("PENDING", "Signed up; the address is not proved yet."),
+        Active => ("ACTIVE", "May sign in."),
+        Suspended => ("SUSPENDED", "May not sign in for now."),
+        Banned => ("BANNED", "May not sign in."),
+    }
+}
+
+words! {
+    /// What a person may do in this installation, from least to most.
+    Role {
+        User => ("USER", "Their own account."),
+        Premium => ("PREMIUM", "Their own account; a rank for the operator's own use."),
+        Moderator => ("MODERATOR", "Sees people and their sessions."),
+        Admin => ("ADMIN", "Bans people, ends sessions, replays deliveries."),
+        SuperAdmin => ("SUPER_ADMIN", "Gives and takes roles."),
+    }
+}
+
+words! {
+    /// The languages letters are written in.
+    Locale {
+        En => ("en", "English"),
+        Es => ("es", "Español"),
+    }
+}
+
+/// What accounts are held to; from the configuration.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Life of an access token.
+    pub access_ttl: Duration,
+    /// How long a session lives without being refreshed.
+    pub refresh_ttl: Duration,
+    /// Memory of a password hash.
+    pub password_memory_kib: u32,
+    /// Hashes computed at once.
+    pub password_turns: usize,
+    /// Wrong passwords or codes per account and quarter of an hour.
+    pub failures_per_account: u32,
+    /// Wrong passwords or codes per network and quarter of an hour.
+    pub failures_per_network: u32,
+    /// Letters that a network may cause per hour.
+    pub letters_per_network: u32,
+    /// Whether who is ADMIN or more needs a second factor.
+    pub admins_need_second_factor: bool,
+    /// The product's name: in letters, and in no password.
+    pub app_name: String,
+}
+
+/// The window of failed tries.
+const QUARTER: Duration = Duration::from_mins(15);
+/// Letters an address receives per hour because somebody typed it in.
+const LETTERS_PER_ADDRESS: u32 = 5;
+/// How long a link that proves an address works.
+const VERIFY_LIFE: TimeDelta = TimeDelta::hours(24);
+/// How long a link that sets a password works.
+const RESET_LIFE: TimeDelta = TimeDelta::hours(1);
+
+/// Who is at the door, as far as it can be seen.
+#[derive(Clone, Debug)]
+pub struct Visitor {
+    /// The network they come from: /24 of IPv4, /64 of IPv6. The address itself is kept nowhere.
+    pub network: String,
+    /// What their program calls itself.
+    pub agent: Option<String>,
+    /// What a browser that signed in before shows.
+    pub device: Option<String>,
+    /// The language they read.
+    pub locale: Locale,
+}
+
+/// An e-mail address that can be written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Email {
+    shown: String,
+    pub(crate) folded: String,
+}
+
+impl Email {
+    /// Reads what a person typed; case does not distinguish two addresses.
+    ///
+    /// # Errors
+    /// `VALIDATION_ERROR` at `email`.
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let options = Options::default().without_display_text().without_domain_literal().with_required_tld();
+        let fits = text.len() <= 254
+            && !text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '"')
+            && EmailAddress::parse_with_options(text, options).is_ok();
+        if !fits {
+            return Err(Code::wrong("email", "email must be an email"));
+        }
+        Ok(Self { shown: text.to_owned(), folded: text.to_lowercase() })
+    }
+}
+
+/// A person's name for themselves: one line of 1 to 100 characters.
+fn name(text: &str) -> Result<String> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > 100 || text.contains(char::is_control) {
+        return Err(Code::wrong("name", "name must be one line of 1 to 100 characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What somebody signs up with.
+pub struct SignUp {
+    /// Where they read mail.
+    pub email: String,
+    /// The password they chose.
+    pub password: String,
+    /// What to call them.
+    pub name: String,
+}
+
+/// Signs somebody up, and mails them. The answer is the same for an address that has an account: its owner
+/// is told by letter.
+///
+/// # Errors
+/// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<UserId> {
+    let (email, name) = (Email::parse(&form.email)?, name(&form.name)?);
+    password::check_new(&form.password, &[&email.folded, &name, &core.rules.app_name])?;
+    may_cause_letter(core, visitor).await?;
+    let hash = core.passwords().hash(&form.password).await?;
+
+    let mut tx = Tx::begin(core).await?;
+    let id = UserId(core.ids.v7(tx.now()));
+    if !throttles::is_free(&tx, &letters_to(core, &email)).await? {
+        tx.commit().await?;
+        return Ok(id);
+    }
+    let claims = users::lock_claims(&tx, &email.folded).await?;
+    if let Some(owner) = claims.iter().find(|user| user.email_verified_at.is_some()) {
+        letters::send(&mut tx, Letter::AlreadyRegistered, owner.id, None).await?;
+        tx.commit().await?;
+        return Ok(id);
+    }
+    let user = User {
+        email: Some(email.shown),
+        folded_email: Some(email.folded),
+        name: Some(name),
+        locale: Some(visitor.locale.to_string()),
+        status: Status::Pending.to_string(),
+        registered_at: Some(tx.now()),
+        ..users::seen(id, tx.now())
+    };
+    users::insert(&tx, user).await?;
+    set_password(&tx, id, hash).await?;
+    send_link(&mut tx, Letter::VerifyEmail, id).await?;
+    record(&mut tx, Kind::UserRegistered, &Actor::User(id), id, json!({ "method": "password" }));
+    tx.commit().await?;
+    Ok(id)
+}
+
+/// Mails the link that proves an address again; the earlier one works too. Answers nothing, whoever the
+/// address belongs to.
+///
+/// # Errors
+/// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+pub async fn resend_verification(core: &Core, visitor: &Visitor, email: &str) -> Result<()> {
+    mail_link(core, visitor, email, Letter::VerifyEmail, |user| user.status == Status::Pending.as_str()).await
+}
+
+/// Mails a link that sets a new password. Answers nothing, whoever the address belongs to.
+///
+/// # Errors
+/// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+pub async fn request_reset(core: &Core, visitor: &Visitor, email: &str) -> Result<()> {
+    mail_link(core, visitor, email, Letter::ResetPassword, |user| user.status != Status::Banned.as_str()).await
+}
+
+async fn mail_link(
+    core: &Core,
+    visitor: &Visitor,
+    email: &str,
+    letter: Letter,
+    is_for: impl Fn(&User) -> bool,
+) -> Result<()> {
+    let email = Email::parse(email)?;
+    may_cause_letter(core, visitor).await?;
+    let user = users::find_by_email(core, &email).await?.filter(is_for);
+    let mut tx = Tx::begin(core).await?;
+    if throttles::is_free(&tx, &letters_to(core, &email)).await?
+        && let Some(user) = user
+    {
+        send_link(&mut tx, letter, user.id).await?;
+    }
+    tx.commit().await
+}
+
+async fn send_link(tx: &mut Tx, letter: Letter, user: UserId) -> Result<()> {
+    let (purpose, life) = match letter {
+        Letter::ResetPassword => (Purpose::ResetPassword, RESET_LIFE),
+        _ => (Purpose::VerifyEmail, VERIFY_LIFE),
+    };
+    let token = one_time::make(tx, purpose, Some(user), life, None).await?;
+    letters::send(tx, letter, user, Some(&token)).await
+}
+
+/// Proves an address with the token that was mailed to it.
+///
+/// # Errors
+/// `INVALID_ONE_TIME_TOKEN`.
+pub async fn verify_email(core: &Core, token: &str) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    let spent = one_time::spend(&tx, Purpose::VerifyEmail, token).await?;
+    let id = spent.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
+    if prove(&mut tx, id).await? {
+        letters::send(&mut tx, Letter::WelcomeEmail, id, None).await?;
+    }
+    tx.commit().await
+}
+
+/// Notes that this user reads the mail at their address. The first proof takes it from everybody else who
+/// claimed it, with whatever they had set up. Answers whether it was the first.
+async fn prove(tx: &mut Tx, id: UserId) -> Result<bool> {
+    let refuse = || Code::InvalidOneTimeToken.refusal();
+    let user = users::find_in(tx, id).await?.ok_or_else(refuse)?;
+    let folded = user.folded_email.ok_or_else(refuse)?;
+    let claims = users::lock_claims(tx, &folded).await?;
+    let mut user = claims.iter().find(|claim| claim.id == id).cloned().ok_or_else(refuse)?;
+    if user.email_verified_at.is_some() {
+        return Ok(false);
+    }
+    for other in claims.iter().filter(|claim| claim.id != id) {
+        if other.email_verified_at.is_some() {
+            return Err(refuse());
+        }
+        users::delete(tx, other.id).await?;
+    }
+    user.email_verified_at = Some(tx.now());
+    if user.status()? == Status::Pending {
+        user.status = Status::Active.to_string();
+    }
+    users::update(tx, &user).await?;
+    one_time::end_all(tx, Purpose::VerifyEmail, id).await?;
+    record(tx, Kind::EmailVerified, &Actor::User(id), id, Value::Null);
+    Ok(true)
+}
+
+/// Sets a new password with the token that was mailed, and ends every session. A second factor stays.
+///
+/// # Errors
+/// `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
+pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<()> {
+    let refuse = || Code::InvalidOneTimeToken.refusal();
+    let seen = one_time::look(core, Purpose::ResetPassword, token).await?;
+    let id = seen.user_id.ok_or_else(refuse)?;
+    let user = users::find(core, id).await?.ok_or_else(refuse)?;
+    check_password_of(core, &user, password)?;
+    let hash = core.passwords().hash(password).await?;
+
+    let mut tx = Tx::begin(core).await?;
+    one_time::spend(&tx, Purpose::ResetPassword, token).await?;
+    prove(&mut tx, id).await?;
+    replace_password(&mut tx, id, hash, None, "password reset").await?;
+    tx.commit().await
+}
+
+/// Changes a password by who knows it, and ends every other session.
+///
+/// # Errors
+/// `INVALID_CREDENTIALS`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+pub async fn change_password(
+    core: &Core,
+    visitor: &Visitor,
+    who: &Principal,
+    current: &str,
+    password: &str,
+) -> Result<()> {
+    check_password_of(core, &who.user, password)?;
+    confirm(core, visitor, who, Some(current)).await?;
+    let hash = core.passwords().hash(password).await?;
+    let mut tx = Tx::begin(core).await?;
+    replace_password(&mut tx, who.user.id, hash, Some(who), "password change").await?;
+    tx.commit().await
+}
+
+fn check_password_of(core: &Core, user: &User, password: &str) -> Result<()> {
+    let [email, name] = [&user.folded_email, &user.name].map(|text| text.as_deref().unwrap_or_default());
+    password::check_new(password, &[email, name, &core.rules.app_name])
+}
+
+async fn replace_password(tx: &mut Tx, id: UserId, hash: String, but: Option<&Principal>, why: &str) -> Result<()> {
+    users::lock(tx, id).await?;
+    set_password(tx, id, hash).await?;
+    one_time::end_all(tx, Purpose::ResetPassword, id).await?;
+    sessions::end_all(tx, id, but.map(|who| who.session.id), &Actor::User(id), why).await?;
+    record(tx, Kind::PasswordChanged, &Actor::User(id), id, json!({ "by": why }));
+    letters::send(tx, Letter::PasswordChanged, id, None).await
+}
+
+/// What somebody signs in with.
+pub struct SignIn {
+    /// Where they read mail.
+    pub email: String,
+    /// Their password.
+    pub password: String,
+    /// A code of their second factor, or a recovery code.
+    pub code: Option<String>,
+}
+
+/// Signs somebody in. How their account stands is told only to who knows the password.
+///
+/// # Errors
+/// `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
+/// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
+pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<SignedIn> {
+    // What is no address is one nobody has.
+    let email = Email::parse(&form.email)
+        .unwrap_or_else(|_| Email { shown: String::new(), folded: form.email.trim().to_lowercase() });
+    let tries = tries_at(core, visitor, &email.folded);
+    take(core, &tries).await?;
+
+    let user = users::find_by_email(core, &email).await?;
+    let known = match &user {
+        Some(user) => password_of(core, user.id).await?,
+        None => None,
+    };
+    let found = core.passwords().compare(&form.password, known.clone()).await?;
+    let Some(user) = user.filter(|_| found != Match::No) else {
+        return Err(sign_in_refused(core, visitor, &email, Code::InvalidCredentials).await?);
+    };
+    let rehashed = if found == Match::Outdated { Some(core.passwords().hash(&form.password).await?) } else { None };
+
+    let mut tx = Tx::begin(core).await?;
+    throttles::give_back(&tx, &tries).await?;
+    let user = users::lock(&tx, user.id).await?.ok_or_else(|| Code::InvalidCredentials.refusal())?;
+    if password_in(&tx, user.id).await? != known {
+        return Err(Code::InvalidCredentials.refusal());
+    }
+    let admitted = admit(&user);
+    if let Err(refused) = admitted {
+        tx.commit().await?;
+        return Err(refused);
+    }
+    if let Some(hash) = rehashed {
+        set_password(&tx, user.id, hash).await?;
+    }
+    let factor = second_factor::check(&mut tx, visitor, &user, form.code.as_deref()).await?;
+    match factor {
+        Ok(factor) => {
+            let signed_in = sessions::open(&mut tx, visitor, user, "password", factor).await?;
+            tx.commit().await?;
+            Ok(signed_in)
+        }
+        Err(refused) => {
+            tx.commit().await?;
+            Err(refused)
+        }
+    }
+}
+
+/// Whether an account may be entered, told to who proved that it is theirs.
+fn admit(user: &User) -> Result<()> {
+    match user.status()? {
+        Status::Active => Ok(()),
+        Status::Pending => Err(Code::EmailNotVerified.refusal()),
+        Status::Suspended => Err(Code::AccountSuspended.refusal()),
+        Status::Banned => Err(Code::AccountBanned.refusal()),
+    }
+}
+
+/// Notes a refused sign-in, of a known account or not.
+async fn sign_in_refused(core: &Core, visitor: &Visitor, email: &Email, why: Code) -> Result<crate::Error> {
+    let user = users::find_by_email(core, email).await?;
+    let mut tx = Tx::begin(core).await?;
+    let after = json!({ "why": why, "network": visitor.network });
+    tx.record(Draft {
+        tenant: TenantId::INSTALLATION,
+        kind: Kind::SignInRefused,
+        actor: Actor::System,
+        subject: user.map(|user| user.id),
+        license: None,
+        before: None,
+        after: Some(after),
+    });
+    tx.commit().await?;
+    Ok(why.refusal())
+}
+
+/// Asks a person who is signed in for their password again, before what cannot be undone. Who has none
+/// proved themselves at a provider, and needs none here.
+pub(crate) async fn confirm(core: &Core, visitor: &Visitor, who: &Principal, password: Option<&str>) -> Result<()> {
+    let Some(known) = password_of(core, who.user.id).await? else { return Ok(()) };
+    let account = who.user.folded_email.clone().unwrap_or_else(|| who.user.id.to_string());
+    let tries = tries_at(core, visitor, &account);
+    take(core, &tries).await?;
+    if core.passwords().compare(password.unwrap_or_default(), Some(known)).await? == Match::No {
+        return Err(Code::InvalidCredentials.refusal());
+    }
+    let tx = Tx::begin(core).await?;
+    throttles::give_back(&tx, &tries).await?;
+    tx.commit().await
+}
+
+/// The throttles of guesses at an account. A browser that was signed in before has one of its own, so that
+/// strangers cannot lock an owner out.
+fn tries_at(core: &Core, visitor: &Visitor, account: &str) -> [Limit; 2] {
+    let most = core.rules.failures_per_account;
+    let account = match sessions::known_device(core, visitor, account) {
+        Some(device) => Limit::new(core, "device", &device, most, QUARTER),
+        None => Limit::new(core, "account", account, most, QUARTER),
+    };
+    [account, Limit::new(core, "network", &visitor.network, core.rules.failures_per_network, QUARTER)]
+}
+
+async fn take(core: &Core, limits: &[Limit]) -> Result<()> {
+    let tx = Tx::begin(core).await?;
+    throttles::take(&tx, limits).await?;
+    tx.commit().await
+}
+
+/// Takes one of the letters a network may cause.
+async fn may_cause_letter(core: &Core, visitor: &Visitor) -> Result<()> {
+    let most = core.rules.letters_per_network;
+    take(core, &[Limit::new(core, "letters", &visitor.network, most, Duration::from_hours(1))]).await
+}
+
+fn letters_to(core: &Core, email: &Email) -> Limit {
+    Limit::new(core, "letters-to", &email.folded, LETTERS_PER_ADDRESS, Duration::from_hours(1))
+}
+
+/// What a person may change about themselves.
+#[derive(Default)]
+pub struct Profile {
+    /// What to call them.
+    pub name: Option<String>,
+    /// The language of their letters.
+    pub locale: Option<Locale>,
+}
+
+/// Changes what a person says of themselves.
+///
+/// # Errors
+/// `VALIDATION_ERROR`.
+pub async fn change_profile(core: &Core, who: &Principal, change: Profile) -> Result<User> {
+    let called = change.name.as_deref().map(name).transpose()?;
+    let mut tx = Tx::begin(core).await?;
+    let user = users::lock(&tx, who.user.id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
+    let user = User {
+        name: called.or(user.name.clone()),
+        locale: change.locale.map(|locale| locale.to_string()).or(user.locale.clone()),
+        ..user
+    };
+    users::update(&tx, &user).await?;
+    record(&mut tx, Kind::ProfileChanged, &Actor::User(user.id), user.id, Value::Null);
+    tx.commit().await?;
+    Ok(user)
+}
+
+/// Notes something about an account in the one log.
+fn record(tx: &mut Tx, kind: Kind, actor: &Actor, subject: UserId, after: Value) {
+    let (tenant, actor) = (TenantId::INSTALLATION, actor.clone());
+    let after = Some(after).filter(|after| !after.is_null());
+    tx.record(Draft { tenant, kind, actor, subject: Some(subject), license: None, before: None, after });
+}
+
+async fn password_of(core: &Core, user: UserId) -> Result<Option<String>> {
+    let row = credential::Entity::find_by_id(user).one(core.db.read()).await?;
+    Ok(row.map(|row| row.password_hash))
+}
+
+async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>> {
+    Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
+}
+
+async fn set_password(tx: &Tx, user: UserId, hash: String) -> Result<()> {
+    let row = credential::ActiveModel { user_id: Set(user), password_hash: Set(hash), changed_at: Set(tx.now()) };
+    let newest = OnConflict::column(credential::Column::UserId)
+        .update_columns([credential::Column::PasswordHash, credential::Column::ChangedAt])
+        .to_owned();
+    credential::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
+    Ok(())
+}

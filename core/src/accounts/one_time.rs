@@ -1,0 +1,102 @@
+//! The `one_time_tokens` table: what a token that works once is for, and whether it still does.
+
+use chrono::{DateTime, Duration, Utc};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::Expr};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    Code, Core, Result,
+    crypto::{one_time as text, seal::Purpose},
+    entity::one_time_token::{ActiveModel, Column, Entity, Model},
+    ids::UserId,
+    tx::Tx,
+};
+
+/// A token that was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    /// Its row.
+    pub(crate) id: Uuid,
+    /// When it ends.
+    pub(crate) expires_at: DateTime<Utc>,
+}
+
+/// Makes a token.
+pub(crate) async fn make(
+    tx: &Tx,
+    purpose: Purpose,
+    user: Option<UserId>,
+    life: Duration,
+    data: Option<Value>,
+) -> Result<Token> {
+    let token = Token { id: tx.core().ids.v4(), expires_at: tx.now() + life };
+    let row = ActiveModel {
+        id: Set(token.id),
+        purpose: Set(purpose.to_string()),
+        user_id: Set(user),
+        data: Set(data),
+        created_at: Set(tx.now()),
+        expires_at: Set(token.expires_at),
+        used_at: Set(None),
+    };
+    Entity::insert(row).exec_without_returning(tx.db()).await?;
+    Ok(token)
+}
+
+fn live(core: &Core) -> sea_orm::Select<Entity> {
+    Entity::find().filter(Column::UsedAt.is_null()).filter(Column::ExpiresAt.gt(core.clock.now()))
+}
+
+/// Whether a token could still be used.
+pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
+    Ok(live(core).filter(Column::Id.eq(id)).one(core.db.read()).await?.is_some())
+}
+
+/// What a token stands for, without using it.
+///
+/// # Errors
+/// `INVALID_ONE_TIME_TOKEN` for one that never was, is over, was used, or is for something else: always
+/// the same answer.
+pub(crate) async fn look(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
+    let refuse = || Code::InvalidOneTimeToken.refusal();
+    let id = text::read(core, purpose, token).ok_or_else(refuse)?;
+    let row = live(core).filter(Column::Id.eq(id)).filter(Column::Purpose.eq(purpose.as_str()));
+    row.one(core.db.read()).await?.ok_or_else(refuse)
+}
+
+/// Uses a token: of many who try at once, one.
+///
+/// # Errors
+/// `INVALID_ONE_TIME_TOKEN`, as [`look`].
+pub(crate) async fn spend(tx: &Tx, purpose: Purpose, token: &str) -> Result<Model> {
+    let refuse = || Code::InvalidOneTimeToken.refusal();
+    let id = text::read(tx.core(), purpose, token).ok_or_else(refuse)?;
+    let spent = Entity::update_many()
+        .col_expr(Column::UsedAt, Expr::value(tx.now()))
+        .filter(Column::Id.eq(id))
+        .filter(Column::Purpose.eq(purpose.as_str()))
+        .filter(Column::UsedAt.is_null())
+        .filter(Column::ExpiresAt.gt(tx.now()))
+        .exec_with_returning(tx.db())
+        .await?;
+    spent.into_iter().next().ok_or_else(refuse)
+}
+
+/// The others of a user and purpose end too.
+pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<()> {
+    Entity::update_many()
+        .col_expr(Column::UsedAt, Expr::value(tx.now()))
+        .filter(Column::UserId.eq(user))
+        .filter(Column::Purpose.eq(purpose.as_str()))
+        .filter(Column::UsedAt.is_null())
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
+/// Forgets tokens that ended a week ago. Answers how many.
+pub(crate) async fn forget_old(core: &Core) -> Result<u64> {
+    let old = Entity::delete_many().filter(Column::ExpiresAt.lt(core.clock.now() - Duration::days(7)));
+    Ok(old.exec(core.db.writer()).await?.rows_affected)
+}

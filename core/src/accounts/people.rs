@@ -1,0 +1,268 @@
+//! People, as those see them who look after the installation. Whoever acts must outrank whom they act on,
+//! and gives no role that is not below their own; the first of all is made at the command line.
+
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::OnConflict};
+use serde_json::json;
+
+use crate::{
+    Code, Core, Result, Snowflake,
+    accounts::{Email, Principal, Role, Status, name, password, record, second_factor, sessions, set_password},
+    entity::guild_manager,
+    events::{Actor, Kind},
+    guilds,
+    ids::{SessionId, TenantId, UserId},
+    tx::Tx,
+    users::{self, User},
+};
+
+pub use crate::users::Wanted;
+
+/// A person with the right to look after others.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The person.
+    pub who: Principal,
+    role: Role,
+}
+
+impl Admin {
+    /// Who is at least `least`, with a second factor where the rules ask for one.
+    ///
+    /// # Errors
+    /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
+    pub fn at_least(core: &Core, least: Role, who: Principal) -> Result<Self> {
+        let role = who.user.role()?;
+        if role < least {
+            return Err(Code::InsufficientRole.refusal());
+        }
+        let is_weak = who.session.second_factor_at.is_none();
+        if is_weak && role >= Role::Admin && core.rules.admins_need_second_factor {
+            return Err(Code::RequiresSecondFactor.because("Set up a second factor, and sign in with it."));
+        }
+        Ok(Self { who, role })
+    }
+
+    /// Locks a person this admin outranks.
+    async fn lock_lesser(&self, tx: &Tx, id: UserId) -> Result<User> {
+        let user = users::lock(tx, id).await?;
+        let user = user.ok_or_else(|| Code::NotFound.because("No such user."))?;
+        if user.role()? >= self.role {
+            return Err(Code::InsufficientRole.because("You can only act on people of a lower role than yours."));
+        }
+        Ok(user)
+    }
+
+    fn actor(&self) -> Actor {
+        Actor::User(self.who.user.id)
+    }
+}
+
+/// A page of people, newest first, and how many there are. `guild` asks for those who hold something there,
+/// which also its managers may.
+///
+/// # Errors
+/// `INSUFFICIENT_ROLE`; `NOT_FOUND` for a guild that is not there.
+pub async fn list(
+    core: &Core,
+    who: Principal,
+    guild: Option<Snowflake>,
+    wanted: Wanted,
+    page: u64,
+    size: u64,
+) -> Result<(Vec<User>, u64)> {
+    let tenant = match guild {
+        Some(guild) if manages(core, who.user.id, guild).await? => Some(tenant_of(core, guild).await?),
+        guild => {
+            Admin::at_least(core, Role::Moderator, who)?;
+            match guild {
+                Some(guild) => Some(tenant_of(core, guild).await?),
+                None => None,
+            }
+        }
+    };
+    users::list(core, &Wanted { tenant, ..wanted }, page, size).await
+}
+
+async fn tenant_of(core: &Core, guild: Snowflake) -> Result<TenantId> {
+    let found = guilds::find(core, guild).await?;
+    Ok(found.ok_or_else(|| Code::NotFound.because("No such server."))?.tenant_id)
+}
+
+async fn manages(core: &Core, user: UserId, guild: Snowflake) -> Result<bool> {
+    Ok(guild_manager::Entity::find_by_id((guild, user)).one(core.db.read()).await?.is_some())
+}
+
+/// One person.
+///
+/// # Errors
+/// `NOT_FOUND`.
+pub async fn get(core: &Core, id: UserId) -> Result<User> {
+    users::find(core, id).await?.ok_or_else(|| Code::NotFound.because("No such user."))
+}
+
+/// Lets a person in, or keeps them out and ends their sessions.
+///
+/// # Errors
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`, `CONFLICT`.
+pub async fn set_status(
+    core: &Core,
+    admin: &Admin,
+    id: UserId,
+    status: Status,
+    reason: Option<String>,
+) -> Result<User> {
+    let mut tx = Tx::begin(core).await?;
+    let mut user = admin.lock_lesser(&tx, id).await?;
+    let before = user.status()?;
+    if !matches!(status, Status::Active | Status::Suspended | Status::Banned) {
+        return Err(Code::wrong("status", "status must be ACTIVE, SUSPENDED or BANNED"));
+    }
+    if before == status {
+        return Ok(user);
+    }
+    // Letting in somebody who never proved their address would prove it for them.
+    let unproved = user.email.is_some() && user.email_verified_at.is_none();
+    user.status = if status == Status::Active && unproved { Status::Pending } else { status }.to_string();
+    user.status_reason = reason;
+    users::update(&tx, &user).await?;
+    if status != Status::Active {
+        sessions::end_all(&mut tx, id, None, &admin.actor(), status.as_str()).await?;
+    }
+    let change = json!({ "from": before, "to": user.status, "reason": user.status_reason });
+    record(&mut tx, Kind::UserStatusChanged, &admin.actor(), id, change);
+    tx.commit().await?;
+    Ok(user)
+}
+
+/// Gives a person a role.
+///
+/// # Errors
+/// `NOT_FOUND`; `INSUFFICIENT_ROLE` for a person or a role that is not below the admin's own.
+pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
+    if role >= admin.role {
+        return Err(Code::InsufficientRole.because("You can only give roles below your own."));
+    }
+    let mut tx = Tx::begin(core).await?;
+    let mut user = admin.lock_lesser(&tx, id).await?;
+    let before = std::mem::replace(&mut user.role, role.to_string());
+    if before != user.role {
+        users::update(&tx, &user).await?;
+        record(&mut tx, Kind::AccessChanged, &admin.actor(), id, json!({ "from": before, "to": role }));
+    }
+    tx.commit().await?;
+    Ok(user)
+}
+
+/// Makes a person a guild's manager, or no longer.
+///
+/// # Errors
+/// `NOT_FOUND`.
+pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflake, manages: bool) -> Result<()> {
+    tenant_of(core, guild).await?;
+    let mut tx = Tx::begin(core).await?;
+    admin.lock_lesser(&tx, id).await?;
+    let changed = if manages {
+        let row = guild_manager::ActiveModel { guild_id: Set(guild), user_id: Set(id), created_at: Set(tx.now()) };
+        let key = [guild_manager::Column::GuildId, guild_manager::Column::UserId];
+        guild_manager::Entity::insert(row)
+            .on_conflict(OnConflict::columns(key).do_nothing().to_owned())
+            .exec_without_returning(tx.db())
+            .await?
+    } else {
+        guild_manager::Entity::delete_by_id((guild, id)).exec(tx.db()).await?.rows_affected
+    };
+    if changed > 0 {
+        let change = json!({ "guildId": guild.to_string(), "manages": manages });
+        record(&mut tx, Kind::AccessChanged, &admin.actor(), id, change);
+    }
+    tx.commit().await
+}
+
+/// The guilds a person manages.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn managed_by(core: &Core, id: UserId) -> Result<Vec<Snowflake>> {
+    let rows = guild_manager::Entity::find().filter(guild_manager::Column::UserId.eq(id)).all(core.db.read()).await?;
+    Ok(rows.into_iter().map(|row| row.guild_id).collect())
+}
+
+/// Ends sessions of a person this admin outranks: one, or all.
+///
+/// # Errors
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId, one: Option<SessionId>) -> Result<u64> {
+    let tx = Tx::begin(core).await?;
+    admin.lock_lesser(&tx, id).await?;
+    drop(tx);
+    match one {
+        None => sessions::sign_out_everywhere(core, id, &admin.actor()).await,
+        Some(session) if sessions::end(core, id, session, &admin.actor(), "ended by an admin").await? => Ok(1),
+        Some(_) => Err(Code::NotFound.because("No such session.")),
+    }
+}
+
+/// Whose session this is, for an admin who only knows its id.
+///
+/// # Errors
+/// `NOT_FOUND`.
+pub async fn owner_of_session(core: &Core, id: SessionId) -> Result<UserId> {
+    sessions::owner(core, id).await?.ok_or_else(|| Code::NotFound.because("No such session."))
+}
+
+/// Takes a second factor away that its owner has lost, and ends their sessions; the admin has made sure who
+/// asks.
+///
+/// # Errors
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    admin.lock_lesser(&tx, id).await?;
+    second_factor::remove(&tx, id).await?;
+    sessions::end_all(&mut tx, id, None, &admin.actor(), "second factor removed").await?;
+    record(&mut tx, Kind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
+    tx.commit().await
+}
+
+/// Makes an account with every right, or gives it to the account that has proved this address: for the
+/// operator at the command line.
+///
+/// # Errors
+/// `VALIDATION_ERROR`.
+pub async fn create_admin(core: &Core, email: &str, called: &str, word: &str) -> Result<UserId> {
+    let (email, called) = (Email::parse(email)?, name(called)?);
+    password::check_new(word, &[&email.folded, &called, &core.rules.app_name])?;
+    let hash = core.passwords().hash(word).await?;
+    let mut tx = Tx::begin(core).await?;
+    let claims = users::lock_claims(&tx, &email.folded).await?;
+    let (proved, claims): (Vec<_>, Vec<_>) = claims.into_iter().partition(|user| user.email_verified_at.is_some());
+    for claim in claims {
+        users::delete(&tx, claim.id).await?;
+    }
+    let is_new = proved.is_empty();
+    let user = proved.into_iter().next().unwrap_or_else(|| User {
+        email: Some(email.shown),
+        folded_email: Some(email.folded),
+        registered_at: Some(tx.now()),
+        ..users::seen(UserId(core.ids.v7(tx.now())), tx.now())
+    });
+    let user = User {
+        email_verified_at: user.email_verified_at.or(Some(tx.now())),
+        name: Some(called),
+        status: Status::Active.to_string(),
+        role: Role::SuperAdmin.to_string(),
+        deletion_at: None,
+        ..user
+    };
+    if is_new {
+        users::insert(&tx, user.clone()).await?;
+        record(&mut tx, Kind::UserRegistered, &Actor::Operator, user.id, json!({ "method": "operator" }));
+    } else {
+        users::update(&tx, &user).await?;
+        sessions::end_all(&mut tx, user.id, None, &Actor::Operator, "made an admin").await?;
+    }
+    set_password(&tx, user.id, hash).await?;
+    record(&mut tx, Kind::AccessChanged, &Actor::Operator, user.id, json!({ "to": Role::SuperAdmin }));
+    tx.commit().await?;
+    Ok(user.id)
+}

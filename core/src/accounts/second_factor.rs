@@ -1,0 +1,278 @@
+//! The second factor: codes of an authenticator app (TOTP, RFC 6238), and recovery codes for the day it is
+//! lost. A code works once: the step it belongs to is remembered. Every way in asks for it, a password and a
+//! provider alike; a new password does not replace it.
+
+use chrono::DateTime;
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter,
+    sea_query::{Expr, OnConflict},
+};
+use serde_json::json;
+use totp_rs::{Algorithm, Builder, Totp};
+
+use crate::{
+    Code, Core, Error, Result,
+    accounts::{
+        Principal, QUARTER, Visitor, confirm,
+        letters::{self, Letter},
+        record, sessions, take,
+    },
+    crypto::{base32, seal::Purpose},
+    entity::{recovery_code, second_factor},
+    events::{Actor, Kind},
+    ids::UserId,
+    throttles::Limit,
+    tx::Tx,
+    users::{self, User},
+};
+
+/// Recovery codes a person is given.
+const RECOVERY_CODES: usize = 10;
+/// Symbols of a recovery code, 5 bits each: more than the 112 bits that ASVS 6.5.2 asks of what is not
+/// hashed like a password.
+const RECOVERY_SYMBOLS: usize = 24;
+
+/// What an authenticator app needs.
+pub struct Setup {
+    /// The secret, in base32: to be typed in.
+    pub secret: String,
+    /// The same as a link, to be shown as a QR code.
+    pub url: String,
+}
+
+fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
+    let broken = |error: String| Error::Broken(format!("totp: {error}"));
+    let secret = totp_rs::Secret::try_from_base32(secret).map_err(|error| broken(error.to_string()))?;
+    let account = user.email.clone().or(user.name.clone()).unwrap_or_else(|| user.id.to_string());
+    Builder::new()
+        .with_algorithm(Algorithm::SHA1)
+        .with_digits(6)
+        .with_skew(1)
+        .with_step_duration(30)
+        .with_secret(secret)
+        .with_account_name(account.replace(':', " "))
+        .with_issuer(Some(core.rules.app_name.replace(':', " ")))
+        .build()
+        .map_err(|error| broken(error.to_string()))
+}
+
+/// Begins: a secret that counts once a code of it was shown. The password is asked for again.
+///
+/// # Errors
+/// `CONFLICT` when there is a second factor; `INVALID_CREDENTIALS`.
+pub async fn set_up(core: &Core, visitor: &Visitor, who: &Principal, password: Option<&str>) -> Result<Setup> {
+    confirm(core, visitor, who, password).await?;
+    let tx = Tx::begin(core).await?;
+    users::lock(&tx, who.user.id).await?;
+    if find(&tx, who.user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
+        return Err(Code::Conflict.because("There is a second factor already; take it away first."));
+    }
+    let secret = totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32();
+    let row = second_factor::ActiveModel {
+        user_id: Set(who.user.id),
+        secret_sealed: Set(core.keys().seal(&core.ids, Purpose::TotpSeal, who.user.id.0, &secret)),
+        created_at: Set(tx.now()),
+        confirmed_at: Set(None),
+        last_step: Set(0),
+    };
+    let newest = OnConflict::column(second_factor::Column::UserId)
+        .update_columns([
+            second_factor::Column::SecretSealed,
+            second_factor::Column::CreatedAt,
+            second_factor::Column::LastStep,
+        ])
+        .to_owned();
+    second_factor::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
+    tx.commit().await?;
+    let url = totp(core, &who.user, &secret)?.to_url().map_err(|error| Error::Broken(error.to_string()))?;
+    Ok(Setup { secret, url })
+}
+
+/// Completes: the app shows the right code. Answers the recovery codes, this once, and ends every other
+/// session, which knew no second factor.
+///
+/// # Errors
+/// `INVALID_2FA_CODE`, `CONFLICT`.
+pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, code: &str) -> Result<Vec<String>> {
+    let id = who.user.id;
+    take(core, &tries_at(core, visitor, id)).await?;
+    let mut tx = Tx::begin(core).await?;
+    users::lock(&tx, id).await?;
+    let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());
+    let factor = factor.ok_or_else(|| Code::Conflict.because("Set a second factor up first."))?;
+    if !is_code(&tx, &who.user, &factor, code).await? {
+        return Err(Code::InvalidSecondFactor.refusal());
+    }
+    second_factor::Entity::update_many()
+        .col_expr(second_factor::Column::ConfirmedAt, Expr::value(tx.now()))
+        .filter(second_factor::Column::UserId.eq(id))
+        .exec(tx.db())
+        .await?;
+    let codes = new_recovery_codes(&tx, id).await?;
+    sessions::strengthen(&tx, who.session.id).await?;
+    sessions::end_all(&mut tx, id, Some(who.session.id), &Actor::User(id), "second factor").await?;
+    changed(&mut tx, id, "enabled").await?;
+    tx.commit().await?;
+    Ok(codes)
+}
+
+/// Takes the second factor away; password and a code are asked for again.
+///
+/// # Errors
+/// `INVALID_CREDENTIALS`, `INVALID_2FA_CODE`, `REQUIRES_2FA`.
+pub async fn disable(
+    core: &Core,
+    visitor: &Visitor,
+    who: &Principal,
+    password: Option<&str>,
+    code: &str,
+) -> Result<()> {
+    confirm_both(core, visitor, who, password, Some(code)).await?;
+    let mut tx = Tx::begin(core).await?;
+    remove(&tx, who.user.id).await?;
+    changed(&mut tx, who.user.id, "disabled").await?;
+    tx.commit().await
+}
+
+/// New recovery codes; the old ones are worthless from then on.
+///
+/// # Errors
+/// `INVALID_2FA_CODE`, `REQUIRES_2FA`.
+pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principal, code: &str) -> Result<Vec<String>> {
+    let mut tx = Tx::begin(core).await?;
+    let proved = check(&mut tx, visitor, &who.user, Some(code)).await?;
+    if !*proved.as_ref().unwrap_or(&false) {
+        tx.commit().await?;
+        return Err(proved.err().unwrap_or_else(|| Code::Conflict.because("There is no second factor.")));
+    }
+    let codes = new_recovery_codes(&tx, who.user.id).await?;
+    changed(&mut tx, who.user.id, "new recovery codes").await?;
+    tx.commit().await?;
+    Ok(codes)
+}
+
+/// Password and second factor again, before what cannot be undone.
+pub(crate) async fn confirm_both(
+    core: &Core,
+    visitor: &Visitor,
+    who: &Principal,
+    password: Option<&str>,
+    code: Option<&str>,
+) -> Result<()> {
+    confirm(core, visitor, who, password).await?;
+    let mut tx = Tx::begin(core).await?;
+    let proved = check(&mut tx, visitor, &who.user, code).await?;
+    tx.commit().await?;
+    proved.map(drop)
+}
+
+/// Checks a code, if this user has a second factor: `Ok(true)` proved, `Ok(false)` there is none. What is
+/// refused must be committed all the same: a try was taken, and perhaps a code used up.
+pub(crate) async fn check(tx: &mut Tx, visitor: &Visitor, user: &User, code: Option<&str>) -> Result<Result<bool>> {
+    let factor = find(tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
+    let Some(factor) = factor else { return Ok(Ok(false)) };
+    let Some(code) = code.map(str::trim).filter(|code| !code.is_empty()) else {
+        return Ok(Err(Code::RequiresSecondFactor.refusal()));
+    };
+    let tries = tries_at(tx.core(), visitor, user.id);
+    match crate::throttles::take(tx, &tries).await {
+        Err(refused @ Error::Refused(_)) => return Ok(Err(refused)),
+        other => other?,
+    }
+    let is_right = is_code(tx, user, &factor, code).await? || spend_recovery_code(tx, user.id, code).await?;
+    if is_right {
+        crate::throttles::give_back(tx, &tries).await?;
+        return Ok(Ok(true));
+    }
+    let after = json!({ "why": Code::InvalidSecondFactor, "network": visitor.network });
+    record(tx, Kind::SignInRefused, &Actor::System, user.id, after);
+    Ok(Err(Code::InvalidSecondFactor.refusal()))
+}
+
+/// Whether a user has a second factor that counts.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn is_enabled(core: &Core, user: UserId) -> Result<bool> {
+    let row = second_factor::Entity::find_by_id(user).one(core.db.read()).await?;
+    Ok(row.is_some_and(|factor| factor.confirmed_at.is_some()))
+}
+
+/// Whether the app shows this code now, and for the first time.
+async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
+    let secret = tx.core().keys().open_sealed(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
+    let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
+    let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
+    let step = i64::try_from(step).unwrap_or(i64::MAX);
+    let first = second_factor::Entity::update_many()
+        .col_expr(second_factor::Column::LastStep, Expr::value(step))
+        .filter(second_factor::Column::UserId.eq(user.id))
+        .filter(second_factor::Column::LastStep.lt(step))
+        .exec(tx.db())
+        .await?;
+    Ok(first.rows_affected == 1)
+}
+
+async fn spend_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
+    let spent = recovery_code::Entity::update_many()
+        .col_expr(recovery_code::Column::UsedAt, Expr::value(tx.now()))
+        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, code)))
+        .filter(recovery_code::Column::UserId.eq(user))
+        .filter(recovery_code::Column::UsedAt.is_null())
+        .exec(tx.db())
+        .await?;
+    if spent.rows_affected == 0 {
+        return Ok(false);
+    }
+    let left = recovery_code::Entity::find()
+        .filter(recovery_code::Column::UserId.eq(user))
+        .filter(recovery_code::Column::UsedAt.is_null());
+    tracing::info!(user = %user, left = left.count(tx.db()).await?, "a recovery code was used");
+    Ok(true)
+}
+
+fn lookup(core: &Core, user: UserId, code: &str) -> Vec<u8> {
+    let folded: String = code.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
+    core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
+}
+
+async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
+    recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
+    let codes: Vec<String> = (0..RECOVERY_CODES)
+        .map(|_| {
+            let symbols = base32::text(&tx.core().ids.bytes::<RECOVERY_SYMBOLS>());
+            [&symbols[..6], &symbols[6..12], &symbols[12..18], &symbols[18..]].join("-")
+        })
+        .collect();
+    let rows = codes.iter().map(|code| recovery_code::ActiveModel {
+        lookup: Set(lookup(tx.core(), user, code)),
+        user_id: Set(user),
+        used_at: Set(None),
+    });
+    recovery_code::Entity::insert_many(rows).exec_without_returning(tx.db()).await?;
+    Ok(codes)
+}
+
+/// Forgets a user's second factor.
+pub(crate) async fn remove(tx: &Tx, user: UserId) -> Result<()> {
+    second_factor::Entity::delete_by_id(user).exec(tx.db()).await?;
+    recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
+    Ok(())
+}
+
+async fn find(tx: &Tx, user: UserId) -> Result<Option<second_factor::Model>> {
+    Ok(second_factor::Entity::find_by_id(user).one(tx.db()).await?)
+}
+
+async fn changed(tx: &mut Tx, user: UserId, how: &str) -> Result<()> {
+    record(tx, Kind::SecondFactorChanged, &Actor::User(user), user, json!({ "how": how }));
+    letters::send(tx, Letter::SecondFactorChanged, user, None).await
+}
+
+fn tries_at(core: &Core, visitor: &Visitor, user: UserId) -> [Limit; 2] {
+    [
+        Limit::new(core, "code", &user.to_string(), core.rules.failures_per_account, QUARTER),
+        Limit::new(core, "code-network", &visitor.network, core.rules.failures_per_network, QUARTER),
+    ]
+}

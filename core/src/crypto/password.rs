@@ -1,0 +1,213 @@
+//! Passwords: argon2id for new ones, bcrypt understood and replaced at the next sign-in.
+//!
+//! Hashing is memory and time on purpose, so few run at once, off the threads that serve requests; who
+//! waits too long is told to come back. Nobody learns whether there was a hash to compare with: a made-up
+//! one is compared where there is none.
+
+use std::{sync::Arc, time::Duration};
+
+use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc::PasswordHash};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+use zxcvbn::zxcvbn;
+
+use crate::{Code, Error, Ids, Result};
+
+/// Shortest and longest password, in characters; ASVS 6.2.1 and 6.2.9.
+pub const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
+
+/// Longest wait for a turn.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Passes over the memory.
+const PASSES: u32 = 3;
+
+/// A hash from elsewhere may not ask for more than this: 1 GiB, and cost 14.
+const MOST_MEMORY_KIB: u32 = 1024 * 1024;
+const MOST_PASSES: u32 = 10;
+const MOST_BCRYPT: u32 = 14;
+
+/// What a comparison found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Match {
+    /// Another password, or nothing to compare with.
+    No,
+    /// The same.
+    Yes,
+    /// The same, but the hash is not what would be made today.
+    Outdated,
+}
+
+/// Hashes and compares.
+#[derive(Clone)]
+pub struct Passwords(Arc<Inner>);
+
+struct Inner {
+    argon2: Argon2<'static>,
+    turns: Semaphore,
+    nobody: String,
+    ids: Ids,
+}
+
+impl Passwords {
+    /// argon2id with this much memory (KiB), three passes, one lane; at most `turns` at once.
+    ///
+    /// # Errors
+    /// When the library takes no such parameters.
+    pub fn new(memory_kib: u32, turns: usize, ids: Ids) -> Result<Self> {
+        let broken = |error: String| Error::Broken(format!("argon2: {error}"));
+        let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        let nobody = hash(&argon2, &ids, "")?;
+        Ok(Self(Arc::new(Inner { argon2, turns: Semaphore::new(turns.max(1)), nobody, ids })))
+    }
+
+    /// The hash of a new password, in PHC string form.
+    pub(crate) async fn hash(&self, password: &str) -> Result<String> {
+        self.in_turn(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await?
+    }
+
+    /// Whether this is the password behind `known`; takes as long when there is none.
+    pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<Match> {
+        self.in_turn(password, move |inner, password| match &known {
+            Some(known) => compare(&inner.argon2, password, known),
+            None => {
+                compare(&inner.argon2, password, &inner.nobody);
+                Match::No
+            }
+        })
+        .await
+    }
+
+    async fn in_turn<T: Send + 'static>(
+        &self,
+        password: &str,
+        work: impl FnOnce(&Inner, &str) -> T + Send + 'static,
+    ) -> Result<T> {
+        let turn = tokio::time::timeout(PATIENCE, self.0.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            return Err(Code::Unavailable.for_now("Too many sign-ins at once; try again in a moment.", PATIENCE));
+        };
+        let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
+        let done = tokio::task::spawn_blocking(move || work(&inner, &password)).await;
+        done.map_err(|error| Error::Broken(format!("hashing: {error}")))
+    }
+}
+
+fn hash(argon2: &Argon2<'_>, ids: &Ids, password: &str) -> Result<String> {
+    let made: PasswordHash = argon2
+        .hash_password_with_salt(password.as_bytes(), &ids.bytes::<16>())
+        .map_err(|error| Error::Broken(format!("argon2: {error}")))?;
+    Ok(made.to_string())
+}
+
+fn compare(argon2: &Argon2<'_>, password: &str, known: &str) -> Match {
+    if known.starts_with("$2") {
+        let cost = known.split('$').nth(2).and_then(|cost| cost.parse().ok());
+        let affordable = cost.is_some_and(|cost: u32| cost <= MOST_BCRYPT);
+        // The systems that made these hashes looked at 72 bytes and no further.
+        let same = affordable && bcrypt::verify(password, known).unwrap_or(false);
+        return if same { Match::Outdated } else { Match::No };
+    }
+    let Ok(parsed) = PasswordHash::new(known) else { return Match::No };
+    let Ok(params) = Params::try_from(&parsed) else { return Match::No };
+    let affordable = params.m_cost() <= MOST_MEMORY_KIB && params.t_cost() <= MOST_PASSES;
+    if !affordable || argon2.verify_password(password.as_bytes(), &parsed).is_err() {
+        return Match::No;
+    }
+    let today = argon2.params();
+    let same = (params.m_cost(), params.t_cost(), params.p_cost()) == (today.m_cost(), today.t_cost(), today.p_cost());
+    if same && parsed.algorithm.as_str() == "argon2id" { Match::Yes } else { Match::Outdated }
+}
+
+/// What a new password must be: long enough, and not among the first a guesser tries. `context` are
+/// words somebody who knows the account would try: its address, its name, the product's.
+///
+/// # Errors
+/// `VALIDATION_ERROR` at `password`.
+pub(crate) fn check_new(password: &str, context: &[&str]) -> Result<()> {
+    /// Guesses that a patient stranger can afford online: beyond the 3,000 commonest (ASVS 6.2.4).
+    const AFFORDABLE: u64 = 10_000;
+    let length = password.chars().count();
+    if !LENGTH.contains(&length) {
+        let says = format!("password must be {} to {} characters long", LENGTH.start(), LENGTH.end());
+        return Err(Code::wrong("password", says));
+    }
+    let folded = password.to_lowercase();
+    let words: Vec<String> = context
+        .iter()
+        .flat_map(|text| text.split(|c: char| !c.is_alphanumeric()))
+        .filter(|word| word.chars().count() >= 4)
+        .map(str::to_lowercase)
+        .collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    // What remains beside a word of the context must be a password of its own.
+    let mut rest = folded;
+    for word in &words {
+        rest = rest.replace(word, "");
+    }
+    if rest.chars().count() < 6 || zxcvbn(password, &words).guesses() < AFFORDABLE {
+        return Err(Code::wrong("password", "password is too easy to guess; choose another one"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap() -> Argon2<'static> {
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(64, 1, 1, None).unwrap())
+    }
+
+    #[test]
+    fn a_hash_is_compared_whoever_made_it_and_within_bounds() {
+        let ids = Ids::seeded(3);
+        let ours = hash(&cheap(), &ids, "pass\0word").unwrap();
+        assert_eq!(compare(&cheap(), "pass\0word", &ours), Match::Yes);
+        assert_eq!(compare(&cheap(), "pass", &ours), Match::No);
+        let dearer = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(128, 1, 1, None).unwrap());
+        assert_eq!(compare(&dearer, "pass\0word", &ours), Match::Outdated);
+        let bcrypt = bcrypt::hash("correct horse", 4).unwrap();
+        assert_eq!(compare(&cheap(), "correct horse", &bcrypt), Match::Outdated);
+        assert_eq!(compare(&cheap(), "correct horsf", &bcrypt), Match::No);
+        for greedy in [
+            "$2b$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
+            "$argon2id$v=19$m=4194304,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            "$argon2id$v=19$m=64,t=4000000,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+            "plain",
+            "",
+        ] {
+            assert_eq!(compare(&cheap(), "x", greedy), Match::No, "{greedy}");
+        }
+    }
+
+    #[test]
+    fn what_a_guesser_tries_first_is_no_password() {
+        let context = ["ana.torres@workshop.example", "Ana Torres", "DCA-Auth"];
+        for (weak, why) in [
+            ("short7!", "seven characters"),
+            ("password", "the commonest"),
+            ("12345678", "a sequence"),
+            ("qwertyuiop", "a row of keys"),
+            ("Password1", "the commonest, dressed up"),
+            ("iloveyou", "common"),
+            ("aaaaaaaaaaaa", "one key"),
+            ("workshop1", "the address"),
+            ("Torres2026", "the name"),
+            ("dca-auth", "the product"),
+        ] {
+            assert!(check_new(weak, &context).is_err(), "{weak}: {why}");
+        }
+        assert!(check_new(&"x1".repeat(65), &context).is_err(), "129 and more");
+        for fine in [
+            "correct horse battery staple",
+            "DemoPassword123!",
+            "zażółć gęślą jaźń",
+            "  two leading spaces",
+            "plow-Ketchup-41",
+        ] {
+            assert!(check_new(fine, &context).is_ok(), "{fine}");
+        }
+    }
+}

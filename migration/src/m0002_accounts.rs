@@ -1,0 +1,172 @@
+//! Accounts: who a person is, how they prove it, and for how long.
+
+use sea_orm_migration::{
+    prelude::*,
+    schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null, var_binary},
+};
+
+use crate::m0001_spine::{at, at_null, index, to};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Migration;
+
+impl MigrationName for Migration {
+    fn name(&self) -> &'static str {
+        "m0002_accounts"
+    }
+}
+
+/// What `users` and `identities` gain. The two defaults are for the rows that are there: a person seen
+/// in Discord who never signed in.
+fn columns() -> Vec<(&'static str, ColumnDef)> {
+    let mut status = text("status");
+    let mut role = text("role");
+    status.default("ACTIVE");
+    role.default("USER");
+    vec![
+        ("users", text_null("email")),
+        ("users", text_null("folded_email")),
+        ("users", at_null("email_verified_at")),
+        ("users", text_null("name")),
+        ("users", text_null("locale")),
+        ("users", status),
+        ("users", text_null("status_reason")),
+        ("users", role),
+        ("users", at_null("registered_at")),
+        ("users", at_null("deletion_at")),
+        ("identities", text_null("name")),
+        ("identities", ColumnDef::new("tokens_sealed").blob().null().to_owned()),
+    ]
+}
+
+fn tables() -> Vec<TableCreateStatement> {
+    let of_user = |table: &str| to(table, "user_id", "users");
+    vec![
+        Table::create()
+            .table("credentials")
+            .col(uuid("user_id").primary_key())
+            .col(text("password_hash"))
+            .col(at("changed_at"))
+            .foreign_key(&mut of_user("credentials"))
+            .to_owned(),
+        Table::create()
+            .table("sessions")
+            .col(uuid("id").primary_key())
+            .col(uuid("user_id"))
+            .col(text("method"))
+            .col(text_null("agent"))
+            .col(text("network"))
+            .col(at("created_at"))
+            .col(at("last_seen_at"))
+            .col(at("expires_at"))
+            .col(at_null("second_factor_at"))
+            .col(at_null("revoked_at"))
+            .col(text_null("revoke_reason"))
+            .foreign_key(&mut of_user("sessions"))
+            .to_owned(),
+        Table::create()
+            .table("refresh_tokens")
+            .col(var_binary("hash", 32).primary_key())
+            .col(uuid("session_id"))
+            .col(integer("generation"))
+            .col(at("created_at"))
+            .col(at("expires_at"))
+            .col(at_null("used_at"))
+            .foreign_key(&mut to("refresh_tokens", "session_id", "sessions"))
+            .index(Index::create().name("refresh_tokens_generation").unique().col("session_id").col("generation"))
+            .to_owned(),
+        Table::create()
+            .table("one_time_tokens")
+            .col(uuid("id").primary_key())
+            .col(text("purpose"))
+            .col(uuid_null("user_id"))
+            .col(json_binary_null("data"))
+            .col(at("created_at"))
+            .col(at("expires_at"))
+            .col(at_null("used_at"))
+            .foreign_key(&mut of_user("one_time_tokens"))
+            .to_owned(),
+        Table::create()
+            .table("throttles")
+            .col(text("name").primary_key())
+            .col(integer("taken"))
+            .col(at("resets_at"))
+            .to_owned(),
+        Table::create()
+            .table("second_factors")
+            .col(uuid("user_id").primary_key())
+            .col(blob("secret_sealed"))
+            .col(at("created_at"))
+            .col(at_null("confirmed_at"))
+            .col(big_integer("last_step"))
+            .foreign_key(&mut of_user("second_factors"))
+            .to_owned(),
+        Table::create()
+            .table("recovery_codes")
+            .col(var_binary("lookup", 32).primary_key())
+            .col(uuid("user_id"))
+            .col(at_null("used_at"))
+            .foreign_key(&mut of_user("recovery_codes"))
+            .to_owned(),
+        Table::create()
+            .table("guild_managers")
+            .col(big_integer("guild_id"))
+            .col(uuid("user_id"))
+            .col(at("created_at"))
+            .primary_key(Index::create().col("guild_id").col("user_id"))
+            .foreign_key(&mut to("guild_managers", "guild_id", "guilds"))
+            .foreign_key(&mut of_user("guild_managers"))
+            .to_owned(),
+    ]
+}
+
+fn indexes() -> Vec<IndexCreateStatement> {
+    vec![
+        index("users", &["folded_email"]),
+        index("users", &["deletion_at"]),
+        index("sessions", &["user_id"]),
+        index("sessions", &["expires_at"]),
+        index("one_time_tokens", &["user_id", "purpose"]),
+        index("one_time_tokens", &["expires_at"]),
+        index("throttles", &["resets_at"]),
+        index("recovery_codes", &["user_id"]),
+        index("guild_managers", &["user_id"]),
+        index("events", &["subject", "seq"]),
+    ]
+}
+
+/// Many may claim an address; one has proved it.
+const PARTIAL: &str = "CREATE UNIQUE INDEX users_email ON users (folded_email) WHERE email_verified_at IS NOT NULL";
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for (table, column) in columns() {
+            manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await?;
+        }
+        for table in tables() {
+            manager.create_table(table).await?;
+        }
+        for index in indexes() {
+            manager.create_index(index).await?;
+        }
+        manager.get_connection().execute_unprepared(PARTIAL).await?;
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for table in tables().iter().rev().filter_map(TableCreateStatement::get_table_name) {
+            manager.drop_table(Table::drop().table(table.clone()).to_owned()).await?;
+        }
+        // SQLite drops no column that an index names.
+        for name in ["users_email", "users_folded_email", "users_deletion_at", "events_subject_seq"] {
+            manager.get_connection().execute_unprepared(&format!("DROP INDEX {name}")).await?;
+        }
+        for (table, column) in columns().iter().rev() {
+            let drop = Table::alter().table(*table).drop_column(column.get_column_name()).to_owned();
+            manager.alter_table(drop).await?;
+        }
+        Ok(())
+    }
+}
