@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Config, http, workers};
+use crate::{Config, http, outbound::oauth::SignIns, workers};
 
 /// The parts a process may be split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -68,6 +68,8 @@ pub struct App {
     pub config: Arc<Config>,
     /// Calls to Discord; `None` without a token.
     pub rest: Option<Rest>,
+    /// The providers people may sign in with.
+    pub sign_ins: SignIns,
     /// The bot, where this process may hold the gateway.
     pub bot: Option<Arc<Bot>>,
     /// Reads the metrics.
@@ -97,6 +99,7 @@ impl App {
         }
         Ok(Self {
             core,
+            sign_ins: SignIns::new(&config)?,
             config: Arc::new(config),
             rest,
             bot,

@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dca_core::{
-    Caller, Clock, Ids, Snowflake, api_keys, crypto::api_key::Kind, entitlements, guilds, ids::TenantId, licenses,
-    products, tenants,
+    Caller, Clock, Ids, Snowflake, accounts::people, api_keys, crypto::api_key::Kind, entitlements, guilds,
+    ids::TenantId, licenses, products, tenants,
 };
 use dca_migration::{Migrator, MigratorTrait};
 use serde_json::json;
@@ -61,6 +62,11 @@ enum Command {
         what: Apikey,
         #[command(flatten)]
         whose: Whose,
+    },
+    /// People who look after this installation
+    Admin {
+        #[command(subcommand)]
+        what: AdminDo,
     },
     /// Print the description of the HTTP API
     Openapi,
@@ -155,6 +161,22 @@ enum Apikey {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum AdminDo {
+    /// Make a SUPER_ADMIN account, or make one of the account with this address, and print a new password
+    Create {
+        /// Their e-mail address
+        #[arg(long)]
+        email: String,
+        /// What to call them
+        #[arg(long, default_value = "Admin")]
+        name: String,
+        /// Read the password from standard input instead of making one
+        #[arg(long)]
+        password_stdin: bool,
+    },
+}
+
 /// Wrong configuration (`EX_CONFIG` of sysexits).
 const WRONG_CONFIG: u8 = 78;
 
@@ -187,6 +209,7 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
         Command::Doctor { json } => return diagnose(config, json).await,
         Command::Key { what, whose } => key(&build(config).await?, what, &whose).await?,
         Command::Apikey { what, whose } => apikey(&build(config).await?, what, &whose).await?,
+        Command::Admin { what } => admin(&build(config).await?, what).await?,
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -321,6 +344,19 @@ async fn grant(app: &App, caller: &Caller, product: &products::Product, member: 
     let id = entitlements::grant(&app.core, caller, product.id, member).await?;
     let held = licenses::held_by(&app.core, &caller.scope, member).await?;
     held.into_iter().find(|held| held.id == id).map(|held| held.key).context("the license ended at once")
+}
+
+async fn admin(app: &App, what: AdminDo) -> Result<()> {
+    let AdminDo::Create { email, name, password_stdin } = what;
+    let made = BASE64_URL.encode(app.core.ids.bytes::<18>());
+    let given = password_stdin.then(|| std::io::read_to_string(std::io::stdin())).transpose()?;
+    let password = given.as_deref().map_or(made.as_str(), |text| text.trim_end_matches(['\n', '\r']));
+    let id = people::create_admin(&app.core, &email, &name, password).await?;
+    println!("{id}  {email}  SUPER_ADMIN");
+    if given.is_none() {
+        println!("password, shown this once: {made}");
+    }
+    Ok(())
 }
 
 async fn apikey(app: &App, what: Apikey, whose: &Whose) -> Result<()> {

@@ -16,17 +16,21 @@ use sea_orm::{
     sea_query::{Expr, LockBehavior, LockType, OnConflict, Query},
 };
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Core, Error, Result, Snowflake,
+    Code, Core, Error, Result, Snowflake,
     accounts::letters::Letter,
     bus::Topic,
     entity::outbox::{ActiveModel, Column, Entity},
     error::words,
-    ids::{LicenseId, UserId},
+    events::{Actor, Draft, Kind},
+    ids::{LicenseId, TenantId, UserId},
     tx::Tx,
 };
+
+pub use crate::entity::outbox::Model as Row;
 
 /// What is to be done, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,7 +169,17 @@ fn backoff(attempt: u32) -> Duration {
     std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_hours(4))
 }
 
-const PENDING: &str = "pending";
+words! {
+    /// How a delivery stands.
+    State {
+        Pending => ("pending", "To be performed, now or later."),
+        Sent => ("sent", "Done."),
+        Undelivered => ("undelivered", "Nobody could be reached, or nobody wants it any more."),
+        Dead => ("dead", "Given up."),
+    }
+}
+
+const PENDING: &str = State::Pending.as_str();
 
 /// Writes a delivery. `key` makes it unique for ever: the second one does nothing.
 pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pace) -> Result<()> {
@@ -325,6 +339,48 @@ async fn conclude(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outc
     // The next of its lane may go now.
     core.bus.nudge(Topic::Outbox);
     Ok(counted)
+}
+
+/// A page of the outbox, newest first: for admins.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn list(core: &Core, state: Option<State>, page: u64, size: u64) -> Result<Vec<Row>> {
+    let wanted = Condition::all().add_option(state.map(|state| Column::State.eq(state.as_str())));
+    let found = Entity::find().filter(wanted).order_by_desc(Column::Id);
+    Ok(found.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
+}
+
+/// Tries a delivery again that came to an end without being done.
+///
+/// # Errors
+/// `NOT_FOUND`; `CONFLICT` for one that is still to come, was done, or is wanted by nobody any more.
+pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
+    let row = row.ok_or_else(|| Code::NotFound.because("No such delivery."))?;
+    let ended = [State::Dead, State::Undelivered].iter().any(|state| state.as_str() == row.state);
+    if !ended || row.expires_at.is_some_and(|at| at <= tx.now()) {
+        return Err(Code::Conflict.because("It is still to come, was done, or nobody wants it any more."));
+    }
+    Entity::update_many()
+        .col_expr(Column::State, Expr::value(PENDING))
+        .col_expr(Column::Attempt, Expr::value(0))
+        .col_expr(Column::DueAt, Expr::value(tx.now()))
+        .filter(Column::Id.eq(id))
+        .exec(tx.db())
+        .await?;
+    tx.record(Draft {
+        tenant: TenantId::INSTALLATION,
+        kind: Kind::DeliveryReplayed,
+        actor: actor.clone(),
+        subject: None,
+        license: None,
+        before: None,
+        after: Some(json!({ "delivery": id, "kind": row.kind })),
+    });
+    tx.nudge(Topic::Outbox);
+    tx.commit().await
 }
 
 /// Forgets deliveries that came to their end more than 30 days ago. Answers how many.

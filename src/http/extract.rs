@@ -1,18 +1,28 @@
-//! What handlers take: the caller behind an API key, and a body that fits its type.
+//! What handlers take: the caller behind an API key, the person behind an access token, the visitor, and a
+//! body that fits its type.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
-    body::Bytes,
-    extract::{ConnectInfo, FromRequest, FromRequestParts, Request, rejection::BytesRejection},
+    body::{Bytes, HttpBody},
+    extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::IntoResponse,
 };
-use dca_core::{Caller, Code, Error, api_keys, limiter::Bucket};
+use dca_core::{
+    Caller, Code, Error,
+    accounts::{Locale, Principal, Visitor, sessions},
+    api_keys,
+    limiter::Bucket,
+};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
-use crate::{App, http::problem::Problem};
+use super::{
+    cookies::{Jar, Kind},
+    problem::Problem,
+};
+use crate::App;
 
 /// The address a request came from. Forwarded headers count only as far as trusted proxies wrote
 /// them: read from the right, the first address that is not one of theirs.
@@ -44,8 +54,7 @@ impl FromRequestParts<App> for ApiKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
-        let client = client_ip(&app.config.trusted_proxies, peer, &parts.headers);
+        let client = client_of(parts, app);
         let text = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
         match api_keys::authenticate(&app.core, text).await {
             Ok(caller) => Ok(Self { caller, client }),
@@ -63,8 +72,108 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
         // A key that is no text is a wrong key, not a missing one.
         return Some(key.to_str().unwrap_or_default());
     }
+    bearer(headers)
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Where a request came from.
+pub(super) fn client_of(parts: &Parts, app: &App) -> IpAddr {
+    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
+    client_ip(&app.config.trusted_proxies, peer, &parts.headers)
+}
+
+/// The visitor, as far as they can be seen.
+pub struct Seen(pub Visitor);
+
+impl FromRequestParts<App> for Seen {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        let speaks = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
+        let device = Jar::of(&parts.headers).one(&Kind::Device.name(&app.config))?.map(str::to_owned);
+        Ok(Self(Visitor {
+            network: network(client_of(parts, app)),
+            agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
+            device,
+            locale: if speaks.starts_with("es") { Locale::Es } else { Locale::En },
+        }))
+    }
+}
+
+/// The part of an address that a provider gives to one customer.
+fn network(client: IpAddr) -> String {
+    let bits = if client.is_ipv4() { 24 } else { 64 };
+    IpNet::new(client, bits).map_or_else(|_| client.to_string(), |network| network.trunc().to_string())
+}
+
+/// A person who is signed in, proved by `Authorization: Bearer` with an access token.
+pub struct Person(pub Principal);
+
+impl FromRequestParts<App> for Person {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let token = bearer(&parts.headers).ok_or_else(|| Problem::of(Code::NoToken))?;
+        Ok(Self(sessions::authenticate(&app.core, token).await?))
+    }
+}
+
+/// A person who is signed in, if the request says so; a wrong token is refused all the same.
+pub struct Perhaps(pub Option<Principal>);
+
+impl FromRequestParts<App> for Perhaps {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match bearer(&parts.headers) {
+            None => Ok(Self(None)),
+            Some(token) => Ok(Self(Some(sessions::authenticate(&app.core, token).await?))),
+        }
+    }
+}
+
+/// A JSON body, or none.
+pub struct Maybe<T>(pub T);
+
+impl<T: DeserializeOwned + Default> FromRequest<App> for Maybe<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        let is_empty = request.body().is_end_stream() || request.body().size_hint().exact() == Some(0);
+        if is_empty {
+            return Ok(Self(T::default()));
+        }
+        Ok(Self(Body::from_request(request, app).await?.0))
+    }
+}
+
+/// A query string that fits its type. Each name counts once.
+pub struct Asked<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let read = Query::<T>::from_request_parts(parts, app).await;
+        Ok(Self(read.map_err(|_| Problem::new(Code::BadRequest, "The query string does not fit."))?.0))
+    }
+}
+
+/// A path whose parts fit their types; what does not fit is not there.
+pub struct At<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for At<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let read = Path::<T>::from_request_parts(parts, app).await;
+        Ok(Self(read.map_err(|_| Problem::new(Code::NotFound, "There is no such thing."))?.0))
+    }
 }
 
 /// A JSON body. Unknown fields are ignored: old servers must understand newer apps.

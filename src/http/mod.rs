@@ -1,7 +1,7 @@
 //! The HTTP door: one router, its manners, its listener.
 //!
 //! A route is a request struct, a handler (extract → one call into core → render) and one line in
-//! [`routes`]. The manners hold for all of them: a request id, one access-log line and one latency
+//! [`spine`] or, for accounts, [`accounts::routes`]. The manners hold for all of them: a request id, one access-log line and one latency
 //! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
 //! beyond a 500.
 
@@ -9,9 +9,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
-    Router,
+    Extension, Router,
     extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -20,7 +20,12 @@ use dca_core::{Code, events};
 use hyper_util::rt::TokioTimer;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
+use tower_http::{
+    catch_panic::CatchPanicLayer,
+    cors::{AllowOrigin, CorsLayer},
+    set_header::SetResponseHeaderLayer,
+    timeout::TimeoutLayer,
+};
 use tracing::{Instrument, info, info_span};
 use utoipa::{
     Modify, OpenApi,
@@ -31,10 +36,18 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::{
     App,
-    http::{patience::Patient, problem::Problem},
+    http::{
+        compat::{Dialect, dca, nest},
+        patience::Patient,
+        problem::Problem,
+    },
 };
 
+mod accounts;
+mod compat;
+mod cookies;
 pub mod extract;
+mod gate;
 pub mod licenses;
 pub mod ops;
 mod patience;
@@ -66,8 +79,8 @@ impl Modify for Credentials {
     }
 }
 
-/// Every route, with its documentation.
-fn routes() -> OpenApiRouter<App> {
+/// Every route but those of accounts, with its documentation.
+fn spine() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Doc::openapi())
         .routes(routes!(licenses::validate))
         .routes(routes!(ops::health))
@@ -79,18 +92,23 @@ fn routes() -> OpenApiRouter<App> {
 /// The published description of the API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().split_for_parts().1
+    spine().merge(accounts::routes()).split_for_parts().1
 }
 
 /// Everything the API answers.
 fn router(app: App) -> Router {
-    let (router, api) = routes().split_for_parts();
+    let gate = middleware::from_fn_with_state(app.clone(), gate::gate);
+    let accounts = accounts::routes().layer(gate.clone()).layer(middleware::from_fn(nest::errors));
+    let (router, api) = spine().merge(accounts).split_for_parts();
+    let earlier = dca::routes().layer(gate.clone()).layer(middleware::from_fn(dca::errors));
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
     };
     // By default the page asks a validator on another host about our description.
     let docs = SwaggerUi::new("/docs").config(Config::default().validator_url("none")).url("/openapi.json", api);
-    router
+    let router = router
+        .merge(earlier.layer(Extension(Dialect::Dca)))
+        .merge(accounts::pages::routes().layer(gate))
         .merge(docs)
         .fallback(|| async { Problem::new(Code::NotFound, "There is no such route; /docs lists them.") })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
@@ -102,8 +120,32 @@ fn router(app: App) -> Router {
         .layer(header("referrer-policy", "no-referrer"))
         .layer(header("cache-control", "no-store"))
         .layer(header("content-security-policy", CSP))
-        .layer(middleware::from_fn_with_state(app.clone(), observe))
-        .with_state(app)
+        .layer(cors(&app.config));
+    let router = if app.config.public_url.starts_with("https:") {
+        router.layer(header("strict-transport-security", "max-age=31536000; includeSubDomains"))
+    } else {
+        router
+    };
+    router.layer(middleware::from_fn_with_state(app.clone(), observe)).with_state(app)
+}
+
+/// Pages of the frontend and of the listed origins may call us with cookies; nobody else's.
+fn cors(config: &crate::Config) -> CorsLayer {
+    let origins = config.frontend_url.iter().filter_map(|url| url::Url::parse(url).ok());
+    let origins = origins.map(|url| url.origin().ascii_serialization()).chain(config.cors_origins.iter().cloned());
+    let origins = origins.filter_map(|origin| HeaderValue::from_str(&origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_credentials(true)
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("x-csrf-token"),
+            HeaderName::from_static("x-correlation-id"),
+        ])
+        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+        .max_age(Duration::from_hours(1))
 }
 
 /// Nothing from elsewhere. The documentation page sets style attributes and shows inline images.

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::retry_after;
 
 /// Why a request was not done: `application/problem+json`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
     /// Names the kind of problem; the same for the same `code`.
     #[serde(rename = "type")]
@@ -31,6 +31,9 @@ pub struct Problem {
     /// The field that is wrong, where one is.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
+    /// What waits for a second factor, where one is asked for.
+    #[serde(rename = "twoFactorToken", skip_serializing_if = "Option::is_none")]
+    two_factor_token: Option<String>,
     #[serde(skip)]
     retry: Option<Duration>,
 }
@@ -39,7 +42,16 @@ impl Problem {
     /// A problem with its own sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (kind, status) = (format!("urn:dca-auth:{code}"), status(code).as_u16());
-        Self { kind, title: code.says(), status, code, detail: detail.into(), field: None, retry: None }
+        Self {
+            kind,
+            title: code.says(),
+            status,
+            code,
+            detail: detail.into(),
+            field: None,
+            two_factor_token: None,
+            retry: None,
+        }
     }
 
     /// A problem that its code explains.
@@ -52,6 +64,36 @@ impl Problem {
     #[must_use]
     pub fn slow_down(wait: Duration) -> Self {
         Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
+    }
+
+    /// The kind.
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The sentence.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The field, where one is wrong.
+    pub(super) fn field(&self) -> Option<&str> {
+        self.field.as_deref()
+    }
+
+    /// The status.
+    pub(super) fn http_status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// A second factor is needed; this token waits for it.
+    pub(super) fn waiting(token: String) -> Self {
+        Self { two_factor_token: Some(token), ..Self::of(Code::RequiresSecondFactor) }
+    }
+
+    /// Another status: what a dialect's clients expect.
+    pub(super) fn set_status(&mut self, status: StatusCode) {
+        self.status = status.as_u16();
     }
 
     /// Names the field.
@@ -81,9 +123,10 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let retry = self.retry;
-        let mut response = (status, Json(self)).into_response();
+        let (status, retry) = (self.http_status(), self.retry);
+        let mut response = (status, Json(&self)).into_response();
+        // For a dialect that has more to say about it.
+        response.extensions_mut().insert(self);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {

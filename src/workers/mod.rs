@@ -8,7 +8,7 @@ use std::{convert::Infallible, str::FromStr, time::Duration};
 
 use apalis::prelude::*;
 use apalis_cron::CronScheduler;
-use dca_core::{bus::Topic, entitlements, licenses, log_channel, outbox, workers as rows};
+use dca_core::{accounts::erasure, bus::Topic, entitlements, licenses, log_channel, outbox, workers as rows};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +87,10 @@ impl Worker {
             }
             Self::ReconcileRoles => reconcile_roles::run(app).await?,
             Self::LogChannel => format!("{} events read", log_channel::read_on(core).await?),
-            Self::Cleanup => format!("{} deliveries forgotten", outbox::forget_old(core).await?),
+            Self::Cleanup => {
+                let (forgotten, erased) = (outbox::forget_old(core).await?, erasure::sweep(core).await?);
+                format!("{forgotten} deliveries forgotten, {erased} accounts erased")
+            }
         })
     }
 }

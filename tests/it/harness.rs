@@ -21,7 +21,7 @@ use dca_auth::{
     telemetry, workers,
 };
 use dca_core::{Caller, Clock, Core, Db, Ids, Snowflake, api_keys, crypto::api_key::Kind, events, outbox, products};
-use dca_test_support::{Opt, Reply, SimDiscord, SimGuild, SimMember};
+use dca_test_support::{MailSink, Opt, Reply, SimDiscord, SimGuild, SimMember};
 use sea_orm_migration::sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -196,6 +196,7 @@ impl T {
             ("DCA_DISCORD_TOKEN".to_owned(), discord.token()),
             ("DCA_DISCORD_API_URL".to_owned(), discord.base_url()),
             ("DCA_DM_INTERVAL_SECONDS".to_owned(), "5".to_owned()),
+            ("DCA_PASSWORD_MEMORY_KIB".to_owned(), "12288".to_owned()),
         ]);
         let (postgres, redis) = services();
         let mut database = None;
@@ -223,6 +224,15 @@ impl T {
     /// Changes a setting of the process that is started next.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// A mail server of its own for the process that is started next.
+    pub async fn with_mail(&mut self) -> MailSink {
+        let sink = MailSink::start().await;
+        self.set("DCA_SMTP_HOST", &sink.host());
+        self.set("DCA_SMTP_PORT", &sink.port().to_string());
+        self.set("DCA_SMTP_TLS", "none");
+        sink
     }
 
     /// The settings, for processes a test starts itself.

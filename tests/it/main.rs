@@ -1,5 +1,6 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
+mod accounts;
 mod cli;
 mod cluster;
 mod commands;
@@ -13,3 +14,4 @@ mod stage;
 mod store;
 mod story;
 mod validate;
+mod visitor;

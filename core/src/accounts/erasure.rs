@@ -4,7 +4,7 @@
 //! person holds in a shop stays with the shop, under the Discord account it was given to; the log keeps that
 //! something happened to a number, and from which network.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ use crate::{
     ids::UserId,
     throttles,
     tx::Tx,
-    users::{self, Provider},
+    users::{self, Provider, User},
 };
 
 /// From the wish to the deed.
@@ -80,17 +80,22 @@ pub async fn plan(
     who: &Principal,
     password: Option<&str>,
     code: Option<&str>,
-) -> Result<chrono::DateTime<chrono::Utc>> {
+) -> Result<DateTime<Utc>> {
     second_factor::confirm_both(core, visitor, who, password, code).await?;
     let (id, mut tx) = (who.user.id, Tx::begin(core).await?);
-    let mut user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
-    let at = user.deletion_at.unwrap_or(tx.now() + UNDO);
-    user.deletion_at = Some(at);
-    users::update(&tx, &user).await?;
-    sessions::end_all(&mut tx, id, None, &Actor::User(id), "deletion").await?;
-    record(&mut tx, Kind::DeletionPlanned, &Actor::User(id), id, json!({ "at": at }));
-    letters::send(&mut tx, Letter::DeletionPlanned, id, None).await?;
+    let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
+    let at = plan_in(&mut tx, user, &Actor::User(id)).await?;
     tx.commit().await?;
+    Ok(at)
+}
+
+pub(crate) async fn plan_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
+    let (id, at) = (user.id, user.deletion_at.unwrap_or(tx.now() + UNDO));
+    user.deletion_at = Some(at);
+    users::update(tx, &user).await?;
+    sessions::end_all(tx, id, None, actor, "deletion").await?;
+    record(tx, Kind::DeletionPlanned, actor, id, json!({ "at": at }));
+    letters::send(tx, Letter::DeletionPlanned, id, None).await?;
     Ok(at)
 }
 

@@ -145,11 +145,16 @@ impl Email {
     }
 }
 
-/// A person's name for themselves: one line of 1 to 100 characters.
+/// A person's name for themselves.
 fn name(text: &str) -> Result<String> {
+    line("name", text, 100)
+}
+
+/// One line of a person's words.
+fn line(field: &'static str, text: &str, longest: usize) -> Result<String> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > 100 || text.contains(char::is_control) {
-        return Err(Code::wrong("name", "name must be one line of 1 to 100 characters"));
+    if text.is_empty() || text.chars().count() > longest || text.contains(char::is_control) {
+        return Err(Code::wrong(field, format!("{field} must be one line of 1 to {longest} characters")));
     }
     Ok(text.to_owned())
 }

@@ -1,12 +1,14 @@
 //! People, as those see them who look after the installation. Whoever acts must outrank whom they act on,
 //! and gives no role that is not below their own; the first of all is made at the command line.
 
+use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::OnConflict};
 use serde_json::json;
 
 use crate::{
     Code, Core, Result, Snowflake,
-    accounts::{Email, Principal, Role, Status, name, password, record, second_factor, sessions, set_password},
+    accounts::{Email, Principal, Role, Status, erasure, name, record, second_factor, sessions, set_password},
+    crypto::password,
     entity::guild_manager,
     events::{Actor, Kind},
     guilds,
@@ -120,6 +122,7 @@ pub async fn set_status(
     if before == status {
         return Ok(user);
     }
+    let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
     // Letting in somebody who never proved their address would prove it for them.
     let unproved = user.email.is_some() && user.email_verified_at.is_none();
     user.status = if status == Status::Active && unproved { Status::Pending } else { status }.to_string();
@@ -187,27 +190,43 @@ pub async fn managed_by(core: &Core, id: UserId) -> Result<Vec<Snowflake>> {
     Ok(rows.into_iter().map(|row| row.guild_id).collect())
 }
 
-/// Ends sessions of a person this admin outranks: one, or all.
+/// Signs a person out everywhere whom this admin outranks. Answers how many sessions ended.
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
-pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId, one: Option<SessionId>) -> Result<u64> {
-    let tx = Tx::begin(core).await?;
+pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64> {
+    let mut tx = Tx::begin(core).await?;
     admin.lock_lesser(&tx, id).await?;
-    drop(tx);
-    match one {
-        None => sessions::sign_out_everywhere(core, id, &admin.actor()).await,
-        Some(session) if sessions::end(core, id, session, &admin.actor(), "ended by an admin").await? => Ok(1),
-        Some(_) => Err(Code::NotFound.because("No such session.")),
-    }
+    let ended = sessions::end_all(&mut tx, id, None, &admin.actor(), "ended by an admin").await?;
+    tx.commit().await?;
+    Ok(ended)
 }
 
-/// Whose session this is, for an admin who only knows its id.
+/// Ends one session of a person this admin outranks.
 ///
 /// # Errors
-/// `NOT_FOUND`.
-pub async fn owner_of_session(core: &Core, id: SessionId) -> Result<UserId> {
-    sessions::owner(core, id).await?.ok_or_else(|| Code::NotFound.because("No such session."))
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+pub async fn end_session(core: &Core, admin: &Admin, id: SessionId) -> Result<()> {
+    let gone = || Code::NotFound.because("No such session.");
+    let owner = sessions::owner(core, id).await?.ok_or_else(gone)?;
+    let mut tx = Tx::begin(core).await?;
+    admin.lock_lesser(&tx, owner).await?;
+    if !sessions::end_in(&mut tx, owner, id, &admin.actor(), "ended by an admin").await? {
+        return Err(gone());
+    }
+    tx.commit().await
+}
+
+/// Plans the deletion of an account this admin outranks. Answers when it will be.
+///
+/// # Errors
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+pub async fn plan_deletion(core: &Core, admin: &Admin, id: UserId) -> Result<DateTime<Utc>> {
+    let mut tx = Tx::begin(core).await?;
+    let user = admin.lock_lesser(&tx, id).await?;
+    let at = erasure::plan_in(&mut tx, user, &admin.actor()).await?;
+    tx.commit().await?;
+    Ok(at)
 }
 
 /// Takes a second factor away that its owner has lost, and ends their sessions; the admin has made sure who

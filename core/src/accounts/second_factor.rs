@@ -228,7 +228,8 @@ async fn spend_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> 
     let left = recovery_code::Entity::find()
         .filter(recovery_code::Column::UserId.eq(user))
         .filter(recovery_code::Column::UsedAt.is_null());
-    tracing::info!(user = %user, left = left.count(tx.db()).await?, "a recovery code was used");
+    let left = left.count(tx.db()).await?;
+    tracing::info!(%user, left, "a recovery code was used");
     Ok(true)
 }
 

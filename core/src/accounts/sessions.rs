@@ -260,12 +260,17 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
 /// When the database does not answer.
 pub async fn end(core: &Core, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
     let mut tx = Tx::begin(core).await?;
-    let ended = revoke(&tx, Condition::all().add(session::Column::Id.eq(id)), user, why).await?;
-    if ended > 0 {
-        record(&mut tx, Kind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": why }));
-    }
+    let ended = end_in(&mut tx, user, id, actor, why).await?;
     tx.commit().await?;
-    Ok(ended > 0)
+    Ok(ended)
+}
+
+pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
+    let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, why).await? > 0;
+    if ended {
+        record(tx, Kind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": why }));
+    }
+    Ok(ended)
 }
 
 /// Ends every session of this user, and of nobody else.

@@ -1,0 +1,283 @@
+//! In and out: sign-up, proof of address, sign-in, refresh, sign-out, a forgotten password.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use dca_core::{
+    Code,
+    accounts::{self, SignIn, SignUp, providers, sessions},
+    events::Actor,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::{Message, Refusals, TokensView};
+use crate::{
+    App,
+    http::{
+        compat::Dialect,
+        cookies::{self, Jar, Kind},
+        extract::{Body, Maybe, Perhaps, Person, Seen},
+        problem::Problem,
+    },
+};
+
+/// A new account.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct SignUpRequest {
+    email: String,
+    /// 8 to 128 characters, and not easy to guess.
+    password: String,
+    /// What to call them; `username` is understood too.
+    #[serde(alias = "username")]
+    name: String,
+}
+
+/// What a sign-up answers, whether or not the address had an account.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct SignUpResponse {
+    message: &'static str,
+    user_id: Uuid,
+    /// The same as `user_id`.
+    #[serde(rename = "userId")]
+    user_id_camel: Uuid,
+}
+
+/// Make an account. The link that proves the address is mailed; the owner of an address that has an account
+/// gets a letter instead.
+#[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
+    responses((status = 201, body = SignUpResponse), Refusals))]
+pub(in crate::http) async fn sign_up(
+    State(app): State<App>,
+    Seen(visitor): Seen,
+    Body(form): Body<SignUpRequest>,
+) -> Result<(StatusCode, Json<SignUpResponse>), Problem> {
+    let form = SignUp { email: form.email, password: form.password, name: form.name };
+    let id = accounts::sign_up(&app.core, &visitor, form).await?.0;
+    let message = "User created. Please verify your email.";
+    Ok((StatusCode::CREATED, Json(SignUpResponse { message, user_id: id, user_id_camel: id })))
+}
+
+/// A token from a letter.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct TokenRequest {
+    token: String,
+}
+
+/// Prove an address with the token that was mailed to it.
+#[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = TokenRequest,
+    responses((status = 201, body = Message), Refusals))]
+pub(in crate::http) async fn verify_email(
+    State(app): State<App>,
+    Body(form): Body<TokenRequest>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    accounts::verify_email(&app.core, &form.token).await?;
+    Ok((StatusCode::CREATED, Message::json("Email verified successfully")))
+}
+
+/// An address.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct EmailRequest {
+    email: String,
+}
+
+/// Mail the link that proves an address again. Always the same answer.
+#[utoipa::path(post, path = "/auth/resend-verification", tag = "accounts", request_body = EmailRequest,
+    responses((status = 201, body = Message), Refusals))]
+pub(in crate::http) async fn resend_verification(
+    State(app): State<App>,
+    Seen(visitor): Seen,
+    Body(form): Body<EmailRequest>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    accounts::resend_verification(&app.core, &visitor, &form.email).await?;
+    Ok((StatusCode::CREATED, Message::json("If that email needs it, a verification link has been sent.")))
+}
+
+/// Credentials.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct SignInRequest {
+    /// `identifier` is understood too.
+    #[serde(alias = "identifier")]
+    email: String,
+    password: String,
+    /// A code of the second factor, or a recovery code.
+    #[serde(default, rename = "twoFactorCode", alias = "code")]
+    two_factor_code: Option<String>,
+}
+
+/// Sign in. The refresh token is set as a cookie.
+#[utoipa::path(post, path = "/auth/login", tag = "accounts", request_body = SignInRequest,
+    responses((status = 200, body = TokensView), Refusals))]
+pub(in crate::http) async fn sign_in(
+    State(app): State<App>,
+    dialect: Dialect,
+    Seen(visitor): Seen,
+    Body(form): Body<SignInRequest>,
+) -> Result<(HeaderMap, Json<TokensView>), Problem> {
+    let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
+    let signed_in = accounts::sign_in(&app.core, &visitor, form).await?;
+    let cookies = cookies::grant(&app, dialect, &signed_in);
+    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+}
+
+/// A code for a sign-in that waits.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct SecondFactorRequest {
+    /// A code of the second factor, or a recovery code.
+    #[serde(alias = "twoFactorCode")]
+    code: String,
+    /// The token that waits; without it, the cookie's.
+    #[serde(default, rename = "twoFactorToken")]
+    token: Option<String>,
+}
+
+/// Complete a provider's sign-in with a code of the second factor.
+#[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
+    responses((status = 200, body = TokensView), Refusals))]
+pub(in crate::http) async fn second_factor(
+    State(app): State<App>,
+    dialect: Dialect,
+    Seen(visitor): Seen,
+    headers: HeaderMap,
+    Body(form): Body<SecondFactorRequest>,
+) -> Result<(HeaderMap, Json<TokensView>), Problem> {
+    let jar = Jar::of(&headers);
+    let waiting = jar.one(&Kind::SecondFactor.name(&app.config))?;
+    let token = form.token.as_deref().or(waiting).unwrap_or_default();
+    let signed_in = providers::complete(&app.core, &visitor, token, &form.code).await?;
+    let mut cookies = cookies::grant(&app, dialect, &signed_in);
+    append(&mut cookies, cookies::clear(&app.config, &[Kind::SecondFactor]));
+    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+}
+
+/// A refresh token, for clients that keep it themselves.
+#[derive(Default, Deserialize, ToSchema)]
+pub(in crate::http) struct RefreshRequest {
+    #[serde(default, rename = "refreshToken", alias = "refresh_token")]
+    refresh_token: Option<String>,
+}
+
+/// Exchange the refresh token for a new pair. A retry within ten seconds is answered with the same pair;
+/// later, a token that was used before ends every session of its user.
+#[utoipa::path(post, path = "/auth/refresh", tag = "accounts", request_body = Option<RefreshRequest>,
+    responses((status = 200, body = TokensView), Refusals))]
+pub(in crate::http) async fn refresh(
+    State(app): State<App>,
+    dialect: Dialect,
+    Seen(visitor): Seen,
+    headers: HeaderMap,
+    Maybe(form): Maybe<RefreshRequest>,
+) -> Result<Response, Problem> {
+    let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
+    let in_body = form.refresh_token.is_some();
+    let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
+    match sessions::refresh(&app.core, &visitor, &token).await {
+        Ok(signed_in) => {
+            let cookies = cookies::grant(&app, dialect, &signed_in);
+            Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
+        }
+        // A cookie that is worthless is taken away.
+        Err(refused @ dca_core::Error::Refused(_)) => {
+            Ok((cookies::forget(&app.config, dialect), Problem::from(refused)).into_response())
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// The refresh cookie by whichever name it came, its own dialect's first.
+fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(Option<String>, Dialect), Problem> {
+    let jar = Jar::of(headers);
+    let other = if dialect == Dialect::Dca { Dialect::Native } else { Dialect::Dca };
+    for dialect in [dialect, other] {
+        if let Some(token) = jar.one(&Kind::Refresh(dialect).name(&app.config))? {
+            return Ok((Some(token.to_owned()), dialect));
+        }
+    }
+    Ok((None, dialect))
+}
+
+/// Sign out: the session that is proved, by cookie, body or Bearer token, ends. Always the same answer.
+#[utoipa::path(post, path = "/auth/logout", tag = "accounts", request_body = Option<RefreshRequest>,
+    responses((status = 200, body = Message), Refusals))]
+pub(in crate::http) async fn sign_out(
+    State(app): State<App>,
+    dialect: Dialect,
+    headers: HeaderMap,
+    person: Result<Perhaps, Problem>,
+    Maybe(form): Maybe<RefreshRequest>,
+) -> Result<Response, Problem> {
+    let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
+    if let Some(token) = form.refresh_token.or(cookie) {
+        sessions::sign_out_by_token(&app.core, &token).await?;
+    }
+    // A token that is over needs no sign-out.
+    if let Ok(Perhaps(Some(who))) = person {
+        sessions::end(&app.core, who.user.id, who.session.id, &Actor::User(who.user.id), "signed out").await?;
+    }
+    Ok(signed_out(&app, dialect, Message::json("Logged out")))
+}
+
+/// Sign out everywhere: every session of this person ends.
+#[utoipa::path(post, path = "/auth/logout-all", tag = "accounts", security(("bearer" = [])),
+    responses((status = 200, body = Message), Refusals))]
+pub(in crate::http) async fn sign_out_everywhere(
+    State(app): State<App>,
+    dialect: Dialect,
+    Person(who): Person,
+) -> Result<Response, Problem> {
+    sessions::sign_out_everywhere(&app.core, who.user.id, &Actor::User(who.user.id)).await?;
+    Ok(signed_out(&app, dialect, Message::json("All sessions revoked")))
+}
+
+fn signed_out(app: &App, dialect: Dialect, message: Json<Message>) -> Response {
+    let mut headers = cookies::forget(&app.config, dialect);
+    headers.insert("clear-site-data", header::HeaderValue::from_static("\"cache\""));
+    (headers, message).into_response()
+}
+
+/// Mail a link that sets a new password. Always the same answer.
+#[utoipa::path(post, path = "/auth/reset-password-request", tag = "accounts", request_body = EmailRequest,
+    responses((status = 201, body = Message), Refusals))]
+pub(in crate::http) async fn request_reset(
+    State(app): State<App>,
+    Seen(visitor): Seen,
+    Body(form): Body<EmailRequest>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    accounts::request_reset(&app.core, &visitor, &form.email).await?;
+    Ok((StatusCode::CREATED, Message::json("If that email is registered, a reset link has been sent.")))
+}
+
+/// A new password, and the token from the letter.
+#[derive(Deserialize, ToSchema)]
+pub(in crate::http) struct ResetRequest {
+    token: String,
+    /// 8 to 128 characters, and not easy to guess; `newPassword` is understood too.
+    #[serde(alias = "newPassword")]
+    password: String,
+}
+
+/// Set a new password. Every session ends; a second factor stays.
+#[utoipa::path(post, path = "/auth/reset-password", tag = "accounts", request_body = ResetRequest,
+    responses((status = 201, body = Message), Refusals))]
+pub(in crate::http) async fn reset_password(
+    State(app): State<App>,
+    Body(form): Body<ResetRequest>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    accounts::reset_password(&app.core, &form.token, &form.password).await?;
+    Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))
+}
+
+/// Adds headers, those of the same name too.
+pub(super) fn append(headers: &mut HeaderMap, more: HeaderMap) {
+    let mut last = None;
+    for (name, value) in more {
+        last = name.or(last);
+        if let Some(name) = &last {
+            headers.append(name, value);
+        }
+    }
+}

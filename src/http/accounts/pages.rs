@@ -1,0 +1,289 @@
+//! Pages of our own, where there is no frontend: what a link in a letter opens, and what a provider sends a
+//! browser back to. They work without JavaScript. Opening one changes nothing, since mail programs open links
+//! too: a token counts when its form is posted.
+
+use askama::Template;
+use axum::{
+    Form, Router,
+    extract::{State, rejection::FormRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{Html, IntoResponse, Redirect, Response},
+    routing::get,
+};
+use dca_core::{
+    Code,
+    accounts::{self, Locale, providers},
+};
+use serde::Deserialize;
+
+use super::entry::append;
+use crate::{
+    App,
+    http::{
+        compat::Dialect,
+        cookies::{self, Jar, Kind},
+        extract::{Asked, At, Seen},
+        problem::Problem,
+    },
+};
+
+/// Nothing but our own style sheet, and forms that come back here.
+const CSP: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+);
+
+/// The pages and their style sheet.
+pub(in crate::http) fn routes() -> Router<App> {
+    Router::new()
+        .route("/verify", get(verify).post(verify_now))
+        .route("/reset-password", get(reset).post(reset_now))
+        .route("/second-factor", get(second_factor).post(second_factor_now))
+        .route("/pages.css", get(style))
+}
+
+async fn style() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("../../../templates/pages/pages.css"))
+}
+
+#[derive(Template)]
+#[template(path = "pages/page.html")]
+struct Page<'a> {
+    lang: &'static str,
+    app_name: &'a str,
+    title: &'static str,
+    text: &'static str,
+    trouble: Option<&'a str>,
+    form: Option<FormOf<'a>>,
+}
+
+struct FormOf<'a> {
+    action: &'static str,
+    token: Option<&'a str>,
+    field: Option<Field>,
+    button: &'static str,
+}
+
+struct Field {
+    label: &'static str,
+    name: &'static str,
+    kind: &'static str,
+    autocomplete: &'static str,
+}
+
+/// What a page says.
+#[derive(Clone, Copy)]
+pub(super) enum Says {
+    /// Prove the address?
+    Verify,
+    /// It is proved.
+    Verified,
+    /// Which password?
+    Reset,
+    /// It is set.
+    WasReset,
+    /// Which code?
+    SecondFactor,
+    /// Signed in.
+    SignedIn,
+    /// Linked.
+    Linked,
+    /// Something was refused.
+    Refused,
+}
+
+impl Says {
+    /// Title, text, label of the field, button.
+    const fn words(self, locale: Locale) -> [&'static str; 4] {
+        match (self, locale) {
+            (Self::Verify, Locale::En) => {
+                ["Confirm your address", "Press the button to confirm that this address is yours.", "", "Confirm"]
+            }
+            (Self::Verify, Locale::Es) => {
+                ["Confirma tu dirección", "Pulsa el botón para confirmar que esta dirección es tuya.", "", "Confirmar"]
+            }
+            (Self::Verified, Locale::En) => ["Your address is confirmed", "You can sign in now.", "", ""],
+            (Self::Verified, Locale::Es) => ["Tu dirección está confirmada", "Ya puedes iniciar sesión.", "", ""],
+            (Self::Reset, Locale::En) => [
+                "Choose a new password",
+                "8 characters or more. You will be signed out everywhere.",
+                "New password",
+                "Set password",
+            ],
+            (Self::Reset, Locale::Es) => [
+                "Elige una contraseña nueva",
+                "8 caracteres o más. Se cerrarán todas tus sesiones.",
+                "Contraseña nueva",
+                "Guardar",
+            ],
+            (Self::WasReset, Locale::En) => ["Your password is set", "You can sign in with it now.", "", ""],
+            (Self::WasReset, Locale::Es) => {
+                ["Tu contraseña está guardada", "Ya puedes iniciar sesión con ella.", "", ""]
+            }
+            (Self::SecondFactor, Locale::En) => {
+                ["One more step", "Enter the code of your authenticator app, or a recovery code.", "Code", "Sign in"]
+            }
+            (Self::SecondFactor, Locale::Es) => {
+                ["Un paso más", "Escribe el código de tu aplicación, o un código de recuperación.", "Código", "Entrar"]
+            }
+            (Self::SignedIn, Locale::En) => ["You are signed in", "You can close this page.", "", ""],
+            (Self::SignedIn, Locale::Es) => ["Has iniciado sesión", "Puedes cerrar esta página.", "", ""],
+            (Self::Linked, Locale::En) => ["The account is linked", "You can close this page.", "", ""],
+            (Self::Linked, Locale::Es) => ["La cuenta está vinculada", "Puedes cerrar esta página.", "", ""],
+            (Self::Refused, Locale::En) => ["That did not work", "Go back and begin again.", "", ""],
+            (Self::Refused, Locale::Es) => ["No ha funcionado", "Vuelve atrás y empieza de nuevo.", "", ""],
+        }
+    }
+
+    fn form(self, token: Option<&str>, locale: Locale) -> Option<FormOf<'_>> {
+        let [.., label, button] = self.words(locale);
+        let (action, field) = match self {
+            Self::Verify => ("/verify", None),
+            Self::Reset => ("/reset-password", Some(("password", "password", "new-password"))),
+            Self::SecondFactor => ("/second-factor", Some(("code", "text", "one-time-code"))),
+            _ => return None,
+        };
+        let field = field.map(|(name, kind, autocomplete)| Field { label, name, kind, autocomplete });
+        Some(FormOf { action, token, field, button })
+    }
+}
+
+fn page(app: &App, locale: Locale, says: Says, token: Option<&str>, trouble: Option<&Problem>) -> Response {
+    let [title, text, ..] = says.words(locale);
+    let page = Page {
+        lang: locale.as_str(),
+        app_name: &app.config.app_name,
+        title,
+        text,
+        trouble: trouble.map(Problem::detail),
+        form: says.form(token, locale),
+    };
+    let status = trouble.map_or(StatusCode::OK, Problem::http_status);
+    match page.render() {
+        Ok(html) => (status, [(header::CONTENT_SECURITY_POLICY, CSP)], Html(html)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page was not rendered");
+            Problem::of(Code::Internal).into_response()
+        }
+    }
+}
+
+fn locale(headers: &HeaderMap) -> Locale {
+    let speaks = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if speaks.trim_start().to_ascii_lowercase().starts_with("es") { Locale::Es } else { Locale::En }
+}
+
+/// Whether a person looks at the answer.
+pub(super) fn wants_page(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
+}
+
+/// A page that says one thing.
+pub(super) fn said(app: &App, headers: &HeaderMap, says: Says) -> Response {
+    page(app, locale(headers), says, None, None)
+}
+
+/// A refusal, as a page where a person looks at it.
+pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
+    if wants_page(headers) {
+        return page(app, locale(headers), Says::Refused, None, Some(&refused));
+    }
+    refused.into_response()
+}
+
+/// What a letter's link carries.
+#[derive(Deserialize)]
+struct Carried {
+    #[serde(default)]
+    token: String,
+}
+
+async fn verify(State(app): State<App>, headers: HeaderMap, Asked(link): Asked<Carried>) -> Response {
+    page(&app, locale(&headers), Says::Verify, Some(&link.token), None)
+}
+
+/// The same, where earlier links had the token in the path.
+pub(in crate::http) async fn verify_by_path(
+    State(app): State<App>,
+    headers: HeaderMap,
+    At(token): At<String>,
+) -> Response {
+    page(&app, locale(&headers), Says::Verify, Some(&token), None)
+}
+
+async fn verify_now(
+    State(app): State<App>,
+    headers: HeaderMap,
+    form: Result<Form<Carried>, FormRejection>,
+) -> Response {
+    let token = form.map(|Form(form)| form.token).unwrap_or_default();
+    match accounts::verify_email(&app.core, &token).await {
+        Ok(()) => said(&app, &headers, Says::Verified),
+        Err(refused) => page(&app, locale(&headers), Says::Refused, None, Some(&refused.into())),
+    }
+}
+
+async fn reset(State(app): State<App>, headers: HeaderMap, Asked(link): Asked<Carried>) -> Response {
+    page(&app, locale(&headers), Says::Reset, Some(&link.token), None)
+}
+
+#[derive(Default, Deserialize)]
+struct NewPassword {
+    #[serde(default)]
+    token: String,
+    #[serde(default)]
+    password: String,
+}
+
+async fn reset_now(
+    State(app): State<App>,
+    headers: HeaderMap,
+    form: Result<Form<NewPassword>, FormRejection>,
+) -> Response {
+    let form = form.map(|Form(form)| form).unwrap_or_default();
+    match accounts::reset_password(&app.core, &form.token, &form.password).await {
+        Ok(()) => said(&app, &headers, Says::WasReset),
+        Err(refused) => {
+            let problem = Problem::from(refused);
+            // A weak password may be chosen again; a token that is over may not.
+            let again = problem.code() == Code::ValidationError;
+            let says = if again { Says::Reset } else { Says::Refused };
+            page(&app, locale(&headers), says, Some(&form.token), Some(&problem))
+        }
+    }
+}
+
+async fn second_factor(State(app): State<App>, headers: HeaderMap) -> Response {
+    said(&app, &headers, Says::SecondFactor)
+}
+
+#[derive(Default, Deserialize)]
+struct CodeForm {
+    #[serde(default)]
+    code: String,
+}
+
+async fn second_factor_now(
+    State(app): State<App>,
+    Seen(visitor): Seen,
+    headers: HeaderMap,
+    form: Result<Form<CodeForm>, FormRejection>,
+) -> Result<Response, Problem> {
+    let jar = Jar::of(&headers);
+    let token = jar.one(&Kind::SecondFactor.name(&app.config))?.unwrap_or_default();
+    let code = form.map(|Form(form)| form.code).unwrap_or_default();
+    let signed_in = match providers::complete(&app.core, &visitor, token, &code).await {
+        Ok(signed_in) => signed_in,
+        Err(refused) => {
+            let problem = Problem::from(refused);
+            let again = problem.code() == Code::InvalidSecondFactor || problem.code() == Code::RequiresSecondFactor;
+            let says = if again { Says::SecondFactor } else { Says::Refused };
+            return Ok(page(&app, locale(&headers), says, None, Some(&problem)));
+        }
+    };
+    let mut granted = cookies::grant(&app, Dialect::Native, &signed_in);
+    append(&mut granted, cookies::clear(&app.config, &[Kind::SecondFactor]));
+    Ok(match &app.config.frontend_url {
+        Some(frontend) => (granted, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
+        None => (granted, said(&app, &headers, Says::SignedIn)).into_response(),
+    })
+}

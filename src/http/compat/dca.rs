@@ -1,0 +1,82 @@
+//! DCA-Auth before this one: its routes under `/api`, its errors `{error: {code, message, …}}` with the code
+//! at the top too, and the id a client gives a request.
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode},
+    middleware::Next,
+    response::Response,
+    routing::{get, patch, post},
+};
+use dca_core::Code;
+use serde_json::{Value, json};
+
+use super::{message, reword};
+use crate::{
+    App,
+    http::accounts::{entry, me, pages, people, providers},
+};
+
+const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+
+/// Every address of an account route there.
+pub(in crate::http) fn routes() -> Router<App> {
+    Router::new()
+        .route("/api/auth/register", post(entry::sign_up))
+        .route("/api/auth/login", post(entry::sign_in))
+        .route("/api/auth/refresh", post(entry::refresh))
+        .route("/api/auth/logout", post(entry::sign_out))
+        .route("/api/auth/logout-all", post(entry::sign_out_everywhere))
+        .route("/api/auth/me", get(me::with_session))
+        .route("/api/auth/password/reset-request", post(entry::request_reset))
+        .route("/api/auth/password/reset", post(entry::reset_password))
+        .route("/api/auth/verify-email", post(entry::verify_email))
+        // A mail program that follows links must not prove anything: the page asks for a click.
+        .route("/api/auth/verify-email/{token}", get(pages::verify_by_path))
+        .route("/api/auth/2fa/setup", post(me::set_up_second_factor))
+        .route("/api/auth/2fa/enable", post(me::enable_second_factor))
+        .route("/api/auth/2fa/verify", post(entry::second_factor))
+        .route("/api/auth/2fa/disable", post(me::disable_second_factor))
+        .route("/api/auth/{provider}", get(providers::begin_as_json).post(providers::begin_as_json))
+        .route("/api/auth/{provider}/callback", get(providers::callback).post(providers::callback_as_json))
+        .route("/api/auth/{provider}/link", post(providers::link))
+        .route("/api/auth/{provider}/unlink", post(providers::unlink))
+        .route("/api/users/profile", get(me::profile).patch(me::change))
+        .route("/api/users/change-password", post(me::change_password))
+        .route("/api/users", get(people::list))
+        .route("/api/users/{id}", patch(people::change).get(people::get).delete(people::delete))
+        .route("/api/users/{id}/ban", post(people::ban))
+        .route("/api/users/{id}/unban", post(people::unban))
+        .route("/api/users/{id}/sessions", get(people::sessions).delete(people::end_sessions))
+        .route("/api/admin/sessions", get(people::all_sessions))
+        .route("/api/admin/sessions/{id}/revoke", post(people::end_session))
+        .route("/api/admin/roles", get(people::roles))
+        .route("/api/admin/roles/assign", post(people::assign_role))
+        .route("/api/admin/roles/revoke", post(people::revoke_role))
+}
+
+/// The error envelope, and the client's own id for the request.
+pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
+    let given = request.headers().get(CORRELATION).cloned().filter(is_plain);
+    let status_of = |code| (code == Code::NoRefreshToken).then_some(StatusCode::BAD_REQUEST);
+    let mut response = reword(request, next, status_of, |problem, status, members| {
+        let mut error = json!({ "code": problem.code(), "message": problem.detail(), "status": status.as_u16() });
+        if let Some(field) = problem.field() {
+            error["details"] = json!([{ "field": field, "message": problem.detail() }]);
+        }
+        members.insert("details".to_owned(), error.get("details").cloned().unwrap_or(Value::Null));
+        members.insert("error".to_owned(), error);
+        members.insert("message".to_owned(), message(problem));
+    })
+    .await;
+    if let Some(id) = given {
+        response.headers_mut().insert(CORRELATION, id);
+    }
+    response
+}
+
+fn is_plain(id: &HeaderValue) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    id.len() <= 128 && id.as_bytes().iter().all(fits)
+}

@@ -1,0 +1,175 @@
+//! A person with a browser: keeps cookies, sends the access token it was given.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+
+use dca_test_support::MailSink;
+
+use crate::harness::{T, client};
+
+/// A password nobody guesses.
+pub const PASSWORD: &str = "plow-Ketchup-41 sundial";
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Got {
+    pub status: u16,
+    pub headers: header::HeaderMap,
+    pub body: Value,
+    pub text: String,
+}
+
+impl Got {
+    /// Every `Set-Cookie`.
+    pub fn cookies(&self) -> Vec<String> {
+        let all = self.headers.get_all(header::SET_COOKIE).iter();
+        all.map(|value| value.to_str().unwrap().to_owned()).collect()
+    }
+
+    /// A header; empty when it is not there.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The code of a problem.
+    pub fn code(&self) -> &str {
+        self.body["code"].as_str().unwrap_or_default()
+    }
+}
+
+/// A person.
+pub struct Person {
+    base: String,
+    http: reqwest::Client,
+    cookies: Mutex<BTreeMap<String, String>>,
+    access: Mutex<Option<String>>,
+}
+
+impl Person {
+    /// Somebody who was never here.
+    pub fn new(t: &T) -> Self {
+        Self::at(t.url(""))
+    }
+
+    /// The same, at another instance.
+    pub fn at(base: String) -> Self {
+        let (cookies, access) = (Mutex::default(), Mutex::default());
+        Self { base, http: client(), cookies, access }
+    }
+
+    /// Somebody who signed up, proved their address and signed in.
+    pub async fn signed_in(t: &T, mail: &MailSink, email: &str) -> Self {
+        let person = Self::new(t);
+        person.join(mail, email).await;
+        let got = person.sign_in(email).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        person
+    }
+
+    /// Signs up and proves the address.
+    pub async fn join(&self, mail: &MailSink, email: &str) {
+        let form = json!({ "email": email, "password": PASSWORD, "name": "Somebody" });
+        assert_eq!(self.post("/auth/signup", form).await.status, 201);
+        let letter = mail.next(email).await;
+        assert_eq!(self.post("/auth/verify-email", json!({ "token": letter.token() })).await.status, 201);
+        mail.next(email).await;
+    }
+
+    /// Signs in with the usual password.
+    pub async fn sign_in(&self, email: &str) -> Got {
+        self.post("/auth/login", json!({ "email": email, "password": PASSWORD })).await
+    }
+
+    /// The access token.
+    pub fn access(&self) -> Option<String> {
+        self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses another access token, or none.
+    pub fn set_access(&self, token: Option<&str>) {
+        *self.access.lock().unwrap_or_else(PoisonError::into_inner) = token.map(str::to_owned);
+    }
+
+    /// A cookie's value.
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        self.cookies.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Sets a cookie, or takes it away.
+    pub fn set_cookie(&self, name: &str, value: Option<&str>) {
+        let mut cookies = self.cookies.lock().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => _ = cookies.insert(name.to_owned(), value.to_owned()),
+            None => _ = cookies.remove(name),
+        }
+    }
+
+    /// `GET`.
+    pub async fn get(&self, path: &str) -> Got {
+        self.ask(Method::GET, path, Value::Null, &[]).await
+    }
+
+    /// `POST` with JSON; `null` sends no body.
+    pub async fn post(&self, path: &str, body: Value) -> Got {
+        self.ask(Method::POST, path, body, &[]).await
+    }
+
+    /// Any request. Cookies are kept without regard to their path; the access token is taken from answers.
+    pub async fn ask(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> Got {
+        let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
+        let mut request = self.http.request(method, url);
+        let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !jar.is_empty() {
+            let line: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            request = request.header(header::COOKIE, line.join("; "));
+        }
+        if let Some(token) = self.access() {
+            request = request.bearer_auth(token);
+        }
+        if !body.is_null() {
+            request = request.json(&body);
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let got = read(request.send().await.unwrap()).await;
+        for cookie in got.cookies() {
+            let (name, value) = cookie.split_once('=').unwrap();
+            let value = value.split(';').next().unwrap();
+            self.set_cookie(name, Some(value).filter(|value| !value.is_empty()));
+        }
+        if let Some(token) = got.body["accessToken"].as_str() {
+            self.set_access(Some(token));
+        }
+        got
+    }
+
+    /// Posts a form, as a page without JavaScript does.
+    pub async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Got {
+        let mut request = self.http.post(format!("{}{path}", self.base)).form(form);
+        let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        if !line.is_empty() {
+            request = request.header(header::COOKIE, line.join("; "));
+        }
+        request = request.header(header::ACCEPT, "text/html");
+        let got = read(request.send().await.unwrap()).await;
+        for cookie in got.cookies() {
+            let (name, value) = cookie.split_once('=').unwrap();
+            let value = value.split(';').next().unwrap();
+            self.set_cookie(name, Some(value).filter(|value| !value.is_empty()));
+        }
+        got
+    }
+}
+
+async fn read(answer: reqwest::Response) -> Got {
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let text = answer.text().await.unwrap();
+    Got { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
+}
