@@ -65,11 +65,11 @@ fn failed(t: &T, code: i32, args: &[&str]) -> String {
 fn the_schema_is_moved_by_hand() {
     it_unstarted(|t| async {
         for (args, expected) in [
-            (vec!["migrate", "up"], "applied m0001_spine\n"),
-            (vec!["migrate", "status"], "applied m0001_spine\n"),
-            (vec!["migrate", "down", "--yes"], "pending m0001_spine\n"),
-            (vec!["migrate", "status"], "pending m0001_spine\n"),
-            (vec!["migrate", "up"], "applied m0001_spine\n"),
+            (vec!["migrate", "up"], "applied m0001_spine\napplied m0002_accounts\n"),
+            (vec!["migrate", "status"], "applied m0001_spine\napplied m0002_accounts\n"),
+            (vec!["migrate", "down", "--yes"], "applied m0001_spine\npending m0002_accounts\n"),
+            (vec!["migrate", "status"], "applied m0001_spine\npending m0002_accounts\n"),
+            (vec!["migrate", "up"], "applied m0001_spine\napplied m0002_accounts\n"),
         ] {
             assert_eq!(done(&t, &args), expected, "{args:?}");
         }

@@ -192,7 +192,7 @@ fn the_head_of_a_request_has_its_limits() {
         let head = Request::new("HEAD /live").ask(t.addr()).await.unwrap();
         assert_eq!((head.status, head.body.as_str()), (200, ""));
         let options = Request::new("OPTIONS /licenses/validate").ask(t.addr()).await.unwrap();
-        assert_eq!((options.status, options.header("allow")), (405, "POST"));
+        assert_eq!(options.status, 200);
         assert!(options.header("access-control-allow-origin").is_empty(), "no browser is invited");
         t
     });

@@ -83,6 +83,18 @@ pub(super) enum Refusals {
     /// Signed in, but not allowed
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(#[to_schema] Problem),
+    /// There is no such thing
+    #[response(status = 404, content_type = "application/problem+json")]
+    Unknown(#[to_schema] Problem),
+    /// It does not fit how things stand
+    #[response(status = 409, content_type = "application/problem+json")]
+    Conflict(#[to_schema] Problem),
+    /// Body over 16 KiB
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(#[to_schema] Problem),
+    /// Not application/json
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(#[to_schema] Problem),
     /// Too many attempts; see Retry-After
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(#[to_schema] Problem),
