@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod http;
+pub mod outbound;
 pub mod telemetry;
 pub mod workers;
 

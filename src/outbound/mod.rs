@@ -1,0 +1,11 @@
+//! Calls out, to everything but Discord: [`mail`] speaks to the mail server. Nothing else in this package
+//! opens a connection to somebody.
+
+mod domains;
+pub mod mail;
+mod smtp;
+mod templates;
+#[cfg(test)]
+mod tests;
+
+pub use mail::Mailer;
