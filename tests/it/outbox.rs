@@ -10,7 +10,7 @@ use dca_core::{
     guilds,
     ids::LicenseId,
     licenses,
-    outbox::{self, Claim, Delivery, Outcome, Pace},
+    outbox::{self, Carrier, Claim, Delivery, Outcome, Pace},
     products::{self, Product, Terms},
     workers,
 };
@@ -34,7 +34,7 @@ async fn grant(seller: &Seller, product: &Product, members: std::ops::Range<u64>
 }
 
 async fn claim(core: &Core) -> Vec<Claim> {
-    outbox::claim(core, 8, LEASE).await.unwrap()
+    outbox::claim(core, Carrier::Discord, 8, LEASE).await.unwrap()
 }
 
 async fn claim_one(core: &Core) -> Claim {
@@ -78,7 +78,7 @@ fn instances_share_the_deliveries_and_none_is_claimed_twice() {
             tokio::spawn(async move {
                 let mut mine = Vec::new();
                 while outbox::depth(&core).await.unwrap().claimed < 40 {
-                    mine.extend(outbox::claim(&core, 3, LEASE).await.unwrap());
+                    mine.extend(outbox::claim(&core, Carrier::Discord, 3, LEASE).await.unwrap());
                 }
                 mine
             })
