@@ -9,6 +9,8 @@
 
 #![expect(clippy::must_use_candidate, reason = "verbs: their effect may be all a test wants")]
 
+mod oauth;
+mod room;
 pub mod sim_discord;
 
 pub use sim_discord::{

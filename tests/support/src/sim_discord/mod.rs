@@ -21,6 +21,9 @@
 
 mod gateway;
 mod interactions;
+mod oauth;
+#[cfg(test)]
+mod oauth_tests;
 mod openapi;
 mod people;
 mod rest;
@@ -30,16 +33,16 @@ mod tests;
 mod values;
 mod wire;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::DropGuard;
 
+use crate::room::{LIMIT, Room};
 use gateway::Frame;
 use interactions::{AUTOCOMPLETE, Act, COMMAND, COMPONENT, FIRST_ANSWER};
 use state::State;
@@ -47,52 +50,8 @@ use state::State;
 pub use people::{SimGuild, SimMember};
 pub use values::{Choice, Dm, Fault, FaultKind, Opt, Reply, SeenRequest};
 
-/// How long a waiting verb waits.
-const LIMIT: Duration = Duration::from_secs(10);
-/// How much history a panic prints.
-const HISTORY_SHOWN: usize = 80;
-
 /// The state, its lock and its bell: what the server and the handles share.
-struct Inner {
-    state: Mutex<State>,
-    changed: watch::Sender<()>,
-    shutdown: CancellationToken,
-}
-
-impl Inner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // A verb that panicked (a test's mistake) must not hide behind a poisoned lock.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Changes the state and wakes everyone who waits for something.
-    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        let result = change(&mut self.lock());
-        self.changed.send_replace(());
-        result
-    }
-
-    /// Waits until `look` finds something; it is asked again after each change.
-    async fn wait<T>(&self, what: &str, limit: Duration, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
-        let mut changed = self.changed.subscribe();
-        let found = async {
-            loop {
-                if let Some(found) = look(&mut self.lock()) {
-                    return found;
-                }
-                changed.changed().await.expect("the sender lives in self");
-            }
-        };
-        let found = tokio::time::timeout(limit, found).await;
-        found.unwrap_or_else(|_| panic!("SimDiscord: no {what} within {limit:?}\n{}", self.history()))
-    }
-
-    fn history(&self) -> String {
-        let state = self.lock();
-        let skipped = state.history.len().saturating_sub(HISTORY_SHOWN);
-        state.history[skipped..].join("\n")
-    }
-}
+type Inner = Room<State>;
 
 /// A Discord of one's own on a local port. Clones are handles to the same one.
 #[derive(Clone)]
@@ -116,12 +75,8 @@ impl SimDiscord {
     pub async fn start_on(port: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free local port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let shutdown = CancellationToken::new();
-        let inner = Arc::new(Inner {
-            state: Mutex::new(State::new(address)),
-            changed: watch::Sender::new(()),
-            shutdown: shutdown.clone(),
-        });
+        let inner = Arc::new(Inner::new(State::new(address)));
+        let shutdown = inner.shutdown.clone();
         let router = Router::new()
             .route("/gw", any(gateway::connect))
             .route("/gw/", any(gateway::connect))

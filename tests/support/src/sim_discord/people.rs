@@ -237,8 +237,20 @@ impl SimMember {
 
     fn set_dms(&self, open: bool) {
         self.change(|state, _, user| {
-            state.users.get_mut(&user).expect("a user it made").dms_open = open;
+            state.user_mut(user).dms_open = open;
         });
+    }
+
+    /// The user's account gets an email address, which they have confirmed or not.
+    pub fn set_email(&self, address: &str, verified: bool) {
+        self.change(|state, _, user| {
+            state.user_mut(user).email = Some((address.to_owned(), verified));
+        });
+    }
+
+    /// The user removes the application in their settings: all that was granted to it ends.
+    pub fn deauthorize(&self) {
+        self.change(|state, _, user| state.oauth.withdraw(&user.to_string()));
     }
 
     /// Makes the member an administrator, as its interactions will show.

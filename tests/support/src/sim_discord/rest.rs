@@ -15,7 +15,9 @@ use super::state::{Channel, MANAGE_ROLES, State, merged, without_nulls};
 use super::wire::Scissors;
 use super::{FaultKind, Inner, SeenRequest, openapi};
 
-const API: &str = "/api/v10";
+/// Where the API answers. OAuth is mostly called without a version, and everything may be.
+const API: [&str; 2] = ["/api/v10", "/api"];
+const FORM: &str = "application/x-www-form-urlencoded";
 const BODY_LIMIT: usize = 25 << 20;
 const CONTENT_LIMIT: usize = 2000;
 const MEMBERS_PAGE: usize = 1000;
@@ -45,13 +47,17 @@ pub(super) fn refuse(status: u16, code: u32, message: &str) -> Answer {
 }
 
 /// A request as the routes see it.
-struct Call {
-    method: String,
-    /// Below `/api/v10`, without the query.
-    path: String,
-    query: HashMap<String, String>,
-    body: Value,
-    authorization: String,
+pub(super) struct Call {
+    pub method: String,
+    /// Below `/api` or `/api/v10`, without the query.
+    pub path: String,
+    /// The whole address, as a browser shows it.
+    pub url: String,
+    pub query: HashMap<String, String>,
+    pub body: Value,
+    /// The body of the few calls that take a form.
+    pub form: Option<HashMap<String, String>>,
+    pub authorization: String,
 }
 
 /// Answers every request that is not the gateway's.
@@ -64,11 +70,16 @@ pub(super) async fn serve(
     let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let bytes = to_bytes(body, BODY_LIMIT).await.unwrap_or_default();
     let path = parts.uri.path();
+    let form = text(CONTENT_TYPE.as_str()).starts_with(FORM);
+    let form = form.then(|| url::form_urlencoded::parse(&bytes).into_owned().collect());
+    let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let call = Call {
         method: parts.method.to_string(),
-        path: path.strip_prefix(API).unwrap_or(path).to_owned(),
+        path: API.iter().find_map(|api| path.strip_prefix(api)).unwrap_or(path).to_owned(),
+        url: format!("http://{}{}", sim.lock().address, parts.uri),
         query: Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default(),
-        body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
+        body: form.as_ref().map_or(json, |form| json!(form)),
+        form,
         authorization: text(AUTHORIZATION.as_str()).to_owned(),
     };
     let mut seen = SeenRequest {
@@ -165,6 +176,9 @@ impl State {
 
     fn answer(&mut self, call: &Call) -> Answered {
         let path: Vec<&str> = call.path.trim_matches('/').split('/').collect();
+        if let Some(answered) = self.answer_oauth(&path, call) {
+            return answered;
+        }
         // An interaction's token is its own authorisation, and the gateway's address is public.
         let open = matches!(path.as_slice(), ["gateway"] | ["interactions" | "webhooks", ..]);
         let authorized = !self.reject_token && call.authorization == format!("Bot {}", self.token());
@@ -247,12 +261,12 @@ impl State {
         }
     }
 
-    fn unknown_route(&mut self, method: &str, path: &str) -> Answer {
+    pub fn unknown_route(&mut self, method: &str, path: &str) -> Answer {
         self.violation(format!("a route the Sim does not model: {method} {path}"));
         refuse(404, 0, "404: Not Found")
     }
 
-    fn application_json(&self) -> Value {
+    pub fn application_json(&self) -> Value {
         let (id, flags) = (self.application.to_string(), self.application_flags());
         json!({
             "id": id, "name": "DCA", "icon": null, "description": "", "type": null, "flags": flags,

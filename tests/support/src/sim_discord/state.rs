@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use super::gateway::Session;
 use super::interactions::Interaction;
 use super::{Fault, SeenRequest};
+use crate::oauth::AuthServer;
+use crate::room::Story;
 
 /// Ids count up from here, so that they are as long as real snowflakes yet the same on each run.
 const FIRST_ID: u64 = 1_100_000_000_000_000_000;
@@ -60,6 +62,8 @@ pub(super) struct Guild {
 
 pub(super) struct User {
     pub name: String,
+    /// The address, and whether Discord has seen it answered.
+    pub email: Option<(String, bool)>,
     pub dms_open: bool,
 }
 
@@ -94,6 +98,7 @@ pub(super) struct State {
     pub interactions: BTreeMap<u64, Interaction>,
     /// Registered commands, by guild; `None` holds the global ones.
     pub commands: BTreeMap<Option<u64>, Vec<Value>>,
+    pub oauth: AuthServer,
     pub sessions: BTreeMap<String, Session>,
     pub identifies: usize,
     pub sessions_begun: usize,
@@ -111,6 +116,14 @@ pub(super) struct State {
     pub history: Vec<String>,
 }
 
+impl Story for State {
+    const SIM: &'static str = "SimDiscord";
+
+    fn story(&self) -> &[String] {
+        &self.history
+    }
+}
+
 impl State {
     pub fn new(address: SocketAddr) -> Self {
         let mut state = Self {
@@ -124,6 +137,7 @@ impl State {
             messages: Vec::new(),
             interactions: BTreeMap::new(),
             commands: BTreeMap::new(),
+            oauth: super::oauth::server(address),
             sessions: BTreeMap::new(),
             identifies: 0,
             sessions_begun: 0,
@@ -142,6 +156,7 @@ impl State {
         // As with every application made since 2016, the bot user's id is the application's.
         state.bot = state.user("dca-bot");
         state.application = state.bot;
+        state.oauth.client_id = state.application.to_string();
         state
     }
 
@@ -163,7 +178,7 @@ impl State {
 
     pub fn user(&mut self, name: &str) -> u64 {
         let id = self.id();
-        let user = User { name: name.to_owned(), dms_open: true };
+        let user = User { name: name.to_owned(), email: None, dms_open: true };
         self.users.insert(id, user);
         id
     }
@@ -239,6 +254,10 @@ impl State {
             let json = self.member_event_json(guild, user);
             self.dispatch(Some(guild), "GUILD_MEMBER_UPDATE", &json);
         }
+    }
+
+    pub fn user_mut(&mut self, user: u64) -> &mut User {
+        self.users.get_mut(&user).expect("SimDiscord: a user it made")
     }
 
     pub fn guild_mut(&mut self, guild: u64) -> &mut Guild {
@@ -452,7 +471,7 @@ impl State {
 }
 
 /// The time a snowflake was made at: the Sim needs no other clock for what it writes.
-fn timestamp(id: u64) -> String {
+pub(super) fn timestamp(id: u64) -> String {
     let millis = (id >> 22) + DISCORD_EPOCH;
     let time = i64::try_from(millis).ok().and_then(chrono::DateTime::from_timestamp_millis);
     time.expect("a snowflake's time").format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()

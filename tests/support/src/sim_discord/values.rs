@@ -93,9 +93,9 @@ impl Dm {
 pub struct SeenRequest {
     /// The HTTP method.
     pub method: String,
-    /// The path below `/api/v10`, with its query. Interaction tokens are kept: they are test data.
+    /// The path below `/api` or `/api/v10`, with its query. Interaction tokens are kept: they are test data.
     pub path: String,
-    /// The JSON body; null if there was none.
+    /// The JSON body, or a form as an object; null if there was none.
     pub body: Value,
     /// The status it was answered with.
     pub status: u16,
