@@ -9,10 +9,12 @@
 
 #![expect(clippy::must_use_candidate, reason = "verbs: their effect may be all a test wants")]
 
+pub mod mail_sink;
 mod oauth;
 mod room;
 pub mod sim_discord;
 
+pub use mail_sink::{Mail, MailFault, MailScript, MailSink, SmtpStep};
 pub use sim_discord::{
     Choice, Dm, Fault, FaultKind, InteractionHandle, Opt, Reply, SeenRequest, SimDiscord, SimGuild, SimMember,
 };
