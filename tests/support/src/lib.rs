@@ -3,7 +3,11 @@
 //! A Sim is a *model that answers*, not a script of expectations: it keeps the state the real party
 //! would keep, answers every request from it, and lets a test play the humans on the other side.
 //! A Sim is also honest: what the product sends it that the real party would not understand, and
-//! what it produces that no test looked at, fails [`SimDiscord::finish`].
+//! what it produces that no test looked at, fails its `finish`.
+//!
+//! - [`SimDiscord`]: REST, the gateway, and "Log in with Discord".
+//! - [`SimGoogle`]: "Sign in with Google".
+//! - [`MailSink`]: the world's mail servers.
 //!
 //! Nothing here knows the product's code; the only contract is the wire.
 
@@ -13,8 +17,10 @@ pub mod mail_sink;
 mod oauth;
 mod room;
 pub mod sim_discord;
+pub mod sim_google;
 
 pub use mail_sink::{Mail, MailFault, MailScript, MailSink, SmtpStep};
 pub use sim_discord::{
     Choice, Dm, Fault, FaultKind, InteractionHandle, Opt, Reply, SeenRequest, SimDiscord, SimGuild, SimMember,
 };
+pub use sim_google::{GooglePerson, SimGoogle};
