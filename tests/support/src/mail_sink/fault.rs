@@ -1,7 +1,8 @@
 //! What goes wrong with mail, and whom it hits.
 
 /// How a delivery goes wrong. By itself it happens to the next one; see [`MailFault::times`],
-/// [`MailFault::always`] and [`MailFault::to`].
+/// [`MailFault::always`] and [`MailFault::to`]. What comes before `MAIL` hits the next connection only,
+/// and clients keep theirs: [`super::MailSink::hang_up`] makes them open a new one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MailFault {
     /// The connection is closed before a word is said.

@@ -259,6 +259,16 @@ impl MailSink {
         });
     }
 
+    /// Every connection there is gets cut, as a server does with those that idle for long. What then
+    /// comes is a new one, which faults of the greeting can hit.
+    pub fn hang_up(&self) {
+        self.room.change(|state| {
+            state.note("hangs up");
+            state.era.cancel();
+            state.era = self.room.shutdown.child_token();
+        });
+    }
+
     /// Waits until an answer is being held back, by [`MailFault::Tarpit`] or [`MailFault::HoldAfterData`].
     pub async fn held(&self) {
         self.room.wait("held answer", LIMIT, |state| (state.held > 0).then_some(())).await;

@@ -75,6 +75,9 @@ impl Session {
         loop {
             let line = self.line().await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            // Credentials are test data, and yet nothing to print.
+            let shown = if verb.eq_ignore_ascii_case("AUTH") { "AUTH …" } else { &line };
+            self.room.change(|state| state.note(format!("> {shown}")));
             match verb.to_ascii_uppercase().as_str() {
                 "EHLO" => self.hello(true).await?,
                 "HELO" => self.hello(false).await?,
@@ -299,11 +302,7 @@ impl Session {
         if line.is_empty() {
             return Err(Gone);
         }
-        let line = String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned();
-        // Credentials are test data, and yet nothing to print.
-        let shown = if line.to_ascii_uppercase().starts_with("AUTH") { "AUTH …" } else { &line };
-        self.room.change(|state| state.note(format!("> {shown}")));
-        Ok(line)
+        Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
     }
 
     async fn say(&mut self, reply: &str) -> Result<(), Gone> {
