@@ -7,7 +7,8 @@
 //! without address, token or link.
 
 use std::{
-    path::PathBuf,
+    fmt,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -172,18 +173,18 @@ impl Mailer {
         let answer = server.send(&written.message).await;
         match &answer {
             Err(Failure::NotNow(_)) => domains.rest(&turn, core.clock.now()),
-            Err(Failure::Ours { setting, why }) => self.tell(setting, why),
+            Err(failure @ Failure::Ours { .. }) => self.tell(failure),
             _ => {}
         }
         answer
     }
 
     /// Tells the operator, not for every letter in the queue.
-    fn tell(&self, setting: &str, why: &str) {
+    fn tell(&self, failure: &Failure) {
         let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL) {
             *told = Some(Instant::now());
-            error!("{why}. Letters are kept and tried again; look at {setting}.");
+            error!("{failure}. Letters are kept and tried again. {}", failure.fix());
         }
     }
 
@@ -219,16 +220,22 @@ impl Mailer {
     }
 }
 
-impl Failure {
-    /// What was seen, and how to mend it: for `doctor`.
-    #[must_use]
-    pub fn fix(&self) -> (String, String) {
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Ours { setting, why } => (why.clone(), format!("Look at {setting}.")),
-            Self::Wait(_) => ("busy".to_owned(), "Try again in a minute.".to_owned()),
-            Self::Refused(why) | Self::NotNow(why) | Self::Passing(why) => {
-                (why.clone(), "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the server runs.".to_owned())
-            }
+            Self::Wait(wait) => write!(f, "not our turn for {} s", wait.as_secs()),
+            Self::Refused(why) | Self::NotNow(why) | Self::Passing(why) | Self::Ours { why, .. } => f.write_str(why),
+        }
+    }
+}
+
+impl Failure {
+    /// How to mend it.
+    #[must_use]
+    pub fn fix(&self) -> String {
+        match self {
+            Self::Ours { setting, .. } => format!("Look at {setting}."),
+            _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the server runs.".to_owned(),
         }
     }
 }
@@ -245,7 +252,7 @@ fn in_ascii(address: &Address) -> Option<Address> {
 }
 
 /// Writes a letter into the folder, which only its owner can read; the name appears with the whole letter.
-async fn file(folder: &std::path::Path, written: &Written) -> Result<(), Failure> {
+async fn file(folder: &Path, written: &Written) -> Result<(), Failure> {
     let path = folder.join(format!("{}.eml", written.id));
     let unfinished = path.with_extension("tmp");
     let write = async {

@@ -11,7 +11,7 @@ use lettre::{
         authentication::{Credentials, DEFAULT_MECHANISMS},
         client::{AsyncSmtpConnection, TlsParameters},
         commands::{Data, Mail, Rcpt},
-        extension::ClientId,
+        extension::{ClientId, Extension, MailBodyParameter, MailParameter},
     },
 };
 use tokio::time::timeout;
@@ -92,24 +92,35 @@ impl Server {
     /// Hands a letter over: `Ok` is the server's word that it will carry it.
     pub(super) async fn send(&self, message: &Message) -> Result<(), Failure> {
         let mut server = self.connect().await?;
-        let envelope = message.envelope();
-        self.step(Stage::Sender, server.command(Mail::new(envelope.from().cloned(), Vec::new()))).await?;
+        let (envelope, bytes) = (message.envelope(), message.formatted());
+        let mut extensions = Vec::new();
+        if !envelope.to().iter().chain(envelope.from()).all(|address| AsRef::<str>::as_ref(address).is_ascii()) {
+            if !server.server_info().supports_feature(Extension::SmtpUtfEight) {
+                return Err(Failure::Refused("the mail server takes ASCII addresses alone".to_owned()));
+            }
+            extensions.extend([MailParameter::SmtpUtfEight, MailParameter::Body(MailBodyParameter::EightBitMime)]);
+        }
+        self.step(Stage::Sender, server.command(Mail::new(envelope.from().cloned(), extensions))).await?;
         for to in envelope.to() {
             self.step(Stage::Recipient, server.command(Rcpt::new(to.clone(), Vec::new()))).await?;
         }
         self.step(Stage::Content, server.command(Data)).await?;
         // Here a server thinks longest; to give up too early is to send it twice.
-        let sent = timeout(self.command * 2, server.message(&message.formatted())).await;
+        let sent = timeout(self.command * 2, server.message(&bytes)).await;
         judged(Stage::Content, sent)?;
-        _ = timeout(FAREWELL, server.quit()).await;
+        self.leave(server).await;
         Ok(())
     }
 
     /// Says hello, signs in and leaves.
     pub(super) async fn greet(&self) -> Result<(), Failure> {
-        let mut server = self.connect().await?;
-        _ = timeout(FAREWELL, server.quit()).await;
+        let server = self.connect().await?;
+        self.leave(server).await;
         Ok(())
+    }
+
+    async fn leave(&self, mut server: AsyncSmtpConnection) {
+        _ = timeout(FAREWELL.min(self.command), server.quit()).await;
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, Failure> {

@@ -199,9 +199,7 @@ async fn send_letter(app: &App, claim: &Claim, letter: Letter, user: UserId, tok
         Ok(()) => Outcome::Sent,
         Err(mail::Failure::Wait(wait)) => Outcome::Wait(wait),
         Err(mail::Failure::Refused(why)) => Outcome::Undelivered(why),
-        Err(mail::Failure::NotNow(why) | mail::Failure::Passing(why) | mail::Failure::Ours { why, .. }) => {
-            Outcome::Failed(why)
-        }
+        Err(failure) => Outcome::Failed(failure.to_string()),
     }
 }
 
