@@ -23,8 +23,13 @@ use dca_auth::{
     telemetry,
 };
 use dca_core::{
-    Caller, Clock, Core, Ids, accounts::people, api_keys, crypto::api_key::Kind, entitlements, licenses,
-    products::{self, Terms}, tenants,
+    Caller, Clock, Core, Ids,
+    accounts::people,
+    api_keys,
+    crypto::api_key::Kind,
+    entitlements, licenses,
+    products::{self, Terms},
+    tenants,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -76,8 +81,7 @@ async fn measure() -> Outcome<()> {
     let load = tokio::spawn(validate(addr, request, Arc::clone(&stop)));
     let began = Instant::now();
     let waited = Arc::new(AtomicU64::new(0));
-    let logins: Vec<_> =
-        (0..PEOPLE).map(|person| tokio::spawn(sign_in(addr, person, Arc::clone(&waited)))).collect();
+    let logins: Vec<_> = (0..PEOPLE).map(|person| tokio::spawn(sign_in(addr, person, Arc::clone(&waited)))).collect();
     for login in logins {
         login.await??;
     }

@@ -35,7 +35,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Config, http, outbound::oauth::SignIns, workers};
+use crate::{
+    Config, http,
+    outbound::{Mailer, oauth::SignIns},
+    workers,
+};
 
 /// The parts a process may be split into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -72,6 +76,8 @@ pub struct App {
     pub sign_ins: SignIns,
     /// The bot, where this process may hold the gateway.
     pub bot: Option<Arc<Bot>>,
+    /// Sends letters.
+    pub mailer: Mailer,
     /// Reads the metrics.
     pub metrics: PrometheusHandle,
     /// Until when direct messages rest because Discord asked for it.
@@ -94,6 +100,7 @@ impl App {
             .map(|token| Rest::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout));
         let may_listen = parts.contains(&Part::Bot);
         let bot = rest.clone().filter(|_| may_listen).map(|rest| Bot::new(core.clone(), rest, config.gateway_lease));
+        let mailer = Mailer::new(&config, core.db.is_shared())?;
         for worker in workers::Worker::ALL {
             dca_core::workers::register(&core, worker.name()).await?;
         }
@@ -103,6 +110,7 @@ impl App {
             config: Arc::new(config),
             rest,
             bot,
+            mailer,
             metrics: inputs.metrics,
             dm_rest: workers::relay::Rest::default(),
             parts: parts.into(),
@@ -179,6 +187,7 @@ impl App {
         .into_iter()
         .filter(|(off, _)| *off)
         .map(|(_, why)| why.to_owned())
+        .chain(self.mailer.off())
         .collect();
         info!(
             version = env!("CARGO_PKG_VERSION"),

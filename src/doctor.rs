@@ -70,7 +70,7 @@ pub fn cannot_start(error: &anyhow::Error) -> Finding {
 
 /// Everything else that can be looked at from here.
 pub async fn examine(app: &App) -> Vec<Finding> {
-    let mut findings = vec![redis(app).await];
+    let mut findings = vec![redis(app).await, mail(app).await];
     match &app.rest {
         None => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
         Some(rest) => findings.extend(discord(app, rest).await),
@@ -85,6 +85,14 @@ async fn redis(app: &App) -> Finding {
         Some(Err(why)) => {
             Finding::fail("redis", why, "Check DCA_REDIS_URL and that Redis runs; until then limits are per process.")
         }
+    }
+}
+
+async fn mail(app: &App) -> Finding {
+    match app.mailer.greet().await {
+        None => Finding::off("mail", app.mailer.off().as_deref().unwrap_or_default().trim_start_matches("mail: ")),
+        Some(Ok(())) => Finding::ok("mail", "the mail server greets us and lets us in"),
+        Some(Err(failure)) => Finding::fail("mail", failure.to_string(), failure.fix()),
     }
 }
 

@@ -8,7 +8,13 @@ use std::{convert::Infallible, str::FromStr, time::Duration};
 
 use apalis::prelude::*;
 use apalis_cron::CronScheduler;
-use dca_core::{accounts::erasure, bus::Topic, entitlements, licenses, log_channel, outbox, workers as rows};
+use dca_core::{
+    accounts::erasure,
+    bus::Topic,
+    entitlements, licenses, log_channel,
+    outbox::{self, Carrier},
+    workers as rows,
+};
 use futures::{Stream, StreamExt, stream};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -139,15 +145,20 @@ pub async fn run(app: App, stop: CancellationToken) {
     futures::join!(relay(app.clone(), stop.clone()), timer(app, stop));
 }
 
-/// Performs deliveries until `stop`.
+/// Performs deliveries until `stop`: each carrier has a worker of its own, so that one that stalls holds up
+/// nothing else.
 pub async fn relay(app: App, stop: CancellationToken) {
-    let monitor = Monitor::new().register(move |_| {
-        WorkerBuilder::new("relay")
-            .backend(relay::claims(app.clone()))
-            .enable_tracing()
-            .concurrency(relay::CONCURRENCY)
-            .data(app.clone())
-            .build(relay::perform)
+    let monitor = Carrier::ALL.iter().fold(Monitor::new(), |monitor, &carrier| {
+        let app = app.clone();
+        monitor.register(move |_| {
+            WorkerBuilder::new(format!("relay-{carrier}"))
+                .backend(relay::claims(app.clone(), carrier))
+                .enable_tracing()
+                .concurrency(relay::concurrency(carrier))
+                .data(app.clone())
+                .data(carrier)
+                .build(relay::perform)
+        })
     });
     until(stop, monitor).await;
 }

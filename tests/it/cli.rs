@@ -13,7 +13,7 @@ use dca_core::{
     guilds,
     mappings::{self, Announce},
 };
-use dca_test_support::SimGuild;
+use dca_test_support::{MailSink, SimGuild};
 use serde_json::{Value, json};
 
 use crate::{
@@ -398,6 +398,14 @@ fn doctor_finds_nothing_in_health_and_names_each_fault() {
         assert_eq!(examined(&t, &[]), (0, vec![]));
         assert!(done(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));
         assert_fails(&t, &[("DCA_REDIS_URL", "redis://127.0.0.1:1")], "redis", "");
+        let nobody = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", "1")];
+        assert_fails(&t, &nobody, "mail", "the mail server does not greet us");
+        let sink = MailSink::start().await;
+        sink.require_auth("makers", "right");
+        let port = sink.port().to_string();
+        let host = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str()), ("DCA_SMTP_USER", "makers")];
+        assert_eq!(examined(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "right")]].concat()), (0, vec![]));
+        assert_fails(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(), "mail", "does not let us in");
 
         map(&t, &guild, guild.role_above_bot("Boss")).await;
         t.stop().await;

@@ -15,13 +15,14 @@ use tokio::{sync::watch, time::Instant};
 use crate::harness::{LIMIT, T, assert_no_secret, it, it_unstarted, key_in, say, services};
 
 /// A running `dca-auth serve`.
-struct Process {
+pub struct Process {
     child: Child,
-    log: Arc<watch::Sender<String>>,
+    pub log: Arc<watch::Sender<String>>,
 }
 
 impl Process {
-    fn start(env: &BTreeMap<String, String>, only: &str) -> Self {
+    /// Starts the parts that `only` names.
+    pub fn start(env: &BTreeMap<String, String>, only: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dca-auth"))
             .args(["serve", "--only", only])
             .env_clear()
@@ -61,7 +62,7 @@ impl Process {
     }
 
     /// `kill -9`.
-    fn kill(self) {
+    pub fn kill(self) {
         drop(self);
     }
 }

@@ -87,6 +87,14 @@ fn sql_stays_in_core_and_discord_in_commands() {
 }
 
 #[test]
+fn calls_out_are_made_in_their_own_room() {
+    let src = mentions(&["src"], r"\b(lettre|reqwest)::", &["src/config/parse.rs"]);
+    let elsewhere = src.iter().filter(|line| !line.starts_with("src/outbound/")).collect::<Vec<_>>();
+    assert!(elsewhere.is_empty(), "{elsewhere:?}");
+    assert_eq!(mentions(&["core/src", "commands/src", "migration/src"], r"\b(lettre|reqwest)::", &[]), [""; 0]);
+}
+
+#[test]
 fn time_and_randomness_have_one_source_each() {
     let shipped = ["src", "core/src", "commands/src", "migration/src"];
     let clock = r"\b(Utc|Local|SystemTime)::now\b|CURRENT_TIMESTAMP|current_timestamp\(";

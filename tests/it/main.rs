@@ -8,6 +8,7 @@ mod gateway;
 mod harness;
 mod house;
 mod limits;
+mod mail;
 mod ops;
 mod outbox;
 mod stage;

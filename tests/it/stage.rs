@@ -13,6 +13,7 @@ use dca_core::{
     products::{self, Product, Terms},
     tenants,
 };
+use dca_test_support::MailSink;
 use sea_orm_migration::sea_orm::{DatabaseConnection, FromQueryResult, JsonValue, Statement};
 use serde_json::Value;
 use tokio::{
@@ -27,6 +28,15 @@ impl T {
     pub async fn start_without_bot(&mut self) {
         self.set("DCA_DISCORD_TOKEN", "");
         self.start_deaf().await;
+    }
+
+    /// A mail server, for the process that is started next.
+    pub async fn mail_sink(&mut self) -> MailSink {
+        let sink = MailSink::start().await;
+        self.set("DCA_SMTP_HOST", &sink.host());
+        self.set("DCA_SMTP_PORT", &sink.port().to_string());
+        self.set("DCA_SMTP_TLS", "none");
+        sink
     }
 
     /// Another instance on the same database, with its own connections.

@@ -1,0 +1,91 @@
+//! Consideration for the domains that receive letters: few at once, one after the other, and a rest for
+//! one that asks for it. What waits for one domain holds up no other.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+
+/// Letters on their way to one domain at once.
+const AT_ONCE: u32 = 2;
+
+/// How long a domain rests that said "not now".
+const REST: Duration = Duration::from_secs(30);
+
+/// What this process knows of the domains it writes to. Times are domain time, as when a letter is due.
+#[derive(Clone)]
+pub(super) struct Domains {
+    /// Between two letters that wait for the same domain.
+    every: Duration,
+    known: Arc<Mutex<HashMap<String, Domain>>>,
+}
+
+struct Domain {
+    sending: u32,
+    rests_until: DateTime<Utc>,
+    /// When the last of those that wait is due.
+    queue_ends: DateTime<Utc>,
+}
+
+/// The right to send one letter, until it is dropped.
+pub(super) struct Turn<'a> {
+    domains: &'a Domains,
+    domain: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(domain) = self.domains.known().get_mut(self.domain) {
+            domain.sending -= 1;
+        }
+    }
+}
+
+impl Domains {
+    pub(super) fn new(every: Duration) -> Self {
+        Self { every, known: Arc::default() }
+    }
+
+    /// Takes a turn.
+    ///
+    /// # Errors
+    /// The time to wait when there is none.
+    pub(super) fn enter<'a>(&'a self, domain: &'a str, now: DateTime<Utc>) -> Result<Turn<'a>, Duration> {
+        let mut known = self.known();
+        known.retain(|_, domain| domain.sending > 0 || domain.rests_until > now || domain.queue_ends > now);
+        let it = known.entry(domain.to_owned()).or_insert(Domain { sending: 0, rests_until: now, queue_ends: now });
+        if it.sending >= AT_ONCE || it.rests_until > now {
+            return Err(it.place(now, self.every));
+        }
+        it.sending += 1;
+        Ok(Turn { domains: self, domain })
+    }
+
+    /// How long a letter waits that must not go yet: behind the others, so that a long queue is not looked
+    /// through again for each that leaves it.
+    pub(super) fn queue(&self, turn: &Turn, at_least: Duration, now: DateTime<Utc>) -> Duration {
+        self.known().get_mut(turn.domain).map_or(at_least, |domain| domain.place(now, self.every).max(at_least))
+    }
+
+    /// Lets a domain rest.
+    pub(super) fn rest(&self, turn: &Turn, now: DateTime<Utc>) {
+        if let Some(domain) = self.known().get_mut(turn.domain) {
+            domain.rests_until = now + REST;
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Domain>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Domain {
+    /// The time to the end of the queue, which moves on.
+    fn place(&mut self, now: DateTime<Utc>, every: Duration) -> Duration {
+        self.queue_ends = self.queue_ends.max(self.rests_until).max(now) + every;
+        (self.queue_ends - now).to_std().unwrap_or(every)
+    }
+}
