@@ -129,11 +129,9 @@ fn router(app: App) -> Router {
     router.layer(middleware::from_fn_with_state(app.clone(), observe)).with_state(app)
 }
 
-/// Pages of the frontend and of the listed origins may call us with cookies; nobody else's.
+/// Pages of our own, of the frontend and of the listed origins may call us with cookies; nobody else's.
 fn cors(config: &crate::Config) -> CorsLayer {
-    let origins = config.frontend_url.iter().filter_map(|url| url::Url::parse(url).ok());
-    let origins = origins.map(|url| url.origin().ascii_serialization()).chain(config.cors_origins.iter().cloned());
-    let origins = origins.filter_map(|origin| HeaderValue::from_str(&origin).ok());
+    let origins = gate::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
