@@ -7,7 +7,7 @@ use sea_orm::{
     ActiveModelTrait,
     ActiveValue::{NotSet, Set},
     ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, OnConflict},
+    sea_query::{Expr, ExprTrait, Func, OnConflict},
 };
 
 use crate::{
@@ -286,8 +286,9 @@ pub(crate) async fn list(core: &Core, wanted: &Wanted, page: u64, size: u64) -> 
     };
     if let Some(text) = &wanted.search {
         let part = text.to_lowercase();
-        let named =
-            Condition::any().add(user::Column::FoldedEmail.contains(&part)).add(user::Column::Name.contains(text));
+        let named = Condition::any()
+            .add(user::Column::FoldedEmail.contains(&part))
+            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(format!("%{part}%")));
         found = found.filter(named);
     }
     if let Some(status) = wanted.status {

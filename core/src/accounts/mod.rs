@@ -104,6 +104,8 @@ const QUARTER: Duration = Duration::from_mins(15);
 const LETTERS_PER_ADDRESS: u32 = 5;
 /// How long a link that proves an address works.
 const VERIFY_LIFE: TimeDelta = TimeDelta::hours(24);
+/// How long a sign-in through a provider stands for a password.
+const FRESH: TimeDelta = TimeDelta::minutes(15);
 /// How long a link that sets a password works.
 const RESET_LIFE: TimeDelta = TimeDelta::hours(1);
 
@@ -436,10 +438,14 @@ async fn sign_in_refused(core: &Core, visitor: &Visitor, email: &Email, why: Cod
     Ok(why.refusal())
 }
 
-/// Asks a person who is signed in for their password again, before what cannot be undone. Who has none
-/// proved themselves at a provider, and needs none here.
+/// Asks a person who is signed in for their password again, before what cannot be undone. Who has none came
+/// through a provider, and must have done so just now.
 pub(crate) async fn confirm(core: &Core, visitor: &Visitor, who: &Principal, password: Option<&str>) -> Result<()> {
-    let Some(known) = password_of(core, who.user.id).await? else { return Ok(()) };
+    let Some(known) = password_of(core, who.user.id).await? else {
+        let is_fresh = core.clock.now() - who.session.created_at <= FRESH;
+        let stale = || Code::InvalidCredentials.because("Sign in again, and then do this within 15 minutes.");
+        return is_fresh.then_some(()).ok_or_else(stale);
+    };
     let account = who.user.folded_email.clone().unwrap_or_else(|| who.user.id.to_string());
     let tries = tries_at(core, visitor, &account);
     take(core, &tries).await?;

@@ -144,7 +144,8 @@ pub async fn enter(
     keep(&tx, attempt.provider, &user, &vouched).await?;
     admit(&user)?;
     if second_factor::is_enabled(core, user.id).await? {
-        let token = one_time::make(&tx, Purpose::SecondFactor, Some(user.id), LIFE, None).await?;
+        let token =
+            one_time::make(&tx, Purpose::SecondFactor, Some(user.id), LIFE, Some(json!(attempt.provider))).await?;
         tx.commit().await?;
         return Ok(Entrance::SecondFactor(text::text(core.keys(), Purpose::SecondFactor, token.id)));
     }
@@ -166,8 +167,10 @@ pub async fn complete(core: &Core, visitor: &Visitor, token: &str, code: &str) -
     admit(&user)?;
     match second_factor::check(&mut tx, visitor, &user, Some(code)).await? {
         Ok(proved) => {
-            one_time::spend(&tx, Purpose::SecondFactor, token).await?;
-            let signed_in = sessions::open(&mut tx, visitor, user, "provider", proved).await?;
+            let spent = one_time::spend(&tx, Purpose::SecondFactor, token).await?;
+            let provider: Option<Provider> = spent.data.and_then(|data| serde_json::from_value(data).ok());
+            let provider = provider.ok_or_else(refuse)?;
+            let signed_in = sessions::open(&mut tx, visitor, user, provider.as_str(), proved).await?;
             tx.commit().await?;
             Ok(signed_in)
         }

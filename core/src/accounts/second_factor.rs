@@ -120,7 +120,7 @@ pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, code: &str)
 /// Takes the second factor away; password and a code are asked for again.
 ///
 /// # Errors
-/// `INVALID_CREDENTIALS`, `INVALID_2FA_CODE`, `REQUIRES_2FA`.
+/// `INVALID_CREDENTIALS`, `INVALID_2FA_CODE`, `REQUIRES_2FA`, `CONFLICT`.
 pub async fn disable(
     core: &Core,
     visitor: &Visitor,
@@ -128,7 +128,9 @@ pub async fn disable(
     password: Option<&str>,
     code: &str,
 ) -> Result<()> {
-    confirm_both(core, visitor, who, password, Some(code)).await?;
+    if !confirm_both(core, visitor, who, password, Some(code)).await? {
+        return Err(none());
+    }
     let mut tx = Tx::begin(core).await?;
     remove(&tx, who.user.id).await?;
     changed(&mut tx, who.user.id, "disabled").await?;
@@ -142,9 +144,9 @@ pub async fn disable(
 pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principal, code: &str) -> Result<Vec<String>> {
     let mut tx = Tx::begin(core).await?;
     let proved = check(&mut tx, visitor, &who.user, Some(code)).await?;
-    if !*proved.as_ref().unwrap_or(&false) {
+    if !matches!(proved, Ok(true)) {
         tx.commit().await?;
-        return Err(proved.err().unwrap_or_else(|| Code::Conflict.because("There is no second factor.")));
+        return Err(proved.err().unwrap_or_else(none));
     }
     let codes = new_recovery_codes(&tx, who.user.id).await?;
     changed(&mut tx, who.user.id, "new recovery codes").await?;
@@ -152,19 +154,23 @@ pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principa
     Ok(codes)
 }
 
-/// Password and second factor again, before what cannot be undone.
+fn none() -> Error {
+    Code::Conflict.because("There is no second factor.")
+}
+
+/// Password and second factor again, before what cannot be undone. Answers whether there is a second factor.
 pub(crate) async fn confirm_both(
     core: &Core,
     visitor: &Visitor,
     who: &Principal,
     password: Option<&str>,
     code: Option<&str>,
-) -> Result<()> {
+) -> Result<bool> {
     confirm(core, visitor, who, password).await?;
     let mut tx = Tx::begin(core).await?;
     let proved = check(&mut tx, visitor, &who.user, code).await?;
     tx.commit().await?;
-    proved.map(drop)
+    proved
 }
 
 /// Checks a code, if this user has a second factor: `Ok(true)` proved, `Ok(false)` there is none. What is
