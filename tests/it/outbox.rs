@@ -155,7 +155,7 @@ fn a_delivery_nobody_can_read_holds_up_no_other() {
         let gold = seller.product("Gold", "GOLD").await;
         grant(&seller, &gold, 1..2).await;
         // As an older process sees it while a newer one is rolled out.
-        let newer = r#"UPDATE outbox SET kind = 'parcel', payload = '{"kind":"parcel"}'"#;
+        let newer = r#"UPDATE outbox SET payload = '{"kind":"parcel"}'"#;
         core.db.writer().execute_unprepared(newer).await.unwrap();
         let readable = grant(&seller, &gold, 2..4).await;
         let claimed = claim(&core).await;
