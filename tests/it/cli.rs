@@ -282,7 +282,7 @@ fn a_bare_folder_is_enough_to_serve() {
         assert_eq!(
             up["off"],
             "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, limits and nudges are this process's own; \
-             tls: no DCA_TLS_CERT_FILE"
+             tls: no DCA_TLS_CERT_FILE; mail: no DCA_SMTP_HOST, letters become files in data/mail"
         );
         assert_eq!(Request::new("GET /ready").ask(listening(&up)).await.unwrap().status, 200);
         assert_eq!(run(bare(&["seed", "demo"])).code, 0, "beside a running service");
