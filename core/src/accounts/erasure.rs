@@ -79,9 +79,9 @@ pub async fn plan(
     visitor: &Visitor,
     who: &Principal,
     password: Option<&str>,
-    code: Option<&str>,
+    shown: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    second_factor::confirm_both(core, visitor, who, password, code).await?;
+    second_factor::confirm_both(core, visitor, who, password, shown).await?;
     let (id, mut tx) = (who.user.id, Tx::begin(core).await?);
     let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let at = plan_in(&mut tx, user, &Actor::User(id)).await?;

@@ -159,13 +159,13 @@ pub async fn enter(
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn complete(core: &Core, visitor: &Visitor, token: &str, code: &str) -> Result<SignedIn> {
+pub async fn complete(core: &Core, visitor: &Visitor, token: &str, shown: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let waiting = one_time::look(core, Purpose::SecondFactor, token).await?;
     let mut tx = Tx::begin(core).await?;
     let user = users::lock(&tx, waiting.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
     admit(&user)?;
-    match second_factor::check(&mut tx, visitor, &user, Some(code)).await? {
+    match second_factor::check(&mut tx, visitor, &user, Some(shown)).await? {
         Ok(proved) => {
             let spent = one_time::spend(&tx, Purpose::SecondFactor, token).await?;
             let provider: Option<Provider> = spent.data.and_then(|data| serde_json::from_value(data).ok());

@@ -69,12 +69,9 @@ impl Passwords {
 
     /// Whether this is the password behind `known`; takes as long when there is none.
     pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<Match> {
-        self.in_turn(password, move |inner, password| match &known {
-            Some(known) => compare(&inner.argon2, password, known),
-            None => {
-                compare(&inner.argon2, password, &inner.nobody);
-                Match::No
-            }
+        self.in_turn(password, move |inner, password| {
+            let found = compare(&inner.argon2, password, known.as_deref().unwrap_or(&inner.nobody));
+            if known.is_some() { found } else { Match::No }
         })
         .await
     }
