@@ -1,7 +1,7 @@
 //! The HTTP door: one router, its manners, its listener.
 //!
 //! A route is a request struct, a handler (extract → one call into core → render) and one line in
-//! [`spine`] or, for accounts, [`accounts::routes`]. The manners hold for all of them: a request id, one access-log line and one latency
+//! `spine` or, for accounts, `accounts::routes`. The manners hold for all of them: a request id, one access-log line and one latency
 //! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
 //! beyond a 500.
 
