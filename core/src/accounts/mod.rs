@@ -365,20 +365,24 @@ pub struct SignIn {
 /// `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
 /// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<SignedIn> {
-    // What is no address is one nobody has.
-    let email = Email::parse(&form.email)
-        .unwrap_or_else(|_| Email { shown: String::new(), folded: form.email.trim().to_lowercase() });
-    let tries = tries_at(core, visitor, &email.folded);
+    let email = Email::parse(&form.email).ok();
+    let typed = email.as_ref().map_or_else(|| form.email.trim().to_lowercase(), |email| email.folded.clone());
+    let tries = tries_at(core, visitor, &typed);
     take(core, &tries).await?;
 
-    let user = users::find_by_email(core, &email).await?;
+    // What is no address is nobody's; the database is not asked, which may not even take the characters.
+    let user = match &email {
+        Some(email) => users::find_by_email(core, email).await?,
+        None => None,
+    };
+    let claimed = user.as_ref().map(|user| user.id);
     let known = match &user {
         Some(user) => password_of(core, user.id).await?,
         None => None,
     };
     let found = core.passwords().compare(&form.password, known.clone()).await?;
     let Some(user) = user.filter(|_| found != Match::No) else {
-        return Err(sign_in_refused(core, visitor, &email, Code::InvalidCredentials).await?);
+        return Err(sign_in_refused(core, visitor, claimed, Code::InvalidCredentials).await?);
     };
     let rehashed = if found == Match::Outdated { Some(core.passwords().hash(&form.password).await?) } else { None };
 
@@ -421,15 +425,14 @@ fn admit(user: &User) -> Result<()> {
 }
 
 /// Notes a refused sign-in, of a known account or not.
-async fn sign_in_refused(core: &Core, visitor: &Visitor, email: &Email, why: Code) -> Result<crate::Error> {
-    let user = users::find_by_email(core, email).await?;
+async fn sign_in_refused(core: &Core, visitor: &Visitor, subject: Option<UserId>, why: Code) -> Result<crate::Error> {
     let mut tx = Tx::begin(core).await?;
     let after = json!({ "why": why, "network": visitor.network });
     tx.record(Draft {
         tenant: TenantId::INSTALLATION,
         kind: Kind::SignInRefused,
         actor: Actor::System,
-        subject: user.map(|user| user.id),
+        subject,
         license: None,
         before: None,
         after: Some(after),

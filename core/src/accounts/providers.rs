@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Email, Principal, SignedIn, Status, Visitor, admit, name, one_time, password_of, record, second_factor,
+        Email, Principal, SignedIn, Status, Visitor, admit, name, one_time, password_in, record, second_factor,
         sessions,
     },
     crypto::{
@@ -22,7 +22,7 @@ use crate::{
         seal::Purpose,
     },
     events::{Actor, Kind},
-    ids::UserId,
+    ids::{SessionId, UserId},
     tx::Tx,
     users::{self, Provider, User},
 };
@@ -42,8 +42,8 @@ pub struct Begun {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Terms {
     provider: Provider,
-    /// Whose account it will be linked to; `None` signs in.
-    link: Option<UserId>,
+    /// Whose account it will be linked to, as long as the session that asked lives; `None` signs in.
+    link: Option<(UserId, SessionId)>,
 }
 
 /// A sign-in that comes back.
@@ -53,7 +53,7 @@ pub struct Attempt {
     pub provider: Provider,
     /// The PKCE verifier.
     pub verifier: String,
-    link: Option<UserId>,
+    link: Option<(UserId, SessionId)>,
 }
 
 /// What a provider says of a person.
@@ -87,7 +87,7 @@ fn verifier(core: &Core, id: uuid::Uuid) -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn begin(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<Begun> {
-    let terms = Terms { provider, link: link.map(|who| who.user.id) };
+    let terms = Terms { provider, link: link.map(|who| (who.user.id, who.session.id)) };
     let tx = Tx::begin(core).await?;
     let data = serde_json::to_value(terms).map_err(|error| Error::Broken(error.to_string()))?;
     let token = one_time::make(&tx, Purpose::SignIn, None, LIFE, Some(data)).await?;
@@ -130,8 +130,8 @@ pub async fn enter(
     vouched: Vouched,
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
-    if let Some(owner) = who.map(|who| who.user.id).or(attempt.link) {
-        link(&mut tx, attempt.provider, owner, &vouched).await?;
+    if let Some((owner, session)) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
+        link(&mut tx, attempt.provider, owner, session, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
     }
@@ -210,10 +210,14 @@ async fn register(
     Ok(())
 }
 
-async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched) -> Result<()> {
+async fn link(tx: &mut Tx, provider: Provider, owner: UserId, session: SessionId, vouched: &Vouched) -> Result<()> {
     let taken = || Code::Conflict.because("That account is linked to somebody else here.");
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     admit(&user)?;
+    // Who was signed out meanwhile may be a thief: what they began ends with their session.
+    if !sessions::is_live(tx, session).await? {
+        return Err(Code::InvalidSession.refusal());
+    }
     let known = users::identity(tx, provider, &vouched.subject).await?;
     if known.as_ref().is_none_or(|known| known.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {
@@ -249,12 +253,16 @@ async fn keep(tx: &Tx, provider: Provider, user: &User, vouched: &Vouched) -> Re
 /// `CONFLICT` when it is the only way in; `NOT_FOUND`.
 pub async fn unlink(core: &Core, who: &Principal, provider: Provider) -> Result<()> {
     let id = who.user.id;
-    let others = users::identities(core, id).await?.into_iter().any(|known| known.provider != provider.as_str());
-    if !others && password_of(core, id).await?.is_none() {
-        return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
-    }
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
+    let others = Provider::ALL.iter().filter(|other| **other != provider);
+    let mut remains = password_in(&tx, id).await?.is_some();
+    for other in others {
+        remains |= users::has_identity(&tx, *other, id).await?;
+    }
+    if !remains {
+        return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
+    }
     if provider == Provider::Discord && users::is_holder(&tx, id).await? {
         return Err(Code::Conflict.because("You hold licenses by that account; they would be lost with it."));
     }

@@ -345,6 +345,12 @@ pub(crate) async fn owner(core: &Core, id: SessionId) -> Result<Option<UserId>> 
     Ok(session::Entity::find_by_id(id).one(core.db.read()).await?.map(|session| session.user_id))
 }
 
+/// Whether a session lives, as this unit of work sees it.
+pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
+    let found = live(tx.core()).filter(session::Column::Id.eq(id));
+    Ok(found.one(tx.db()).await?.is_some())
+}
+
 /// Notes that a session's person has just proved their second factor.
 pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
     session::Entity::update_many()
