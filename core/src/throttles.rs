@@ -41,21 +41,35 @@ impl Limit {
 pub(crate) async fn take(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut limits: Vec<&Limit> = limits.iter().collect();
     limits.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut free = Vec::new();
     for limit in limits {
-        if let Err(until) = take_one(tx, limit).await? {
-            let wait = (until - tx.now()).to_std().unwrap_or_default();
-            return Err(Code::RateLimitExceeded.for_now("Too many attempts; wait before the next one.", wait));
+        match look(tx, limit).await? {
+            Ok(tries) => free.push((limit, tries)),
+            Err(until) => {
+                let wait = (until - tx.now()).to_std().unwrap_or_default();
+                return Err(Code::RateLimitExceeded.for_now("Too many attempts; wait before the next one.", wait));
+            }
         }
+    }
+    for (limit, tries) in free {
+        write(tx, limit, tries).await?;
     }
     Ok(())
 }
 
 /// Takes a try if there is one left; for what is then silently left undone.
 pub(crate) async fn is_free(tx: &Tx, limit: &Limit) -> Result<bool> {
-    Ok(take_one(tx, limit).await?.is_ok())
+    match look(tx, limit).await? {
+        Ok(tries) => write(tx, limit, tries).await.map(|()| true),
+        Err(_) => Ok(false),
+    }
 }
 
-async fn take_one(tx: &Tx, limit: &Limit) -> Result<Result<(), DateTime<Utc>>> {
+/// Tries taken in a window, and its end.
+type Tries = (i32, DateTime<Utc>);
+
+/// The tries of a limit, locked, if there is one left; or else when there will be.
+async fn look(tx: &Tx, limit: &Limit) -> Result<Result<Tries, DateTime<Utc>>> {
     let fresh = ActiveModel { name: Set(limit.name.clone()), taken: Set(0), resets_at: Set(tx.now() + limit.window) };
     Entity::insert(fresh)
         .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
@@ -67,13 +81,17 @@ async fn take_one(tx: &Tx, limit: &Limit) -> Result<Result<(), DateTime<Utc>>> {
     if u32::try_from(taken).unwrap_or(u32::MAX) >= limit.most {
         return Ok(Err(resets_at));
     }
+    Ok(Ok((taken, resets_at)))
+}
+
+async fn write(tx: &Tx, limit: &Limit, (taken, resets_at): Tries) -> Result<()> {
     Entity::update_many()
         .col_expr(Column::Taken, Expr::value(taken + 1))
         .col_expr(Column::ResetsAt, Expr::value(resets_at))
         .filter(Column::Name.eq(&limit.name))
         .exec(tx.db())
         .await?;
-    Ok(Ok(()))
+    Ok(())
 }
 
 /// Gives a try of each back.
