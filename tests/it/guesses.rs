@@ -261,7 +261,7 @@ fn an_answer_does_not_tell_who_has_an_account() {
         // How an account stands is told to who knows its password.
         assert_eq!(login(&t, "bad@x.example", PASSWORD).await.code(), "ACCOUNT_BANNED");
         t.idle().await;
-        for email in ["ana@x.example", "new@x.example", "who@x.example"] {
+        for email in ["ana@x.example", "new@x.example", "bad@x.example", "who@x.example"] {
             mail.forget(email);
         }
         mail.finish();

@@ -188,10 +188,10 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
         let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
         let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
         account(&t, "ben@x.example", Role::User).await;
-        for (guild, name, member) in [(900_u64, "Makers", 42), (901, "Rivals", 43)] {
+        for (guild, name, prefix, member) in [(900_u64, "Makers", "GOLD", 42), (901, "Rivals", "THEIRS", 43)] {
             let guild = guilds::joined(t.core(), guild.into(), name).await.unwrap();
             let seller = Seller { core: t.core().clone(), caller: dca_core::Caller::operator(guild.tenant_id) };
-            let gold = seller.product("Gold", "GOLD").await;
+            let gold = seller.product("Gold", prefix).await;
             seller.license(&gold, member).await;
         }
         let manage = json!({ "userId": id.0, "role": "GUILD_MANAGER", "guildId": "900" });
