@@ -70,7 +70,7 @@ words! {
     Code {
         Valid => ("VALID", "License is valid."),
         MalformedKey => ("MALFORMED_KEY", "This is not a license key."),
-        NotFound => ("NOT_FOUND", "No such license."),
+        NotFound => ("NOT_FOUND", "There is no such thing."),
         ProductMismatch => ("PRODUCT_MISMATCH", "This license is for another product."),
         Revoked => ("REVOKED", "License was revoked."),
         Expired => ("EXPIRED", "License has expired."),

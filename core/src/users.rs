@@ -146,6 +146,11 @@ pub async fn identities(core: &Core, user: UserId) -> Result<Vec<Identity>> {
     Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(core.db.read()).await?)
 }
 
+/// The same, as this unit of work sees them.
+pub(crate) async fn identities_in(tx: &Tx, user: UserId) -> Result<Vec<Identity>> {
+    Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(tx.db()).await?)
+}
+
 /// Whether a user has an account at this provider.
 pub(crate) async fn has_identity(tx: &Tx, provider: Provider, user: UserId) -> Result<bool> {
     let found = identity::Entity::find()

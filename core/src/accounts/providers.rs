@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Email, Principal, SignedIn, Status, Visitor, admit, name, one_time, password_of, record, second_factor,
+        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor,
         sessions,
     },
     crypto::{
@@ -190,8 +190,8 @@ async fn register(
     visitor: &Visitor,
     vouched: &Vouched,
 ) -> Result<()> {
+    // The status stays: who was banned as a face in Discord does not sign themselves free.
     user.registered_at = Some(tx.now());
-    user.status = Status::Active.to_string();
     user.locale = Some(visitor.locale.to_string());
     user.name = vouched.name.as_deref().and_then(|text| name(text).ok());
     if let Some(email) = vouched.proved_email.as_deref().and_then(|text| Email::parse(text).ok()) {
@@ -226,6 +226,7 @@ async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched)
                 if seen.registered_at.is_some() {
                     return Err(taken());
                 }
+                admit(&seen)?;
                 users::absorb(tx, seen.id, owner).await?;
             }
         }
@@ -249,12 +250,13 @@ async fn keep(tx: &Tx, provider: Provider, user: &User, vouched: &Vouched) -> Re
 /// `CONFLICT` when it is the only way in; `NOT_FOUND`.
 pub async fn unlink(core: &Core, who: &Principal, provider: Provider) -> Result<()> {
     let id = who.user.id;
-    let others = users::identities(core, id).await?.into_iter().any(|known| known.provider != provider.as_str());
-    if !others && password_of(core, id).await?.is_none() {
-        return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
-    }
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
+    // Looked at under the lock: of two at once, each would see the other's way in remain.
+    let others = users::identities_in(&tx, id).await?.into_iter().any(|known| known.provider != provider.as_str());
+    if !others && password_in(&tx, id).await?.is_none() {
+        return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
+    }
     if provider == Provider::Discord && users::is_holder(&tx, id).await? {
         return Err(Code::Conflict.because("You hold licenses by that account; they would be lost with it."));
     }

@@ -32,6 +32,9 @@ const CSP: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 );
 
+/// A browser that may tell nobody where it was sends `Origin: null` with a form, which the gate refuses.
+const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
+
 /// The pages and their style sheet.
 pub(in crate::http) fn routes() -> Router<App> {
     Router::new()
@@ -154,16 +157,38 @@ fn page(app: &App, locale: Locale, says: Says, token: Option<&str>, trouble: Opt
         app_name: &app.config.app_name,
         title,
         text,
-        trouble: trouble.map(Problem::detail),
+        trouble: trouble.map(|problem| says_why(problem, locale)),
         form: says.form(token, locale),
     };
     let status = trouble.map_or(StatusCode::OK, Problem::http_status);
     match page.render() {
-        Ok(html) => (status, [(header::CONTENT_SECURITY_POLICY, CSP)], Html(html)).into_response(),
+        Ok(html) => {
+            let headers = [(header::CONTENT_SECURITY_POLICY, CSP), (header::REFERRER_POLICY, REFERRER)];
+            let mut response = (status, headers, Html(html)).into_response();
+            response.headers_mut().extend(trouble.and_then(Problem::retry));
+            response
+        }
         Err(error) => {
             tracing::error!(%error, "a page was not rendered");
             Problem::of(Code::Internal).into_response()
         }
+    }
+}
+
+/// The sentence of a problem in the reader's language.
+fn says_why(problem: &Problem, locale: Locale) -> &str {
+    match (locale, problem.code()) {
+        (Locale::En, _) => problem.detail(),
+        (_, Code::InvalidOneTimeToken) => "El enlace no es válido o ha caducado.",
+        (_, Code::ValidationError) => "La contraseña debe tener de 8 a 128 caracteres y no ser fácil de adivinar.",
+        (_, Code::InvalidSecondFactor) => "El código no es correcto.",
+        (_, Code::RequiresSecondFactor) => "Falta el código.",
+        (_, Code::RateLimitExceeded) => "Demasiados intentos; espera antes del siguiente.",
+        (_, Code::AccountSuspended) => "La cuenta está suspendida.",
+        (_, Code::AccountBanned) => "La cuenta está bloqueada.",
+        (_, Code::Conflict) => "La cuenta ya está vinculada.",
+        (_, Code::Unavailable) => "El servicio no responde; inténtalo de nuevo.",
+        (_, _) => "No se ha completado la acción.",
     }
 }
 

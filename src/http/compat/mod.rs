@@ -62,7 +62,10 @@ async fn reword(
 /// A sentence, or a list of one where a field is at fault.
 fn message(problem: &Problem) -> Value {
     match problem.code() {
-        Code::ValidationError => json!([problem.detail()]),
+        Code::ValidationError => match problem.field().filter(|field| !problem.detail().contains(*field)) {
+            Some(field) => json!([format!("{field}: {}", problem.detail())]),
+            None => json!([problem.detail()]),
+        },
         _ => json!(problem.detail()),
     }
 }
