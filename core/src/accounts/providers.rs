@@ -14,15 +14,14 @@ use serde_json::json;
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor,
-        sessions,
+        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor, sessions,
     },
     crypto::{
         one_time::{self as text, hex, is_equal},
         seal::Purpose,
     },
     events::{Actor, Kind},
-    ids::UserId,
+    ids::{SessionId, UserId},
     tx::Tx,
     users::{self, Provider, User},
 };
@@ -42,8 +41,8 @@ pub struct Begun {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Terms {
     provider: Provider,
-    /// Whose account it will be linked to; `None` signs in.
-    link: Option<UserId>,
+    /// Whose account it will be linked to, by which session; `None` signs in.
+    link: Option<(UserId, SessionId)>,
 }
 
 /// A sign-in that comes back.
@@ -53,7 +52,7 @@ pub struct Attempt {
     pub provider: Provider,
     /// The PKCE verifier.
     pub verifier: String,
-    link: Option<UserId>,
+    link: Option<(UserId, SessionId)>,
 }
 
 /// What a provider says of a person.
@@ -87,7 +86,7 @@ fn verifier(core: &Core, id: uuid::Uuid) -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn begin(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<Begun> {
-    let terms = Terms { provider, link: link.map(|who| who.user.id) };
+    let terms = Terms { provider, link: link.map(|who| (who.user.id, who.session.id)) };
     let tx = Tx::begin(core).await?;
     let data = serde_json::to_value(terms).map_err(|error| Error::Broken(error.to_string()))?;
     let token = one_time::make(&tx, Purpose::SignIn, None, LIFE, Some(data)).await?;
@@ -130,7 +129,11 @@ pub async fn enter(
     vouched: Vouched,
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
-    if let Some(owner) = who.map(|who| who.user.id).or(attempt.link) {
+    if let Some((owner, session)) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
+        users::lock(&tx, owner).await?;
+        if !sessions::is_live(&tx, session).await? {
+            return Err(Code::InvalidSession.refusal());
+        }
         link(&mut tx, attempt.provider, owner, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
@@ -143,7 +146,7 @@ pub async fn enter(
     }
     keep(&tx, attempt.provider, &user, &vouched).await?;
     admit(&user)?;
-    if second_factor::is_enabled(core, user.id).await? {
+    if second_factor::is_enabled_in(&tx, user.id).await? {
         let token =
             one_time::make(&tx, Purpose::SecondFactor, Some(user.id), LIFE, Some(json!(attempt.provider))).await?;
         tx.commit().await?;
@@ -241,7 +244,8 @@ async fn keep(tx: &Tx, provider: Provider, user: &User, vouched: &Vouched) -> Re
     let identity = identity.ok_or_else(|| Code::Conflict.because("That account is linked to somebody else here."))?;
     let core = tx.core();
     let sealed = core.keys().seal(&core.ids, Purpose::ProviderTokens, user.id.0, &vouched.tokens);
-    users::keep_tokens(tx, &identity, vouched.name.clone(), sealed).await
+    let called = vouched.name.as_deref().and_then(|text| name(text).ok());
+    users::keep_tokens(tx, &identity, called, sealed).await
 }
 
 /// Takes a provider's account from who is signed in, as long as another way in remains.
