@@ -70,7 +70,7 @@ words! {
     Code {
         Valid => ("VALID", "License is valid."),
         MalformedKey => ("MALFORMED_KEY", "This is not a license key."),
-        NotFound => ("NOT_FOUND", "No such license."),
+        NotFound => ("NOT_FOUND", "There is no such thing."),
         ProductMismatch => ("PRODUCT_MISMATCH", "This license is for another product."),
         Revoked => ("REVOKED", "License was revoked."),
         Expired => ("EXPIRED", "License has expired."),
@@ -138,6 +138,18 @@ pub enum Error {
 
 /// The result of a core call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// What is answered to programs.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Refused(refusal) => refusal.code,
+            Self::Database(_) => Code::Unavailable,
+            Self::Broken(_) => Code::Internal,
+        }
+    }
+}
 
 impl Code {
     /// A refusal with its own sentence.

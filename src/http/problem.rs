@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use dca_core::{Code, Error, Refusal};
@@ -86,6 +86,11 @@ impl Problem {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// When to come back, as a header.
+    pub(super) fn retry(&self) -> Option<(HeaderName, HeaderValue)> {
+        self.retry.map(retry_after)
+    }
+
     /// A second factor is needed; this token waits for it.
     pub(super) fn waiting(token: String) -> Self {
         Self { two_factor_token: Some(token.into_boxed_str()), ..Self::of(Code::RequiresSecondFactor) }
@@ -123,7 +128,7 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, retry) = (self.http_status(), self.retry);
+        let (status, retry) = (self.http_status(), self.retry());
         let mut response = (status, Json(&self)).into_response();
         // For a dialect that has more to say about it.
         response.extensions_mut().insert(self);
@@ -132,7 +137,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dca-auth\""));
         }
-        headers.extend(retry.map(retry_after));
+        headers.extend(retry);
         response
     }
 }

@@ -32,7 +32,7 @@ type ClientOf = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, Endpoin
 
 /// A provider as this installation speaks to it.
 #[derive(Clone)]
-struct Spoken {
+pub struct Spoken {
     client: ClientOf,
     scopes: &'static [&'static str],
     profile: String,
@@ -64,25 +64,13 @@ impl SignIns {
         Ok(Self { http, discord: discord(config)?, google: google(config)? })
     }
 
-    fn spoken(&self, provider: Provider) -> Option<&Spoken> {
+    /// A provider; `None` when it is not set up.
+    #[must_use]
+    pub fn get(&self, provider: Provider) -> Option<&Spoken> {
         match provider {
             Provider::Discord => self.discord.as_ref(),
             Provider::Google => self.google.as_ref(),
         }
-    }
-
-    /// Where a person goes to be vouched for; `None` when the provider is not set up.
-    #[must_use]
-    pub fn authorize_url(&self, provider: Provider, state: &str, verifier: &str) -> Option<String> {
-        let spoken = self.spoken(provider)?;
-        let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.to_owned()));
-        let state = state.to_owned();
-        let request = spoken
-            .client
-            .authorize_url(|| CsrfToken::new(state))
-            .add_scopes(spoken.scopes.iter().map(|scope| Scope::new((*scope).to_owned())))
-            .set_pkce_challenge(challenge);
-        Some(request.url().0.to_string())
     }
 
     /// Whom a code stands for.
@@ -90,7 +78,7 @@ impl SignIns {
     /// # Errors
     /// What the provider refused, without its words: they may quote the code.
     pub async fn ask(&self, provider: Provider, code: &str, verifier: &str) -> Result<Vouched> {
-        let spoken = self.spoken(provider).context("this provider is not set up")?;
+        let spoken = self.get(provider).context("this provider is not set up")?;
         let http = self.http.clone();
         let call = move |request| send(http.clone(), request);
         let given = spoken
@@ -117,6 +105,21 @@ impl SignIns {
             proved_email: profile.proved_email,
             tokens: tokens.to_string(),
         })
+    }
+}
+
+impl Spoken {
+    /// Where a person goes to be vouched for.
+    #[must_use]
+    pub fn authorize_url(&self, state: &str, verifier: &str) -> String {
+        let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.to_owned()));
+        let state = state.to_owned();
+        let request = self
+            .client
+            .authorize_url(|| CsrfToken::new(state))
+            .add_scopes(self.scopes.iter().map(|scope| Scope::new((*scope).to_owned())))
+            .set_pkce_challenge(challenge);
+        request.url().0.to_string()
     }
 }
 

@@ -1,11 +1,50 @@
-//! Accounts through their routes, as each earlier system documented them.
+//! Accounts through their routes, as the multi-user service documented them: `/auth`, `/me`, the cookie `rt`,
+//! and what its own tests never found.
 
+use chrono::TimeDelta;
+use dca_core::accounts::people;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::it_unstarted,
-    visitor::{PASSWORD, Person},
+    harness::{T, it_unstarted},
+    stage::rows,
+    visitor::{Got, PASSWORD, Person},
 };
+
+/// The operator's first admin, signed in.
+pub async fn root(t: &T) -> Person {
+    people::create_admin(t.core(), "root@x.example", "Root", PASSWORD).await.unwrap();
+    let root = Person::new(t);
+    assert_eq!(root.sign_in("root@x.example").await.status, 200);
+    root
+}
+
+/// Somebody's account.
+pub async fn id_of(person: &Person) -> String {
+    person.get("/me").await.body["id"].as_str().unwrap().to_owned()
+}
+
+/// A sign-up with the usual password.
+fn form(email: &str) -> Value {
+    json!({ "email": email, "password": PASSWORD, "name": "Somebody" })
+}
+
+/// Everything about an answer but the request it belongs to.
+fn shape(got: &Got) -> (u16, Vec<(String, String)>, String) {
+    let headers = got.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    (got.status, headers.collect(), got.text.clone())
+}
+
+/// The one `Set-Cookie` of this name: its value, and its attributes.
+fn cookie(got: &Got, name: &str) -> (String, String) {
+    let all = got.cookies().into_iter().filter_map(|line| Some((line.split_once('=')?.0.to_owned(), line)));
+    let found: Vec<String> = all.filter(|(known, _)| known == name).map(|(_, line)| line).collect();
+    assert_eq!(found.len(), 1, "{name} in {:?}", got.cookies());
+    let (value, attributes) = found[0].split_once("; ").unwrap();
+    (value.split_once('=').unwrap().1.to_owned(), attributes.to_owned())
+}
 
 #[test]
 fn from_sign_up_to_logout_all() {
@@ -14,35 +53,474 @@ fn from_sign_up_to_logout_all() {
         t.set("DCA_PUBLIC_URL", "http://dca.example");
         t.start_without_bot().await;
         let ana = Person::new(&t);
-        let made = ana.post("/auth/signup", json!({ "email": "Ana@x.example", "password": PASSWORD, "name": "Ana", "roles": ["ADMIN"], "role": "ADMIN" })).await;
+        let made = ana.post("/auth/signup", form("Ana@x.example")).await;
         assert_eq!(made.status, 201, "{made:?}");
         assert_eq!(made.body["message"], "User created. Please verify your email.");
-        let early = ana.post("/auth/login", json!({ "email": "ana@x.example", "password": PASSWORD })).await;
+        assert_eq!(made.body["user_id"].as_str().unwrap().len(), 36);
+        let early = ana.sign_in("ana@x.example").await;
         assert_eq!((early.status, &early.body["message"]), (403, &json!("Email not verified")));
-        let wrong = ana.post("/auth/login", json!({ "email": "ana@x.example", "password": "not this one" })).await;
-        assert_eq!((wrong.status, &wrong.body["message"]), (401, &json!("Invalid credentials")));
 
         let letter = mail.next("Ana@x.example").await;
         assert!(letter.link().starts_with("http://dca.example/verify?token="), "{}", letter.link());
-        let proved = ana.post("/auth/verify-email", json!({ "token": letter.token() })).await;
-        assert_eq!((proved.status, &proved.body["message"]), (201, &json!("Email verified successfully")));
-        let again = ana.post("/auth/verify-email", json!({ "token": letter.token() })).await;
+        assert_eq!(letter.token().len(), 64);
+        let token = json!({ "token": letter.token() });
+        let proved = ana.post("/auth/verify-email", token.clone()).await;
+        assert_eq!((proved.status, proved.body), (201, json!({ "message": "Email verified successfully" })));
+        let again = ana.post("/auth/verify-email", token).await;
         assert_eq!((again.status, &again.body["message"]), (400, &json!("Invalid or expired token")));
         mail.next("Ana@x.example").await;
 
-        let signed_in = ana.post("/auth/login", json!({ "email": "ana@x.example", "password": PASSWORD })).await;
+        let signed_in = ana.sign_in(" ANA@X.example ").await;
         assert_eq!(signed_in.status, 200, "{signed_in:?}");
-        assert_eq!(signed_in.body["user"]["id_user"], made.body["user_id"]);
-        assert_eq!(signed_in.body["user"]["role"], "USER");
+        let user = &signed_in.body["user"];
+        assert_eq!((&user["id_user"], &user["email"]), (&made.body["user_id"], &json!("Ana@x.example")));
+        assert_eq!((&user["name"], &user["role"]), (&json!("Somebody"), &json!("USER")));
+        assert_eq!(signed_in.body["access_token"].as_str(), ana.access().as_deref());
         assert_eq!(signed_in.body["refreshToken"], Value::Null, "it is in the cookie");
         let me = ana.get("/me").await;
-        assert_eq!((me.status, &me.body["email"]), (200, &json!("Ana@x.example")));
+        assert_eq!((me.status, &me.body["email_verified"], &me.body["status"]), (200, &json!(true), &json!("ACTIVE")));
+        for member in ["id_user", "email", "name", "surname", "display_name", "photo_url", "phone_number"] {
+            assert!(me.body.get(member).is_some(), "{member}");
+        }
         assert_eq!(ana.get("/auth/check").await.body, json!({ "ok": true }));
-        assert_eq!(ana.post("/auth/refresh", Value::Null).await.status, 200);
+        let refreshed = ana.post("/auth/refresh", Value::Null).await;
+        assert_eq!((refreshed.status, &refreshed.body["refreshToken"]), (200, &Value::Null));
+        assert!(refreshed.body["access_token"].is_string());
         assert_eq!(ana.get("/auth/sessions").await.body.as_array().unwrap().len(), 1);
         let out = ana.post("/auth/logout-all", Value::Null).await;
-        assert_eq!((out.status, &out.body["message"]), (200, &json!("All sessions revoked")));
-        assert_eq!(ana.get("/me").await.status, 401);
+        assert_eq!((out.status, out.body), (200, json!({ "message": "All sessions revoked" })));
+        let me = ana.get("/me").await;
+        assert_eq!((me.status, me.code()), (401, "INVALID_SESSION"), "an access token ends with its session");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn every_row_of_the_contract_has_its_status_and_its_words() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let root = root(&t).await;
+        Person::new(&t).post("/auth/signup", form("new@x.example")).await;
+        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let suspend = json!({ "status": "SUSPENDED" });
+        let path = format!("/admin/users/{}", id_of(&ben).await);
+        assert_eq!(root.ask(Method::PATCH, &path, suspend, &[]).await.status, 200);
+
+        let sign_in = |email: &str, password: &str| json!({ "email": email, "password": password });
+        let email = |email: &str| json!({ "email": email });
+        let with =
+            |email: &str, password: &str, name: &str| json!({ "email": email, "password": password, "name": name });
+        let created = json!("User created. Please verify your email.");
+        let sent = json!("If that email is registered, a reset link has been sent.");
+        let resent = json!("If that email needs it, a verification link has been sent.");
+        let refused = json!("Invalid credentials");
+        let over = json!("Invalid or expired token");
+        let missing = json!(["name: The request has a wrong or missing field."]);
+        for (line, body, status, message) in [
+            ("POST /auth/signup", form("ana@x.example"), 201, created.clone()),
+            ("POST /auth/signup", form("ROOT@x.example"), 201, created),
+            ("POST /auth/signup", with("no address", PASSWORD, "A"), 400, json!(["email must be an email"])),
+            (
+                "POST /auth/signup",
+                with("a@x.example", "7 chars", "A"),
+                400,
+                json!(["password must be 8 to 128 characters long"]),
+            ),
+            (
+                "POST /auth/signup",
+                with("a@x.example", PASSWORD, " "),
+                400,
+                json!(["name must be one line of 1 to 100 characters"]),
+            ),
+            ("POST /auth/signup", sign_in("a@x.example", PASSWORD), 400, missing),
+            ("POST /auth/login", sign_in("root@x.example", PASSWORD), 200, Value::Null),
+            ("POST /auth/login", sign_in("root@x.example", "not this one"), 401, refused.clone()),
+            ("POST /auth/login", sign_in("nobody@x.example", PASSWORD), 401, refused.clone()),
+            ("POST /auth/login", sign_in("no address", PASSWORD), 401, refused.clone()),
+            ("POST /auth/login", sign_in("new@x.example", PASSWORD), 403, json!("Email not verified")),
+            ("POST /auth/login", sign_in("new@x.example", "not this one"), 401, refused.clone()),
+            ("POST /auth/login", sign_in("ben@x.example", PASSWORD), 403, json!("Account suspended")),
+            ("POST /auth/login", sign_in("ben@x.example", "not this one"), 401, refused),
+            ("POST /auth/verify-email", json!({ "token": "nonsense" }), 400, over.clone()),
+            ("POST /auth/verify-email", json!({ "token": "a".repeat(64) }), 400, over.clone()),
+            ("POST /auth/resend-verification", email("new@x.example"), 201, resent.clone()),
+            ("POST /auth/resend-verification", email("nobody@x.example"), 201, resent),
+            ("POST /auth/refresh", Value::Null, 401, json!("Missing refresh token")),
+            ("POST /auth/logout", Value::Null, 200, json!("Logged out")),
+            ("POST /auth/logout-all", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
+            ("POST /auth/reset-password-request", email("root@x.example"), 201, sent.clone()),
+            ("POST /auth/reset-password-request", email("nobody@x.example"), 201, sent),
+            ("POST /auth/reset-password-request", email("no address"), 400, json!(["email must be an email"])),
+            ("POST /auth/reset-password", json!({ "token": "a".repeat(64), "password": PASSWORD }), 400, over),
+            ("GET /auth/check", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
+            ("GET /me", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
+        ] {
+            let (method, path) = line.split_once(' ').unwrap();
+            let nobody = Person::new(&t);
+            let got = nobody.ask(method.parse().unwrap(), path, body.clone(), &[]).await;
+            assert_eq!((got.status, &got.body["message"]), (status, &message), "{line} {body}: {got:?}");
+            if status >= 400 {
+                let reason = StatusCode::from_u16(status).unwrap().canonical_reason();
+                assert_eq!(got.body["error"].as_str(), reason, "{line}");
+                assert_eq!(got.body["statusCode"], json!(status), "{line}");
+                assert_eq!(got.header("content-type"), "application/problem+json", "{line}");
+            }
+        }
+        for address in ["new@x.example", "ana@x.example", "root@x.example"] {
+            mail.next(address).await;
+        }
+        t.idle().await;
+        assert_eq!(mail.all_to("nobody@x.example").len(), 0);
+        for address in ["new@x.example", "ana@x.example", "root@x.example", "ben@x.example"] {
+            mail.forget(address);
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        root(&t).await;
+        let stranger = Person::new(&t);
+        let blank = |mut got: Got| {
+            for member in ["user_id", "userId"] {
+                let id = got.body[member].as_str().unwrap().to_owned();
+                got.text = got.text.replace(&id, "id");
+            }
+            shape(&got)
+        };
+        let new = stranger.post("/auth/signup", form("new@x.example")).await;
+        let known = stranger.post("/auth/signup", form("Root@x.example")).await;
+        assert_eq!(blank(new), blank(known));
+        assert_eq!(mail.next("root@x.example").await.subject, "You already have an account");
+        mail.next("new@x.example").await;
+        assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
+        assert_eq!(stranger.sign_in("root@x.example").await.body["user"]["name"], "Root", "nothing was changed");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn the_refresh_cookie_is_cleared_as_it_was_set() {
+    it_unstarted(|mut t| async {
+        people::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", "Root", PASSWORD).await.unwrap();
+        let names = ["DCA_PUBLIC_URL", "REFRESH_COOKIE_NAME", "COOKIE_DOMAIN", "COOKIE_SAMESITE", "COOKIE_SECURE"];
+        for (settings, name, expected) in [
+            (["", "", "", "", ""], "rt", "HttpOnly; SameSite=Lax; Path=/auth; Max-Age="),
+            (["https://dca.example", "", "", "", ""], "__Host-rt", "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age="),
+            (["", "sid", "", "", ""], "sid", "HttpOnly; SameSite=Lax; Path=/auth; Max-Age="),
+            (
+                ["https://dca.example", "", "x.example", "none", ""],
+                "rt",
+                "HttpOnly; SameSite=None; Secure; Path=/auth; Domain=x.example; Max-Age=",
+            ),
+            (
+                ["https://dca.example", "sid", "", "strict", "false"],
+                "sid",
+                "HttpOnly; SameSite=Strict; Path=/auth; Max-Age=",
+            ),
+        ] {
+            for (name, value) in names.iter().zip(settings) {
+                t.set(name, value);
+            }
+            t.start_without_bot().await;
+            let ana = Person::new(&t);
+            let signed_in = ana.sign_in("root@x.example").await;
+            let (first, set) = cookie(&signed_in, name);
+            assert_eq!(set, format!("{expected}604800"), "{settings:?}");
+            let refreshed = ana.post("/auth/refresh", Value::Null).await;
+            let (second, set) = cookie(&refreshed, name);
+            assert_eq!(set, format!("{expected}604800"), "{settings:?}");
+            assert!(first.len() == 43 && second.len() == 43 && first != second, "{first} {second}");
+            let cleared = (String::new(), format!("{expected}0"));
+            let out = ana.post("/auth/logout", Value::Null).await;
+            assert_eq!((out.status, cookie(&out, name)), (200, cleared.clone()));
+            assert_eq!(ana.cookie(name), None);
+            ana.set_access(None);
+            ana.set_cookie(name, Some("nonsense"));
+            let refused = ana.post("/auth/refresh", Value::Null).await;
+            assert_eq!((refused.status, &refused.body["message"]), (401, &json!("Session invalidated")));
+            assert_eq!(cookie(&refused, name), cleared, "{settings:?}");
+            ana.set_cookie(name, Some(&second));
+            let refused = ana.post("/auth/refresh", Value::Null).await;
+            assert_eq!((refused.status, cookie(&refused, name)), (401, cleared), "signed out");
+            t.stop().await;
+        }
+        t
+    });
+}
+
+#[test]
+fn only_documented_fields_of_a_body_count() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let greedy = json!({
+            "id": "01900000-0000-7000-8000-000000000000", "id_user": "x", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"],
+            "status": "ACTIVE", "email_verified": true, "emailVerifiedAt": "2026-01-01T00:00:00Z",
+            "passwordHash": "$2b$12$", "password_hash": "$2b$12$", "discordId": "123456789012345678",
+            "ownedLicenses": { "connect": [{ "id": "x" }] }, "deletionAt": null, "twoFactorEnabled": true,
+        });
+        let mut signup = greedy.clone();
+        signup.as_object_mut().unwrap().extend(form("ana@x.example").as_object().unwrap().clone());
+        let ana = Person::new(&t);
+        let made = ana.post("/auth/signup", signup).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        assert_eq!(ana.sign_in("ana@x.example").await.code(), "EMAIL_NOT_VERIFIED");
+        let token = mail.next("ana@x.example").await.token();
+        ana.post("/auth/verify-email", json!({ "token": token })).await;
+        mail.next("ana@x.example").await;
+        let signed_in = ana.sign_in("ana@x.example").await;
+        let before = ana.get("/me").await.body;
+        assert_eq!(before["id"], made.body["user_id"]);
+        assert_eq!((&before["role"], &before["discordId"]), (&json!("USER"), &Value::Null));
+
+        let mut change = greedy;
+        change.as_object_mut().unwrap().extend([
+            ("name".to_owned(), json!("Ana")),
+            ("email".to_owned(), json!("root@x.example")),
+            ("password".to_owned(), json!("another-Password-77")),
+        ]);
+        let mut expected = before;
+        for member in ["name", "username", "display_name"] {
+            expected[member] = json!("Ana");
+        }
+        for path in ["/me", "/api/users/profile"] {
+            let changed = ana.ask(Method::PATCH, path, change.clone(), &[]).await;
+            assert_eq!((changed.status, &changed.body), (200, &expected), "{path}");
+        }
+        assert_eq!(ana.get("/me").await.body, expected);
+        assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "the password is the same");
+        let hash = rows(t.core().db.writer(), "SELECT password_hash FROM credentials").await;
+        let hash = hash[0]["password_hash"].as_str().unwrap();
+        for got in [made, signed_in, ana.get("/auth/me").await, ana.get("/me/export").await] {
+            assert!(!got.text.contains(hash) && !got.text.to_lowercase().contains("hash"), "{got:?}");
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn logout_all_ends_the_sessions_of_who_asks_and_of_nobody_else() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
+        let elsewhere = Person::new(&t);
+        elsewhere.sign_in("ana@x.example").await;
+        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
+        for gone in [&ana, &elsewhere] {
+            assert_eq!(gone.get("/me").await.status, 401);
+            assert_eq!(gone.post("/auth/refresh", Value::Null).await.status, 401);
+        }
+        assert_eq!(ben.get("/me").await.status, 200);
+        assert_eq!(ben.post("/auth/refresh", Value::Null).await.status, 200);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let root = root(&t).await;
+        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let path = format!("/admin/users/{}", id_of(&ben).await);
+        root.ask(Method::PATCH, &path, json!({ "status": "SUSPENDED" }), &[]).await;
+        ben.post("/auth/reset-password-request", json!({ "email": "ben@x.example" })).await;
+        let token = mail.next("ben@x.example").await.token();
+        let wrong = ben.post("/auth/verify-email", json!({ "token": token })).await;
+        assert_eq!((wrong.status, &wrong.body["message"]), (400, &json!("Invalid or expired token")));
+        assert_eq!(ben.sign_in("ben@x.example").await.code(), "ACCOUNT_SUSPENDED");
+        let new = json!({ "token": token, "password": "brass-Lantern-92 orbit" });
+        assert_eq!(ben.post("/auth/reset-password", new).await.status, 201, "it was not used up");
+        let again = json!({ "email": "ben@x.example", "password": "brass-Lantern-92 orbit" });
+        assert_eq!(ben.post("/auth/login", again).await.code(), "ACCOUNT_SUSPENDED");
+        mail.next("ben@x.example").await;
+        // The other way round.
+        Person::new(&t).post("/auth/signup", form("cat@x.example")).await;
+        let token = mail.next("cat@x.example").await.token();
+        let new = json!({ "token": token, "password": "brass-Lantern-92 orbit" });
+        assert_eq!(ben.post("/auth/reset-password", new).await.status, 400);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn two_reset_requests_are_two_letters_and_tell_nothing() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
+        let stranger = Person::new(&t);
+        let ask = |email: &'static str| stranger.post("/auth/reset-password-request", json!({ "email": email }));
+        let first = shape(&ask("ana@x.example").await);
+        assert_eq!(first.0, 201);
+        for email in ["ana@x.example", "nobody@x.example", "nobody@x.example"] {
+            assert_eq!(shape(&ask(email).await), first, "{email}");
+        }
+        let (one, two) = (mail.next("ana@x.example").await.token(), mail.next("ana@x.example").await.token());
+        assert_ne!(one, two);
+        let set = |token: &str, password: &str| json!({ "token": token, "password": password });
+        let weak = stranger.post("/auth/reset-password", set(&two, "password1")).await;
+        assert_eq!((weak.status, &weak.body["field"]), (400, &json!("password")));
+        let done = stranger.post("/auth/reset-password", set(&two, "brass-Lantern-92 orbit")).await;
+        let message = json!({ "message": "Password has been reset successfully" });
+        assert_eq!((done.status, done.body), (201, message));
+        for spent in [&one, &two] {
+            assert_eq!(stranger.post("/auth/reset-password", set(spent, PASSWORD)).await.status, 400);
+        }
+        assert_eq!(mail.next("ana@x.example").await.subject, "Your password was changed");
+        assert_eq!(ana.get("/me").await.status, 401, "every session ended");
+        let refreshed = ana.post("/auth/refresh", Value::Null).await;
+        assert_eq!((refreshed.status, cookie(&refreshed, "rt").0), (401, String::new()));
+        assert_eq!(ana.sign_in("ana@x.example").await.status, 401);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn links_in_letters_end_with_their_time() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::new(&t);
+        ana.post("/auth/signup", form("ana@x.example")).await;
+        let verify = json!({ "token": mail.next("ana@x.example").await.token() });
+        ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
+        let reset = json!({ "token": mail.next("ana@x.example").await.token(), "password": PASSWORD });
+        t.advance(TimeDelta::hours(1));
+        assert_eq!(ana.post("/auth/reset-password", reset).await.status, 400);
+        t.advance(TimeDelta::hours(23));
+        assert_eq!(ana.post("/auth/verify-email", verify).await.status, 400);
+        ana.post("/auth/resend-verification", json!({ "email": "ana@x.example" })).await;
+        let verify = json!({ "token": mail.next("ana@x.example").await.token() });
+        t.advance(TimeDelta::hours(24) - TimeDelta::seconds(1));
+        assert_eq!(ana.post("/auth/verify-email", verify).await.status, 201);
+        mail.next("ana@x.example").await;
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_verification_is_mailed_again_to_who_needs_it_and_earlier_links_work_too() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        root(&t).await;
+        let ana = Person::new(&t);
+        ana.post("/auth/signup", form("ana@x.example")).await;
+        for email in ["ana@x.example", "root@x.example", "nobody@x.example"] {
+            assert_eq!(ana.post("/auth/resend-verification", json!({ "email": email })).await.status, 201);
+        }
+        let (one, two) = (mail.next("ana@x.example").await.token(), mail.next("ana@x.example").await.token());
+        assert_ne!(one, two);
+        assert_eq!(ana.post("/auth/verify-email", json!({ "token": one })).await.status, 201);
+        assert_eq!(ana.post("/auth/verify-email", json!({ "token": two })).await.status, 400, "proved once");
+        mail.next("ana@x.example").await;
+        ana.post("/auth/resend-verification", json!({ "email": "ana@x.example" })).await;
+        t.idle().await;
+        assert_eq!(mail.count(), 3, "nobody else was written to");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
+        let (elsewhere, ben) = (Person::new(&t), Person::signed_in(&t, &mail, "ben@x.example").await);
+        elsewhere.sign_in("ana@x.example").await;
+        let old = ana.cookie("rt").unwrap();
+        let (one, two) = futures::join!(ana.post("/auth/refresh", Value::Null), ana.post("/auth/refresh", Value::Null));
+        assert_eq!((one.status, two.status), (200, 200));
+        assert_eq!(cookie(&one, "rt").0, cookie(&two, "rt").0, "the same successor");
+        assert_eq!(ana.post("/auth/refresh", Value::Null).await.status, 200, "still signed in");
+
+        t.advance(TimeDelta::seconds(11));
+        let thief = Person::new(&t);
+        thief.set_cookie("rt", Some(&old));
+        let refused = thief.post("/auth/refresh", Value::Null).await;
+        assert_eq!((refused.status, refused.code()), (401, "TOKEN_REUSE_DETECTED"));
+        assert_eq!(refused.body["message"], "Session invalidated");
+        assert_eq!(cookie(&refused, "rt").0, "");
+        for gone in [&ana, &elsewhere] {
+            assert_eq!(gone.get("/me").await.status, 401);
+            assert_eq!(gone.post("/auth/refresh", Value::Null).await.status, 401);
+        }
+        assert_eq!(ben.get("/me").await.status, 200);
+        assert_eq!(mail.next("ana@x.example").await.subject, "You were signed out everywhere");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        people::create_admin(t.core(), "root@x.example", "Root", PASSWORD).await.unwrap();
+        for proof in ["cookie", "bearer", "body"] {
+            let ana = Person::new(&t);
+            ana.sign_in("root@x.example").await;
+            let (refresh, access) = (ana.cookie("rt").unwrap(), ana.access().unwrap());
+            ana.set_cookie("rt", Some(&refresh).filter(|_| proof == "cookie").map(String::as_str));
+            ana.set_access(Some(access.as_str()).filter(|_| proof == "bearer"));
+            let body = if proof == "body" { json!({ "refreshToken": refresh }) } else { Value::Null };
+            let out = ana.post("/auth/logout", body).await;
+            assert_eq!((out.status, out.body), (200, json!({ "message": "Logged out" })), "{proof}");
+            ana.set_access(Some(&access));
+            assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "{proof}");
+        }
+        t
+    });
+}
+
+#[test]
+fn the_first_proof_of_an_address_ends_what_others_claimed() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let (squatter, ana) = (Person::new(&t), Person::new(&t));
+        let theirs = |email: &str| json!({ "email": email, "password": "brass-Lantern-92 orbit", "name": "Squatter" });
+        for email in ["ana@x.example", "eva@x.example"] {
+            assert_eq!(squatter.post("/auth/signup", theirs(email)).await.status, 201);
+        }
+        let bait = mail.next("ana@x.example").await.token();
+        // Ana signs up beside the claim, and proves hers.
+        ana.post("/auth/signup", form("ana@x.example")).await;
+        let token = mail.next("ana@x.example").await.token();
+        assert_eq!(ana.post("/auth/verify-email", json!({ "token": token })).await.status, 201);
+        mail.next("ana@x.example").await;
+        assert_eq!(ana.post("/auth/verify-email", json!({ "token": bait })).await.status, 400);
+        assert_eq!(ana.sign_in("ana@x.example").await.body["user"]["name"], "Somebody");
+        assert_eq!(squatter.post("/auth/login", theirs("ana@x.example")).await.status, 401);
+        // Eva asks for a new password of an account she never made: it is hers then.
+        mail.next("eva@x.example").await;
+        ana.post("/auth/reset-password-request", json!({ "email": "eva@x.example" })).await;
+        let token = mail.next("eva@x.example").await.token();
+        ana.post("/auth/reset-password", json!({ "token": token, "password": PASSWORD })).await;
+        assert_eq!(squatter.post("/auth/login", theirs("eva@x.example")).await.status, 401);
+        assert_eq!(Person::new(&t).sign_in("eva@x.example").await.status, 200);
+        assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
+        mail.forget("eva@x.example");
         mail.finish();
         t
     });

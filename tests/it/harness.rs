@@ -454,9 +454,11 @@ fn rustls_provider() -> Result<(), Arc<rustls::crypto::CryptoProvider>> {
     rustls::crypto::ring::default_provider().install_default()
 }
 
-/// A client without a certificate store: everything here speaks plain HTTP, or brings its own.
+/// A client without a certificate store: everything here speaks plain HTTP, or brings its own. It goes where a
+/// test sends it and nowhere else.
 pub fn client() -> reqwest::Client {
-    reqwest::Client::builder().tls_certs_only([]).build().unwrap()
+    let redirect = reqwest::redirect::Policy::none();
+    reqwest::Client::builder().tls_certs_only([]).redirect(redirect).build().unwrap()
 }
 
 /// The key in a message: the text between its fences.

@@ -14,8 +14,7 @@ use serde_json::json;
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Email, Principal, SignedIn, Status, Visitor, admit, name, one_time, password_in, record, second_factor,
-        sessions,
+        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor, sessions,
     },
     crypto::{
         one_time::{self as text, hex, is_equal},
@@ -42,7 +41,7 @@ pub struct Begun {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Terms {
     provider: Provider,
-    /// Whose account it will be linked to, as long as the session that asked lives; `None` signs in.
+    /// Whose account it will be linked to, by which session; `None` signs in.
     link: Option<(UserId, SessionId)>,
 }
 
@@ -131,7 +130,11 @@ pub async fn enter(
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
     if let Some((owner, session)) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
-        link(&mut tx, attempt.provider, owner, session, &vouched).await?;
+        users::lock(&tx, owner).await?;
+        if !sessions::is_live(&tx, session).await? {
+            return Err(Code::InvalidSession.refusal());
+        }
+        link(&mut tx, attempt.provider, owner, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
     }
@@ -143,7 +146,7 @@ pub async fn enter(
     }
     keep(&tx, attempt.provider, &user, &vouched).await?;
     admit(&user)?;
-    if second_factor::is_enabled(core, user.id).await? {
+    if second_factor::is_enabled_in(&tx, user.id).await? {
         let token =
             one_time::make(&tx, Purpose::SecondFactor, Some(user.id), LIFE, Some(json!(attempt.provider))).await?;
         tx.commit().await?;
@@ -190,8 +193,8 @@ async fn register(
     visitor: &Visitor,
     vouched: &Vouched,
 ) -> Result<()> {
+    // The status stays: who was banned as a face in Discord does not sign themselves free.
     user.registered_at = Some(tx.now());
-    user.status = Status::Active.to_string();
     user.locale = Some(visitor.locale.to_string());
     user.name = vouched.name.as_deref().and_then(|text| name(text).ok());
     if let Some(email) = vouched.proved_email.as_deref().and_then(|text| Email::parse(text).ok()) {
@@ -210,14 +213,10 @@ async fn register(
     Ok(())
 }
 
-async fn link(tx: &mut Tx, provider: Provider, owner: UserId, session: SessionId, vouched: &Vouched) -> Result<()> {
+async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched) -> Result<()> {
     let taken = || Code::Conflict.because("That account is linked to somebody else here.");
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     admit(&user)?;
-    // Who was signed out meanwhile may be a thief: what they began ends with their session.
-    if !sessions::is_live(tx, session).await? {
-        return Err(Code::InvalidSession.refusal());
-    }
     let known = users::identity(tx, provider, &vouched.subject).await?;
     if known.as_ref().is_none_or(|known| known.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {
@@ -230,6 +229,7 @@ async fn link(tx: &mut Tx, provider: Provider, owner: UserId, session: SessionId
                 if seen.registered_at.is_some() {
                     return Err(taken());
                 }
+                admit(&seen)?;
                 users::absorb(tx, seen.id, owner).await?;
             }
         }
@@ -244,7 +244,8 @@ async fn keep(tx: &Tx, provider: Provider, user: &User, vouched: &Vouched) -> Re
     let identity = identity.ok_or_else(|| Code::Conflict.because("That account is linked to somebody else here."))?;
     let core = tx.core();
     let sealed = core.keys().seal(&core.ids, Purpose::ProviderTokens, user.id.0, &vouched.tokens);
-    users::keep_tokens(tx, &identity, vouched.name.clone(), sealed).await
+    let called = vouched.name.as_deref().and_then(|text| name(text).ok());
+    users::keep_tokens(tx, &identity, called, sealed).await
 }
 
 /// Takes a provider's account from who is signed in, as long as another way in remains.
@@ -255,12 +256,9 @@ pub async fn unlink(core: &Core, who: &Principal, provider: Provider) -> Result<
     let id = who.user.id;
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
-    let others = Provider::ALL.iter().filter(|other| **other != provider);
-    let mut remains = password_in(&tx, id).await?.is_some();
-    for other in others {
-        remains |= users::has_identity(&tx, *other, id).await?;
-    }
-    if !remains {
+    // Looked at under the lock: of two at once, each would see the other's way in remain.
+    let others = users::identities_in(&tx, id).await?.into_iter().any(|known| known.provider != provider.as_str());
+    if !others && password_in(&tx, id).await?.is_none() {
         return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
     }
     if provider == Provider::Discord && users::is_holder(&tx, id).await? {

@@ -205,6 +205,11 @@ pub async fn is_enabled(core: &Core, user: UserId) -> Result<bool> {
     Ok(row.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
+/// The same, as this unit of work sees it.
+pub(crate) async fn is_enabled_in(tx: &Tx, user: UserId) -> Result<bool> {
+    Ok(find(tx, user).await?.is_some_and(|factor| factor.confirmed_at.is_some()))
+}
+
 /// Whether the app shows this code now, and for the first time.
 async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, shown: &str) -> Result<bool> {
     let secret = tx.core().keys().open_sealed(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
@@ -261,9 +266,10 @@ async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
     Ok(codes)
 }
 
-/// Forgets a user's second factor.
+/// Forgets a user's second factor; no session counts as proved by it any more.
 pub(crate) async fn remove(tx: &Tx, user: UserId) -> Result<()> {
     second_factor::Entity::delete_by_id(user).exec(tx.db()).await?;
+    sessions::weaken(tx, user).await?;
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
     Ok(())
 }

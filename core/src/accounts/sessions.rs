@@ -167,8 +167,9 @@ async fn lock(tx: &Tx, id: SessionId) -> Result<Option<Session>> {
 /// was used before, which ends all of the user's sessions.
 pub async fn refresh(core: &Core, visitor: &Visitor, token: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidSession.refusal();
+    // What is no token costs no write lock.
+    let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?.ok_or_else(refuse)?;
     let tx = Tx::begin(core).await?;
-    let row = refresh_token::Entity::find_by_id(hash(token)).one(tx.db()).await?.ok_or_else(refuse)?;
     // User before session: whoever ends all sessions of a user locks in this order too.
     let owner = session::Entity::find_by_id(row.session_id).one(tx.db()).await?.ok_or_else(refuse)?.user_id;
     let user = users::lock(&tx, owner).await?.ok_or_else(refuse)?;
@@ -345,12 +346,6 @@ pub(crate) async fn owner(core: &Core, id: SessionId) -> Result<Option<UserId>> 
     Ok(session::Entity::find_by_id(id).one(core.db.read()).await?.map(|session| session.user_id))
 }
 
-/// Whether a session lives, as this unit of work sees it.
-pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
-    let found = live(tx.core()).filter(session::Column::Id.eq(id));
-    Ok(found.one(tx.db()).await?.is_some())
-}
-
 /// Notes that a session's person has just proved their second factor.
 pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
     session::Entity::update_many()
@@ -359,6 +354,22 @@ pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
         .exec(tx.db())
         .await?;
     Ok(())
+}
+
+/// No session of this user counts as proved by a second factor any more.
+pub(crate) async fn weaken(tx: &Tx, user: UserId) -> Result<()> {
+    session::Entity::update_many()
+        .col_expr(session::Column::SecondFactorAt, Expr::value(None::<DateTime<Utc>>))
+        .filter(session::Column::UserId.eq(user))
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
+/// Whether a session of a user who is locked has not ended.
+pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
+    let session = session::Entity::find_by_id(id).one(tx.db()).await?;
+    Ok(session.is_some_and(|session| session.revoked_at.is_none() && session.expires_at > tx.now()))
 }
 
 /// Forgets sessions that ended 90 days ago, with their tokens. Answers how many.

@@ -274,7 +274,7 @@ pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(Lic
         let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
         let found = store::find_by_lookup(core.db.read(), lookup).await?;
         let mine = found.filter(|license| license.tenant_id == scope.tenant());
-        mine.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))?
+        mine.ok_or_else(|| Code::NotFound.because(verdict::NO_SUCH_LICENSE))?
     };
     let state = state(&license, core.clock.now());
     Ok((license, state))

@@ -6,7 +6,7 @@ use sea_orm::{
     sea_query::{Expr, OnConflict},
 };
 
-use super::License;
+use super::{License, verdict::NO_SUCH_LICENSE};
 use crate::{
     Code, Core, Result, Scope,
     entity::license::{ActiveModel, Column, Entity},
@@ -34,13 +34,13 @@ pub(super) async fn find(core: &Core, id: LicenseId) -> Result<Option<License>> 
 
 pub(super) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<License> {
     let found = find(core, id).await?.filter(|license| license.tenant_id == scope.tenant());
-    found.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))
+    found.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
 }
 
 /// The license, locked until the unit of work ends.
 pub(super) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
-    row.ok_or_else(|| Code::NotFound.because(Code::NotFound.says()))
+    row.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
 }
 
 /// The one license of a claim that is not revoked, locked. The holder is locked before.

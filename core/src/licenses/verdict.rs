@@ -5,6 +5,9 @@ use chrono::{DateTime, Utc};
 use super::{License, State, state};
 use crate::{Caller, Code, ids::ProductId};
 
+/// What `NOT_FOUND` means where a license is asked for.
+pub(super) const NO_SUCH_LICENSE: &str = "No such license.";
+
 /// What an app asks.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
@@ -32,7 +35,8 @@ pub struct Verdict {
 impl Verdict {
     /// An answer about no license.
     pub(crate) fn without_license(code: Code, now: DateTime<Utc>) -> Self {
-        Self { code, detail: code.says().to_owned(), position: None, license: None, checked_at: now }
+        let says = if code == Code::NotFound { NO_SUCH_LICENSE } else { code.says() };
+        Self { code, detail: says.to_owned(), position: None, license: None, checked_at: now }
     }
 }
 

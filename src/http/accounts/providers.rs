@@ -40,10 +40,10 @@ pub(in crate::http) struct BeginView {
 }
 
 async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Result<(HeaderMap, String), Problem> {
-    let begun = providers::begin(&app.core, provider, link).await?;
-    let url = app.sign_ins.authorize_url(provider, &begun.state, &begun.verifier);
     let off = || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.says()));
-    let url = url.ok_or_else(off)?;
+    let spoken = app.sign_ins.get(provider).ok_or_else(off)?;
+    let begun = providers::begin(&app.core, provider, link).await?;
+    let url = spoken.authorize_url(&begun.state, &begun.verifier);
     Ok((cookies::set(&app.config, Kind::SignIn, &begun.state, LIFE_SECONDS), url))
 }
 

@@ -39,7 +39,7 @@ async fn reword(
     request: Request,
     next: Next,
     status_of: fn(Code) -> Option<StatusCode>,
-    words: fn(&Problem, StatusCode, &mut Map<String, Value>),
+    words: impl FnOnce(&Problem, StatusCode, &mut Map<String, Value>),
 ) -> Response {
     let mut response = next.run(request).await;
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
@@ -62,7 +62,10 @@ async fn reword(
 /// A sentence, or a list of one where a field is at fault.
 fn message(problem: &Problem) -> Value {
     match problem.code() {
-        Code::ValidationError => json!([problem.detail()]),
+        Code::ValidationError => match problem.field().filter(|field| !problem.detail().contains(*field)) {
+            Some(field) => json!([format!("{field}: {}", problem.detail())]),
+            None => json!([problem.detail()]),
+        },
         _ => json!(problem.detail()),
     }
 }
