@@ -110,7 +110,8 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
 
         let sign_in = |email: &str, password: &str| json!({ "email": email, "password": password });
         let email = |email: &str| json!({ "email": email });
-        let with = |email: &str, password: &str, name: &str| json!({ "email": email, "password": password, "name": name });
+        let with =
+            |email: &str, password: &str, name: &str| json!({ "email": email, "password": password, "name": name });
         let created = json!("User created. Please verify your email.");
         let sent = json!("If that email is registered, a reset link has been sent.");
         let resent = json!("If that email needs it, a verification link has been sent.");
@@ -213,11 +214,7 @@ fn the_refresh_cookie_is_cleared_as_it_was_set() {
         let names = ["DCA_PUBLIC_URL", "REFRESH_COOKIE_NAME", "COOKIE_DOMAIN", "COOKIE_SAMESITE", "COOKIE_SECURE"];
         for (settings, name, expected) in [
             (["", "", "", "", ""], "rt", "HttpOnly; SameSite=Lax; Path=/auth; Max-Age="),
-            (
-                ["https://dca.example", "", "", "", ""],
-                "__Host-rt",
-                "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age=",
-            ),
+            (["https://dca.example", "", "", "", ""], "__Host-rt", "HttpOnly; SameSite=Lax; Secure; Path=/; Max-Age="),
             (["", "sid", "", "", ""], "sid", "HttpOnly; SameSite=Lax; Path=/auth; Max-Age="),
             (
                 ["https://dca.example", "", "x.example", "none", ""],
@@ -452,8 +449,7 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
         let (elsewhere, ben) = (Person::new(&t), Person::signed_in(&t, &mail, "ben@x.example").await);
         elsewhere.sign_in("ana@x.example").await;
         let old = ana.cookie("rt").unwrap();
-        let (one, two) =
-            futures::join!(ana.post("/auth/refresh", Value::Null), ana.post("/auth/refresh", Value::Null));
+        let (one, two) = futures::join!(ana.post("/auth/refresh", Value::Null), ana.post("/auth/refresh", Value::Null));
         assert_eq!((one.status, two.status), (200, 200));
         assert_eq!(cookie(&one, "rt").0, cookie(&two, "rt").0, "the same successor");
         assert_eq!(ana.post("/auth/refresh", Value::Null).await.status, 200, "still signed in");

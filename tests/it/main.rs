@@ -1,6 +1,7 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
 mod accounts;
+mod aliases;
 mod cli;
 mod cluster;
 mod commands;
@@ -11,6 +12,8 @@ mod limits;
 mod mail;
 mod ops;
 mod outbox;
+mod pages;
+mod sign_in;
 mod stage;
 mod store;
 mod story;

@@ -14,8 +14,7 @@ use serde_json::json;
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor,
-        sessions,
+        Email, Principal, SignedIn, Visitor, admit, name, one_time, password_in, record, second_factor, sessions,
     },
     crypto::{
         one_time::{self as text, hex, is_equal},
