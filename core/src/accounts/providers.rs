@@ -21,7 +21,7 @@ use crate::{
         seal::Purpose,
     },
     events::{Actor, Kind},
-    ids::UserId,
+    ids::{SessionId, UserId},
     tx::Tx,
     users::{self, Provider, User},
 };
@@ -41,8 +41,8 @@ pub struct Begun {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Terms {
     provider: Provider,
-    /// Whose account it will be linked to; `None` signs in.
-    link: Option<UserId>,
+    /// Whose account it will be linked to, and the session that wants it; `None` signs in.
+    link: Option<(UserId, SessionId)>,
 }
 
 /// A sign-in that comes back.
@@ -52,7 +52,7 @@ pub struct Attempt {
     pub provider: Provider,
     /// The PKCE verifier.
     pub verifier: String,
-    link: Option<UserId>,
+    link: Option<(UserId, SessionId)>,
 }
 
 /// What a provider says of a person.
@@ -86,7 +86,7 @@ fn verifier(core: &Core, id: uuid::Uuid) -> String {
 /// # Errors
 /// When the database does not answer.
 pub async fn begin(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<Begun> {
-    let terms = Terms { provider, link: link.map(|who| who.user.id) };
+    let terms = Terms { provider, link: link.map(|who| (who.user.id, who.session.id)) };
     let tx = Tx::begin(core).await?;
     let data = serde_json::to_value(terms).map_err(|error| Error::Broken(error.to_string()))?;
     let token = one_time::make(&tx, Purpose::SignIn, None, LIFE, Some(data)).await?;
@@ -120,7 +120,8 @@ pub async fn take(core: &Core, provider: Provider, cookie: Option<&str>, state: 
 /// Lets in whom the provider vouches for, or links them to who began it (`who`: or to who is signed in now).
 ///
 /// # Errors
-/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` when that account belongs to somebody else here.
+/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `INVALID_SESSION` when the session that began a link is over;
+/// `CONFLICT` when that account belongs to somebody else here.
 pub async fn enter(
     core: &Core,
     visitor: &Visitor,
@@ -129,7 +130,7 @@ pub async fn enter(
     vouched: Vouched,
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
-    if let Some(owner) = who.map(|who| who.user.id).or(attempt.link) {
+    if let Some(owner) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
         link(&mut tx, attempt.provider, owner, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
@@ -209,10 +210,14 @@ async fn register(
     Ok(())
 }
 
-async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched) -> Result<()> {
+async fn link(tx: &mut Tx, provider: Provider, (owner, session): (UserId, SessionId), vouched: &Vouched) -> Result<()> {
     let taken = || Code::Conflict.because("That account is linked to somebody else here.");
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     admit(&user)?;
+    // Who was signed out meanwhile leaves no way in behind.
+    if !sessions::is_live(tx, session).await? {
+        return Err(Code::InvalidSession.refusal());
+    }
     let known = users::identity(tx, provider, &vouched.subject).await?;
     if known.as_ref().is_none_or(|known| known.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {

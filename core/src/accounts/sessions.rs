@@ -337,6 +337,12 @@ fn live(core: &Core) -> sea_orm::Select<session::Entity> {
         .order_by_desc(session::Column::Id)
 }
 
+/// Whether a session can still be used.
+pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
+    let session = session::Entity::find_by_id(id).one(tx.db()).await?;
+    Ok(session.is_some_and(|session| session.revoked_at.is_none() && session.expires_at > tx.now()))
+}
+
 /// Whose session this is.
 ///
 /// # Errors
