@@ -365,9 +365,11 @@ pub struct SignIn {
 /// `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
 /// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<SignedIn> {
-    // What is no address is one nobody has.
-    let email = Email::parse(&form.email)
-        .unwrap_or_else(|_| Email { shown: String::new(), folded: form.email.trim().to_lowercase() });
+    // What is no address is one nobody has; Postgres takes no NUL.
+    let email = Email::parse(&form.email).unwrap_or_else(|_| Email {
+        shown: String::new(),
+        folded: form.email.trim().to_lowercase().replace('\0', "\u{fffd}"),
+    });
     let tries = tries_at(core, visitor, &email.folded);
     take(core, &tries).await?;
 
