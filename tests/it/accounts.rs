@@ -139,6 +139,8 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
             ("POST /auth/login", sign_in("root@x.example", "not this one"), 401, refused.clone()),
             ("POST /auth/login", sign_in("nobody@x.example", PASSWORD), 401, refused.clone()),
             ("POST /auth/login", sign_in("no address", PASSWORD), 401, refused.clone()),
+            ("POST /auth/login", sign_in("root\0@x.example", PASSWORD), 401, refused.clone()),
+            ("POST /auth/login", sign_in("root@x.example", "\0"), 401, refused.clone()),
             ("POST /auth/login", sign_in("new@x.example", PASSWORD), 403, json!("Email not verified")),
             ("POST /auth/login", sign_in("new@x.example", "not this one"), 401, refused.clone()),
             ("POST /auth/login", sign_in("ben@x.example", PASSWORD), 403, json!("Account suspended")),

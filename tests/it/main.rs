@@ -1,6 +1,7 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
 mod accounts;
+mod aliases;
 mod checklist;
 mod cli;
 mod cluster;
@@ -15,8 +16,10 @@ mod locks;
 mod mail;
 mod ops;
 mod outbox;
+mod pages;
 mod people;
 mod second_factor;
+mod sign_in;
 mod stage;
 mod store;
 mod story;

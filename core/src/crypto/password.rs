@@ -137,12 +137,11 @@ pub(crate) fn check_new(password: &str, context: &[&str]) -> Result<()> {
         return Err(Code::wrong("password", says));
     }
     let folded = password.to_lowercase();
-    let words: Vec<String> = context
-        .iter()
-        .flat_map(|text| text.split(|c: char| !c.is_alphanumeric()))
-        .filter(|word| word.chars().count() >= 4)
-        .map(str::to_lowercase)
-        .collect();
+    // Whole first, then in parts: what remains of an address without the name of its host is still an address.
+    let whole = context.iter().copied();
+    let parts = context.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric()));
+    let words = whole.chain(parts).filter(|word| word.chars().count() >= 4);
+    let words: Vec<String> = words.map(str::to_lowercase).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     // What remains beside a word of the context must be a password of its own.
     let mut rest = folded;
@@ -197,6 +196,8 @@ mod tests {
             ("iloveyou", "common"),
             ("aaaaaaaaaaaa", "one key"),
             ("workshop1", "the address"),
+            ("ana.torres@workshop.example", "all of it"),
+            ("1 ana torres 1", "the name, dressed up"),
             ("Torres2026", "the name"),
             ("dca-auth", "the product"),
         ] {

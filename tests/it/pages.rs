@@ -1,0 +1,247 @@
+//! The pages a letter's link opens: they work without JavaScript, change nothing by being opened, and are
+//! found where the settings say, whoever asks.
+
+use chrono::TimeDelta;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    accounts::root,
+    harness::{T, it_unstarted},
+    stage::rows,
+    visitor::{Got, PASSWORD, Person},
+};
+
+const CSP: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+/// As a browser that speaks this language opens a link.
+async fn open(browser: &Person, path: &str, language: &str) -> Got {
+    let headers = [("accept", "text/html"), ("accept-language", language)];
+    browser.ask(Method::GET, path, Value::Null, &headers).await
+}
+
+/// The value of the form's hidden field.
+fn carried(page: &Got) -> &str {
+    let (_, rest) = page.text.split_once(r#"name="token" value=""#).unwrap_or_default();
+    rest.split('"').next().unwrap_or_default()
+}
+
+async fn one_time_tokens(t: &T) -> Vec<Value> {
+    rows(t.core().db.writer(), "SELECT id, used_at FROM one_time_tokens ORDER BY id").await
+}
+
+fn form(email: &str) -> Value {
+    json!({ "email": email, "password": PASSWORD, "name": "Ana" })
+}
+
+#[test]
+fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        for path in ["/verify?token=", "/api/auth/verify-email/"] {
+            let ana = Person::new(&t);
+            let address = format!("{}@x.example", if path.starts_with("/api") { "eva" } else { "ana" });
+            ana.post("/auth/signup", form(&address)).await;
+            let token = mail.next(&address).await.token();
+            let before = one_time_tokens(&t).await;
+            for _ in 0..2 {
+                let page = open(&ana, &format!("{path}{token}"), "en").await;
+                assert_eq!((page.status, carried(&page)), (200, token.as_str()), "{page:?}");
+                assert!(page.text.contains(r#"<form method="post" action="/verify">"#), "{}", page.text);
+                assert!(!page.text.contains("<script"), "{}", page.text);
+                for (name, value) in [
+                    ("content-security-policy", CSP),
+                    ("content-type", "text/html; charset=utf-8"),
+                    ("cache-control", "no-store"),
+                    ("referrer-policy", "same-origin"),
+                    ("x-frame-options", "DENY"),
+                ] {
+                    assert_eq!(page.header(name), value, "{name}");
+                }
+            }
+            ana.ask(Method::HEAD, &format!("{path}{token}"), Value::Null, &[]).await;
+            assert_eq!(one_time_tokens(&t).await, before);
+            assert_eq!(ana.sign_in(&address).await.code(), "EMAIL_NOT_VERIFIED");
+            let done = ana.submit("/verify", &[("token", &token)]).await;
+            assert!(done.status == 200 && done.text.contains("Your address is confirmed"), "{done:?}");
+            mail.next(&address).await;
+            let again = ana.submit("/verify", &[("token", &token)]).await;
+            assert!(again.status == 400 && again.text.contains("Invalid or expired token"), "{again:?}");
+            assert_eq!(ana.sign_in(&address).await.status, 200);
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_weak_password_is_asked_for_again_and_the_token_is_kept() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
+        ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
+        let token = mail.next("ana@x.example").await.token();
+        let before = one_time_tokens(&t).await;
+        for _ in 0..2 {
+            let page = open(&ana, &format!("/reset-password?token={token}"), "en").await;
+            assert_eq!((page.status, carried(&page)), (200, token.as_str()));
+            assert!(page.text.contains(r#"<input name="password" type="password" autocomplete="new-password""#));
+        }
+        for weak in ["", "short", "password1", "ana@x.example"] {
+            let page = ana.submit("/reset-password", &[("token", &token), ("password", weak)]).await;
+            assert_eq!((page.status, carried(&page)), (422, token.as_str()), "{weak}");
+            assert!(page.text.contains(r#"role="alert">password "#), "{}", page.text);
+            assert!(weak.is_empty() || !page.text.contains(&format!("\"{weak}\"")), "it is not repeated");
+        }
+        assert_eq!(one_time_tokens(&t).await, before);
+        let done = ana.submit("/reset-password", &[("token", &token), ("password", "brass-Lantern-92 orbit")]).await;
+        assert!(done.status == 200 && done.text.contains("Your password is set"), "{done:?}");
+        mail.next("ana@x.example").await;
+        let again = ana.submit("/reset-password", &[("token", &token), ("password", PASSWORD)]).await;
+        assert!(again.status == 400 && !again.text.contains("<form"), "there is nothing to try again: {again:?}");
+        assert_eq!(ana.get("/me").await.status, 401);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn what_is_no_token_of_this_page_is_refused_here_too() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_without_bot().await;
+        let ana = Person::new(&t);
+        ana.post("/auth/signup", form("ana@x.example")).await;
+        let verify = mail.next("ana@x.example").await.token();
+        ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
+        let reset = mail.next("ana@x.example").await.token();
+        let flipped = format!("{}{}", &verify[..63], if verify.ends_with('0') { '1' } else { '0' });
+        let (upper, long) = (verify.to_uppercase(), "a".repeat(4_000));
+        for (path, token) in [
+            ("/verify", reset.as_str()),
+            ("/verify", &flipped),
+            ("/verify", &upper),
+            ("/verify", &verify[..32]),
+            ("/verify", ""),
+            ("/verify", "\0"),
+            ("/verify", "ñandú"),
+            ("/verify", &long),
+            ("/reset-password", &verify),
+            ("/reset-password", ""),
+        ] {
+            let page = ana.submit(path, &[("token", token), ("password", PASSWORD)]).await;
+            assert!(page.status == 400 && page.text.contains("Invalid or expired token"), "{path} {token}: {page:?}");
+        }
+        t.advance(TimeDelta::hours(24));
+        for (path, token) in [("/verify", &verify), ("/reset-password", &reset)] {
+            let page = ana.submit(path, &[("token", token), ("password", PASSWORD)]).await;
+            assert!(page.status == 400 && page.text.contains("Invalid or expired token"), "{path}, too late");
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn nothing_that_comes_from_outside_becomes_markup() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_APP_NAME", "<b>A&B</b> \"Makers\"");
+        t.start_without_bot().await;
+        let eve = Person::new(&t);
+        let attack = "\"><script>alert(1)</script>'";
+        let query = url::form_urlencoded::byte_serialize(attack.as_bytes()).collect::<String>();
+        let path = query.replace('+', "%20").replace('/', "%2F");
+        for path in [
+            format!("/verify?token={query}"),
+            format!("/reset-password?token={query}"),
+            format!("/api/auth/verify-email/{path}"),
+        ] {
+            let page = open(&eve, &path, "en").await;
+            assert_eq!(page.status, 200, "{path}");
+            assert!(!page.text.contains("<script") && !page.text.contains("<b>"), "{}", page.text);
+            assert!(page.text.contains("&#60;b&#62;A&#38;B"), "{}", page.text);
+            assert!(carried(&page).starts_with("&#34;&#62;&#60;script"), "{}", page.text);
+        }
+        let again = eve.submit("/reset-password", &[("token", attack), ("password", "short")]).await;
+        assert!(!again.text.contains("<script"), "{}", again.text);
+        let declined = format!("/auth/discord/callback?error={query}&error_description={query}");
+        let page = open(&eve, &declined, "en").await;
+        assert!(page.status == 400 && !page.text.contains("<script"), "{page:?}");
+        t
+    });
+}
+
+#[test]
+fn pages_speak_english_and_spanish() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let ana = Person::new(&t);
+        for (path, english, spanish) in [
+            ("/verify?token=x", "Confirm your address", "Confirma tu dirección"),
+            ("/reset-password?token=x", "Choose a new password", "Elige una contraseña nueva"),
+            ("/second-factor", "One more step", "Un paso más"),
+            ("/auth/discord/callback", "That did not work", "No ha funcionado"),
+        ] {
+            for (language, lang, title) in
+                [("en-GB,es;q=0.5", "en", english), ("es-MX,en;q=0.5", "es", spanish), ("fr", "en", english)]
+            {
+                let page = open(&ana, path, language).await;
+                assert!(page.text.contains(&format!("<html lang=\"{lang}\">")), "{path} {language}");
+                assert!(page.text.contains(&format!("<h1>{title}</h1>")), "{path} {language}: {}", page.text);
+            }
+        }
+        let refused = open(&ana, "/auth/discord/callback", "es").await;
+        assert!(refused.text.contains("No se ha completado la acción."), "{}", refused.text);
+        let style = ana.get("/pages.css").await;
+        assert_eq!((style.status, style.header("content-type")), (200, "text/css; charset=utf-8"));
+        t
+    });
+}
+
+#[test]
+fn a_mailed_link_leads_where_the_settings_say() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        for (frontend, home) in [("", "http://dca.example"), ("https://app.example/base", "https://app.example/base")] {
+            t.set("DCA_PUBLIC_URL", "http://dca.example");
+            t.set("APP_FRONTEND_URL", frontend);
+            // Even a proxy that is trusted says nothing about it.
+            t.set("DCA_TRUSTED_PROXIES", "127.0.0.1");
+            t.start_without_bot().await;
+            if frontend.is_empty() {
+                root(&t).await;
+            }
+            let eve = Person::new(&t);
+            let forged = [
+                ("host", "evil.example"),
+                ("x-forwarded-host", "evil.example"),
+                ("x-forwarded-proto", "https"),
+                ("x-forwarded-prefix", "/evil"),
+                ("forwarded", "host=evil.example;proto=https"),
+                ("x-original-url", "http://evil.example/"),
+                ("referer", "http://evil.example/"),
+            ];
+            let address = if frontend.is_empty() { "ana@x.example" } else { "eva@x.example" };
+            for (path, body, to, link) in [
+                ("/auth/signup", form(address), address, "/verify?token="),
+                ("/auth/resend-verification", json!({ "email": address }), address, "/verify?token="),
+                (
+                    "/auth/reset-password-request",
+                    json!({ "email": "root@x.example" }),
+                    "root@x.example",
+                    "/reset-password?token=",
+                ),
+            ] {
+                assert_eq!(eve.ask(Method::POST, path, body, &forged).await.status, 201, "{path}");
+                let letter = mail.next(to).await;
+                assert!(letter.link().starts_with(&format!("{home}{link}")), "{}", letter.link());
+                assert!(!letter.raw.contains("evil"), "{}", letter.raw);
+            }
+            t.stop().await;
+        }
+        mail.finish();
+        t
+    });
+}
