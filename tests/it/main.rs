@@ -1,18 +1,25 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
 mod accounts;
+mod checklist;
 mod cli;
 mod cluster;
 mod commands;
+mod erasure;
 mod gateway;
+mod guesses;
 mod harness;
 mod house;
 mod limits;
+mod locks;
 mod mail;
 mod ops;
 mod outbox;
+mod people;
+mod second_factor;
 mod stage;
 mod store;
 mod story;
+mod tokens;
 mod validate;
 mod visitor;
