@@ -70,7 +70,8 @@ fn is_own_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let origin = text("origin").map(|origin| origins(config).any(|known| known == origin));
     match text("sec-fetch-site") {
-        Some("same-origin" | "none") => Some(true),
+        Some("same-origin") => Some(true),
+        Some("none") => Some(origin.unwrap_or(true)),
         Some(_) => Some(origin.unwrap_or(false)),
         None => origin,
     }

@@ -14,7 +14,7 @@ use crate::{
 
 /// The operator's first admin, signed in.
 pub async fn root(t: &T) -> Person {
-    people::create_admin(t.core(), "root@x.example", "Root", PASSWORD).await.unwrap();
+    people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
     let root = Person::new(t);
     assert_eq!(root.sign_in("root@x.example").await.status, 200);
     root
@@ -212,7 +212,9 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
 #[test]
 fn the_refresh_cookie_is_cleared_as_it_was_set() {
     it_unstarted(|mut t| async {
-        people::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", "Root", PASSWORD).await.unwrap();
+        people::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", Some("Root"), PASSWORD)
+            .await
+            .unwrap();
         let names = ["DCA_PUBLIC_URL", "REFRESH_COOKIE_NAME", "COOKIE_DOMAIN", "COOKIE_SAMESITE", "COOKIE_SECURE"];
         for (settings, name, expected) in [
             (["", "", "", "", ""], "rt", "HttpOnly; SameSite=Lax; Path=/auth; Max-Age="),
@@ -478,7 +480,7 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
 fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        people::create_admin(t.core(), "root@x.example", "Root", PASSWORD).await.unwrap();
+        people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
         for proof in ["cookie", "bearer", "body"] {
             let ana = Person::new(&t);
             ana.sign_in("root@x.example").await;

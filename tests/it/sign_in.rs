@@ -587,7 +587,7 @@ fn an_account_and_its_event_are_one() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
-        people::create_admin(t.core(), "root@x.example", "Root", PASSWORD).await.unwrap();
+        people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
         let local = Person::signed_in(&t, &mail, "ana@x.example").await;
         let known = [Known::discord(&t, "ana"), Known::google(&google, "117", None)];
         for one in known.iter().chain(&known) {

@@ -106,6 +106,7 @@ impl<'a> House<'a> {
 
         let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
         assert_eq!(post(t, "/auth/signup", form).await.status, 201);
+        let verify = mail.next("new@x.example").await.token();
         account(t, "lost@x.example", Role::User).await;
 
         let who = google.person("117", "Ana", None);
@@ -130,7 +131,7 @@ impl<'a> House<'a> {
             code,
             access: root.access().unwrap(),
             refresh: refresh_token(&root),
-            verify: mail.next("new@x.example").await.token(),
+            verify,
             reset: reset_token(t, mail, "lost@x.example").await,
         }
     }

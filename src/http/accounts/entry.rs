@@ -207,8 +207,9 @@ pub(in crate::http) async fn sign_out(
     State(app): State<App>,
     headers: HeaderMap,
     person: Result<Perhaps, Problem>,
-    Maybe(form): Maybe<RefreshRequest>,
+    form: Result<Maybe<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
+    let form = form.map(|Maybe(form)| form).unwrap_or_default();
     let jar = Jar::of(&headers);
     for token in [
         form.refresh_token.as_deref(),
