@@ -176,18 +176,19 @@ impl App {
 
     /// The one start line, and one line for settings of earlier systems that do nothing yet.
     fn announce(&self, addr: Option<SocketAddr>) {
-        let off: Vec<String> = [
+        let mail = self.mailer.off();
+        let off: Vec<&str> = [
             (self.rest.is_none(), "bot: no DCA_DISCORD_TOKEN"),
             (self.config.redis_url.is_none(), "redis: no DCA_REDIS_URL, limits and nudges are this process's own"),
             (self.config.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
+            (mail.is_some(), mail.as_deref().unwrap_or_default()),
             (!self.parts.contains(&Part::Api), "api: --only"),
             (!self.parts.contains(&Part::Bot), "gateway: --only"),
             (!self.parts.contains(&Part::Workers), "workers: --only"),
         ]
         .into_iter()
         .filter(|(off, _)| *off)
-        .map(|(_, why)| why.to_owned())
-        .chain(self.mailer.off())
+        .map(|(_, why)| why)
         .collect();
         info!(
             version = env!("CARGO_PKG_VERSION"),

@@ -139,6 +139,18 @@ pub enum Error {
 /// The result of a core call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl Error {
+    /// What is answered to programs.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        match self {
+            Self::Refused(refusal) => refusal.code,
+            Self::Database(_) => Code::Unavailable,
+            Self::Broken(_) => Code::Internal,
+        }
+    }
+}
+
 impl Code {
     /// A refusal with its own sentence.
     pub fn because(self, detail: impl Into<String>) -> Error {

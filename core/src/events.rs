@@ -35,6 +35,7 @@ words! {
         BreakerTripped => ("sync.breaker_tripped", "A sync would end too many licenses and waits"),
         SyncConfirmed => ("sync.confirmed", "An admin let a held sync end licenses"),
         UserRegistered => ("user.registered", "Somebody signed up"),
+        SignUpRepeated => ("user.sign_up_repeated", "Somebody signed up with an address that has an account"),
         EmailVerified => ("user.email_verified", "Somebody proved an e-mail address"),
         SignedIn => ("user.signed_in", "Somebody signed in"),
         SignInRefused => ("user.sign_in_refused", "A sign-in was refused"),

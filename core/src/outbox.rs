@@ -99,7 +99,8 @@ impl Delivery {
             Self::KeyDm { license } => format!("license:{license}"),
             Self::LogLine { channel, .. } => format!("channel:{channel}"),
             Self::Refetch { guild, user } => format!("member:{guild}:{user}"),
-            Self::Mail { user, .. } => format!("mail:{user}"),
+            // A letter that waits holds up no other: the next may be worth less time.
+            Self::Mail { letter, user, token } => format!("mail:{letter}:{user}:{}", token.unwrap_or_default()),
         }
     }
 }
@@ -161,7 +162,7 @@ impl Outcome {
 }
 
 /// Tries before a delivery is dead: with the backoff below, about a day.
-const MAX_ATTEMPTS: u32 = 14;
+const MAX_ATTEMPTS: u32 = 18;
 
 /// 5 s, 10 s, 20 s … at most 4 h.
 fn backoff(attempt: u32) -> Duration {

@@ -14,7 +14,7 @@ use sea_orm::{
 use crate::{
     Code, Core, Result,
     crypto::{one_time::hex, seal::Purpose},
-    entity::throttle::{ActiveModel, Column, Entity},
+    entity::throttle::{ActiveModel, Column, Entity, Model},
     tx::Tx,
 };
 
@@ -41,21 +41,37 @@ impl Limit {
 pub(crate) async fn take(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut limits: Vec<&Limit> = limits.iter().collect();
     limits.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut rows = Vec::new();
     for limit in limits {
-        if let Err(until) = take_one(tx, limit).await? {
-            let wait = (until - tx.now()).to_std().unwrap_or_default();
-            return Err(Code::RateLimitExceeded.for_now("Too many attempts; wait before the next one.", wait));
+        match look(tx, limit).await? {
+            Ok(row) => rows.push(row),
+            Err(until) => {
+                let wait = (until - tx.now()).to_std().unwrap_or_default();
+                return Err(Code::RateLimitExceeded.for_now("Too many attempts; wait before the next one.", wait));
+            }
         }
+    }
+    for row in rows {
+        write(tx, row).await?;
     }
     Ok(())
 }
 
 /// Takes a try if there is one left; for what is then silently left undone.
 pub(crate) async fn is_free(tx: &Tx, limit: &Limit) -> Result<bool> {
-    Ok(take_one(tx, limit).await?.is_ok())
+    match look(tx, limit).await? {
+        Ok(row) => write(tx, row).await.map(|()| true),
+        Err(_) => Ok(false),
+    }
 }
 
-async fn take_one(tx: &Tx, limit: &Limit) -> Result<Result<(), DateTime<Utc>>> {
+/// Locks a name, there or not, until the unit of work ends.
+pub(crate) async fn lock(tx: &Tx, what: &str, who: &str) -> Result<()> {
+    look(tx, &Limit::new(tx.core(), what, who, u32::MAX, Duration::from_mins(1))).await.map(drop)
+}
+
+/// Locks a row and answers how it would look with a try more, or when it resets.
+async fn look(tx: &Tx, limit: &Limit) -> Result<Result<Model, DateTime<Utc>>> {
     let fresh = ActiveModel { name: Set(limit.name.clone()), taken: Set(0), resets_at: Set(tx.now() + limit.window) };
     Entity::insert(fresh)
         .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
@@ -67,13 +83,27 @@ async fn take_one(tx: &Tx, limit: &Limit) -> Result<Result<(), DateTime<Utc>>> {
     if u32::try_from(taken).unwrap_or(u32::MAX) >= limit.most {
         return Ok(Err(resets_at));
     }
+    Ok(Ok(Model { name: limit.name.clone(), taken: taken + 1, resets_at }))
+}
+
+async fn write(tx: &Tx, row: Model) -> Result<()> {
     Entity::update_many()
-        .col_expr(Column::Taken, Expr::value(taken + 1))
-        .col_expr(Column::ResetsAt, Expr::value(resets_at))
-        .filter(Column::Name.eq(&limit.name))
+        .col_expr(Column::Taken, Expr::value(row.taken))
+        .col_expr(Column::ResetsAt, Expr::value(row.resets_at))
+        .filter(Column::Name.eq(row.name))
         .exec(tx.db())
         .await?;
-    Ok(Ok(()))
+    Ok(())
+}
+
+/// Gives the tries back where what they were taken for could not even be tried.
+pub(crate) async fn unless_tried<T>(core: &Core, limits: &[Limit], tried: Result<T>) -> Result<T> {
+    if tried.is_err() {
+        let tx = Tx::begin(core).await?;
+        give_back(&tx, limits).await?;
+        tx.commit().await?;
+    }
+    tried
 }
 
 /// Gives a try of each back.

@@ -6,16 +6,17 @@ use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveModelTrait,
     ActiveValue::{NotSet, Set},
-    ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, ExprTrait, Func, OnConflict},
+    ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    sea_query::{Expr, ExprTrait, Func, LockType, OnConflict, SelectStatement},
 };
 
 use crate::{
     Core, Error, Result, Snowflake,
     accounts::{Email, Role, Status},
-    entity::{holder, identity, license, source, user},
+    entity::{holder, identity, license, role_mapping, source, user},
     error::words,
     ids::{TenantId, UserId},
+    throttles,
     tx::Tx,
 };
 
@@ -208,9 +209,9 @@ pub(crate) async fn find_in(tx: &Tx, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).one(tx.db()).await?)
 }
 
-/// One user, locked until the unit of work ends.
+/// One user, locked until the unit of work ends. Rows that refer to them may be written meanwhile.
 pub(crate) async fn lock(tx: &Tx, id: UserId) -> Result<Option<User>> {
-    Ok(user::Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?)
+    Ok(user::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(tx.db()).await?)
 }
 
 /// Whom an address means: who proved it, or else who claimed it last.
@@ -225,10 +226,11 @@ pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<Option<U
     Ok(claims.into_iter().nth(proved))
 }
 
-/// Everybody who claims an address, locked in the order of their ids.
+/// Everybody who claims an address, locked in the order of their ids; that nobody does is locked too.
 pub(crate) async fn lock_claims(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
+    throttles::lock(tx, "address", folded_email).await?;
     let claims = user::Entity::find().filter(user::Column::FoldedEmail.eq(folded_email));
-    Ok(claims.order_by_asc(user::Column::Id).lock_exclusive().all(tx.db()).await?)
+    Ok(claims.order_by_asc(user::Column::Id).lock(LockType::NoKeyUpdate).all(tx.db()).await?)
 }
 
 pub(crate) async fn insert(tx: &Tx, user: User) -> Result<()> {
@@ -271,23 +273,16 @@ pub struct Wanted {
     pub status: Option<Status>,
     /// What they may do.
     pub role: Option<Role>,
-    /// Only who holds something in this tenant.
-    pub tenant: Option<TenantId>,
+    /// Only whom a role of this server earned something.
+    pub guild: Option<Snowflake>,
 }
 
 /// A page of the people with an account, or of a tenant's, newest first, and how many there are in all.
 pub(crate) async fn list(core: &Core, wanted: &Wanted, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
     let mut found = user::Entity::find();
-    found = match wanted.tenant {
+    found = match wanted.guild {
         None => found.filter(user::Column::RegisteredAt.is_not_null()),
-        Some(tenant) => found.filter(
-            user::Column::Id.in_subquery(sea_orm::QueryTrait::into_query(
-                holder::Entity::find()
-                    .select_only()
-                    .column(holder::Column::UserId)
-                    .filter(holder::Column::TenantId.eq(tenant)),
-            )),
-        ),
+        Some(guild) => found.filter(user::Column::Id.in_subquery(earned_in(guild))),
     };
     if let Some(text) = &wanted.search {
         let part = text.to_lowercase();
@@ -311,6 +306,19 @@ pub(crate) async fn list(core: &Core, wanted: &Wanted, page: u64, size: u64) -> 
         .all(core.db.read())
         .await?;
     Ok((rows, total))
+}
+
+fn earned_in(guild: Snowflake) -> SelectStatement {
+    let mappings = role_mapping::Entity::find()
+        .select_only()
+        .column(role_mapping::Column::Id)
+        .filter(role_mapping::Column::GuildId.eq(guild))
+        .into_query();
+    source::Entity::find()
+        .select_only()
+        .column(source::Column::UserId)
+        .filter(source::Column::Reference.in_subquery(mappings))
+        .into_query()
 }
 
 /// Whether a user holds, or ever held, anything of a tenant.

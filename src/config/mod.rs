@@ -233,6 +233,9 @@ pub fn env_map() -> BTreeMap<String, String> {
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
+/// Names of other cookies of ours.
+const TAKEN: [&str; 5] = ["refresh_token", "csrf_token", "dca_device", "dca_sign_in", "dca_second_factor"];
+
 impl Config {
     /// Reads `env`, and the TOML file it may name. An empty value counts as unset. The first that
     /// is set wins: the `DCA_` name or its `_FILE` variant, the TOML file, the names of earlier
@@ -323,7 +326,7 @@ impl Config {
             tls,
         }
     }
-    /// What browsers would not keep is a fault here, not a puzzle there.
+    /// What browsers would not keep, or would mix up, is a fault here, not a puzzle there.
     fn read_cookies(r: &mut Reader, public_url: &str) -> CookieSettings {
         let cookies = CookieSettings {
             name: r.given("DCA_COOKIE_NAME", cookie_name),
@@ -334,6 +337,9 @@ impl Config {
         let is_secure = cookies.secure.unwrap_or(public_url.starts_with("https:"));
         if cookies.same_site == Some(SameSite::None) && !is_secure {
             r.fault("DCA_COOKIE_SAMESITE: none is kept over https alone; expected DCA_COOKIE_SECURE=true".to_owned());
+        }
+        if cookies.name.as_deref().is_some_and(|name| TAKEN.contains(&name)) {
+            r.fault("DCA_COOKIE_NAME: another cookie of ours is called that; expected another name".to_owned());
         }
         if cookies.name.as_deref().is_some_and(|name| name.starts_with("__")) {
             r.fault(

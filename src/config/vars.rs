@@ -192,9 +192,12 @@ const LATER: &[(&str, &str)] = &[
     ("ENCRYPTION_KEY", "seals panel logins, 32 characters"),
 ];
 
+/// Its name, what does its work and what is expected of it, and the check of that.
+type Replaced = (&'static str, &'static str, fn(&str) -> bool);
+
 /// Documented names of earlier systems whose work is done otherwise here, for good, and what is refused
 /// under them: a secret that everybody knows would tell that nobody looked.
-pub(super) const REPLACED: &[(&str, &str, fn(&str) -> bool)] = &[
+pub(super) const REPLACED: &[Replaced] = &[
     (
         "JWT_ACCESS_SECRET",
         "access tokens are signed by a key in the keyring: at least 32 characters, no example",

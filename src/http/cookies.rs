@@ -141,8 +141,9 @@ pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> Header
 }
 
 /// What a session leaves in a browser, taken away; the browser stays known.
-pub(super) fn forget(config: &Config, dialect: Dialect) -> HeaderMap {
-    clear(config, &[Kind::Refresh(dialect), Kind::Csrf])
+pub(super) fn forget(config: &Config, dialects: &[Dialect]) -> HeaderMap {
+    let refresh = dialects.iter().map(|dialect| Kind::Refresh(*dialect));
+    clear(config, &refresh.chain([Kind::Csrf]).collect::<Vec<_>>())
 }
 
 #[cfg(test)]

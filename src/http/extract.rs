@@ -75,7 +75,7 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
     bearer(headers)
 }
 
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
@@ -106,7 +106,7 @@ impl FromRequestParts<App> for Seen {
 }
 
 /// The part of an address that a provider gives to one customer.
-fn network(client: IpAddr) -> String {
+pub(super) fn network(client: IpAddr) -> String {
     let bits = if client.is_ipv4() { 24 } else { 64 };
     IpNet::new(client, bits).map_or_else(|_| client.to_string(), |network| network.trunc().to_string())
 }

@@ -1,4 +1,4 @@
-//! What every account route has in front of it: a limit per address, and the question whether a browser was
+//! What every account route has in front of it: a limit per network, and the question whether a browser was
 //! made to send this by somebody else's page.
 //!
 //! Cookies travel by themselves, so a request that carries one of ours and changes something must come from a
@@ -20,7 +20,7 @@ use url::Url;
 use super::{
     compat::Dialect,
     cookies::{Jar, Kind},
-    extract::client_ip,
+    extract::{bearer, client_ip, network},
     problem::Problem,
 };
 use crate::{App, Config};
@@ -30,7 +30,7 @@ pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     let client = client_ip(&app.config.trusted_proxies, peer, request.headers());
-    if let Err(wait) = app.core.limiter.check(Bucket::Auth, &client.to_string()).await {
+    if let Err(wait) = app.core.limiter.check(Bucket::Auth, &network(client)).await {
         return Problem::slow_down(wait).into_response();
     }
     match may_write(&app.config, &request) {
@@ -42,7 +42,7 @@ pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -
 fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
-    if is_safe || !headers.contains_key(header::COOKIE) || headers.contains_key(header::AUTHORIZATION) {
+    if is_safe || !headers.contains_key(header::COOKIE) || bearer(headers).is_some() {
         return Ok(());
     }
     if !is_own_page(config, headers).unwrap_or(true) {

@@ -1,7 +1,7 @@
 //! The HTTP door: one router, its manners, its listener.
 //!
 //! A route is a request struct, a handler (extract → one call into core → render) and one line in
-//! [`spine`] or, for accounts, [`accounts::routes`]. The manners hold for all of them: a request id, one access-log line and one latency
+//! `spine` or, for accounts, `accounts::routes`. The manners hold for all of them: a request id, one access-log line and one latency
 //! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
 //! beyond a 500.
 
@@ -150,11 +150,15 @@ fn cors(config: &crate::Config) -> CorsLayer {
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// The id of a request, for who answers it.
+#[derive(Clone)]
+pub(crate) struct RequestId(String);
+
 /// Gives the request an id that its answer, its log lines and its events carry, and measures it.
 async fn observe(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let began = Instant::now();
@@ -163,6 +167,7 @@ async fn observe(
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let client = extract::client_ip(&app.config.trusted_proxies, peer.ip(), request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
     let span = info_span!("request", request_id = id, %method, route, %client);
     let mut response = events::in_request(id.clone(), next.run(request)).instrument(span.clone()).await;
     if response.status() == StatusCode::REQUEST_TIMEOUT {

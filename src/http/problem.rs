@@ -18,7 +18,7 @@ use super::retry_after;
 pub struct Problem {
     /// Names the kind of problem; the same for the same `code`.
     #[serde(rename = "type")]
-    kind: String,
+    kind: Box<str>,
     /// The kind in a sentence.
     title: &'static str,
     /// The HTTP status.
@@ -33,7 +33,7 @@ pub struct Problem {
     field: Option<String>,
     /// What waits for a second factor, where one is asked for.
     #[serde(rename = "twoFactorToken", skip_serializing_if = "Option::is_none")]
-    two_factor_token: Option<String>,
+    two_factor_token: Option<Box<str>>,
     #[serde(skip)]
     retry: Option<Duration>,
 }
@@ -41,7 +41,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with its own sentence.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let (kind, status) = (format!("urn:dca-auth:{code}"), status(code).as_u16());
+        let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
         Self {
             kind,
             title: code.says(),
@@ -93,7 +93,7 @@ impl Problem {
 
     /// A second factor is needed; this token waits for it.
     pub(super) fn waiting(token: String) -> Self {
-        Self { two_factor_token: Some(token), ..Self::of(Code::RequiresSecondFactor) }
+        Self { two_factor_token: Some(token.into_boxed_str()), ..Self::of(Code::RequiresSecondFactor) }
     }
 
     /// Another status: what a dialect's clients expect.

@@ -88,6 +88,7 @@ pub enum Failure {
 }
 
 /// A letter, ready to go.
+#[derive(Debug)]
 pub(super) struct Written {
     id: Uuid,
     /// Of the recipient, in ASCII.

@@ -153,7 +153,10 @@ impl Tls {
         let parameters = || TlsParameters::new(host.to_owned());
         // Whoever could forge a certificate could hide the offer as well: checking it protects nobody here,
         // and would keep out the self-signed servers this mode is for.
-        let unchecked = || TlsParameters::builder(host.to_owned()).dangerous_accept_invalid_certs(true).build_rustls();
+        let unchecked = || {
+            let builder = TlsParameters::builder(host.to_owned());
+            builder.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build_rustls()
+        };
         Ok(match settings.tls {
             SmtpTls::None => Self::None,
             SmtpTls::Auto if settings.port == 465 => Self::FromTheStart(parameters()?),

@@ -1,6 +1,11 @@
 //! Letters as they are read, and a mail server in a few lines: what it answers is what is judged.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use dca_core::accounts::{
@@ -8,6 +13,7 @@ use dca_core::accounts::{
     letters::{Letter, Open},
 };
 use lettre::Message;
+use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
@@ -51,7 +57,7 @@ fn dawn() -> DateTime<Utc> {
 }
 
 fn written(mailer: &Mailer, letter: Letter, open: &Open) -> Message {
-    mailer.write(Uuid::from_u128(7), dawn(), letter, open).ok().expect("it can be written").message
+    mailer.write(Uuid::from_u128(7), dawn(), letter, open).expect("it can be written").message
 }
 
 fn text(message: &Message) -> String {
@@ -201,8 +207,8 @@ async fn server(script: &'static [&'static str]) -> u16 {
     port
 }
 
-async fn sent(settings: &[(&str, &str)], script: &'static [&'static str]) -> Result<(), Failure> {
-    let port = server(script).await.to_string();
+async fn sent(settings: &[(&str, &str)], port: u16) -> Result<(), Failure> {
+    let port = port.to_string();
     let given = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str())];
     let config = config(&[&given, settings].concat());
     let server = Server::new(&config.mail, "makers.example").unwrap().unwrap().hurried(Duration::from_millis(200));
@@ -221,11 +227,14 @@ fn seen(answer: Result<(), Failure>) -> String {
     }
 }
 
+/// Settings, what the server says, and what comes of it.
+type Case = (&'static [(&'static str, &'static str)], &'static [&'static str], &'static str);
+
 #[tokio::test]
 async fn an_answer_is_judged_by_who_must_act() {
     const USER: (&str, &str) = ("DCA_SMTP_USER", "makers");
     const HELLO: &str = "250-sink\r\n250 AUTH PLAIN";
-    let cases: [(&[(&str, &str)], &'static [&'static str], &str); 18] = [
+    let cases: [Case; 18] = [
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok", "221 bye"], "sent"),
         // What comes after the server's word changes nothing.
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok"], "sent"),
@@ -293,6 +302,51 @@ async fn an_answer_is_judged_by_who_must_act() {
         let plain = [("DCA_SMTP_TLS", "none")];
         let is_plain = !settings.iter().any(|(name, _)| *name == "DCA_SMTP_TLS");
         let settings = [if is_plain { &plain[..] } else { &[] }, settings].concat();
-        assert_eq!(seen(sent(&settings, script).await), expected, "{settings:?} {script:?}");
+        assert_eq!(seen(sent(&settings, server(script).await).await), expected, "{settings:?} {script:?}");
     }
+}
+
+/// A server with a certificate nobody signed, which offers STARTTLS and then takes one letter.
+fn self_signed_server() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let key = PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()).into();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![signed.cert.der().clone()], key)
+        .unwrap();
+    std::thread::spawn(move || {
+        let (mut clear, _) = listener.accept().unwrap();
+        for says in ["220 hi", "250-sink\r\n250 STARTTLS"] {
+            clear.write_all(format!("{says}\r\n").as_bytes()).unwrap();
+            assert!(clear.read(&mut [0; 1000]).unwrap() > 0);
+        }
+        clear.write_all(b"220 go\r\n").unwrap();
+        let mut sealed = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), clear);
+        let mut told = Vec::new();
+        for says in ["250 sink", "250 ok", "250 ok", "354 go", "250 ok", "221 bye"] {
+            let ends: &[u8] = if says == "250 ok" && told.ends_with(b"DATA\r\n") { b"\r\n.\r\n" } else { b"\r\n" };
+            told.clear();
+            while !told.ends_with(ends) {
+                let mut byte = [0];
+                let Ok(1) = sealed.read(&mut byte) else { return };
+                told.extend(byte);
+            }
+            sealed.write_all(format!("{says}\r\n").as_bytes()).unwrap();
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_certificate_nobody_signed_will_do_only_where_none_would_do_as_well() {
+    let answer = sent(&[("DCA_SMTP_TLS", "opportunistic")], self_signed_server()).await;
+    assert_eq!(seen(answer), "sent");
+    assert_eq!(seen(sent(&[("DCA_SMTP_TLS", "auto")], self_signed_server()).await), "sent", "on loopback");
+    let answer = seen(sent(&[("DCA_SMTP_TLS", "starttls")], self_signed_server()).await);
+    assert!(answer.starts_with("ours, DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS: no encryption"), "{answer}");
+    assert!(answer.contains("certificate"), "{answer}");
 }

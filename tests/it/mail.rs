@@ -211,7 +211,9 @@ fn a_domain_that_says_later_rests_while_others_are_served() {
         sink.next("ana@quick.example").await;
         pass(&t, 25).await;
         assert_eq!(sink.attempt_count(), 2, "the domain was left alone");
-        assert_eq!(letters(t.core()).await[1]["attempt"], 0, "to wait costs no attempt");
+        let pending = letters(t.core()).await.into_iter().filter(|row| row["state"] == "pending");
+        let attempts: HashSet<_> = pending.map(|row| row["attempt"].as_i64()).collect();
+        assert_eq!(attempts, HashSet::from([Some(0), Some(1)]), "to wait costs no attempt");
         pass(&t, 10).await;
         sink.next("ana@slow.example").await;
         sink.next("ben@slow.example").await;

@@ -104,7 +104,7 @@ fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_atte
         let waiting = claim_one(&core).await;
         outbox::settle(&core, &waiting, Outcome::Wait(Duration::from_mins(1))).await.unwrap();
         t.clock.advance(TimeDelta::seconds(60));
-        for attempt in 1..=14_u32 {
+        for attempt in 1..=18_u32 {
             let claim = claim_one(&core).await;
             assert_eq!(claim.attempt, attempt, "waiting cost no attempt");
             assert!(outbox::settle(&core, &claim, Outcome::Failed("no".to_owned())).await.unwrap());

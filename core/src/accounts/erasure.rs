@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::{
     Code, Core, Result,
     accounts::{
-        Principal, Visitor,
+        Principal, Status, Visitor,
         letters::{self, Letter},
         one_time, people, record, second_factor, sessions,
     },
@@ -79,9 +79,9 @@ pub async fn plan(
     visitor: &Visitor,
     who: &Principal,
     password: Option<&str>,
-    code: Option<&str>,
+    shown: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    second_factor::confirm_both(core, visitor, who, password, code).await?;
+    second_factor::confirm_both(core, visitor, who, password, shown).await?;
     let (id, mut tx) = (who.user.id, Tx::begin(core).await?);
     let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let at = plan_in(&mut tx, user, &Actor::User(id)).await?;
@@ -105,14 +105,18 @@ pub(crate) async fn plan_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Resul
 /// When the database does not answer.
 pub async fn sweep(core: &Core) -> Result<usize> {
     let due = users::due_for_deletion(core).await?;
-    for user in &due {
-        erase(core, *user).await?;
+    let mut erased = 0;
+    for user in due {
+        match erase(core, user).await {
+            Ok(()) => erased += 1,
+            Err(error) => tracing::error!(%user, %error, "an account could not be erased; it is tried again"),
+        }
     }
     users::delete_unproved(core, core.clock.now() - UNPROVED).await?;
     one_time::forget_old(core).await?;
     sessions::forget_old(core).await?;
     throttles::forget_old(core).await?;
-    Ok(due.len())
+    Ok(erased)
 }
 
 async fn erase(core: &Core, id: UserId) -> Result<()> {
@@ -128,10 +132,15 @@ async fn erase(core: &Core, id: UserId) -> Result<()> {
     one_time_token::Entity::delete_many().filter(one_time_token::Column::UserId.eq(id)).exec(db).await?;
     guild_manager::Entity::delete_many().filter(guild_manager::Column::UserId.eq(id)).exec(db).await?;
     second_factor::remove(&tx, id).await?;
-    if users::is_holder(&tx, id).await? {
-        users::unlink(&tx, Provider::Google, id).await?;
+    // A ban outlives the account: its number at the provider stays, and nothing else.
+    let is_kept_out = user.status()? != Status::Active;
+    if is_kept_out || users::is_holder(&tx, id).await? {
+        if !is_kept_out {
+            users::unlink(&tx, Provider::Google, id).await?;
+        }
         users::forget_tokens(&tx, id).await?;
-        users::update(&tx, &users::seen(id, user.created_at)).await?;
+        let (status, status_reason) = (user.status, user.status_reason);
+        users::update(&tx, &User { status, status_reason, ..users::seen(id, user.created_at) }).await?;
     } else {
         users::delete(&tx, id).await?;
     }

@@ -179,18 +179,20 @@ pub struct SignUp {
 pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<UserId> {
     let (email, name) = (Email::parse(&form.email)?, name(&form.name)?);
     password::check_new(&form.password, &[&email.folded, &name, &core.rules.app_name])?;
-    may_cause_letter(core, visitor).await?;
-    let hash = core.passwords().hash(&form.password).await?;
+    let taken = letters_of(core, visitor);
+    take(core, &taken).await?;
+    let hash = throttles::unless_tried(core, &taken, core.passwords().hash(&form.password).await).await?;
 
     let mut tx = Tx::begin(core).await?;
     let id = UserId(core.ids.v7(tx.now()));
-    if !throttles::is_free(&tx, &letters_to(core, &email)).await? {
+    if !throttles::is_free(&tx, &letters_to(core, Letter::AlreadyRegistered, &email)).await? {
         tx.commit().await?;
         return Ok(id);
     }
     let claims = users::lock_claims(&tx, &email.folded).await?;
     if let Some(owner) = claims.iter().find(|user| user.email_verified_at.is_some()) {
         letters::send(&mut tx, Letter::AlreadyRegistered, owner.id, None).await?;
+        record(&mut tx, Kind::SignUpRepeated, &Actor::System, owner.id, json!({ "network": visitor.network }));
         tx.commit().await?;
         return Ok(id);
     }
@@ -236,10 +238,10 @@ async fn mail_link(
     is_for: impl Fn(&User) -> bool,
 ) -> Result<()> {
     let email = Email::parse(email)?;
-    may_cause_letter(core, visitor).await?;
+    take(core, &letters_of(core, visitor)).await?;
     let user = users::find_by_email(core, &email).await?.filter(is_for);
     let mut tx = Tx::begin(core).await?;
-    if throttles::is_free(&tx, &letters_to(core, &email)).await?
+    if throttles::is_free(&tx, &letters_to(core, letter, &email)).await?
         && let Some(user) = user
     {
         send_link(&mut tx, letter, user.id).await?;
@@ -256,30 +258,54 @@ async fn send_link(tx: &mut Tx, letter: Letter, user: UserId) -> Result<()> {
     letters::send(tx, letter, user, Some(&token)).await
 }
 
+/// What remains to do after an address was proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proved {
+    /// Nothing: sign in.
+    Ready,
+    /// Several had signed up with the address, so nobody knows whose password is whose: a letter with a link
+    /// that sets one is on its way.
+    NeedsPassword,
+}
+
 /// Proves an address with the token that was mailed to it.
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`.
-pub async fn verify_email(core: &Core, token: &str) -> Result<()> {
+pub async fn verify_email(core: &Core, token: &str) -> Result<Proved> {
+    let seen = one_time::look(core, Purpose::VerifyEmail, token).await?;
+    let id = seen.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
     let mut tx = Tx::begin(core).await?;
-    let spent = one_time::spend(&tx, Purpose::VerifyEmail, token).await?;
-    let id = spent.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
-    if prove(&mut tx, id).await? {
-        letters::send(&mut tx, Letter::WelcomeEmail, id, None).await?;
-    }
-    tx.commit().await
+    let others = prove(&mut tx, id).await?;
+    one_time::spend(&tx, Purpose::VerifyEmail, token).await?;
+    one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
+    let proved = match others {
+        // Whoever reads the mail pressed a link, perhaps not their own: a stranger's password must not stay.
+        Some(1..) => {
+            forget_password(&tx, id).await?;
+            send_link(&mut tx, Letter::ResetPassword, id).await?;
+            Proved::NeedsPassword
+        }
+        Some(0) => {
+            letters::send(&mut tx, Letter::WelcomeEmail, id, None).await?;
+            Proved::Ready
+        }
+        None => Proved::Ready,
+    };
+    tx.commit().await?;
+    Ok(proved)
 }
 
 /// Notes that this user reads the mail at their address. The first proof takes it from everybody else who
-/// claimed it, with whatever they had set up. Answers whether it was the first.
-async fn prove(tx: &mut Tx, id: UserId) -> Result<bool> {
+/// claimed it, with whatever they had set up. Answers how many those were, if it was the first.
+async fn prove(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let user = users::find_in(tx, id).await?.ok_or_else(refuse)?;
     let folded = user.folded_email.ok_or_else(refuse)?;
     let claims = users::lock_claims(tx, &folded).await?;
     let mut user = claims.iter().find(|claim| claim.id == id).cloned().ok_or_else(refuse)?;
     if user.email_verified_at.is_some() {
-        return Ok(false);
+        return Ok(None);
     }
     for other in claims.iter().filter(|claim| claim.id != id) {
         if other.email_verified_at.is_some() {
@@ -292,9 +318,8 @@ async fn prove(tx: &mut Tx, id: UserId) -> Result<bool> {
         user.status = Status::Active.to_string();
     }
     users::update(tx, &user).await?;
-    one_time::end_all(tx, Purpose::VerifyEmail, id).await?;
     record(tx, Kind::EmailVerified, &Actor::User(id), id, Value::Null);
-    Ok(true)
+    Ok(Some(claims.len() - 1))
 }
 
 /// Sets a new password with the token that was mailed, and ends every session. A second factor stays.
@@ -310,8 +335,9 @@ pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<
     let hash = core.passwords().hash(password).await?;
 
     let mut tx = Tx::begin(core).await?;
-    one_time::spend(&tx, Purpose::ResetPassword, token).await?;
     prove(&mut tx, id).await?;
+    one_time::spend(&tx, Purpose::ResetPassword, token).await?;
+    one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
     replace_password(&mut tx, id, hash, None, "password reset").await?;
     tx.commit().await
 }
@@ -365,24 +391,28 @@ pub struct SignIn {
 /// `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
 /// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<SignedIn> {
-    // What is no address is one nobody has; Postgres takes no NUL.
-    let email = Email::parse(&form.email).unwrap_or_else(|_| Email {
-        shown: String::new(),
-        folded: form.email.trim().to_lowercase().replace('\0', "\u{fffd}"),
-    });
-    let tries = tries_at(core, visitor, &email.folded);
+    // What is no address is one nobody has.
+    let email = Email::parse(&form.email).ok();
+    let account = email.as_ref().map_or_else(|| form.email.to_lowercase(), |email| email.folded.clone());
+    let tries = tries_at(core, visitor, &account);
     take(core, &tries).await?;
 
-    let user = users::find_by_email(core, &email).await?;
+    let user = match &email {
+        Some(email) => users::find_by_email(core, email).await?,
+        None => None,
+    };
     let known = match &user {
         Some(user) => password_of(core, user.id).await?,
         None => None,
     };
-    let found = core.passwords().compare(&form.password, known.clone()).await?;
+    let found = core.passwords().compare(&form.password, known.clone()).await;
+    let found = throttles::unless_tried(core, &tries, found).await?;
+    let owner = user.as_ref().map(|user| user.id);
     let Some(user) = user.filter(|_| found != Match::No) else {
-        return Err(sign_in_refused(core, visitor, &email, Code::InvalidCredentials).await?);
+        return Err(refuse(core, visitor, owner, Code::InvalidCredentials).await?);
     };
-    let rehashed = if found == Match::Outdated { Some(core.passwords().hash(&form.password).await?) } else { None };
+    // One that cannot be made now is made the next time.
+    let rehashed = if found == Match::Outdated { core.passwords().hash(&form.password).await.ok() } else { None };
 
     let mut tx = Tx::begin(core).await?;
     throttles::give_back(&tx, &tries).await?;
@@ -390,8 +420,9 @@ pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<Sig
     if password_in(&tx, user.id).await? != known {
         return Err(Code::InvalidCredentials.refusal());
     }
-    let admitted = admit(&user);
-    if let Err(refused) = admitted {
+    if let Err(refused) = admit(&user) {
+        let why = json!({ "why": refused.code(), "network": visitor.network });
+        record(&mut tx, Kind::SignInRefused, &Actor::System, user.id, why);
         tx.commit().await?;
         return Err(refused);
     }
@@ -423,15 +454,14 @@ fn admit(user: &User) -> Result<()> {
 }
 
 /// Notes a refused sign-in, of a known account or not.
-async fn sign_in_refused(core: &Core, visitor: &Visitor, email: &Email, why: Code) -> Result<crate::Error> {
-    let user = users::find_by_email(core, email).await?;
+async fn refuse(core: &Core, visitor: &Visitor, subject: Option<UserId>, why: Code) -> Result<crate::Error> {
     let mut tx = Tx::begin(core).await?;
     let after = json!({ "why": why, "network": visitor.network });
     tx.record(Draft {
         tenant: TenantId::INSTALLATION,
         kind: Kind::SignInRefused,
         actor: Actor::System,
-        subject: user.map(|user| user.id),
+        subject,
         license: None,
         before: None,
         after: Some(after),
@@ -451,8 +481,9 @@ pub(crate) async fn confirm(core: &Core, visitor: &Visitor, who: &Principal, pas
     let account = who.user.folded_email.clone().unwrap_or_else(|| who.user.id.to_string());
     let tries = tries_at(core, visitor, &account);
     take(core, &tries).await?;
-    if core.passwords().compare(password.unwrap_or_default(), Some(known)).await? == Match::No {
-        return Err(Code::InvalidCredentials.refusal());
+    let found = core.passwords().compare(password.unwrap_or_default(), Some(known)).await;
+    if throttles::unless_tried(core, &tries, found).await? == Match::No {
+        return Err(refuse(core, visitor, Some(who.user.id), Code::InvalidCredentials).await?);
     }
     let tx = Tx::begin(core).await?;
     throttles::give_back(&tx, &tries).await?;
@@ -476,14 +507,16 @@ async fn take(core: &Core, limits: &[Limit]) -> Result<()> {
     tx.commit().await
 }
 
-/// Takes one of the letters a network may cause.
-async fn may_cause_letter(core: &Core, visitor: &Visitor) -> Result<()> {
+/// The letters a network may cause.
+fn letters_of(core: &Core, visitor: &Visitor) -> [Limit; 1] {
     let most = core.rules.letters_per_network;
-    take(core, &[Limit::new(core, "letters", &visitor.network, most, Duration::from_hours(1))]).await
+    [Limit::new(core, "letters", &visitor.network, most, Duration::from_hours(1))]
 }
 
-fn letters_to(core: &Core, email: &Email) -> Limit {
-    Limit::new(core, "letters-to", &email.folded, LETTERS_PER_ADDRESS, Duration::from_hours(1))
+/// The letters of a kind that an address gets because somebody typed it in: those of one kind do not use up
+/// those of another.
+fn letters_to(core: &Core, letter: Letter, email: &Email) -> Limit {
+    Limit::new(core, letter.as_str(), &email.folded, LETTERS_PER_ADDRESS, Duration::from_hours(1))
 }
 
 /// What a person may change about themselves.
@@ -528,6 +561,11 @@ async fn password_of(core: &Core, user: UserId) -> Result<Option<String>> {
 
 async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>> {
     Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
+}
+
+async fn forget_password(tx: &Tx, user: UserId) -> Result<()> {
+    credential::Entity::delete_by_id(user).exec(tx.db()).await?;
+    Ok(())
 }
 
 async fn set_password(tx: &Tx, user: UserId, hash: String) -> Result<()> {

@@ -7,12 +7,16 @@ use serde_json::json;
 
 use crate::{
     Code, Core, Result, Snowflake,
-    accounts::{Email, Principal, Role, Status, erasure, name, record, second_factor, sessions, set_password},
+    accounts::{
+        Email, Principal, Role, Status, erasure,
+        letters::{self, Letter},
+        name, record, second_factor, sessions, set_password,
+    },
     crypto::password,
     entity::guild_manager,
     events::{Actor, Kind},
     guilds,
-    ids::{SessionId, TenantId, UserId},
+    ids::{SessionId, UserId},
     tx::Tx,
     users::{self, User},
 };
@@ -72,22 +76,25 @@ pub async fn list(
     page: u64,
     size: u64,
 ) -> Result<(Vec<User>, u64)> {
-    let tenant = match guild {
-        Some(guild) if manages(core, who.user.id, guild).await? => Some(tenant_of(core, guild).await?),
-        guild => {
-            Admin::at_least(core, Role::Moderator, who)?;
-            match guild {
-                Some(guild) => Some(tenant_of(core, guild).await?),
-                None => None,
-            }
-        }
+    let Some(id) = guild else {
+        Admin::at_least(core, Role::Moderator, who)?;
+        return users::list(core, &wanted, page, size).await;
     };
-    users::list(core, &Wanted { tenant, ..wanted }, page, size).await
-}
-
-async fn tenant_of(core: &Core, guild: Snowflake) -> Result<TenantId> {
-    let found = guilds::find(core, guild).await?;
-    Ok(found.ok_or_else(|| Code::NotFound.because("No such server."))?.tenant_id)
+    let is_manager = manages(core, who.user.id, id).await?;
+    if !is_manager {
+        Admin::at_least(core, Role::Moderator, who)?;
+    }
+    if guilds::find(core, id).await?.is_none() {
+        return Err(Code::NotFound.because("No such server."));
+    }
+    let (mut found, total) = users::list(core, &Wanted { guild, ..wanted }, page, size).await?;
+    if is_manager {
+        // Who manages a server knows its members, not their addresses.
+        for user in &mut found {
+            (user.email, user.deletion_at) = (None, None);
+        }
+    }
+    Ok((found, total))
 }
 
 async fn manages(core: &Core, user: UserId, guild: Snowflake) -> Result<bool> {
@@ -156,12 +163,26 @@ pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Res
     Ok(user)
 }
 
+/// Takes a role from a person who has it: they are a USER again.
+///
+/// # Errors
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` when they have another role.
+pub async fn take_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
+    let user = get(core, id).await?;
+    if user.role()? != role {
+        return Err(Code::Conflict.because(format!("That person is {}, not {role}.", user.role)));
+    }
+    set_role(core, admin, id, Role::User).await
+}
+
 /// Makes a person a guild's manager, or no longer.
 ///
 /// # Errors
 /// `NOT_FOUND`.
 pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflake, manages: bool) -> Result<()> {
-    tenant_of(core, guild).await?;
+    if guilds::find(core, guild).await?.is_none() {
+        return Err(Code::NotFound.because("No such server."));
+    }
     let mut tx = Tx::begin(core).await?;
     admin.lock_lesser(&tx, id).await?;
     let changed = if manages {
@@ -206,12 +227,14 @@ pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64>
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
-pub async fn end_session(core: &Core, admin: &Admin, id: SessionId) -> Result<()> {
+pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Option<String>) -> Result<()> {
+    let why = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
     let gone = || Code::NotFound.because("No such session.");
     let owner = sessions::owner(core, id).await?.ok_or_else(gone)?;
     let mut tx = Tx::begin(core).await?;
     admin.lock_lesser(&tx, owner).await?;
-    if !sessions::end_in(&mut tx, owner, id, &admin.actor(), "ended by an admin").await? {
+    let why = why.as_deref().unwrap_or("ended by an admin");
+    if !sessions::end_in(&mut tx, owner, id, &admin.actor(), why).await? {
         return Err(gone());
     }
     tx.commit().await
@@ -240,6 +263,7 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     second_factor::remove(&tx, id).await?;
     sessions::end_all(&mut tx, id, None, &admin.actor(), "second factor removed").await?;
     record(&mut tx, Kind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
+    letters::send(&mut tx, Letter::SecondFactorChanged, id, None).await?;
     tx.commit().await
 }
 

@@ -41,7 +41,7 @@ pub struct Begun {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Terms {
     provider: Provider,
-    /// Whose account it will be linked to, and the session that wants it; `None` signs in.
+    /// Whose account it will be linked to, by which session; `None` signs in.
     link: Option<(UserId, SessionId)>,
 }
 
@@ -120,8 +120,7 @@ pub async fn take(core: &Core, provider: Provider, cookie: Option<&str>, state: 
 /// Lets in whom the provider vouches for, or links them to who began it (`who`: or to who is signed in now).
 ///
 /// # Errors
-/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `INVALID_SESSION` when the session that began a link is over;
-/// `CONFLICT` when that account belongs to somebody else here.
+/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` when that account belongs to somebody else here.
 pub async fn enter(
     core: &Core,
     visitor: &Visitor,
@@ -130,7 +129,11 @@ pub async fn enter(
     vouched: Vouched,
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
-    if let Some(owner) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
+    if let Some((owner, session)) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
+        users::lock(&tx, owner).await?;
+        if !sessions::is_live(&tx, session).await? {
+            return Err(Code::InvalidSession.refusal());
+        }
         link(&mut tx, attempt.provider, owner, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
@@ -143,7 +146,7 @@ pub async fn enter(
     }
     keep(&tx, attempt.provider, &user, &vouched).await?;
     admit(&user)?;
-    if second_factor::is_enabled(core, user.id).await? {
+    if second_factor::is_enabled_in(&tx, user.id).await? {
         let token =
             one_time::make(&tx, Purpose::SecondFactor, Some(user.id), LIFE, Some(json!(attempt.provider))).await?;
         tx.commit().await?;
@@ -159,13 +162,13 @@ pub async fn enter(
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn complete(core: &Core, visitor: &Visitor, token: &str, code: &str) -> Result<SignedIn> {
+pub async fn complete(core: &Core, visitor: &Visitor, token: &str, shown: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let waiting = one_time::look(core, Purpose::SecondFactor, token).await?;
     let mut tx = Tx::begin(core).await?;
     let user = users::lock(&tx, waiting.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
     admit(&user)?;
-    match second_factor::check(&mut tx, visitor, &user, Some(code)).await? {
+    match second_factor::check(&mut tx, visitor, &user, Some(shown)).await? {
         Ok(proved) => {
             let spent = one_time::spend(&tx, Purpose::SecondFactor, token).await?;
             let provider: Option<Provider> = spent.data.and_then(|data| serde_json::from_value(data).ok());
@@ -210,14 +213,10 @@ async fn register(
     Ok(())
 }
 
-async fn link(tx: &mut Tx, provider: Provider, (owner, session): (UserId, SessionId), vouched: &Vouched) -> Result<()> {
+async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched) -> Result<()> {
     let taken = || Code::Conflict.because("That account is linked to somebody else here.");
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     admit(&user)?;
-    // Who was signed out meanwhile leaves no way in behind.
-    if !sessions::is_live(tx, session).await? {
-        return Err(Code::InvalidSession.refusal());
-    }
     let known = users::identity(tx, provider, &vouched.subject).await?;
     if known.as_ref().is_none_or(|known| known.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {
@@ -245,7 +244,8 @@ async fn keep(tx: &Tx, provider: Provider, user: &User, vouched: &Vouched) -> Re
     let identity = identity.ok_or_else(|| Code::Conflict.because("That account is linked to somebody else here."))?;
     let core = tx.core();
     let sealed = core.keys().seal(&core.ids, Purpose::ProviderTokens, user.id.0, &vouched.tokens);
-    users::keep_tokens(tx, &identity, vouched.name.clone(), sealed).await
+    let called = vouched.name.as_deref().and_then(|text| name(text).ok());
+    users::keep_tokens(tx, &identity, called, sealed).await
 }
 
 /// Takes a provider's account from who is signed in, as long as another way in remains.

@@ -94,14 +94,14 @@ pub async fn set_up(core: &Core, visitor: &Visitor, who: &Principal, password: O
 ///
 /// # Errors
 /// `INVALID_2FA_CODE`, `CONFLICT`.
-pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, code: &str) -> Result<Vec<String>> {
+pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, shown: &str) -> Result<Vec<String>> {
     let id = who.user.id;
     take(core, &tries_at(core, visitor, id)).await?;
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
     let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());
     let factor = factor.ok_or_else(|| Code::Conflict.because("Set a second factor up first."))?;
-    if !is_code(&tx, &who.user, &factor, code).await? {
+    if !is_code(&tx, &who.user, &factor, shown).await? {
         return Err(Code::InvalidSecondFactor.refusal());
     }
     second_factor::Entity::update_many()
@@ -126,9 +126,9 @@ pub async fn disable(
     visitor: &Visitor,
     who: &Principal,
     password: Option<&str>,
-    code: &str,
+    shown: &str,
 ) -> Result<()> {
-    if !confirm_both(core, visitor, who, password, Some(code)).await? {
+    if !confirm_both(core, visitor, who, password, Some(shown)).await? {
         return Err(none());
     }
     let mut tx = Tx::begin(core).await?;
@@ -141,9 +141,9 @@ pub async fn disable(
 ///
 /// # Errors
 /// `INVALID_2FA_CODE`, `REQUIRES_2FA`.
-pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principal, code: &str) -> Result<Vec<String>> {
+pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principal, shown: &str) -> Result<Vec<String>> {
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, visitor, &who.user, Some(code)).await?;
+    let proved = check(&mut tx, visitor, &who.user, Some(shown)).await?;
     if !matches!(proved, Ok(true)) {
         tx.commit().await?;
         return Err(proved.err().unwrap_or_else(none));
@@ -164,21 +164,21 @@ pub(crate) async fn confirm_both(
     visitor: &Visitor,
     who: &Principal,
     password: Option<&str>,
-    code: Option<&str>,
+    shown: Option<&str>,
 ) -> Result<bool> {
     confirm(core, visitor, who, password).await?;
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, visitor, &who.user, code).await?;
+    let proved = check(&mut tx, visitor, &who.user, shown).await?;
     tx.commit().await?;
     proved
 }
 
 /// Checks a code, if this user has a second factor: `Ok(true)` proved, `Ok(false)` there is none. What is
 /// refused must be committed all the same: a try was taken, and perhaps a code used up.
-pub(crate) async fn check(tx: &mut Tx, visitor: &Visitor, user: &User, code: Option<&str>) -> Result<Result<bool>> {
+pub(crate) async fn check(tx: &mut Tx, visitor: &Visitor, user: &User, shown: Option<&str>) -> Result<Result<bool>> {
     let factor = find(tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
     let Some(factor) = factor else { return Ok(Ok(false)) };
-    let Some(code) = code.map(str::trim).filter(|code| !code.is_empty()) else {
+    let Some(shown) = shown.map(str::trim).filter(|shown| !shown.is_empty()) else {
         return Ok(Err(Code::RequiresSecondFactor.refusal()));
     };
     let tries = tries_at(tx.core(), visitor, user.id);
@@ -186,7 +186,7 @@ pub(crate) async fn check(tx: &mut Tx, visitor: &Visitor, user: &User, code: Opt
         Err(refused @ Error::Refused(_)) => return Ok(Err(refused)),
         other => other?,
     }
-    let is_right = is_code(tx, user, &factor, code).await? || spend_recovery_code(tx, user.id, code).await?;
+    let is_right = is_code(tx, user, &factor, shown).await? || spend_recovery_code(tx, user.id, shown).await?;
     if is_right {
         crate::throttles::give_back(tx, &tries).await?;
         return Ok(Ok(true));
@@ -205,11 +205,16 @@ pub async fn is_enabled(core: &Core, user: UserId) -> Result<bool> {
     Ok(row.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
+/// The same, as this unit of work sees it.
+pub(crate) async fn is_enabled_in(tx: &Tx, user: UserId) -> Result<bool> {
+    Ok(find(tx, user).await?.is_some_and(|factor| factor.confirmed_at.is_some()))
+}
+
 /// Whether the app shows this code now, and for the first time.
-async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
+async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, shown: &str) -> Result<bool> {
     let secret = tx.core().keys().open_sealed(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
     let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
-    let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
+    let Some(step) = totp(tx.core(), user, &secret)?.check(shown, now) else { return Ok(false) };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
     let first = second_factor::Entity::update_many()
         .col_expr(second_factor::Column::LastStep, Expr::value(step))
@@ -220,10 +225,10 @@ async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str
     Ok(first.rows_affected == 1)
 }
 
-async fn spend_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
+async fn spend_recovery_code(tx: &Tx, user: UserId, shown: &str) -> Result<bool> {
     let spent = recovery_code::Entity::update_many()
         .col_expr(recovery_code::Column::UsedAt, Expr::value(tx.now()))
-        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, code)))
+        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, shown)))
         .filter(recovery_code::Column::UserId.eq(user))
         .filter(recovery_code::Column::UsedAt.is_null())
         .exec(tx.db())
@@ -239,8 +244,8 @@ async fn spend_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> 
     Ok(true)
 }
 
-fn lookup(core: &Core, user: UserId, code: &str) -> Vec<u8> {
-    let folded: String = code.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
+fn lookup(core: &Core, user: UserId, shown: &str) -> Vec<u8> {
+    let folded: String = shown.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
     core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
 }
 
@@ -261,9 +266,10 @@ async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
     Ok(codes)
 }
 
-/// Forgets a user's second factor.
+/// Forgets a user's second factor; no session counts as proved by it any more.
 pub(crate) async fn remove(tx: &Tx, user: UserId) -> Result<()> {
     second_factor::Entity::delete_by_id(user).exec(tx.db()).await?;
+    sessions::weaken(tx, user).await?;
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
     Ok(())
 }

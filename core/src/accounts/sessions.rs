@@ -167,8 +167,9 @@ async fn lock(tx: &Tx, id: SessionId) -> Result<Option<Session>> {
 /// was used before, which ends all of the user's sessions.
 pub async fn refresh(core: &Core, visitor: &Visitor, token: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidSession.refusal();
+    // What is no token costs no write lock.
+    let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?.ok_or_else(refuse)?;
     let tx = Tx::begin(core).await?;
-    let row = refresh_token::Entity::find_by_id(hash(token)).one(tx.db()).await?.ok_or_else(refuse)?;
     // User before session: whoever ends all sessions of a user locks in this order too.
     let owner = session::Entity::find_by_id(row.session_id).one(tx.db()).await?.ok_or_else(refuse)?.user_id;
     let user = users::lock(&tx, owner).await?.ok_or_else(refuse)?;
@@ -337,12 +338,6 @@ fn live(core: &Core) -> sea_orm::Select<session::Entity> {
         .order_by_desc(session::Column::Id)
 }
 
-/// Whether a session can still be used.
-pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
-    let session = session::Entity::find_by_id(id).one(tx.db()).await?;
-    Ok(session.is_some_and(|session| session.revoked_at.is_none() && session.expires_at > tx.now()))
-}
-
 /// Whose session this is.
 ///
 /// # Errors
@@ -359,6 +354,22 @@ pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
         .exec(tx.db())
         .await?;
     Ok(())
+}
+
+/// No session of this user counts as proved by a second factor any more.
+pub(crate) async fn weaken(tx: &Tx, user: UserId) -> Result<()> {
+    session::Entity::update_many()
+        .col_expr(session::Column::SecondFactorAt, Expr::value(None::<DateTime<Utc>>))
+        .filter(session::Column::UserId.eq(user))
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
+/// Whether a session of a user who is locked has not ended.
+pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
+    let session = session::Entity::find_by_id(id).one(tx.db()).await?;
+    Ok(session.is_some_and(|session| session.revoked_at.is_none() && session.expires_at > tx.now()))
 }
 
 /// Forgets sessions that ended 90 days ago, with their tokens. Answers how many.

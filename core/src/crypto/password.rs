@@ -44,7 +44,7 @@ pub struct Passwords(Arc<Inner>);
 
 struct Inner {
     argon2: Argon2<'static>,
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     nobody: String,
     ids: Ids,
 }
@@ -59,7 +59,7 @@ impl Passwords {
         let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let nobody = hash(&argon2, &ids, "")?;
-        Ok(Self(Arc::new(Inner { argon2, turns: Semaphore::new(turns.max(1)), nobody, ids })))
+        Ok(Self(Arc::new(Inner { argon2, turns: Arc::new(Semaphore::new(turns.max(1))), nobody, ids })))
     }
 
     /// The hash of a new password, in PHC string form.
@@ -69,12 +69,9 @@ impl Passwords {
 
     /// Whether this is the password behind `known`; takes as long when there is none.
     pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<Match> {
-        self.in_turn(password, move |inner, password| match &known {
-            Some(known) => compare(&inner.argon2, password, known),
-            None => {
-                compare(&inner.argon2, password, &inner.nobody);
-                Match::No
-            }
+        self.in_turn(password, move |inner, password| {
+            let found = compare(&inner.argon2, password, known.as_deref().unwrap_or(&inner.nobody));
+            if known.is_some() { found } else { Match::No }
         })
         .await
     }
@@ -84,12 +81,18 @@ impl Passwords {
         password: &str,
         work: impl FnOnce(&Inner, &str) -> T + Send + 'static,
     ) -> Result<T> {
-        let turn = tokio::time::timeout(PATIENCE, self.0.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
+        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else {
             return Err(Code::Unavailable.for_now("Too many sign-ins at once; try again in a moment.", PATIENCE));
         };
         let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
-        let done = tokio::task::spawn_blocking(move || work(&inner, &password)).await;
+        // The turn goes with the work: who hangs up does not make room for another hash.
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&inner, &password);
+            drop(turn);
+            done
+        })
+        .await;
         done.map_err(|error| Error::Broken(format!("hashing: {error}")))
     }
 }

@@ -181,8 +181,8 @@ pub(in crate::http) async fn refresh(
             Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
         }
         // A cookie that is worthless is taken away.
-        Err(refused @ dca_core::Error::Refused(_)) => {
-            Ok((cookies::forget(&app.config, dialect), Problem::from(refused)).into_response())
+        Err(refused @ dca_core::Error::Refused(_)) if !in_body => {
+            Ok((cookies::forget(&app.config, &[dialect]), Problem::from(refused)).into_response())
         }
         Err(other) => Err(other.into()),
     }
@@ -205,20 +205,26 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out(
     State(app): State<App>,
-    dialect: Dialect,
     headers: HeaderMap,
     person: Result<Perhaps, Problem>,
     Maybe(form): Maybe<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
-    if let Some(token) = form.refresh_token.or(cookie) {
-        sessions::sign_out_by_token(&app.core, &token).await?;
+    let jar = Jar::of(&headers);
+    for token in [
+        form.refresh_token.as_deref(),
+        jar.one(&Kind::Refresh(Dialect::Native).name(&app.config))?,
+        jar.one(&Kind::Refresh(Dialect::Dca).name(&app.config))?,
+    ]
+    .into_iter()
+    .flatten()
+    {
+        sessions::sign_out_by_token(&app.core, token).await?;
     }
     // A token that is over needs no sign-out.
     if let Ok(Perhaps(Some(who))) = person {
         sessions::end(&app.core, who.user.id, who.session.id, &Actor::User(who.user.id), "signed out").await?;
     }
-    Ok(signed_out(&app, dialect, Message::json("Logged out")))
+    Ok(signed_out(&app, Message::json("Logged out")))
 }
 
 /// Sign out everywhere: every session of this person ends.
@@ -226,15 +232,14 @@ pub(in crate::http) async fn sign_out(
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out_everywhere(
     State(app): State<App>,
-    dialect: Dialect,
     Person(who): Person,
 ) -> Result<Response, Problem> {
     sessions::sign_out_everywhere(&app.core, who.user.id, &Actor::User(who.user.id)).await?;
-    Ok(signed_out(&app, dialect, Message::json("All sessions revoked")))
+    Ok(signed_out(&app, Message::json("All sessions revoked")))
 }
 
-fn signed_out(app: &App, dialect: Dialect, message: Json<Message>) -> Response {
-    let mut headers = cookies::forget(&app.config, dialect);
+fn signed_out(app: &App, message: Json<Message>) -> Response {
+    let mut headers = cookies::forget(&app.config, &[Dialect::Native, Dialect::Dca]);
     headers.insert("clear-site-data", header::HeaderValue::from_static("\"cache\""));
     (headers, message).into_response()
 }

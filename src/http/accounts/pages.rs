@@ -6,15 +6,16 @@ use askama::Template;
 use axum::{
     Form, Router,
     extract::{State, rejection::FormRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{Html, IntoResponse, Redirect, Response},
     routing::get,
 };
 use dca_core::{
     Code,
-    accounts::{self, Locale, providers},
+    accounts::{self, Locale, Proved, providers},
 };
 use serde::Deserialize;
+use url::Url;
 
 use super::entry::append;
 use crate::{
@@ -27,13 +28,18 @@ use crate::{
     },
 };
 
-/// Nothing but our own style sheet, and forms that come back here.
-const CSP: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-);
+/// Nothing but our own style sheet, and forms that come back here or, by a redirect, to the frontend: some
+/// browsers hold a form's redirects against `form-action` too.
+fn csp(app: &App) -> String {
+    let frontend = app.config.frontend_url.as_deref().and_then(|url| Url::parse(url).ok());
+    let frontend = frontend.map_or_else(String::new, |url| format!(" {}", url.origin().ascii_serialization()));
+    format!(
+        "default-src 'none'; style-src 'self'; form-action 'self'{frontend}; base-uri 'none'; frame-ancestors 'none'"
+    )
+}
 
 /// A browser that may tell nobody where it was sends `Origin: null` with a form, which the gate refuses.
-const REFERRER: HeaderValue = HeaderValue::from_static("same-origin");
+const REFERRER: &str = "same-origin";
 
 /// The pages and their style sheet.
 pub(in crate::http) fn routes() -> Router<App> {
@@ -80,6 +86,8 @@ pub(super) enum Says {
     Verify,
     /// It is proved.
     Verified,
+    /// It is proved, and a letter about the password is on its way.
+    NeedsPassword,
     /// Which password?
     Reset,
     /// It is set.
@@ -106,6 +114,18 @@ impl Says {
             }
             (Self::Verified, Locale::En) => ["Your address is confirmed", "You can sign in now.", "", ""],
             (Self::Verified, Locale::Es) => ["Tu dirección está confirmada", "Ya puedes iniciar sesión.", "", ""],
+            (Self::NeedsPassword, Locale::En) => [
+                "Your address is confirmed",
+                "Somebody signed up with it more than once, so we mailed you a link to choose a password.",
+                "",
+                "",
+            ],
+            (Self::NeedsPassword, Locale::Es) => [
+                "Tu dirección está confirmada",
+                "Alguien se registró con ella más de una vez: te enviamos un enlace para elegir una contraseña.",
+                "",
+                "",
+            ],
             (Self::Reset, Locale::En) => [
                 "Choose a new password",
                 "8 characters or more. You will be signed out everywhere.",
@@ -163,7 +183,7 @@ fn page(app: &App, locale: Locale, says: Says, token: Option<&str>, trouble: Opt
     let status = trouble.map_or(StatusCode::OK, Problem::http_status);
     match page.render() {
         Ok(html) => {
-            let headers = [(header::CONTENT_SECURITY_POLICY, CSP), (header::REFERRER_POLICY, REFERRER)];
+            let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];
             let mut response = (status, headers, Html(html)).into_response();
             response.headers_mut().extend(trouble.and_then(Problem::retry));
             response
@@ -242,7 +262,8 @@ async fn verify_now(
 ) -> Response {
     let token = form.map(|Form(form)| form.token).unwrap_or_default();
     match accounts::verify_email(&app.core, &token).await {
-        Ok(()) => said(&app, &headers, Says::Verified),
+        Ok(Proved::Ready) => said(&app, &headers, Says::Verified),
+        Ok(Proved::NeedsPassword) => said(&app, &headers, Says::NeedsPassword),
         Err(refused) => page(&app, locale(&headers), Says::Refused, None, Some(&refused.into())),
     }
 }

@@ -95,7 +95,7 @@ pub(in crate::http) async fn list(
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
         return Err(Problem::new(Code::ValidationError, "search is one line of up to 254 bytes."));
     }
-    let wanted = Wanted { search, status: query.status, role: query.role, tenant: None };
+    let wanted = Wanted { search, status: query.status, role: query.role, guild: None };
     let (found, total) = people::list(&app.core, who, guild, wanted, page, size).await?;
     let mut users = Vec::new();
     for user in found {
@@ -261,14 +261,15 @@ pub(in crate::http) async fn all_sessions(
 
 /// End one session. From ADMIN.
 #[utoipa::path(post, path = "/admin/sessions/{id}/revoke", tag = "administration", security(("bearer" = [])),
-    params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
+    params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn end_session(
     State(app): State<App>,
     Person(who): Person,
     At(id): At<Uuid>,
+    Maybe(form): Maybe<ReasonRequest>,
 ) -> Result<Json<Message>, Problem> {
     let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    people::end_session(&app.core, &admin, SessionId(id)).await?;
+    people::end_session(&app.core, &admin, SessionId(id), form.reason).await?;
     Ok(Message::json("Session revoked"))
 }
 
@@ -304,8 +305,12 @@ async fn set_role(app: &App, admin: &Admin, form: &RoleRequest, gives: bool) -> 
     }
     let wrong = || Problem::new(Code::ValidationError, "role is none that is known.").at("role".to_owned());
     let role: Role = form.role.parse().map_err(|_| wrong())?;
-    let role = if gives { role } else { Role::User };
-    view(app, people::set_role(&app.core, admin, id, role).await?).await
+    let changed = if gives {
+        people::set_role(&app.core, admin, id, role).await?
+    } else {
+        people::take_role(&app.core, admin, id, role).await?
+    };
+    view(app, changed).await
 }
 
 /// Give a person a role below one's own. From SUPER_ADMIN.

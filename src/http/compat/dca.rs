@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 use super::{message, reword};
 use crate::{
     App,
-    http::accounts::{entry, me, pages, people, providers},
+    http::{
+        RequestId,
+        accounts::{entry, me, pages, people, providers},
+    },
 };
 
 const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
@@ -58,10 +61,14 @@ pub(in crate::http) fn routes() -> Router<App> {
 
 /// The error envelope, and the client's own id for the request.
 pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
-    let given = request.headers().get(CORRELATION).cloned().filter(is_plain);
+    let given = request.headers().get(CORRELATION).filter(|id| is_plain(id)).and_then(|id| id.to_str().ok());
+    let ours = request.extensions().get::<RequestId>().map(|id| id.0.as_str());
+    let id = given.or(ours).unwrap_or_default().to_owned();
     let status_of = |code| (code == Code::NoRefreshToken).then_some(StatusCode::BAD_REQUEST);
     let mut response = reword(request, next, status_of, |problem, status, members| {
-        let mut error = json!({ "code": problem.code(), "message": problem.detail(), "status": status.as_u16() });
+        let mut error = json!({
+            "code": problem.code(), "message": problem.detail(), "status": status.as_u16(), "correlationId": &id,
+        });
         if let Some(field) = problem.field() {
             error["details"] = json!([{ "field": field, "message": problem.detail() }]);
         }
@@ -70,7 +77,7 @@ pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
         members.insert("message".to_owned(), message(problem));
     })
     .await;
-    if let Some(id) = given {
+    if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert(CORRELATION, id);
     }
     response

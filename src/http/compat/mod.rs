@@ -39,7 +39,7 @@ async fn reword(
     request: Request,
     next: Next,
     status_of: fn(Code) -> Option<StatusCode>,
-    words: fn(&Problem, StatusCode, &mut Map<String, Value>),
+    words: impl FnOnce(&Problem, StatusCode, &mut Map<String, Value>),
 ) -> Response {
     let mut response = next.run(request).await;
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
