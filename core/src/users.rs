@@ -7,7 +7,7 @@ use sea_orm::{
     ActiveModelTrait,
     ActiveValue::{NotSet, Set},
     ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::{Expr, ExprTrait, Func, LockType, OnConflict, SelectStatement},
+    sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, OnConflict, SelectStatement},
 };
 
 use crate::{
@@ -285,10 +285,12 @@ pub(crate) async fn list(core: &Core, wanted: &Wanted, page: u64, size: u64) -> 
         Some(guild) => found.filter(user::Column::Id.in_subquery(earned_in(guild))),
     };
     if let Some(text) = &wanted.search {
-        let part = text.to_lowercase();
+        // What a person types is text, not a pattern.
+        let part = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        let part = || LikeExpr::new(format!("%{part}%")).escape('\\');
         let named = Condition::any()
-            .add(user::Column::FoldedEmail.contains(&part))
-            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(format!("%{part}%")));
+            .add(Expr::col(user::Column::FoldedEmail).like(part()))
+            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(part()));
         found = found.filter(named);
     }
     if let Some(status) = wanted.status {

@@ -2,20 +2,27 @@
 
 mod accounts;
 mod aliases;
+mod checklist;
 mod cli;
 mod cluster;
 mod commands;
+mod erasure;
 mod gateway;
+mod guesses;
 mod harness;
 mod house;
 mod limits;
+mod locks;
 mod mail;
 mod ops;
 mod outbox;
 mod pages;
+mod people;
+mod second_factor;
 mod sign_in;
 mod stage;
 mod store;
 mod story;
+mod tokens;
 mod validate;
 mod visitor;

@@ -130,11 +130,7 @@ pub async fn enter(
 ) -> Result<Entrance> {
     let mut tx = Tx::begin(core).await?;
     if let Some((owner, session)) = who.map(|who| (who.user.id, who.session.id)).or(attempt.link) {
-        users::lock(&tx, owner).await?;
-        if !sessions::is_live(&tx, session).await? {
-            return Err(Code::InvalidSession.refusal());
-        }
-        link(&mut tx, attempt.provider, owner, &vouched).await?;
+        link(&mut tx, attempt.provider, owner, session, &vouched).await?;
         tx.commit().await?;
         return Ok(Entrance::Linked(attempt.provider));
     }
@@ -213,10 +209,14 @@ async fn register(
     Ok(())
 }
 
-async fn link(tx: &mut Tx, provider: Provider, owner: UserId, vouched: &Vouched) -> Result<()> {
+async fn link(tx: &mut Tx, provider: Provider, owner: UserId, session: SessionId, vouched: &Vouched) -> Result<()> {
     let taken = || Code::Conflict.because("That account is linked to somebody else here.");
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     admit(&user)?;
+    // Who was signed out meanwhile may be a thief: what they began ends with their session.
+    if !sessions::is_live(tx, session).await? {
+        return Err(Code::InvalidSession.refusal());
+    }
     let known = users::identity(tx, provider, &vouched.subject).await?;
     if known.as_ref().is_none_or(|known| known.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {

@@ -346,6 +346,12 @@ pub(crate) async fn owner(core: &Core, id: SessionId) -> Result<Option<UserId>> 
     Ok(session::Entity::find_by_id(id).one(core.db.read()).await?.map(|session| session.user_id))
 }
 
+/// Whether a session lives, as this unit of work sees it.
+pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
+    let found = live(tx.core()).filter(session::Column::Id.eq(id));
+    Ok(found.one(tx.db()).await?.is_some())
+}
+
 /// Notes that a session's person has just proved their second factor.
 pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
     session::Entity::update_many()
@@ -364,12 +370,6 @@ pub(crate) async fn weaken(tx: &Tx, user: UserId) -> Result<()> {
         .exec(tx.db())
         .await?;
     Ok(())
-}
-
-/// Whether a session of a user who is locked has not ended.
-pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
-    let session = session::Entity::find_by_id(id).one(tx.db()).await?;
-    Ok(session.is_some_and(|session| session.revoked_at.is_none() && session.expires_at > tx.now()))
 }
 
 /// Forgets sessions that ended 90 days ago, with their tokens. Answers how many.

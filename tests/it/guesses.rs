@@ -1,0 +1,421 @@
+//! Guesses: how many a stranger has, what they learn from an answer, and what is no password.
+
+use chrono::TimeDelta;
+use dca_core::{
+    Code, Error,
+    accounts::{self, Locale, Role, SignIn, Visitor},
+};
+use futures::future::join_all;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{T, it_unstarted},
+    locks::{Authenticator, account, delete, enter, entered, execute, post, reset_token, standing, told},
+    stage::rows,
+    visitor::{Got, PASSWORD, Person},
+};
+
+const WRONG: &str = "not this one";
+
+/// A try to sign in, from an address that a proxy tells.
+async fn login_from(t: &T, from: &str, email: &str, password: &str) -> Got {
+    let form = json!({ "email": email, "password": password });
+    Person::new(t).ask(Method::POST, "/auth/login", form, &[("x-forwarded-for", from)]).await
+}
+
+async fn login(t: &T, email: &str, password: &str) -> Got {
+    login_from(t, "192.0.2.1", email, password).await
+}
+
+/// Each status, and how often.
+fn statuses(answers: &[Got]) -> std::collections::BTreeMap<u16, usize> {
+    answers.iter().fold(std::collections::BTreeMap::new(), |mut all, got| {
+        *all.entry(got.status).or_default() += 1;
+        all
+    })
+}
+
+fn assert_slowed(got: &Got) {
+    assert_eq!((got.status, got.code()), (429, "RATE_LIMIT_EXCEEDED"), "{got:?}");
+    let wait: u64 = got.header("retry-after").parse().unwrap_or_else(|_| panic!("no Retry-After: {got:?}"));
+    assert!((1..=900).contains(&wait), "{got:?}");
+}
+
+#[test]
+fn of_two_hundred_guesses_at_once_ten_are_tried() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let answers = join_all((0..200).map(|_| login(&t, "ana@x.example", WRONG))).await;
+        assert_eq!(statuses(&answers), [(401, 10), (429, 190)].into());
+        answers.iter().filter(|got| got.status == 429).for_each(assert_slowed);
+        assert_eq!(told(t.core(), "user.sign_in_refused").await.len(), 10);
+        assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
+        assert_slowed(&login(&t, " ANA@X.example ", PASSWORD).await);
+        // Nobody's address is counted in the same way.
+        let nobody = join_all((0..12).map(|_| login(&t, "nobody@x.example", WRONG))).await;
+        assert_eq!(statuses(&nobody), [(401, 10), (429, 2)].into());
+        t.advance(TimeDelta::minutes(15));
+        assert_eq!(login(&t, "ana@x.example", PASSWORD).await.status, 200, "a quarter of an hour later");
+        t
+    });
+}
+
+#[test]
+fn of_a_hundred_codes_at_once_ten_are_tried() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (app, _) = Authenticator::enabled(&t, &ana).await;
+        t.advance(TimeDelta::seconds(30));
+        let code = app.wrong_code(t.clock.now());
+        let guess = async || {
+            let form = json!({ "email": "ana@x.example", "password": PASSWORD, "twoFactorCode": code });
+            post(&t, "/auth/login", form).await
+        };
+        let first = guess().await;
+        assert_eq!((first.status, first.code()), (401, "INVALID_2FA_CODE"), "{first:?}");
+        // One after the other: each of them costs a hash.
+        let mut answers = vec![first];
+        answers.extend(join_all((0..30).map(|_| guess())).await);
+        let seen = statuses(&answers);
+        // One try of ten was taken to set it up.
+        assert!(
+            seen[&401] <= 10 && seen[&401] >= 9 && seen.keys().all(|status| [401, 429].contains(status)),
+            "{seen:?}"
+        );
+        let right = || json!({ "email": "ana@x.example", "password": PASSWORD, "code": app.code(t.clock.now()) });
+        assert_slowed(&post(&t, "/auth/login", right()).await);
+        t.advance(TimeDelta::minutes(15));
+        assert_eq!(post(&t, "/auth/login", right()).await.status, 200);
+        t
+    });
+}
+
+#[test]
+fn instances_count_together() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let other = t.instance().await;
+        let visitor = Visitor { network: "198.51.100.0/24".to_owned(), agent: None, device: None, locale: Locale::En };
+        let there = async |password: &str| {
+            let form = SignIn { email: "ana@x.example".to_owned(), password: password.to_owned(), code: None };
+            match accounts::sign_in(&other, &visitor, form).await {
+                Err(Error::Refused(refusal)) => Some(refusal.code),
+                Err(error) => panic!("{error}"),
+                Ok(_) => None,
+            }
+        };
+        for _ in 0..2 {
+            assert_eq!(login(&t, "ana@x.example", WRONG).await.status, 401);
+            assert_eq!(there(WRONG).await, Some(Code::InvalidCredentials));
+        }
+        assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
+        assert_eq!(there(PASSWORD).await, Some(Code::RateLimitExceeded));
+        t
+    });
+}
+
+#[test]
+fn strangers_cannot_lock_an_owner_out() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "3")]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        for _ in 0..3 {
+            assert_eq!(login(&t, "ana@x.example", WRONG).await.status, 401);
+        }
+        assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
+        ana.set_access(None);
+        assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "a browser that was here before");
+
+        // It has tries of its own, no more than anybody; and it is known for this account alone.
+        ana.set_access(None);
+        for _ in 0..3 {
+            let guess = json!({ "email": "ana@x.example", "password": WRONG });
+            assert_eq!(ana.post("/auth/login", guess).await.status, 401);
+        }
+        assert_slowed(&ana.sign_in("ana@x.example").await);
+        account(&t, "ben@x.example", Role::User).await;
+        for _ in 0..3 {
+            assert_eq!(login(&t, "ben@x.example", WRONG).await.status, 401);
+        }
+        assert_slowed(&ana.sign_in("ben@x.example").await);
+        let device = ana.cookie("dca_device").unwrap();
+        for forged in
+            ["", ".", "x", &device[..40], &format!("{}0", &device[..device.len() - 1]), &device.replace('.', "")]
+        {
+            let somebody = Person::new(&t);
+            somebody.set_cookie("dca_device", Some(forged));
+            assert_slowed(&somebody.sign_in("ana@x.example").await);
+        }
+        t
+    });
+}
+
+#[test]
+fn a_network_has_its_tries_and_a_success_gives_back_no_more_than_its_own() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[
+            ("DCA_TRUSTED_PROXIES", "127.0.0.1"),
+            ("DCA_FAILURES_PER_NETWORK", "5"),
+            ("DCA_FAILURES_PER_ACCOUNT", "100"),
+        ])
+        .await;
+        account(&t, "mallory@x.example", Role::User).await;
+        account(&t, "ana@x.example", Role::User).await;
+        for (from, same, other) in [
+            ("198.51.100.7", "198.51.100.250", "198.51.101.7"),
+            ("2001:db8:1:2::7", "2001:db8:1:2:ffff::1", "2001:db8:1:3::7"),
+        ] {
+            for _ in 0..4 {
+                assert_eq!(login_from(&t, from, "ana@x.example", WRONG).await.status, 401);
+                assert_eq!(login_from(&t, from, "mallory@x.example", PASSWORD).await.status, 200);
+            }
+            assert_eq!(login_from(&t, from, "nobody@x.example", WRONG).await.status, 401);
+            assert_slowed(&login_from(&t, same, "ana@x.example", WRONG).await);
+            assert_slowed(&login_from(&t, from, "mallory@x.example", PASSWORD).await);
+            assert_eq!(login_from(&t, other, "mallory@x.example", PASSWORD).await.status, 200, "another network");
+        }
+        t
+    });
+}
+
+#[test]
+fn whoever_asks_for_the_password_again_counts_with_the_sign_in() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        let (app, _) = Authenticator::enabled(&t, &ben).await;
+        t.advance(TimeDelta::seconds(30));
+        // A stolen access token, in another browser; with a second factor and without, the answers are the same.
+        for (owner, code) in [(&ana, "000000".to_owned()), (&ben, app.code(t.clock.now()))] {
+            let thief = Person::new(&t);
+            thief.set_access(owner.access().as_deref());
+            let wrong = json!({ "password": WRONG, "twoFactorCode": code });
+            let change = json!({ "currentPassword": WRONG, "newPassword": "another-Ketchup-42" });
+            for got in [
+                thief.post("/auth/change-password", change).await,
+                thief.post("/auth/2fa/setup", wrong.clone()).await,
+                thief.post("/auth/2fa/disable", wrong.clone()).await,
+                delete(&thief, "/me", wrong.clone()).await,
+            ] {
+                assert_eq!((got.status, got.code()), (401, "INVALID_CREDENTIALS"), "{got:?}");
+                assert_eq!(got.body["detail"], "Invalid credentials");
+            }
+            assert_slowed(&delete(&thief, "/me", json!({ "password": PASSWORD })).await);
+            assert_slowed(&thief.post("/auth/2fa/disable", json!({ "password": PASSWORD, "code": code })).await);
+            assert_eq!(owner.get("/me").await.status, 200, "nobody is signed out by it");
+        }
+        assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
+        assert_slowed(&login(&t, "ben@x.example", PASSWORD).await);
+        t
+    });
+}
+
+/// What an answer tells: all of it, but for ids and the time.
+fn tells(got: &Got) -> (u16, Vec<(String, String)>, Value) {
+    let skipped = ["date", "x-request-id"];
+    let headers = got.headers.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
+    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    let mut body = got.body.clone();
+    for id in ["user_id", "userId"] {
+        if body.get(id).is_some() {
+            body[id] = json!("an id");
+        }
+    }
+    (got.status, headers, body)
+}
+
+#[test]
+fn an_answer_does_not_tell_who_has_an_account() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let pending = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
+        assert_eq!(post(&t, "/auth/signup", pending).await.status, 201);
+        account(&t, "bad@x.example", Role::User).await;
+        execute(t.core(), "UPDATE users SET status = 'BANNED' WHERE folded_email = 'bad@x.example'").await;
+        for (path, form) in [
+            ("/auth/login", json!({ "password": WRONG })),
+            ("/auth/login", json!({ "password": WRONG, "twoFactorCode": "000000" })),
+            ("/auth/reset-password-request", json!({})),
+            ("/auth/resend-verification", json!({})),
+            ("/auth/signup", json!({ "password": "sundial-Ketchup-43 plow", "name": "Somebody" })),
+            ("/api/auth/login", json!({ "password": WRONG })),
+            ("/api/auth/register", json!({ "password": "sundial-Ketchup-43 plow", "username": "Somebody" })),
+        ] {
+            let ask = async |email: &str| {
+                let mut form = form.clone();
+                form["email"] = json!(email);
+                tells(&post(&t, path, form).await)
+            };
+            let unknown = ask("who@x.example").await;
+            for known in ["ana@x.example", "new@x.example", "bad@x.example"] {
+                assert_eq!(ask(known).await, unknown, "{path} tells about {known}");
+            }
+        }
+        // How an account stands is told to who knows its password.
+        assert_eq!(login(&t, "bad@x.example", PASSWORD).await.code(), "ACCOUNT_BANNED");
+        assert_eq!(login(&t, "new@x.example", PASSWORD).await.status, 401, "the newest claim has another password");
+        t.idle().await;
+        for email in ["ana@x.example", "new@x.example", "who@x.example"] {
+            mail.forget(email);
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn an_address_gets_five_letters_an_hour_and_nobody_is_told() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[("DCA_LETTERS_PER_NETWORK", "8")]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let ask = async || post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
+        let first = tells(&ask().await);
+        for _ in 0..7 {
+            assert_eq!(tells(&ask().await), first);
+        }
+        t.idle().await;
+        assert_eq!(mail.all_to("ana@x.example").len(), 5);
+        let slowed = ask().await;
+        assert_eq!((slowed.status, slowed.code()), (429, "RATE_LIMIT_EXCEEDED"), "{slowed:?}");
+        assert!(!slowed.header("retry-after").is_empty());
+        t.advance(TimeDelta::hours(1));
+        assert_eq!(ask().await.status, 201);
+        mail.next("ana@x.example").await;
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_hash_of_an_earlier_system_is_understood_once_and_replaced() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let hash = bcrypt::hash("their old password", 4).unwrap();
+        execute(t.core(), &format!("UPDATE credentials SET password_hash = '{hash}'")).await;
+        assert_eq!(login(&t, "ana@x.example", PASSWORD).await.status, 401);
+        let kept = async || rows(t.core().db.writer(), "SELECT password_hash FROM credentials").await;
+        assert_eq!(kept().await, [json!({ "password_hash": hash })], "a wrong password replaces nothing");
+        for _ in 0..2 {
+            assert_eq!(login(&t, "ana@x.example", "their old password").await.status, 200);
+            let now = kept().await[0]["password_hash"].as_str().unwrap().to_owned();
+            assert!(now.starts_with("$argon2id$v=19$m=12288,t=3,p=1$"), "{now}");
+        }
+        // What asks for more than is reasonable is not computed.
+        for greedy in ["$2b$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW", "nonsense", ""] {
+            execute(t.core(), &format!("UPDATE credentials SET password_hash = '{greedy}'")).await;
+            assert_eq!(login(&t, "ana@x.example", "x").await.status, 401, "{greedy}");
+        }
+        t
+    });
+}
+
+#[test]
+fn what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[("DCA_APP_NAME", "Lighthouse")]).await;
+        let (ana, _) = entered(&t, "workshop@x.example", Role::User).await;
+        let token = reset_token(&t, &mail, "workshop@x.example").await;
+        let before = standing(t.core()).await;
+        for weak in [
+            "password",
+            "12345678",
+            "qwertyuiop",
+            "Password1",
+            "iloveyou",
+            "aaaaaaaaaaaa",
+            "workshop1",
+            "Somebody2026",
+            "lighthouse!",
+            "short7!",
+            "       ",
+            "",
+            &"x1".repeat(65),
+            &"🦄".repeat(129),
+        ] {
+            let sign_up = json!({ "email": "workshop@x.example", "password": weak, "name": "Somebody" });
+            for (what, got) in [
+                ("sign-up", post(&t, "/auth/signup", sign_up).await),
+                ("reset", post(&t, "/auth/reset-password", json!({ "token": token, "password": weak })).await),
+                (
+                    "change",
+                    ana.post("/auth/change-password", json!({ "currentPassword": PASSWORD, "newPassword": weak }))
+                        .await,
+                ),
+            ] {
+                assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{what} with {weak:?}: {got:?}");
+                assert_eq!(got.body["field"], "password", "{what} with {weak:?}");
+                assert!(weak.len() < 6 || !got.text.contains(weak), "{what} repeats it: {got:?}");
+            }
+        }
+        assert_eq!(standing(t.core()).await, before);
+        let strong = json!({ "token": token, "password": "another-Ketchup-42" });
+        assert_eq!(post(&t, "/auth/reset-password", strong).await.status, 201, "the token is still good");
+        mail.next("workshop@x.example").await;
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_password_is_taken_to_the_letter() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let long: String = (0..128).map(|n| char::from(b'!' + (n * 7 % 90))).collect();
+        let mut current = PASSWORD.to_owned();
+        for (what, chosen, near) in [
+            ("eight characters", "vK9#qLz2", "vk9#qlz2"),
+            ("128 characters", long.as_str(), &long[..127]),
+            ("a NUL", "plow\0Ketchup-41", "plow"),
+            ("spaces around", "  leading and trailing 7  ", "leading and trailing 7"),
+            ("emoji", "🦄🐙🚀🌵🎺🧊🪁🫖", "🦄🐙🚀🌵🎺🧊🪁"),
+            ("no normalization", "caf\u{e9}-plow-sundial", "cafe\u{301}-plow-sundial"),
+            ("more than 72 bytes", &"plow-Ketchup-41 sundial ".repeat(4), &"plow-Ketchup-41 sundial ".repeat(3)),
+        ] {
+            let change = json!({ "currentPassword": current, "newPassword": chosen });
+            let got = ana.post("/auth/change-password", change).await;
+            assert_eq!(got.status, 200, "{what}: {got:?}");
+            assert_eq!(login(&t, "ana@x.example", chosen).await.status, 200, "{what}");
+            assert_eq!(login(&t, "ana@x.example", near).await.status, 401, "{what}");
+            chosen.clone_into(&mut current);
+        }
+        let huge = json!({ "email": "ana@x.example", "password": "x".repeat(1024 * 1024) });
+        for path in ["/auth/login", "/auth/signup", "/auth/reset-password", "/api/auth/login"] {
+            let got = post(&t, path, huge.clone()).await;
+            assert_eq!((got.status, got.code()), (413, "PAYLOAD_TOO_LARGE"), "{path}: {got:?}");
+        }
+        t
+    });
+}
+
+#[test]
+fn what_is_no_address_is_nobodys() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_FAILURES_PER_NETWORK", "1000")]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        let long = format!("{}@x.example", "a".repeat(300));
+        for odd in ["", " ", "ana", "ana@x.example\0", "\0", "ana@x.example'--", "%", "ana@x.exampl_", "<a@b>", &long] {
+            let got = login(&t, odd, PASSWORD).await;
+            assert_eq!((got.status, got.code()), (401, "INVALID_CREDENTIALS"), "{odd:?}: {got:?}");
+        }
+        for odd in ["", " ", "ana", "ana@x.example\0", "\0", "ana@x@y.example", "ana@localhost", "<a@b.example>", &long]
+        {
+            for path in ["/auth/reset-password-request", "/auth/resend-verification"] {
+                let got = post(&t, path, json!({ "email": odd })).await;
+                assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{path} {odd:?}: {got:?}");
+            }
+        }
+        assert_eq!(enter(&t, "ana@x.example").await.get("/me").await.status, 200);
+        t
+    });
+}

@@ -1,0 +1,737 @@
+//! Tokens: each kind opens its own door and no other, none can be made up, and a refresh token that was copied
+//! ends what it opened.
+
+use aes_gcm::{
+    Aes256Gcm, Key,
+    aead::{Aead, KeyInit, Payload},
+};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use dca_core::{
+    Code, Error,
+    accounts::{Role, sessions},
+    crypto::{api_key::Kind, seal::Purpose},
+};
+use dca_test_support::{GooglePerson, MailSink, SimGoogle};
+use ed25519_dalek::{Signer, SigningKey};
+use futures::future::join_all;
+use hmac::{Hmac, Mac};
+use sea_orm_migration::sea_orm::{ConnectionTrait, Statement};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use uuid::Uuid;
+
+use crate::{
+    harness::{T, it_unstarted},
+    locks::{
+        Authenticator, account, agreed, came_back, enter, entered, execute, me, post, refresh_token, reset_token,
+        standing, through_google, told,
+    },
+    stage::{Request, Seller, log_head, rows},
+    visitor::{Got, PASSWORD, Person},
+};
+
+/// Where a token is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    Access,
+    Refresh,
+    VerifyEmail,
+    ResetPassword,
+    SignIn,
+    SecondFactor,
+    RecoveryCode,
+    KnownDevice,
+    ApiKey,
+    License,
+}
+
+/// The door at which what is made under a purpose is accepted; `Err`: why it is never shown at any. A new
+/// purpose needs its row here.
+const fn door(purpose: Purpose) -> Result<Door, &'static str> {
+    match purpose {
+        Purpose::AccessToken => Ok(Door::Access),
+        Purpose::RefreshToken => Ok(Door::Refresh),
+        Purpose::VerifyEmail => Ok(Door::VerifyEmail),
+        Purpose::ResetPassword => Ok(Door::ResetPassword),
+        Purpose::SignIn => Ok(Door::SignIn),
+        Purpose::SecondFactor => Ok(Door::SecondFactor),
+        Purpose::RecoveryCode => Ok(Door::RecoveryCode),
+        Purpose::KnownDevice => Ok(Door::KnownDevice),
+        Purpose::ApiKeyLookup => Ok(Door::ApiKey),
+        Purpose::LicenseLookup => Ok(Door::License),
+        Purpose::LicenseSeal => Err("it seals the key that LicenseLookup finds"),
+        Purpose::CodeVerifier => Err("it is shown to the provider and to nobody else"),
+        Purpose::ThrottleName => Err("it names a row"),
+        Purpose::TotpSeal => Err("it seals a secret that only ever leaves as a code"),
+        Purpose::ProviderTokens => Err("it seals what a provider gave"),
+    }
+}
+
+/// A house in which every door can be opened.
+struct House<'a> {
+    t: &'a T,
+    /// A license and an API key that finds it.
+    license: String,
+    api_key: String,
+    /// Whose account strangers have locked, and who was here before.
+    locked: &'static str,
+    device: String,
+    /// What waits for a second factor, twice, and two recovery codes.
+    waiting: [String; 2],
+    recovery: [String; 2],
+    /// A sign-in that came back.
+    state: String,
+    code: String,
+    access: String,
+    refresh: String,
+    verify: String,
+    reset: String,
+}
+
+impl<'a> House<'a> {
+    async fn build(t: &'a T, mail: &MailSink, google: &SimGoogle) -> Self {
+        let seller = Seller::new(t.core(), "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let license = seller.license(&gold, 1).await.1;
+        let api_key = seller.api_key(Kind::Secret, &[&gold]).await.1;
+
+        let (root, _) = entered(t, "root@x.example", Role::SuperAdmin).await;
+        let (owner, _) = entered(t, "owner@x.example", Role::User).await;
+        let guess = || post(t, "/auth/login", json!({ "email": "owner@x.example", "password": "not this one" }));
+        join_all((0..20).map(|_| guess())).await;
+
+        let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
+        assert_eq!(post(t, "/auth/signup", form).await.status, 201);
+        account(t, "lost@x.example", Role::User).await;
+
+        let who = google.person("117", "Ana", None);
+        let ana = Person::new(t);
+        assert_eq!(through_google(&ana, google, &who).await.status, 200);
+        let (_, codes) = Authenticator::enabled(t, &ana).await;
+        let wait = async |who: &GooglePerson| {
+            let got = through_google(&Person::new(t), google, who).await;
+            assert_eq!((got.status, got.code()), (401, "REQUIRES_2FA"), "{got:?}");
+            got.body["twoFactorToken"].as_str().unwrap().to_owned()
+        };
+        let (state, code) = agreed(&Person::new(t), google, &google.person("118", "Ben", None)).await;
+        Self {
+            t,
+            license,
+            api_key,
+            locked: "owner@x.example",
+            device: owner.cookie("dca_device").unwrap(),
+            waiting: [wait(&who).await, wait(&who).await],
+            recovery: [codes[0].clone(), codes[1].clone()],
+            state,
+            code,
+            access: root.access().unwrap(),
+            refresh: refresh_token(&root),
+            verify: mail.next("new@x.example").await.token(),
+            reset: reset_token(t, mail, "lost@x.example").await,
+        }
+    }
+
+    fn token(&self, kind: Door) -> &str {
+        match kind {
+            Door::Access => &self.access,
+            Door::Refresh => &self.refresh,
+            Door::VerifyEmail => &self.verify,
+            Door::ResetPassword => &self.reset,
+            Door::SignIn => &self.state,
+            Door::SecondFactor => &self.waiting[0],
+            Door::RecoveryCode => &self.recovery[0],
+            Door::KnownDevice => &self.device,
+            Door::ApiKey => &self.api_key,
+            Door::License => &self.license,
+        }
+    }
+
+    async fn show(&self, door: Door, token: &str) -> Got {
+        let somebody = Person::new(self.t);
+        let post = async |path: &str, body: Value| somebody.post(path, body).await;
+        let validate = async |api_key: &str, key: &str| {
+            let headers = [("x-api-key", api_key)];
+            somebody.ask(reqwest::Method::POST, "/licenses/validate", json!({ "licenseKey": key }), &headers).await
+        };
+        match door {
+            Door::Access => me(self.t, token).await,
+            Door::Refresh => post("/auth/refresh", json!({ "refreshToken": token })).await,
+            Door::VerifyEmail => post("/auth/verify-email", json!({ "token": token })).await,
+            Door::ResetPassword => {
+                post("/auth/reset-password", json!({ "token": token, "password": "another-Ketchup-42" })).await
+            }
+            Door::SignIn => {
+                somebody.set_cookie("dca_sign_in", Some(token));
+                post("/auth/google/callback", json!({ "state": token, "code": self.code })).await
+            }
+            Door::SecondFactor => {
+                post("/auth/2fa/verify", json!({ "twoFactorToken": token, "code": self.recovery[1] })).await
+            }
+            Door::RecoveryCode => {
+                post("/auth/2fa/verify", json!({ "twoFactorToken": self.waiting[1], "code": token })).await
+            }
+            Door::KnownDevice => {
+                somebody.set_cookie("dca_device", Some(token));
+                post("/auth/login", json!({ "email": self.locked, "password": PASSWORD })).await
+            }
+            Door::ApiKey => validate(token, &self.license).await,
+            Door::License => validate(&self.api_key, token).await,
+        }
+    }
+}
+
+/// Whether an answer at this door lets nobody in.
+fn is_refused(door: Door, got: &Got) -> bool {
+    match door {
+        // A question: its answer is a verdict.
+        Door::License => got.status == 200 && got.body["valid"] == false,
+        // Who is not known is one of the strangers.
+        Door::KnownDevice => got.status == 429,
+        _ => matches!(got.status, 400 | 401),
+    }
+}
+
+#[test]
+fn each_kind_of_token_opens_its_own_door_and_no_other() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
+        let house = House::build(&t, &mail, &google).await;
+        let doors: Vec<Door> = Purpose::ALL.iter().filter_map(|purpose| door(*purpose).ok()).collect();
+        let before = standing(t.core()).await;
+        for kind in &doors {
+            for door in doors.iter().filter(|door| *door != kind) {
+                let got = house.show(*door, house.token(*kind)).await;
+                assert!(is_refused(*door, &got), "{kind:?} opens {door:?}: {got:?}");
+                assert!(!got.text.contains(house.token(*kind)), "{kind:?} at {door:?} is repeated: {got:?}");
+            }
+        }
+        assert_eq!(standing(t.core()).await, before, "a refused token changed something");
+        // The refresh token ends nothing yet: it is the last.
+        for kind in &doors {
+            let got = house.show(*kind, house.token(*kind)).await;
+            assert!(!is_refused(*kind, &got) && got.status < 300, "{kind:?} at its own door: {got:?}");
+        }
+        // What works once is over now.
+        for kind in [Door::VerifyEmail, Door::ResetPassword, Door::SignIn, Door::SecondFactor, Door::RecoveryCode] {
+            let got = house.show(kind, house.token(kind)).await;
+            assert!(is_refused(kind, &got), "{kind:?} for the second time: {got:?}");
+        }
+        for email in ["new@x.example", "lost@x.example"] {
+            t.idle().await;
+            mail.forget(email);
+        }
+        mail.finish();
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn a_one_time_token_ends_with_its_time() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        t.start_guarded(&[]).await;
+        let house = House::build(&t, &mail, &google).await;
+        for (minutes, over) in [
+            (10, &[Door::SignIn, Door::SecondFactor][..]),
+            (60, &[Door::ResetPassword]),
+            (24 * 60, &[Door::VerifyEmail, Door::Access]),
+        ] {
+            let passed = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::dawn());
+            t.advance(passed);
+            for door in over {
+                let got = house.show(*door, house.token(*door)).await;
+                assert!(is_refused(*door, &got), "{door:?} after {minutes} minutes: {got:?}");
+            }
+        }
+        t.idle().await;
+        mail.finish();
+        t
+    });
+}
+
+/// What signs access tokens here, as only who has database and master key can know it.
+struct Forger {
+    key: SigningKey,
+    header: Value,
+    claims: Value,
+}
+
+fn part(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+fn parts(token: &str) -> [Value; 2] {
+    let mut parts = token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap());
+    [(); 2].map(|()| serde_json::from_slice(&parts.next().unwrap()).unwrap())
+}
+
+impl Forger {
+    async fn new(t: &T, token: &str) -> Self {
+        let db = t.core().db.writer();
+        let sql = "SELECT id, sealed FROM keyring WHERE purpose = 'access-token'";
+        let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
+        let (id, sealed): (Uuid, Vec<u8>) = (row.try_get("", "id").unwrap(), row.try_get("", "sealed").unwrap());
+        let master = std::fs::read_to_string(t.dir().join("master.key")).unwrap();
+        let master = STANDARD.decode(master.trim()).unwrap();
+        let label = b"access-token";
+        let aad = [&u32::try_from(label.len()).unwrap().to_be_bytes()[..], label, id.as_bytes()].concat();
+        let (nonce, sealed) = sealed.split_first_chunk::<12>().unwrap();
+        let payload = Payload { msg: sealed, aad: &aad };
+        let seed = Aes256Gcm::new(&Key::<Aes256Gcm>::try_from(master.as_slice()).unwrap());
+        let seed = seed.decrypt(&(*nonce).into(), payload).unwrap();
+        let [header, claims] = parts(token);
+        Self { key: SigningKey::from_bytes(&seed.try_into().unwrap()), header, claims }
+    }
+
+    /// A token with these changes, signed with the right key. `null` takes a member away.
+    fn sign(&self, header: &Value, claims: &Value) -> String {
+        Self::signed(&self.key, &merged(&self.header, header), &merged(&self.claims, claims))
+    }
+
+    fn signed(key: &SigningKey, header: &Value, claims: &Value) -> String {
+        let text = format!("{}.{}", part(header), part(claims));
+        let signature = URL_SAFE_NO_PAD.encode(key.sign(text.as_bytes()).to_bytes());
+        format!("{text}.{signature}")
+    }
+
+    /// The same claims with HMAC under these bytes.
+    fn hs256(&self, secret: &[u8]) -> String {
+        let text = format!("{}.{}", part(&merged(&self.header, &json!({ "alg": "HS256" }))), part(&self.claims));
+        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(secret).unwrap();
+        mac.update(text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    }
+}
+
+fn merged(value: &Value, change: &Value) -> Value {
+    let mut members = value.as_object().unwrap().clone();
+    for (name, value) in change.as_object().unwrap() {
+        members.remove(name);
+        if !value.is_null() {
+            members.insert(name.clone(), value.clone());
+        }
+    }
+    Value::Object(members)
+}
+
+#[test]
+fn an_access_token_cannot_be_made_up() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (_, root) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let token = ana.access().unwrap();
+        let jwks = ana.get("/.well-known/jwks.json").await.body;
+        let jwk = &jwks["keys"][0];
+        let forger = Forger::new(&t, &token).await;
+        assert_eq!(jwk["x"], URL_SAFE_NO_PAD.encode(forger.key.verifying_key().as_bytes()), "the test signs as we do");
+        assert_eq!(me(&t, &forger.sign(&json!({}), &json!({}))).await.status, 200);
+
+        let [text, signature] = token.rsplit_once('.').map(|(text, signature)| [text, signature]).unwrap();
+        let [head, body] = text.split_once('.').map(|(head, body)| [head, body]).unwrap();
+        let none = |alg: &str| format!("{}.{body}.", part(&merged(&forger.header, &json!({ "alg": alg }))));
+        let theirs = SigningKey::from_bytes(&[7; 32]);
+        let own =
+            json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(theirs.verifying_key().as_bytes()) });
+        let by_them = |header: Value| Forger::signed(&theirs, &merged(&forger.header, &header), &forger.claims);
+        let public = forger.key.verifying_key().to_bytes();
+        let header = |change: Value| forger.sign(&change, &json!({}));
+        let claims = |change: Value| forger.sign(&json!({}), &change);
+        let as_root = part(&merged(&forger.claims, &json!({ "sub": root })));
+        let mut table = vec![
+            ("no algorithm", none("none")),
+            ("no algorithm, shouted", none("NONE")),
+            ("no algorithm, with the old signature", format!("{}{signature}", none("None"))),
+            ("HS256 with the public key", forger.hs256(&public)),
+            ("HS256 with the public key as text", forger.hs256(jwk["x"].as_str().unwrap().as_bytes())),
+            ("HS256 with the JWK", forger.hs256(jwk.to_string().as_bytes())),
+            ("HS256 with the JWK set", forger.hs256(jwks.to_string().as_bytes())),
+            ("HS256 with nothing", forger.hs256(b"")),
+            ("another algorithm named", header(json!({ "alg": "ES256" }))),
+            ("an unknown algorithm", header(json!({ "alg": "EdDSA2" }))),
+            ("no kid", header(json!({ "kid": null }))),
+            ("an unknown kid", header(json!({ "kid": "AAAAAAAAAAAA" }))),
+            ("a path as kid", header(json!({ "kid": "../../../../dev/null" }))),
+            ("SQL as kid", header(json!({ "kid": "' OR '1'='1" }))),
+            ("a kid that is no text", header(json!({ "kid": 1 }))),
+            ("no typ", header(json!({ "typ": null }))),
+            ("a plain JWT", header(json!({ "typ": "JWT" }))),
+            ("another typ", header(json!({ "typ": "rt+jwt" }))),
+            ("another key, ours named", by_them(json!({}))),
+            ("another key and its jwk", by_them(json!({ "jwk": own }))),
+            ("another key, its jwk and no kid", by_them(json!({ "jwk": own, "kid": null }))),
+            ("another key and a jku", by_them(json!({ "jku": "http://127.0.0.1:1/keys" }))),
+            ("another key and an x5u", by_them(json!({ "x5u": "http://127.0.0.1:1/chain" }))),
+            ("another audience", claims(json!({ "aud": "dca-auth-admins" }))),
+            ("no audience", claims(json!({ "aud": null }))),
+            ("another issuer", claims(json!({ "iss": "https://evil.example" }))),
+            ("no issuer", claims(json!({ "iss": null }))),
+            ("nobody", claims(json!({ "sub": null }))),
+            ("no session", claims(json!({ "sid": null }))),
+            ("no end", claims(json!({ "exp": null }))),
+            ("an end that is text", claims(json!({ "exp": "2099-01-01" }))),
+            ("an end beyond time", claims(json!({ "exp": i64::MAX }))),
+            ("somebody else's claims", format!("{head}.{as_root}.{signature}")),
+            ("no signature", format!("{text}.")),
+            ("half a signature", format!("{text}.{}", &signature[..40])),
+            ("a signature of zeros", format!("{text}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
+            ("a padded signature", format!("{token}==")),
+            ("a part too many", format!("{token}.{signature}")),
+            ("a part too few", text.to_owned()),
+            ("ten KiB, signed", claims(json!({ "pad": "x".repeat(10 * 1024) }))),
+            ("no JSON", format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode("{"), URL_SAFE_NO_PAD.encode("{"))),
+            ("dots", "...".to_owned()),
+            ("one word", "x".to_owned()),
+        ];
+        table.push(("nothing", String::new()));
+        let (head_of_log, before) = (log_head(t.core()).await, standing(t.core()).await);
+        for (what, token) in &table {
+            let got = me(&t, token).await;
+            assert_eq!((got.status, got.code()), (401, "INVALID_TOKEN"), "{what}: {got:?}");
+        }
+        let exp = |seconds: i64| json!({ "exp": t.clock.now().timestamp() + seconds });
+        for (what, token, code) in [
+            ("over, within the leeway", claims(exp(-4)), ""),
+            ("over by the leeway", claims(exp(-5)), "TOKEN_EXPIRED"),
+            ("over for a year", claims(exp(-31_536_000)), "TOKEN_EXPIRED"),
+            ("another person, our session", claims(json!({ "sub": root })), "INVALID_SESSION"),
+            ("a session that never was", claims(json!({ "sid": Uuid::from_u128(1) })), "INVALID_SESSION"),
+        ] {
+            let got = me(&t, &token).await;
+            assert_eq!(got.code(), code, "{what}: {got:?}");
+        }
+        assert_eq!((log_head(t.core()).await, standing(t.core()).await), (head_of_log, before));
+        t
+    });
+}
+
+#[test]
+fn a_token_of_another_installation_is_none() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (access, refresh) = (ana.access().unwrap(), refresh_token(&ana));
+        let device = ana.cookie("dca_device").unwrap();
+        let other = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", other.path().join("dca.db").display());
+        let master = STANDARD.encode([9; 32]);
+        let there = t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core;
+        assert_eq!(code_of(sessions::authenticate(&there, &access).await), Some(Code::InvalidToken));
+        let visitor = dca_core::accounts::Visitor {
+            network: "192.0.2.0/24".to_owned(),
+            agent: None,
+            device: Some(device),
+            locale: dca_core::accounts::Locale::En,
+        };
+        assert_eq!(code_of(sessions::refresh(&there, &visitor, &refresh).await), Some(Code::InvalidSession));
+        t
+    });
+}
+
+fn code_of<V>(answer: dca_core::Result<V>) -> Option<Code> {
+    match answer {
+        Err(Error::Refused(refusal)) => Some(refusal.code),
+        Err(other) => panic!("{other}"),
+        Ok(_) => None,
+    }
+}
+
+async fn refresh(t: &T, token: &str) -> Got {
+    post(t, "/auth/refresh", json!({ "refreshToken": token })).await
+}
+
+fn next_of(got: &Got) -> String {
+    assert_eq!(got.status, 200, "{got:?}");
+    got.body["refreshToken"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn fifty_refreshes_at_once_have_one_successor() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let token = refresh_token(&ana);
+        let answers = join_all((0..50).map(|_| refresh(&t, &token))).await;
+        let next: Vec<String> = answers.iter().map(next_of).collect();
+        assert!(next.iter().all(|one| *one == next[0] && *one != token), "{next:?}");
+        let sql = "SELECT generation FROM refresh_tokens WHERE used_at IS NULL";
+        assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "generation": 2 })], "one live successor");
+        for answer in &answers {
+            assert_eq!(me(&t, answer.body["accessToken"].as_str().unwrap()).await.status, 200);
+        }
+        next_of(&refresh(&t, &next[0]).await);
+        t
+    });
+}
+
+#[test]
+fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[]).await;
+        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        let elsewhere = enter(&t, "ana@x.example").await;
+        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        let first = refresh_token(&ana);
+        let second = next_of(&refresh(&t, &first).await);
+        for _ in 0..2 {
+            t.advance(TimeDelta::seconds(5));
+            assert_eq!(next_of(&refresh(&t, &first).await), second);
+        }
+        t.advance(TimeDelta::microseconds(1));
+        let late = refresh(&t, &first).await;
+        assert_eq!((late.status, late.code()), (401, "TOKEN_REUSE_DETECTED"), "{late:?}");
+        for (person, token) in [(&ana, second), (&elsewhere, refresh_token(&elsewhere))] {
+            let got = refresh(&t, &token).await;
+            assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"), "{got:?}");
+            assert_eq!(person.get("/me").await.code(), "INVALID_SESSION");
+        }
+        assert_eq!(ben.get("/me").await.status, 200, "somebody else's session");
+        next_of(&refresh(&t, &refresh_token(&ben)).await);
+        let reused = told(t.core(), "session.token_reused").await;
+        assert_eq!((reused.len(), &reused[0]["actor"]), (1, &json!("system")));
+        let subjects =
+            rows(t.core().db.writer(), "SELECT subject FROM events WHERE kind = 'session.token_reused'").await;
+        assert!(!subjects.is_empty() && id.0.as_u128() > 0);
+        assert_eq!(mail.next("ana@x.example").await.subject, "You were signed out everywhere");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_token_older_than_the_last_is_stolen_even_within_ten_seconds() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let first = refresh_token(&ana);
+        let second = next_of(&refresh(&t, &first).await);
+        let third = next_of(&refresh(&t, &second).await);
+        let old = refresh(&t, &first).await;
+        assert_eq!((old.status, old.code()), (401, "TOKEN_REUSE_DETECTED"), "{old:?}");
+        assert_eq!(refresh(&t, &third).await.code(), "INVALID_SESSION");
+        assert_eq!(refresh(&t, &first).await.code(), "INVALID_SESSION", "it is told once");
+        t
+    });
+}
+
+#[test]
+fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let mut token = refresh_token(&ana);
+        let idle = refresh_token(&enter(&t, "ana@x.example").await);
+        for day in 1..=14 {
+            t.advance(TimeDelta::days(6));
+            let got = refresh(&t, &token).await;
+            token = next_of(&got);
+            if day == 1 {
+                t.advance(TimeDelta::days(1) - TimeDelta::microseconds(1));
+                let unused = refresh(&t, &idle).await;
+                assert_eq!(unused.status, 200, "a week, less a moment: {unused:?}");
+                t.advance(TimeDelta::microseconds(1) - TimeDelta::days(1));
+            }
+        }
+        // 84 of 90 days: what is handed out ends with the session.
+        let got = refresh(&t, &token).await;
+        let cookie = got.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
+        assert!(cookie.contains(&format!("Max-Age={}", 6 * 86_400)), "{cookie}");
+        let last = next_of(&got);
+        t.advance(TimeDelta::days(6) - TimeDelta::seconds(1));
+        let last_access = refresh(&t, &last).await;
+        assert_eq!(last_access.body["expiresIn"], 1, "{last_access:?}");
+        let last = next_of(&last_access);
+        t.advance(TimeDelta::seconds(1));
+        assert_eq!(refresh(&t, &last).await.code(), "INVALID_SESSION");
+        let over = me(&t, last_access.body["accessToken"].as_str().unwrap()).await;
+        assert_eq!(over.code(), "INVALID_SESSION", "leeway lengthens no session");
+        t
+    });
+}
+
+#[test]
+fn a_token_that_rested_for_its_whole_life_is_over() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let token = refresh_token(&ana);
+        t.advance(TimeDelta::seconds(3_599));
+        let next = next_of(&refresh(&t, &token).await);
+        t.advance(TimeDelta::seconds(3_600));
+        assert_eq!(refresh(&t, &next).await.code(), "INVALID_SESSION");
+        assert!(told(t.core(), "session.token_reused").await.is_empty());
+        t
+    });
+}
+
+#[test]
+fn nobody_who_is_kept_out_refreshes() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        for (status, code) in
+            [("SUSPENDED", "ACCOUNT_SUSPENDED"), ("BANNED", "ACCOUNT_BANNED"), ("PENDING", "EMAIL_NOT_VERIFIED")]
+        {
+            let (ana, _) = entered(&t, &format!("{}@x.example", status.to_lowercase()), Role::User).await;
+            execute(t.core(), &format!("UPDATE users SET status = '{status}' WHERE status = 'ACTIVE'")).await;
+            let got = refresh(&t, &refresh_token(&ana)).await;
+            assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"), "{status}: {got:?}");
+            let me = ana.get("/me").await;
+            assert_eq!((me.status, me.code()), (403, code), "{status}: {me:?}");
+            let live =
+                rows(t.core().db.writer(), "SELECT 1 AS one FROM refresh_tokens WHERE used_at IS NOT NULL").await;
+            assert!(live.is_empty(), "{status}: a token was used up");
+        }
+        t
+    });
+}
+
+#[test]
+fn what_is_revoked_is_revoked_on_every_instance_at_once() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (token, other) = (ana.access().unwrap(), t.instance().await);
+        assert!(sessions::authenticate(&other, &token).await.is_ok());
+        assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
+        assert_eq!(code_of(sessions::authenticate(&other, &token).await), Some(Code::InvalidSession));
+        t
+    });
+}
+
+#[test]
+fn one_proof_of_a_session_is_enough_to_end_it() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        account(&t, "ana@x.example", Role::User).await;
+        for by in ["cookie", "body", "bearer"] {
+            let ana = enter(&t, "ana@x.example").await;
+            let (access, token) = (ana.access().unwrap(), refresh_token(&ana));
+            let somebody = Person::new(&t);
+            let body = match by {
+                "cookie" => {
+                    somebody.set_cookie("rt", Some(&token));
+                    Value::Null
+                }
+                "body" => json!({ "refreshToken": token }),
+                _ => {
+                    somebody.set_access(Some(&access));
+                    Value::Null
+                }
+            };
+            assert_eq!(somebody.post("/auth/logout", body).await.status, 200, "{by}");
+            assert_eq!(me(&t, &access).await.code(), "INVALID_SESSION", "{by}");
+            assert_eq!(refresh(&t, &token).await.code(), "INVALID_SESSION", "{by}");
+        }
+        for garbage in [json!({ "refreshToken": "x" }), json!({ "refreshToken": null }), json!({}), Value::Null] {
+            assert_eq!(post(&t, "/auth/logout", garbage).await.status, 200, "it ends nothing, and says no more");
+        }
+        t
+    });
+}
+
+#[test]
+fn a_cookie_that_came_twice_is_no_cookie() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (mine, theirs) = (refresh_token(&ana), refresh_token(&enter(&t, "ana@x.example").await));
+        let before = standing(t.core()).await;
+        for (path, cookies) in [
+            ("/auth/refresh", format!("rt={mine}; rt={theirs}")),
+            ("/auth/refresh", format!("rt={mine}; rt={mine}")),
+            ("/auth/logout", format!("rt={mine}; rt={theirs}")),
+            ("/auth/login", "dca_device=a; dca_device=b".to_owned()),
+            ("/api/auth/refresh", format!("refresh_token={mine}; refresh_token={theirs}")),
+        ] {
+            let request = Request::new(&format!("POST {path}")).with("Cookie", &cookies);
+            let body = json!({ "email": "ana@x.example", "password": PASSWORD }).to_string();
+            let request = request.with("Content-Type", "application/json").with("Sec-Fetch-Site", "same-origin");
+            let answer = request.body(body).ask(t.addr()).await.unwrap();
+            assert_eq!((answer.status, &answer.json()["code"]), (401, &json!("INVALID_SESSION")), "{path} {answer:?}");
+        }
+        assert_eq!(standing(t.core()).await, before);
+        assert_eq!(ana.get("/me").await.status, 200);
+        t
+    });
+}
+
+#[test]
+fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
+        let house = House::build(&t, &mail, &google).await;
+        let mut kept = t.log.text();
+        for table in [
+            "users",
+            "credentials",
+            "sessions",
+            "refresh_tokens",
+            "one_time_tokens",
+            "recovery_codes",
+            "second_factors",
+            "outbox",
+            "events",
+            "throttles",
+            "identities",
+        ] {
+            kept += &format!("{:?}", rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await);
+        }
+        for purpose in Purpose::ALL {
+            let Ok(door) = door(*purpose) else { continue };
+            let token = house.token(door);
+            assert!(!kept.contains(token), "{door:?} rests somewhere");
+            let bytes: Vec<u8> = token.bytes().collect();
+            assert!(!kept.contains(&format!("{bytes:?}")), "{door:?} rests somewhere as bytes");
+        }
+        assert!(!kept.contains(PASSWORD) && !kept.contains(&house.code));
+        assert!(!kept.contains("throttles") && kept.contains("argon2id"), "the tables were read");
+        t.idle().await;
+        t
+    });
+}
+
+#[test]
+fn a_link_that_was_begun_ends_with_the_session_that_began_it() {
+    it_unstarted(|mut t| async {
+        let google = t.with_google().await;
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let thief = google.person("666", "Thief", None);
+        let begun = ana.post("/auth/google/link", Value::Null).await;
+        let (state, code) = came_back(&google, &thief, begun.body["authUrl"].as_str().unwrap());
+        let browser = Person::new(&t);
+        browser.set_cookie("dca_sign_in", Some(&state));
+        assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
+        let got = browser.get(&format!("/auth/google/callback?state={state}&code={code}")).await;
+        assert!(matches!(got.status, 400 | 401), "{got:?}");
+        assert!(rows(t.core().db.writer(), "SELECT provider FROM identities").await.is_empty());
+        assert!(told(t.core(), "user.identity_linked").await.is_empty());
+        t
+    });
+}
+
+#[test]
+fn an_access_token_lives_for_fifteen_minutes() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let [header, claims] = parts(&ana.access().unwrap());
+        assert_eq!((&header["alg"], &header["typ"]), (&json!("EdDSA"), &json!("at+jwt")));
+        let ends = DateTime::<Utc>::from_timestamp(claims["exp"].as_i64().unwrap(), 0).unwrap();
+        assert_eq!(ends - t.clock.now(), TimeDelta::minutes(15));
+        for member in ["email", "name", "role", "roles", "status"] {
+            assert_eq!(claims[member], Value::Null, "a token tells nothing of a person");
+        }
+        t.advance(TimeDelta::minutes(15) + TimeDelta::seconds(5));
+        assert_eq!(ana.get("/me").await.code(), "TOKEN_EXPIRED");
+        t
+    });
+}
