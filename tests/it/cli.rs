@@ -30,7 +30,7 @@ struct Ran {
 }
 
 /// The binary in an environment of its own: these settings, changed, and nothing else.
-fn binary(t: &T, args: &[&str], changed: &[(&str, &str)]) -> Command {
+pub fn binary(t: &T, args: &[&str], changed: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dca-auth"));
     command.env_clear().envs(t.env()).envs(changed.iter().copied()).current_dir(t.dir()).args(args);
     command

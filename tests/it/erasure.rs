@@ -1,1 +1,221 @@
-//! To come.
+//! A person's data: what they can take away, and what is left when they go.
+
+use chrono::TimeDelta;
+use dca_auth::workers::Worker;
+use dca_core::{accounts::Role, licenses, users};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{T, it_unstarted},
+    locks::{Authenticator, account, delete, enter, entered, execute, post, through_google, told},
+    stage::{Seller, rows},
+    visitor::{Got, PASSWORD, Person},
+};
+
+async fn count(t: &T, table: &str) -> usize {
+    rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await.len()
+}
+
+async fn login(t: &T, email: &str) -> Got {
+    post(t, "/auth/login", json!({ "email": email, "password": PASSWORD })).await
+}
+
+#[test]
+fn an_export_holds_everything_but_secrets() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        let (_, codes) = Authenticator::enabled(&t, &ana).await;
+        let got = ana.get("/me/export").await;
+        assert_eq!(got.status, 200, "{got:?}");
+        assert_eq!(got.header("content-disposition"), "attachment; filename=\"account.json\"");
+        assert_eq!(got.header("cache-control"), "no-store");
+        let user = &got.body["user"];
+        assert_eq!((&user["id"], &user["email"]), (&json!(id.0), &json!("ana@x.example")));
+        assert_eq!(got.body["hasSecondFactor"], true);
+        assert_eq!(got.body["sessions"].as_array().unwrap().len(), 1, "one's own alone");
+        let kinds: Vec<_> = got.body["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+        for kind in ["user.registered", "user.signed_in", "user.second_factor_changed"] {
+            assert!(kinds.contains(&json!(kind)), "{kinds:?}");
+        }
+        let secrets = [ana.access().unwrap(), ana.cookie("rt").unwrap(), ana.cookie("dca_device").unwrap()];
+        for secret in
+            secrets.iter().chain(&codes).map(String::as_str).chain(["$argon2", PASSWORD, "ben@", "sealed", "hash"])
+        {
+            assert!(!got.text.contains(secret), "{secret} is exported");
+        }
+        assert_eq!(told(t.core(), "user.exported").await.len(), 1);
+        assert_eq!(Person::new(&t).get("/me/export").await.status, 401);
+        assert!(!ben.get("/me/export").await.text.contains("ana@"));
+        t
+    });
+}
+
+#[test]
+fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let elsewhere = enter(&t, "ana@x.example").await;
+        for wrong in [Value::Null, json!({}), json!({ "password": "not this one" }), json!({ "password": null })] {
+            assert_eq!(delete(&ana, "/me", wrong).await.code(), "INVALID_CREDENTIALS");
+        }
+        assert_eq!((ana.get("/me").await.status, elsewhere.get("/me").await.status), (200, 200));
+        let planned = delete(&ana, "/me", json!({ "password": PASSWORD })).await;
+        assert_eq!(planned.status, 202, "{planned:?}");
+        let at: chrono::DateTime<chrono::Utc> = planned.body["deletionAt"].as_str().unwrap().parse().unwrap();
+        assert_eq!(at - t.clock.now(), TimeDelta::days(14));
+        for person in [&ana, &elsewhere] {
+            assert_eq!(person.get("/me").await.code(), "INVALID_SESSION");
+            assert_eq!(person.post("/auth/refresh", Value::Null).await.status, 401);
+        }
+        assert_eq!(mail.next("ana@x.example").await.subject, "Your account will be deleted");
+
+        t.advance(TimeDelta::days(14) - TimeDelta::seconds(1));
+        t.work(Worker::Cleanup).await;
+        assert_eq!(login(&t, "ana@x.example").await.status, 200, "the last moment");
+        assert_eq!(told(t.core(), "user.deletion_undone").await.len(), 1);
+        t.advance(TimeDelta::days(30));
+        t.work(Worker::Cleanup).await;
+        assert_eq!(login(&t, "ana@x.example").await.status, 200, "taken back for good");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn after_two_weeks_nothing_personal_is_left() {
+    it_unstarted(|mut t| async {
+        let mail = t.with_mail().await;
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        let (app, _) = Authenticator::enabled(&t, &ana).await;
+        let reset = json!({ "email": "ana@x.example" });
+        assert_eq!(post(&t, "/auth/reset-password-request", reset).await.status, 201);
+        t.advance(TimeDelta::seconds(60));
+        let form = json!({ "password": PASSWORD, "code": app.code(t.clock.now()) });
+        assert_eq!(delete(&ana, "/me", form).await.status, 202);
+        t.idle().await;
+        mail.forget("ana@x.example");
+        t.advance(TimeDelta::days(14));
+        t.work(Worker::Cleanup).await;
+        for (table, left) in [
+            ("users", 1),
+            ("credentials", 1),
+            ("sessions", 1),
+            ("refresh_tokens", 1),
+            ("second_factors", 0),
+            ("recovery_codes", 0),
+            ("one_time_tokens", 0),
+        ] {
+            assert_eq!(count(&t, table).await, left, "{table}");
+        }
+        for table in ["users", "events", "outbox", "throttles", "identities", "sessions"] {
+            let text = format!("{:?}", rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await);
+            assert!(!text.contains("ana@") && !text.contains("Ana"), "{table}: {text}");
+        }
+        assert_eq!(told(t.core(), "user.erased").await.len(), 1);
+        assert_eq!(login(&t, "ana@x.example").await.code(), "INVALID_CREDENTIALS");
+        assert_eq!(login(&t, "ben@x.example").await.status, 200, "nobody else is touched");
+        drop(ben);
+        // The address is free again.
+        account(&t, "ana@x.example", Role::User).await;
+        assert_eq!(login(&t, "ana@x.example").await.status, 200);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
+    it_unstarted(|mut t| async {
+        let google = t.with_google().await;
+        t.start_guarded(&[]).await;
+        let seller = Seller::new(t.core(), "Makers").await;
+        let gold = seller.product("Gold", "GOLD").await;
+        let (license, key) = seller.license(&gold, 42).await;
+        let api_key = seller.api_key(dca_core::crypto::api_key::Kind::Secret, &[&gold]).await.1;
+        // The member makes an account of what Discord showed of them.
+        let ana = Person::new(&t);
+        let who = google.person("117", "Ana Lima", Some(("ana@mail.example", true)));
+        assert_eq!(through_google(&ana, &google, &who).await.status, 200);
+        let seen = users::find_by_discord(t.core(), 42_u64.into()).await.unwrap().unwrap();
+        assert_eq!(count(&t, "users").await, 2);
+        for sql in [
+            "UPDATE identities SET user_id = (SELECT user_id FROM holders) WHERE provider = 'google'",
+            "UPDATE sessions SET user_id = (SELECT user_id FROM holders)",
+            "UPDATE users SET email = NULL, folded_email = NULL, email_verified_at = NULL WHERE email IS NOT NULL",
+            "UPDATE users SET email = 'ana@mail.example', folded_email = 'ana@mail.example', name = 'Ana Lima', \
+             role = 'ADMIN', deletion_at = created_at WHERE id = (SELECT user_id FROM holders)",
+        ] {
+            execute(t.core(), sql).await;
+        }
+        t.advance(TimeDelta::days(14));
+        t.work(Worker::Cleanup).await;
+        let left = users::find(t.core(), seen).await.unwrap().expect("the row stays");
+        assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
+        assert_eq!((left.folded_email, left.locale, left.deletion_at), (None, None, None));
+        let kept = rows(t.core().db.writer(), "SELECT provider, name FROM identities").await;
+        assert_eq!(kept, [json!({ "provider": "discord", "name": null })]);
+        assert_eq!(count(&t, "sessions").await, 0);
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        assert_eq!(licenses::reveal(t.core(), &license).unwrap(), key);
+        t
+    });
+}
+
+#[test]
+fn what_nobody_proved_and_what_is_over_is_forgotten() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[("DCA_LETTERS_PER_NETWORK", "1000")]).await;
+        let form = |email: &str| json!({ "email": email, "password": PASSWORD, "name": "New" });
+        assert_eq!(post(&t, "/auth/signup", form("new@x.example")).await.status, 201);
+        account(&t, "ana@x.example", Role::User).await;
+        assert_eq!(login(&t, "ana@x.example").await.status, 200);
+        assert_eq!(login(&t, "nobody@x.example").await.status, 401);
+        t.idle().await;
+        t.advance(TimeDelta::days(7));
+        t.work(Worker::Cleanup).await;
+        assert_eq!((count(&t, "users").await, count(&t, "throttles").await), (2, 0), "a week, to the moment");
+        t.advance(TimeDelta::days(1));
+        t.work(Worker::Cleanup).await;
+        assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
+        let sql = "SELECT email FROM users";
+        assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "email": "ana@x.example" })]);
+        assert_eq!(post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await.status, 201);
+        assert_eq!(count(&t, "one_time_tokens").await, 1);
+        t.idle().await;
+        t.advance(TimeDelta::days(8));
+        t.work(Worker::Cleanup).await;
+        assert_eq!((count(&t, "one_time_tokens").await, count(&t, "sessions").await), (0, 1));
+        t.advance(TimeDelta::days(180));
+        t.work(Worker::Cleanup).await;
+        assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
+        assert_eq!(count(&t, "users").await, 1, "who proved their address stays");
+        t
+    });
+}
+
+#[test]
+fn an_admin_may_plan_a_deletion_and_its_owner_take_it_back() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        let planned = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
+        assert_eq!(planned.status, 202, "{planned:?}");
+        assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
+        // Asked again later, the day stays.
+        t.advance(TimeDelta::minutes(10));
+        let again = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
+        assert_eq!(again.body["deletionAt"], planned.body["deletionAt"]);
+        assert_eq!(login(&t, "ana@x.example").await.status, 200);
+        t.advance(TimeDelta::days(20));
+        t.work(Worker::Cleanup).await;
+        assert_eq!(login(&t, "ana@x.example").await.status, 200);
+        t
+    });
+}

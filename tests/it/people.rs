@@ -1,1 +1,407 @@
-//! To come.
+//! Looking after others: who may, on whom, and what they see of it.
+
+use std::{collections::BTreeSet, io::Write, process::Stdio};
+
+use dca_core::{accounts::Role, guilds, ids::UserId};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::binary,
+    harness::it_unstarted,
+    locks::{Authenticator, account, delete, enter, entered, execute, post, standing, told},
+    stage::{Seller, rows},
+    visitor::{Got, PASSWORD, Person},
+};
+
+const ROLES: [Role; 5] = [Role::User, Role::Premium, Role::Moderator, Role::Admin, Role::SuperAdmin];
+
+fn of(role: Role) -> String {
+    format!("{}@x.example", role.as_str().to_lowercase().replace('_', "-"))
+}
+
+async fn do_(person: &Person, method: &str, path: &str, body: &Value) -> Got {
+    person.ask(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path, body.clone(), &[]).await
+}
+
+/// Each operation of the administration: the least role, and what is sent. `{id}` is a person's or a session's.
+fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> {
+    vec![
+        ("get", "/admin/users", Role::Moderator, Value::Null),
+        ("get", "/admin/users/{id}", Role::Moderator, Value::Null),
+        ("get", "/admin/users/{id}/sessions", Role::Moderator, Value::Null),
+        ("get", "/admin/roles", Role::Moderator, Value::Null),
+        ("patch", "/admin/users/{id}", Role::Admin, json!({ "status": "SUSPENDED" })),
+        ("post", "/admin/users/{id}/ban", Role::Admin, json!({ "reason": "spam" })),
+        ("post", "/admin/users/{id}/unban", Role::Admin, Value::Null),
+        ("delete", "/admin/users/{id}", Role::Admin, Value::Null),
+        ("delete", "/admin/users/{id}/sessions", Role::Admin, Value::Null),
+        ("delete", "/admin/users/{id}/2fa", Role::Admin, Value::Null),
+        ("get", "/admin/sessions", Role::Admin, Value::Null),
+        ("post", "/admin/sessions/{id}/revoke", Role::Admin, Value::Null),
+        ("get", "/admin/outbox", Role::Admin, Value::Null),
+        ("post", "/admin/outbox/{id}/replay", Role::Admin, Value::Null),
+        ("post", "/admin/roles/assign", Role::SuperAdmin, json!({ "userId": target.0, "role": "PREMIUM" })),
+        ("post", "/admin/roles/revoke", Role::SuperAdmin, json!({ "userId": target.0, "role": "PREMIUM" })),
+    ]
+}
+
+#[test]
+fn each_role_reaches_its_operations_and_no_more() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let target = account(&t, "target@x.example", Role::User).await;
+        let table = operations(target);
+        let api = Person::new(&t).get("/openapi.json").await.body;
+        let documented: BTreeSet<(String, String)> = api["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, operations)| operations.as_object().unwrap().iter().map(move |it| (path, it)))
+            .filter(|(_, (_, operation))| operation["tags"] == json!(["administration"]))
+            .map(|(path, (method, _))| (method.clone(), path.clone()))
+            .collect();
+        let known = table.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
+        assert_eq!(documented, known, "an operation of the administration without a row, or a row without one");
+
+        let mut people = vec![(None, Person::new(&t))];
+        for role in ROLES {
+            people.push((Some(role), entered(&t, &of(role), role).await.0));
+        }
+        for (method, path, least, body) in &table {
+            let at = path.replace("{id}", &target.to_string());
+            for (role, person) in &people {
+                let before = standing(t.core()).await;
+                let got = do_(person, method, &at, body).await;
+                let what = format!("{method} {path} by {role:?}: {got:?}");
+                match role {
+                    None => assert_eq!((got.status, got.code()), (401, "NO_TOKEN"), "{what}"),
+                    Some(role) if role < least => {
+                        assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}")
+                    }
+                    // A person's id is no session's and no delivery's.
+                    Some(_) => {
+                        assert!(matches!(got.status, 200..300) || got.code() == "NOT_FOUND", "{what}");
+                        continue;
+                    }
+                }
+                assert_eq!(standing(t.core()).await, before, "{what} changed something");
+            }
+        }
+        t
+    });
+}
+
+#[test]
+fn whoever_acts_outranks_whom_they_act_on() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (mut people, mut ids) = (Vec::new(), Vec::new());
+        for role in ROLES {
+            let (person, id) = entered(&t, &of(role), role).await;
+            Authenticator::enabled(&t, &person).await;
+            let session = person.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned();
+            people.push((role, person));
+            ids.push((role, id, session));
+        }
+        let (peer, peer_session) = {
+            let (person, id) = entered(&t, "peer@x.example", Role::SuperAdmin).await;
+            (id, person.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned())
+        };
+        ids.push((Role::SuperAdmin, peer, peer_session));
+        let before = standing(t.core()).await;
+        for (actor, person) in people.iter().filter(|(role, _)| *role >= Role::Admin) {
+            for (role, id, session) in ids.iter().filter(|(role, ..)| role >= actor) {
+                for (method, path, body) in [
+                    ("patch", format!("/admin/users/{id}"), json!({ "status": "BANNED" })),
+                    ("post", format!("/admin/users/{id}/ban"), Value::Null),
+                    ("post", format!("/admin/users/{id}/unban"), Value::Null),
+                    ("delete", format!("/admin/users/{id}"), Value::Null),
+                    ("delete", format!("/admin/users/{id}/sessions"), Value::Null),
+                    ("delete", format!("/admin/users/{id}/2fa"), Value::Null),
+                    ("post", format!("/admin/sessions/{session}/revoke"), Value::Null),
+                    ("post", "/admin/roles/assign".to_owned(), json!({ "userId": id.0, "role": "USER" })),
+                    ("post", "/admin/roles/revoke".to_owned(), json!({ "userId": id.0, "role": "ADMIN" })),
+                ] {
+                    let got = do_(person, method, &path, &body).await;
+                    let what = format!("{method} {path} by {actor} on {role}: {got:?}");
+                    assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
+                }
+            }
+        }
+        // Nobody gives a role that is not below their own.
+        let root = &people.last().unwrap().1;
+        let give = json!({ "userId": ids[0].1.0, "role": "SUPER_ADMIN" });
+        assert_eq!(root.post("/admin/roles/assign", give).await.code(), "INSUFFICIENT_ROLE");
+        for odd in ["ROOT", "", "admin", "ADMIN\0", "GUILD_MANAGER"] {
+            let got = root.post("/admin/roles/assign", json!({ "userId": ids[0].1.0, "role": odd })).await;
+            assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{odd:?}: {got:?}");
+        }
+        assert_eq!(standing(t.core()).await, before);
+
+        // What is below, one can act on; who lost a role loses what it allowed, at once.
+        let admin = json!({ "userId": ids[0].1.0, "role": "ADMIN" });
+        let ana = &people[0].1;
+        assert_eq!(ana.get("/admin/users").await.status, 403);
+        assert_eq!(root.post("/admin/roles/assign", admin.clone()).await.body["role"], "ADMIN");
+        assert_eq!(ana.get("/admin/users").await.status, 200);
+        assert_eq!(root.post("/admin/roles/revoke", admin).await.body["role"], "USER");
+        assert_eq!(ana.get("/admin/users").await.status, 403);
+        t
+    });
+}
+
+#[test]
+fn nobody_makes_themselves_more_than_they_are() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        let (_, root) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let more = json!({
+            "name": "Ana Lima", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"], "status": "BANNED", "id": root.0,
+            "id_user": root.0, "email": "root@x.example", "email_verified": true, "deletion_at": null, "userId": root.0,
+        });
+        let got = ana.ask(Method::PATCH, "/me", more.clone(), &[]).await;
+        assert_eq!((got.status, &got.body["name"]), (200, &json!("Ana Lima")));
+        assert_eq!((&got.body["role"], &got.body["email"]), (&json!("USER"), &json!("ana@x.example")));
+        let mut signed_up = more;
+        signed_up["email"] = json!("new@x.example");
+        signed_up["password"] = json!(PASSWORD);
+        assert_eq!(post(&t, "/auth/signup", signed_up).await.status, 201);
+        let sql = "SELECT status, role FROM users WHERE folded_email = 'new@x.example'";
+        let made = rows(t.core().db.writer(), sql).await;
+        assert_eq!(made, [json!({ "status": "PENDING", "role": "USER" })]);
+        // Another person's session is none of mine, and nobody learns that it is there.
+        let theirs = enter(&t, "root@x.example").await.get("/auth/sessions").await.body[0]["id"].clone();
+        let foreign = delete(&ana, &format!("/auth/sessions/{}", theirs.as_str().unwrap()), Value::Null).await;
+        let unknown = delete(&ana, "/auth/sessions/01900000-0000-7000-8000-000000000000", Value::Null).await;
+        assert_eq!((foreign.status, foreign.body), (404, unknown.body));
+        t
+    });
+}
+
+#[test]
+fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
+    it_unstarted(|mut t| async {
+        let google = t.with_google().await;
+        t.start_guarded(&[]).await;
+        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        account(&t, "ben@x.example", Role::User).await;
+        for (guild, name, prefix, member) in [(900_u64, "Makers", "GOLD", 42), (901, "Rivals", "THEIRS", 43)] {
+            let guild = guilds::joined(t.core(), guild.into(), name).await.unwrap();
+            let seller = Seller { core: t.core().clone(), caller: dca_core::Caller::operator(guild.tenant_id) };
+            let gold = seller.product("Gold", prefix).await;
+            seller.license(&gold, member).await;
+        }
+        let manage = json!({ "userId": id.0, "role": "GUILD_MANAGER", "guildId": "900" });
+        assert_eq!(ana.get("/admin/users?guildId=900").await.status, 403);
+        assert_eq!(root.post("/admin/roles/assign", manage.clone()).await.status, 200);
+        let seen = ana.get("/admin/users?guildId=900").await;
+        assert_eq!((seen.status, &seen.body["pagination"]["total"]), (200, &json!(1)), "{seen:?}");
+        assert_eq!(seen.body["users"][0]["discordId"], "42");
+        let holder = seen.body["users"][0]["id"].as_str().unwrap();
+        for (method, path) in [
+            ("get", "/admin/users".to_owned()),
+            ("get", "/admin/users?guildId=901".to_owned()),
+            ("get", "/admin/users?guildId=902".to_owned()),
+            ("get", "/admin/users?search=ben".to_owned()),
+            ("get", format!("/admin/users/{holder}")),
+            ("get", format!("/admin/users/{holder}/sessions")),
+            ("post", format!("/admin/users/{holder}/ban")),
+            ("get", "/admin/sessions".to_owned()),
+            ("get", "/admin/outbox".to_owned()),
+            ("get", "/admin/roles".to_owned()),
+        ] {
+            let got = do_(&ana, method, &path, &Value::Null).await;
+            assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{method} {path}: {got:?}");
+        }
+        assert_eq!(root.get("/admin/users?guildId=902").await.status, 404);
+        for odd in ["x", "-1", "", "99999999999999999999999", "900%00", "900 OR 1=1"] {
+            let got = root.get(&format!("/admin/users?guildId={odd}")).await;
+            assert!(matches!(got.status, 400 | 422), "{odd}: {got:?}");
+        }
+        assert_eq!(root.post("/admin/roles/revoke", manage).await.status, 200);
+        assert_eq!(ana.get("/admin/users?guildId=900").await.status, 403);
+        assert_eq!(told(t.core(), "user.access_changed").await.len(), 5, "three made by the test, two changes");
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (root, root_id) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        let token = ana.cookie("rt").unwrap();
+        let path = |what: &str| format!("/admin/users/{id}/{what}");
+        let long = json!({ "reason": "x".repeat(301) });
+        assert_eq!(root.post(&path("ban"), long).await.code(), "VALIDATION_ERROR");
+        let banned = root.post(&path("ban"), json!({ "reason": "spam" })).await;
+        assert_eq!((banned.status, &banned.body["status"]), (200, &json!("BANNED")), "{banned:?}");
+        assert_eq!(ana.get("/me").await.code(), "ACCOUNT_BANNED");
+        let got = post(&t, "/auth/refresh", json!({ "refreshToken": token })).await;
+        assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"));
+        let login = async |password: &str| {
+            post(&t, "/auth/login", json!({ "email": "ana@x.example", "password": password })).await
+        };
+        assert_eq!(login("not this one").await.code(), "INVALID_CREDENTIALS");
+        let right = login(PASSWORD).await;
+        assert_eq!((right.status, right.code()), (403, "ACCOUNT_BANNED"));
+        assert!(!right.text.contains("spam"), "the reason is the admins'");
+
+        assert_eq!(root.post(&path("unban"), Value::Null).await.body["status"], "ACTIVE");
+        assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "what ended stays ended");
+        assert_eq!(login(PASSWORD).await.status, 200);
+        let suspend = json!({ "status": "SUSPENDED", "role": "ADMIN" });
+        let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), suspend, &[]).await;
+        assert_eq!((&got.body["status"], &got.body["role"]), (&json!("SUSPENDED"), &json!("USER")));
+        assert_eq!(login(PASSWORD).await.code(), "ACCOUNT_SUSPENDED");
+        for odd in [json!("PENDING"), json!("GONE"), json!("active"), json!(1), Value::Null] {
+            let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), json!({ "status": odd }), &[]).await;
+            assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{odd}: {got:?}");
+        }
+        let changes = told(t.core(), "user.status_changed").await;
+        assert_eq!(changes.len(), 3, "{changes:?}");
+        assert!(changes.iter().all(|change| change["actor"] == format!("user:{root_id}")), "{changes:?}");
+        t
+    });
+}
+
+#[test]
+fn letting_somebody_in_does_not_prove_their_address() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
+        let id = post(&t, "/auth/signup", form).await.body["user_id"].as_str().unwrap().to_owned();
+        assert_eq!(root.post(&format!("/admin/users/{id}/ban"), Value::Null).await.body["status"], "BANNED");
+        assert_eq!(root.post(&format!("/admin/users/{id}/unban"), Value::Null).await.body["status"], "PENDING");
+        let active = json!({ "status": "ACTIVE" });
+        let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), active, &[]).await;
+        assert_eq!(got.body["status"], "PENDING", "{got:?}");
+        let got = post(&t, "/auth/login", json!({ "email": "new@x.example", "password": PASSWORD })).await;
+        assert_eq!((got.status, got.code()), (403, "EMAIL_NOT_VERIFIED"));
+        t
+    });
+}
+
+#[test]
+fn a_list_has_its_edges_and_a_search_is_text() {
+    it_unstarted(|mut t| async {
+        t.start_guarded(&[]).await;
+        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        for (email, name) in
+            [("a_b@x.example", "50% off"), ("acb@x.example", r"back\slash"), ("o'neil@x.example", "O'Neil \"Zed\"")]
+        {
+            let id = account(&t, &email.replace('\'', ""), Role::User).await;
+            let name = name.replace('\'', "''");
+            let (email, id) = (email.replace('\'', "''"), id.to_string());
+            let old = email.replace("''", "");
+            assert!(!id.is_empty());
+            execute(
+                t.core(),
+                &format!("UPDATE users SET name = '{name}', email = '{email}', folded_email = '{email}' WHERE folded_email = '{old}'"),
+            )
+            .await;
+        }
+        let found = async |query: &str| {
+            let got = root.get(&format!("/admin/users?{query}")).await;
+            assert_eq!(got.status, 200, "{query}: {got:?}");
+            got.body["pagination"]["total"].as_u64().unwrap()
+        };
+        for (search, count) in [
+            ("x.example", 4),
+            ("ROOT@", 1),
+            ("%25", 1),
+            ("_", 1),
+            ("a_b", 1),
+            ("%5C", 1),
+            ("o'neil", 1),
+            ("%22zed%22", 1),
+            ("'%20OR%20'1'='1", 0),
+            ("%25%25", 0),
+            ("", 4),
+            ("50%25%20OFF", 1),
+        ] {
+            assert_eq!(found(&format!("search={search}")).await, count, "{search}");
+        }
+        assert_eq!((found("role=SUPER_ADMIN").await, found("status=BANNED").await), (1, 0));
+        for query in [
+            "page=0",
+            "page=-1",
+            "page=x",
+            "page=1000001",
+            "page=18446744073709551616",
+            "limit=0",
+            "limit=101",
+            "limit=1e2",
+            "search=%00",
+            "search=a%0Ab",
+            "role=ROOT",
+            "status=",
+            "page=1&page=2",
+        ] {
+            let got = root.get(&format!("/admin/users?{query}")).await;
+            assert!(matches!(got.status, 400), "{query}: {got:?}");
+            assert!(!got.code().is_empty());
+        }
+        let page = root.get("/admin/users?page=2&limit=3").await.body;
+        let shown = page["users"].as_array().unwrap().len();
+        assert_eq!(
+            (shown, &page["pagination"]["hasNext"], &page["pagination"]["pages"]),
+            (1, &json!(false), &json!(2))
+        );
+        assert_eq!(root.get("/admin/users?page=1000000&limit=100").await.body["users"], json!([]));
+        for id in ["x", "1", "01900000-0000-7000-8000-000000000000", "%00", "..%2f.."] {
+            let got = root.get(&format!("/admin/users/{id}")).await;
+            assert_eq!((got.status, got.code()), (404, "NOT_FOUND"), "{id}: {got:?}");
+        }
+        t
+    });
+}
+
+#[test]
+fn the_first_admin_is_made_at_the_command_line() {
+    it_unstarted(|mut t| async {
+        let ran = |args: &[&str], typed: Option<&str>| {
+            let mut command = binary(&t, args, &[("DCA_DISCORD_TOKEN", "")]);
+            let stdin = if typed.is_some() { Stdio::piped() } else { Stdio::null() };
+            let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+            if let (Some(typed), Some(mut stdin)) = (typed, child.stdin.take()) {
+                stdin.write_all(typed.as_bytes()).unwrap();
+            }
+            let output = child.wait_with_output().unwrap();
+            let text = |bytes| String::from_utf8(bytes).unwrap();
+            (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+        };
+        let create = |email: &'static str| ["admin", "create", "--email", email, "--password-stdin"];
+        for (email, typed, why) in [
+            ("ana@x.example", "password\n", "too easy to guess"),
+            ("ana@x.example", "short7!", "8 to 128 characters"),
+            ("ana@x.example", "", "8 to 128 characters"),
+            ("ana", "plow-Ketchup-41 sundial", "email must be an email"),
+        ] {
+            let (code, out, err) = ran(&create(email), Some(typed));
+            assert_eq!((code, out.as_str()), (1, ""), "{typed:?}: {err}");
+            assert!(err.contains(why) && (typed.is_empty() || !err.contains(typed)), "{typed:?}: {err}");
+        }
+        let (code, out, err) = ran(&create("ana@x.example"), Some(&format!("{PASSWORD}\r\n")));
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("SUPER_ADMIN") && !out.contains(PASSWORD) && !err.contains(PASSWORD), "{out} {err}");
+        let (code, out, err) = ran(&["admin", "create", "--email", "ben@x.example"], None);
+        assert_eq!(code, 0, "{err}");
+        let made = out.lines().find_map(|line| line.strip_prefix("password, shown this once: ")).unwrap();
+        assert!(made.len() >= 24 && !err.contains(made), "{out}");
+        t.start_guarded(&[]).await;
+        let ana = enter(&t, "ana@x.example").await;
+        assert_eq!(ana.get("/admin/users").await.status, 200);
+        let ben = post(&t, "/auth/login", json!({ "email": "ben@x.example", "password": made })).await;
+        assert_eq!((ben.status, &ben.body["user"]["role"]), (200, &json!("SUPER_ADMIN")));
+        let made = told(t.core(), "user.access_changed").await;
+        assert!(made.len() == 2 && made.iter().all(|event| event["actor"] == "operator"), "{made:?}");
+        t
+    });
+}
