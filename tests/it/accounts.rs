@@ -102,7 +102,7 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let root = root(&t).await;
-        Person::new(&t).post("/auth/signup", form("new@x.example")).await;
+        Person::new(&t).post("/auth/signup", form("new@n.example")).await;
         let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
         let suspend = json!({ "status": "SUSPENDED" });
         let path = format!("/admin/users/{}", id_of(&ben).await);
@@ -119,7 +119,7 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
         let over = json!("Invalid or expired token");
         let missing = json!(["name: The request has a wrong or missing field."]);
         for (line, body, status, message) in [
-            ("POST /auth/signup", form("ana@x.example"), 201, created.clone()),
+            ("POST /auth/signup", form("ana@a.example"), 201, created.clone()),
             ("POST /auth/signup", form("ROOT@x.example"), 201, created),
             ("POST /auth/signup", with("no address", PASSWORD, "A"), 400, json!(["email must be an email"])),
             (
@@ -141,13 +141,13 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
             ("POST /auth/login", sign_in("no address", PASSWORD), 401, refused.clone()),
             ("POST /auth/login", sign_in("root\0@x.example", PASSWORD), 401, refused.clone()),
             ("POST /auth/login", sign_in("root@x.example", "\0"), 401, refused.clone()),
-            ("POST /auth/login", sign_in("new@x.example", PASSWORD), 403, json!("Email not verified")),
-            ("POST /auth/login", sign_in("new@x.example", "not this one"), 401, refused.clone()),
+            ("POST /auth/login", sign_in("new@n.example", PASSWORD), 403, json!("Email not verified")),
+            ("POST /auth/login", sign_in("new@n.example", "not this one"), 401, refused.clone()),
             ("POST /auth/login", sign_in("ben@x.example", PASSWORD), 403, json!("Account suspended")),
             ("POST /auth/login", sign_in("ben@x.example", "not this one"), 401, refused),
             ("POST /auth/verify-email", json!({ "token": "nonsense" }), 400, over.clone()),
             ("POST /auth/verify-email", json!({ "token": "a".repeat(64) }), 400, over.clone()),
-            ("POST /auth/resend-verification", email("new@x.example"), 201, resent.clone()),
+            ("POST /auth/resend-verification", email("new@n.example"), 201, resent.clone()),
             ("POST /auth/resend-verification", email("nobody@x.example"), 201, resent),
             ("POST /auth/refresh", Value::Null, 401, json!("Missing refresh token")),
             ("POST /auth/logout", Value::Null, 200, json!("Logged out")),
@@ -170,12 +170,12 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
                 assert_eq!(got.header("content-type"), "application/problem+json", "{line}");
             }
         }
-        for address in ["new@x.example", "ana@x.example", "root@x.example"] {
+        for address in ["new@n.example", "ana@a.example", "root@x.example"] {
             mail.next(address).await;
         }
         t.idle().await;
         assert_eq!(mail.all_to("nobody@x.example").len(), 0);
-        for address in ["new@x.example", "ana@x.example", "root@x.example", "ben@x.example"] {
+        for address in ["new@n.example", "ana@a.example", "root@x.example", "ben@x.example"] {
             mail.forget(address);
         }
         mail.finish();
