@@ -149,11 +149,18 @@ pub async fn set_status(
 /// # Errors
 /// `NOT_FOUND`; `INSUFFICIENT_ROLE` for a person or a role that is not below the admin's own.
 pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
+    change_role(core, admin, id, None, role).await
+}
+
+async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>, role: Role) -> Result<User> {
     if role >= admin.role {
         return Err(Code::InsufficientRole.because("You can only give roles below your own."));
     }
     let mut tx = Tx::begin(core).await?;
     let mut user = admin.lock_lesser(&tx, id).await?;
+    if from.is_some_and(|from| from.as_str() != user.role) {
+        return Err(Code::Conflict.because(format!("That person is {}.", user.role)));
+    }
     let before = std::mem::replace(&mut user.role, role.to_string());
     if before != user.role {
         users::update(&tx, &user).await?;
@@ -168,11 +175,7 @@ pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Res
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` when they have another role.
 pub async fn take_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
-    let user = get(core, id).await?;
-    if user.role()? != role {
-        return Err(Code::Conflict.because(format!("That person is {}, not {role}.", user.role)));
-    }
-    set_role(core, admin, id, Role::User).await
+    change_role(core, admin, id, Some(role), Role::User).await
 }
 
 /// Makes a person a guild's manager, or no longer.
