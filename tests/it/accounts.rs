@@ -202,7 +202,16 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
         assert_eq!(blank(new), blank(known));
         assert_eq!(mail.next("root@x.example").await.subject, "You already have an account");
         mail.next("new@x.example").await;
-        assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
+        // Who signed up with it is told the same at the door, and gets no further.
+        let mine = json!({ "password": "brass-Lantern-92 orbit", "name": "Somebody" });
+        let claimed = async |email: &str| {
+            let mut form = mine.clone();
+            form["email"] = json!(email);
+            stranger.post("/auth/signup", form.clone()).await;
+            blank(stranger.post("/auth/login", form).await)
+        };
+        let vain = claimed("Root@x.example").await;
+        assert_eq!((vain.0, &vain), (403, &claimed("new@x.example").await));
         assert_eq!(stranger.sign_in("root@x.example").await.body["user"]["name"], "Root", "nothing was changed");
         mail.finish();
         t

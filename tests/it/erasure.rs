@@ -73,11 +73,11 @@ fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
         }
         assert_eq!(mail.next("ana@x.example").await.subject, "Your account will be deleted");
 
-        t.advance(TimeDelta::days(14) - TimeDelta::seconds(1));
+        t.later(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "the last moment");
         assert_eq!(told(t.core(), "user.deletion_undone").await.len(), 1);
-        t.advance(TimeDelta::days(30));
+        t.later(TimeDelta::days(30)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "taken back for good");
         mail.finish();
@@ -95,12 +95,12 @@ fn after_two_weeks_nothing_personal_is_left() {
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let reset = json!({ "email": "ana@x.example" });
         assert_eq!(post(&t, "/auth/reset-password-request", reset).await.status, 201);
-        t.advance(TimeDelta::seconds(60));
+        t.later(TimeDelta::seconds(60)).await;
         let form = json!({ "password": PASSWORD, "code": app.code(t.clock.now()) });
         assert_eq!(delete(&ana, "/me", form).await.status, 202);
         t.idle().await;
         mail.forget("ana@x.example");
-        t.advance(TimeDelta::days(14));
+        t.later(TimeDelta::days(14)).await;
         t.work(Worker::Cleanup).await;
         for (table, left) in [
             ("users", 1),
@@ -153,7 +153,7 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
         ] {
             execute(t.core(), sql).await;
         }
-        t.advance(TimeDelta::days(14));
+        t.later(TimeDelta::days(14)).await;
         t.work(Worker::Cleanup).await;
         let left = users::find(t.core(), seen).await.unwrap().expect("the row stays");
         assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
@@ -177,10 +177,10 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         assert_eq!(login(&t, "nobody@x.example").await.status, 401);
         t.idle().await;
-        t.advance(TimeDelta::days(7));
+        t.later(TimeDelta::days(7)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "throttles").await), (2, 0), "a week, to the moment");
-        t.advance(TimeDelta::days(1));
+        t.later(TimeDelta::days(1)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
         let sql = "SELECT email FROM users";
@@ -188,10 +188,10 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         assert_eq!(post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await.status, 201);
         assert_eq!(count(&t, "one_time_tokens").await, 1);
         t.idle().await;
-        t.advance(TimeDelta::days(8));
+        t.later(TimeDelta::days(8)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!((count(&t, "one_time_tokens").await, count(&t, "sessions").await), (0, 1));
-        t.advance(TimeDelta::days(180));
+        t.later(TimeDelta::days(180)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
         assert_eq!(count(&t, "users").await, 1, "who proved their address stays");
@@ -209,11 +209,11 @@ fn an_admin_may_plan_a_deletion_and_its_owner_take_it_back() {
         assert_eq!(planned.status, 202, "{planned:?}");
         assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
         // Asked again later, the day stays.
-        t.advance(TimeDelta::minutes(10));
+        t.later(TimeDelta::minutes(10)).await;
         let again = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
         assert_eq!(again.body["deletionAt"], planned.body["deletionAt"]);
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
-        t.advance(TimeDelta::days(20));
+        t.later(TimeDelta::days(20)).await;
         t.work(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use dca_core::{
     Core,
     accounts::{Role, people},
@@ -31,6 +31,12 @@ impl T {
             self.set(name, value);
         }
         self.start_without_bot().await;
+    }
+
+    /// Lets time pass when no delivery is under way: a lease ends with time.
+    pub async fn later(&self, by: TimeDelta) {
+        self.idle().await;
+        self.advance(by);
     }
 
     /// Sets up a Google of its own for the process that is started next.
@@ -147,7 +153,7 @@ impl Authenticator {
 
     /// A code it shows at no time near this one.
     pub fn wrong_code(&self, at: DateTime<Utc>) -> String {
-        let near: Vec<_> = (-3..=3).map(|step| self.code(at + chrono::TimeDelta::seconds(30 * step))).collect();
+        let near: Vec<_> = (-3..=3).map(|step| self.code(at + TimeDelta::seconds(30 * step))).collect();
         (0..10).map(|n| format!("{n}{n}{n}000")).find(|code| !near.contains(code)).unwrap()
     }
 }

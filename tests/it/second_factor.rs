@@ -63,7 +63,7 @@ fn a_wrong_code_is_refused_and_a_right_one_works_once() {
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let used = app.code(t.clock.now());
         assert_code(&login(&t, &used).await, 401, "INVALID_2FA_CODE");
-        t.advance(STEP * 10);
+        t.later(STEP * 10).await;
         let now = t.clock.now();
         let [before, current, next] = [-1, 0, 1].map(|step| app.code(now + STEP * step));
         let before_standing = standing(t.core()).await;
@@ -77,7 +77,7 @@ fn a_wrong_code_is_refused_and_a_right_one_works_once() {
         {
             assert_eq!(login(&t, code).await.status, status, "{code}");
         }
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         assert_eq!(login(&t, &format!(" {} ", app.code(t.clock.now()))).await.status, 200, "as people paste it");
         t
     });
@@ -89,7 +89,7 @@ fn of_many_at_once_one_uses_a_code() {
         t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "50")]).await;
         let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         for code in [app.code(t.clock.now()), recovery[3].clone()] {
             let answers = futures::future::join_all((0..15).map(|_| login(&t, &code))).await;
             let won = answers.iter().filter(|got| got.status == 200).count();
@@ -120,7 +120,7 @@ fn a_recovery_code_works_once_however_it_is_typed() {
         let renew = async |code: &str| ana.post("/auth/2fa/recovery-codes", json!({ "code": code })).await;
         assert_code(&renew("000000").await, 401, "INVALID_2FA_CODE");
         assert_code(&renew("").await, 401, "REQUIRES_2FA");
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         let renewed = renew(&app.code(t.clock.now())).await;
         let renewed = renewed.body["recoveryCodes"][0].as_str().unwrap();
         assert_code(&login(&t, &codes[4]).await, 401, "INVALID_2FA_CODE");
@@ -180,7 +180,7 @@ fn a_new_password_and_another_way_in_do_not_go_around_it() {
         assert_code(&waiting, 401, "REQUIRES_2FA");
         assert!(browser.access().is_none() && browser.cookie("rt").is_none());
         let token = waiting.body["twoFactorToken"].as_str().unwrap();
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         let verify =
             async |code: &str| post(&t, "/auth/2fa/verify", json!({ "twoFactorToken": token, "code": code })).await;
         assert_code(&verify(&app.wrong_code(t.clock.now())).await, 401, "INVALID_2FA_CODE");
@@ -202,7 +202,7 @@ fn taking_it_away_needs_password_and_code() {
         assert_code(&ana.post("/auth/2fa/disable", json!({ "password": PASSWORD })).await, 409, "CONFLICT");
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         let (right, wrong) = (app.code(t.clock.now()), app.wrong_code(t.clock.now()));
         for (password, code, refusal) in [
             (json!("not this one"), json!(right), "INVALID_CREDENTIALS"),
@@ -259,7 +259,7 @@ fn an_admin_who_needs_one_acts_on_nobody_without_it() {
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         assert_eq!(ana.post(&ban, Value::Null).await.status, 200, "proved by setting it up");
         // A session that proved none stays outside, also when one exists.
-        t.advance(STEP * 2);
+        t.later(STEP * 2).await;
         let got = login(&t, &app.code(t.clock.now())).await;
         assert!(!got.body["accessToken"].is_null());
         execute(t.core(), "UPDATE sessions SET second_factor_at = NULL").await;

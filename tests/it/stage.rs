@@ -4,13 +4,11 @@ use std::{net::SocketAddr, time::Duration};
 
 use dca_auth::{App, Config, app::Inputs, telemetry};
 use dca_core::{
-    Caller, Core, Ids, Snowflake,
+    Caller, Core, Ids,
     api_keys::{self, ApiKey},
     crypto::api_key::Kind,
     entitlements::{self, Basis, Change, Level, Observation, Seen},
-    guilds::Guild,
     licenses::{self, License},
-    mappings::{self, Announce},
     outbox::Pace,
     products::{self, Product, Terms},
     tenants,
@@ -100,15 +98,6 @@ impl Seller {
         let stamp = core.stamps.next(&core.clock);
         let observation = Observation { scope, member: member.into(), actor, stamp, fence: None, seen };
         entitlements::observe(core, &observation).await
-    }
-
-    /// Maps a role of a guild to a product, and shows a member with it.
-    pub async fn earn(&self, guild: &Guild, product: &Product, member: u64) {
-        let (core, role) = (&self.core, Snowflake(7));
-        mappings::add(core, &self.caller, guild.id, role, product, Announce::Quietly).await.unwrap();
-        let stamp = core.stamps.next(&core.clock);
-        let seen = entitlements::observation(core, guild.id, member.into(), Some(&[role]), stamp, None).await.unwrap();
-        entitlements::observe(core, &seen.unwrap()).await.unwrap();
     }
 
     /// A member's license and its key.

@@ -244,7 +244,7 @@ fn a_one_time_token_ends_with_its_time() {
             (24 * 60, &[Door::VerifyEmail, Door::Access]),
         ] {
             let passed = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::dawn());
-            t.advance(passed);
+            t.later(passed).await;
             for door in over {
                 let got = house.show(*door, house.token(*door)).await;
                 assert!(is_refused(*door, &got), "{door:?} after {minutes} minutes: {got:?}");
@@ -481,10 +481,10 @@ fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session(
         let first = refresh_token(&ana);
         let second = next_of(&refresh(&t, &first).await);
         for _ in 0..2 {
-            t.advance(TimeDelta::seconds(5));
+            t.later(TimeDelta::seconds(5)).await;
             assert_eq!(next_of(&refresh(&t, &first).await), second);
         }
-        t.advance(TimeDelta::microseconds(1));
+        t.later(TimeDelta::microseconds(1)).await;
         let late = refresh(&t, &first).await;
         assert_eq!((late.status, late.code()), (401, "TOKEN_REUSE_DETECTED"), "{late:?}");
         for (person, token) in [(&ana, second), (&elsewhere, refresh_token(&elsewhere))] {
@@ -529,14 +529,14 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
         let mut token = refresh_token(&ana);
         let idle = refresh_token(&enter(&t, "ana@x.example").await);
         for day in 1..=14 {
-            t.advance(TimeDelta::days(6));
+            t.later(TimeDelta::days(6)).await;
             let got = refresh(&t, &token).await;
             token = next_of(&got);
             if day == 1 {
-                t.advance(TimeDelta::days(1) - TimeDelta::microseconds(1));
+                t.later(TimeDelta::days(1) - TimeDelta::microseconds(1)).await;
                 let unused = refresh(&t, &idle).await;
                 assert_eq!(unused.status, 200, "a week, less a moment: {unused:?}");
-                t.advance(TimeDelta::microseconds(1) - TimeDelta::days(1));
+                t.later(TimeDelta::microseconds(1) - TimeDelta::days(1)).await;
             }
         }
         // 84 of 90 days: what is handed out ends with the session.
@@ -544,11 +544,11 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
         let cookie = got.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
         assert!(cookie.contains(&format!("Max-Age={}", 6 * 86_400)), "{cookie}");
         let last = next_of(&got);
-        t.advance(TimeDelta::days(6) - TimeDelta::seconds(1));
+        t.later(TimeDelta::days(6) - TimeDelta::seconds(1)).await;
         let last_access = refresh(&t, &last).await;
         assert_eq!(last_access.body["expiresIn"], 1, "{last_access:?}");
         let last = next_of(&last_access);
-        t.advance(TimeDelta::seconds(1));
+        t.later(TimeDelta::seconds(1)).await;
         assert_eq!(refresh(&t, &last).await.code(), "INVALID_SESSION");
         let over = me(&t, last_access.body["accessToken"].as_str().unwrap()).await;
         assert_eq!(over.code(), "INVALID_SESSION", "leeway lengthens no session");
@@ -562,9 +562,9 @@ fn a_token_that_rested_for_its_whole_life_is_over() {
         t.start_guarded(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
         let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
         let token = refresh_token(&ana);
-        t.advance(TimeDelta::seconds(3_599));
+        t.later(TimeDelta::seconds(3_599)).await;
         let next = next_of(&refresh(&t, &token).await);
-        t.advance(TimeDelta::seconds(3_600));
+        t.later(TimeDelta::seconds(3_600)).await;
         assert_eq!(refresh(&t, &next).await.code(), "INVALID_SESSION");
         assert!(told(t.core(), "session.token_reused").await.is_empty());
         t
@@ -730,7 +730,7 @@ fn an_access_token_lives_for_fifteen_minutes() {
         for member in ["email", "name", "role", "roles", "status"] {
             assert_eq!(claims[member], Value::Null, "a token tells nothing of a person");
         }
-        t.advance(TimeDelta::minutes(15) + TimeDelta::seconds(5));
+        t.later(TimeDelta::minutes(15) + TimeDelta::seconds(5)).await;
         assert_eq!(ana.get("/me").await.code(), "TOKEN_EXPIRED");
         t
     });
