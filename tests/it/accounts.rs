@@ -208,7 +208,7 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
             let mut form = mine.clone();
             form["email"] = json!(email);
             stranger.post("/auth/signup", form.clone()).await;
-            blank(stranger.post("/auth/login", form).await)
+            shape(&stranger.post("/auth/login", form).await)
         };
         let vain = claimed("Root@x.example").await;
         assert_eq!((vain.0, &vain), (403, &claimed("new@x.example").await));
