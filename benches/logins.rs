@@ -67,7 +67,7 @@ async fn measure() -> Outcome<()> {
     let (core, addr) = (&running.app.core, running.addr.ok_or("an address")?);
     let request = validation(core).await?;
     for person in 0..PEOPLE {
-        people::create_admin(core, &format!("person{person}@bench.example"), "Person", PASSWORD).await?;
+        people::create_admin(core, &format!("person{person}@bench.example"), Some("Person"), PASSWORD).await?;
     }
 
     let idle = {

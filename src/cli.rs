@@ -169,8 +169,8 @@ enum AdminDo {
         #[arg(long)]
         email: String,
         /// What to call them
-        #[arg(long, default_value = "Admin")]
-        name: String,
+        #[arg(long)]
+        name: Option<String>,
         /// Read the password from standard input instead of making one
         #[arg(long)]
         password_stdin: bool,
@@ -351,8 +351,9 @@ async fn admin(app: &App, what: AdminDo) -> Result<()> {
     let made = BASE64_URL.encode(app.core.ids.bytes::<18>());
     let given = password_stdin.then(|| std::io::read_to_string(std::io::stdin())).transpose()?;
     let password = given.as_deref().map_or(made.as_str(), |text| text.trim_end_matches(['\n', '\r']));
-    let id = people::create_admin(&app.core, &email, &name, password).await?;
-    println!("{id}  {email}  SUPER_ADMIN");
+    let (id, is_new) = people::create_admin(&app.core, &email, name.as_deref(), password).await?;
+    let how = if is_new { "made" } else { "was there; its password is new" };
+    println!("{id}  {email}  SUPER_ADMIN, {how}");
     if given.is_none() {
         println!("password, shown this once: {made}");
     }

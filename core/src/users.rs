@@ -214,16 +214,13 @@ pub(crate) async fn lock(tx: &Tx, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(tx.db()).await?)
 }
 
-/// Whom an address means: who proved it, or else who claimed it last.
-pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<Option<User>> {
-    let claims = user::Entity::find()
-        .filter(user::Column::FoldedEmail.eq(&email.folded))
-        .order_by_desc(user::Column::CreatedAt)
-        .order_by_desc(user::Column::Id)
-        .all(core.db.read())
-        .await?;
-    let proved = claims.iter().position(|user| user.email_verified_at.is_some()).unwrap_or(0);
-    Ok(claims.into_iter().nth(proved))
+/// Whom an address means: who proved it, and who claimed it last without.
+pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<User>; 2]> {
+    let claims = user::Entity::find().filter(user::Column::FoldedEmail.eq(&email.folded));
+    let newest = claims.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id);
+    let owner = newest.clone().filter(user::Column::EmailVerifiedAt.is_not_null()).one(core.db.read()).await?;
+    let claimant = newest.filter(user::Column::EmailVerifiedAt.is_null()).one(core.db.read()).await?;
+    Ok([owner, claimant])
 }
 
 /// Everybody who claims an address, locked in the order of their ids; that nobody does is locked too.

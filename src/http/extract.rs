@@ -123,20 +123,6 @@ impl FromRequestParts<App> for Person {
     }
 }
 
-/// A person who is signed in, if the request says so; a wrong token is refused all the same.
-pub struct Perhaps(pub Option<Principal>);
-
-impl FromRequestParts<App> for Perhaps {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        match bearer(&parts.headers) {
-            None => Ok(Self(None)),
-            Some(token) => Ok(Self(Some(sessions::authenticate(&app.core, token).await?))),
-        }
-    }
-}
-
 /// A JSON body, or none.
 pub struct Maybe<T>(pub T);
 

@@ -56,9 +56,10 @@ fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
             _ => Err(Problem::new(Code::AccessDenied, "X-CSRF-Token is not the value of the csrf_token cookie.")),
         };
     }
-    // Those clients were promised the double submit: without it a page has to show where it is from.
+    // Those clients were promised the double submit where a cookie is what proves them: without it a page has to
+    // show where it is from.
     let by_cookie = jar.one(&Kind::Refresh(Dialect::Dca).name(config))?.is_some();
-    let is_theirs = request.extensions().get::<Dialect>() == Some(&Dialect::Dca);
+    let is_theirs = ["/api/auth/refresh", "/api/auth/logout"].contains(&request.uri().path());
     if is_theirs && by_cookie && is_own_page(config, headers).is_none() {
         return Err(Problem::new(Code::AccessDenied, "Send the value of the csrf_token cookie as X-CSRF-Token."));
     }
@@ -70,7 +71,8 @@ fn is_own_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let origin = text("origin").map(|origin| origins(config).any(|known| known == origin));
     match text("sec-fetch-site") {
-        Some("same-origin" | "none") => Some(true),
+        Some("same-origin") => Some(true),
+        Some("none") => Some(origin.unwrap_or(true)),
         Some(_) => Some(origin.unwrap_or(false)),
         None => origin,
     }

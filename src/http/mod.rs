@@ -1,7 +1,7 @@
 //! The HTTP door: one router, its manners, its listener.
 //!
 //! A route is a request struct, a handler (extract → one call into core → render) and one line in
-//! `spine` or, for accounts, `accounts::routes`. The manners hold for all of them: a request id, one access-log line and one latency
+//! `routes` or, for accounts, `accounts::routes`. The manners hold for all of them: a request id, one access-log line and one latency
 //! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
 //! beyond a 500.
 
@@ -80,7 +80,7 @@ impl Modify for Credentials {
 }
 
 /// Every route but those of accounts, with its documentation.
-fn spine() -> OpenApiRouter<App> {
+fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Doc::openapi())
         .routes(routes!(licenses::validate))
         .routes(routes!(ops::health))
@@ -92,14 +92,14 @@ fn spine() -> OpenApiRouter<App> {
 /// The published description of the API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    spine().merge(accounts::routes()).split_for_parts().1
+    routes().merge(accounts::routes()).split_for_parts().1
 }
 
 /// Everything the API answers.
 fn router(app: App) -> Router {
     let gate = middleware::from_fn_with_state(app.clone(), gate::gate);
     let accounts = accounts::routes().layer(gate.clone()).layer(middleware::from_fn(nest::errors));
-    let (router, api) = spine().merge(accounts).split_for_parts();
+    let (router, api) = routes().merge(accounts).split_for_parts();
     let earlier = dca::routes().layer(gate.clone()).layer(middleware::from_fn(dca::errors));
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
@@ -142,7 +142,11 @@ fn cors(config: &crate::Config) -> CorsLayer {
             HeaderName::from_static("x-csrf-token"),
             HeaderName::from_static("x-correlation-id"),
         ])
-        .expose_headers([header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+        .expose_headers([
+            header::RETRY_AFTER,
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("x-correlation-id"),
+        ])
         .max_age(Duration::from_hours(1))
 }
 

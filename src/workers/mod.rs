@@ -4,10 +4,9 @@
 //! looks every second and whenever somebody nudges; a test calls [`App::run`], which is what the timer
 //! calls.
 
-use std::{convert::Infallible, str::FromStr, time::Duration};
+use std::{convert::Infallible, time::Duration};
 
 use apalis::prelude::*;
-use apalis_cron::CronScheduler;
 use dca_core::{
     accounts::erasure,
     bus::Topic,
@@ -16,7 +15,7 @@ use dca_core::{
     workers as rows,
 };
 use futures::{Stream, StreamExt, stream};
-use tokio::sync::broadcast::error::RecvError;
+use tokio::{sync::broadcast::error::RecvError, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -172,18 +171,23 @@ async fn timer(app: App, stop: CancellationToken) {
 }
 
 async fn until(stop: CancellationToken, monitor: Monitor) {
-    let ended = monitor
-        .should_restart(|_, error| {
-            error!(%error, "a worker ended and is started again");
-            true
-        })
-        .shutdown_timeout(Duration::from_secs(15))
-        .run_with_signal(async move {
-            stop.cancelled().await;
-            Ok(())
-        });
-    if let Err(error) = ended.await {
-        warn!(%error, "a worker did not end cleanly");
+    let (told, patience) = (stop.clone(), async {
+        stop.cancelled().await;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+    });
+    let monitor = monitor.should_restart(|_, error| {
+        error!(%error, "a worker ended and is started again");
+        true
+    });
+    let ended = monitor.run_with_signal(async move {
+        told.cancelled().await;
+        Ok(())
+    });
+    tokio::select! {
+        ended = ended => if let Err(error) = ended {
+            warn!(%error, "a worker did not end cleanly");
+        },
+        () = patience => warn!("a worker did not end in time; its leases end by themselves"),
     }
 }
 
@@ -191,10 +195,15 @@ async fn until(stop: CancellationToken, monitor: Monitor) {
 #[derive(Debug)]
 struct Look;
 
-/// One look a second, and one for each nudge.
+/// One look a second, and one for each nudge. A look that took longer is followed by a second's rest, not by
+/// those that were missed.
 fn ticks(app: &App) -> stream::BoxStream<'static, Result<Look, Infallible>> {
-    let every_second = cron::Schedule::from_str("* * * * * *").expect("a constant");
-    let seconds = CronScheduler::new(every_second).into_stream().map(|_| Ok(Look));
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let seconds = stream::unfold(seconds, |mut seconds| async move {
+        seconds.tick().await;
+        Some((Ok(Look), seconds))
+    });
     stream::select(seconds, nudges(app, Topic::Workers).map(|()| Ok(Look))).boxed()
 }
 

@@ -66,7 +66,7 @@ pub async fn execute(core: &Core, sql: &str) {
 
 /// An account with a proved address and the usual password.
 pub async fn account(t: &T, email: &str, role: Role) -> UserId {
-    let id = people::create_admin(t.core(), email, "Somebody", PASSWORD).await.unwrap();
+    let id = people::create_admin(t.core(), email, Some("Somebody"), PASSWORD).await.unwrap().0;
     execute(t.core(), &format!("UPDATE users SET role = '{role}' WHERE folded_email = '{email}'")).await;
     id
 }

@@ -85,7 +85,9 @@ pub async fn open(core: &Core, letter: Letter, user: UserId, token: Option<Uuid>
         (Some(_), _) => return Ok(None),
     };
     let locale = user.locale.and_then(|locale| locale.parse().ok()).unwrap_or(Locale::En);
-    Ok(Some(Open { to, name: user.name.filter(|name| is_speakable(name)), locale, link }))
+    // To an address nobody has proved, a name is what a stranger typed.
+    let name = user.name.filter(|name| user.email_verified_at.is_some() && is_speakable(name));
+    Ok(Some(Open { to, name, locale, link }))
 }
 
 /// Whether a name is just that: what looks like an address would be made a link by mail programs.

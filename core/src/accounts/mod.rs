@@ -16,15 +16,13 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use email_address::{EmailAddress, Options};
+use idna::domain_to_ascii;
 use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
 use serde_json::{Value, json};
 
 use crate::{
     Code, Core, Result,
-    crypto::{
-        password::{self, Match},
-        seal::Purpose,
-    },
+    crypto::{password::Match, seal::Purpose},
     entity::credential,
     error::words,
     events::{Actor, Draft, Kind},
@@ -130,20 +128,26 @@ pub struct Email {
 }
 
 impl Email {
-    /// Reads what a person typed; case does not distinguish two addresses.
+    /// Reads what a person typed; case and the spelling of the domain do not distinguish two addresses.
     ///
     /// # Errors
     /// `VALIDATION_ERROR` at `email`.
     pub fn parse(text: &str) -> Result<Self> {
+        let wrong = || Code::wrong("email", "email must be an email");
         let text = text.trim();
         let options = Options::default().without_display_text().without_domain_literal().with_required_tld();
         let fits = text.len() <= 254
-            && !text.contains(|c: char| c.is_control() || c.is_whitespace() || c == '"')
+            && !text.contains(|c: char| c.is_control() || c.is_whitespace() || "\"%".contains(c))
             && EmailAddress::parse_with_options(text, options).is_ok();
-        if !fits {
-            return Err(Code::wrong("email", "email must be an email"));
+        let (local, domain) = text.rsplit_once('@').filter(|_| fits).ok_or_else(wrong)?;
+        // One spelling of a domain (UTS 46), and not an address of a machine.
+        let domain = domain_to_ascii(domain).map_err(|_| wrong())?;
+        if !domain.rsplit('.').next().is_some_and(|top| top.contains(char::is_alphabetic)) {
+            return Err(wrong());
         }
-        Ok(Self { shown: text.to_owned(), folded: text.to_lowercase() })
+        // ASCII alone is folded: beyond it, letters that look alike in lower case are other mailboxes.
+        let folded = format!("{}@{domain}", local.to_ascii_lowercase());
+        Ok(Self { shown: text.to_owned(), folded })
     }
 }
 
@@ -171,31 +175,24 @@ pub struct SignUp {
     pub name: String,
 }
 
-/// Signs somebody up, and mails them. The answer is the same for an address that has an account: its owner
-/// is told by letter.
+/// Signs somebody up, and mails them. An address that has an account is claimed in vain: the answer is the same,
+/// also to a sign-in, and its owner is told by letter.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<UserId> {
     let (email, name) = (Email::parse(&form.email)?, name(&form.name)?);
-    password::check_new(&form.password, &[&email.folded, &name, &core.rules.app_name])?;
     let taken = letters_of(core, visitor);
     take(core, &taken).await?;
-    let hash = throttles::unless_tried(core, &taken, core.passwords().hash(&form.password).await).await?;
+    let hash = core.passwords().choose(&form.password, &[&email.folded, &name, &core.rules.app_name]).await;
+    let hash = throttles::unless_tried(core, &taken, hash).await?;
 
     let mut tx = Tx::begin(core).await?;
     let id = UserId(core.ids.v7(tx.now()));
-    if !throttles::is_free(&tx, &letters_to(core, Letter::AlreadyRegistered, &email)).await? {
-        tx.commit().await?;
-        return Ok(id);
-    }
+    // Too many letters to one address are left away, and nothing else.
+    let may_write = throttles::is_free(&tx, &letters_to(core, Letter::AlreadyRegistered, &email)).await?;
     let claims = users::lock_claims(&tx, &email.folded).await?;
-    if let Some(owner) = claims.iter().find(|user| user.email_verified_at.is_some()) {
-        letters::send(&mut tx, Letter::AlreadyRegistered, owner.id, None).await?;
-        record(&mut tx, Kind::SignUpRepeated, &Actor::System, owner.id, json!({ "network": visitor.network }));
-        tx.commit().await?;
-        return Ok(id);
-    }
+    let owner = claims.into_iter().find(|user| user.email_verified_at.is_some());
     let user = User {
         email: Some(email.shown),
         folded_email: Some(email.folded),
@@ -207,8 +204,17 @@ pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<Use
     };
     users::insert(&tx, user).await?;
     set_password(&tx, id, hash).await?;
-    send_link(&mut tx, Letter::VerifyEmail, id).await?;
-    record(&mut tx, Kind::UserRegistered, &Actor::User(id), id, json!({ "method": "password" }));
+    // A claim on an address that has an owner comes to nothing, but looks the same to who made it.
+    let (kind, subject) = match &owner {
+        Some(owner) => (Kind::SignUpRepeated, owner.id),
+        None => (Kind::UserRegistered, id),
+    };
+    record(&mut tx, kind, &Actor::User(id), subject, json!({ "method": "password", "network": visitor.network }));
+    match owner {
+        _ if !may_write => {}
+        Some(owner) => letters::send(&mut tx, Letter::AlreadyRegistered, owner.id, None).await?,
+        None => send_link(&mut tx, Letter::VerifyEmail, id).await?,
+    }
     tx.commit().await?;
     Ok(id)
 }
@@ -239,7 +245,8 @@ async fn mail_link(
 ) -> Result<()> {
     let email = Email::parse(email)?;
     take(core, &letters_of(core, visitor)).await?;
-    let user = users::find_by_email(core, &email).await?.filter(is_for);
+    let [owner, claimant] = users::find_by_email(core, &email).await?;
+    let user = owner.or(claimant).filter(is_for);
     let mut tx = Tx::begin(core).await?;
     if throttles::is_free(&tx, &letters_to(core, letter, &email)).await?
         && let Some(user) = user
@@ -331,8 +338,7 @@ pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<
     let seen = one_time::look(core, Purpose::ResetPassword, token).await?;
     let id = seen.user_id.ok_or_else(refuse)?;
     let user = users::find(core, id).await?.ok_or_else(refuse)?;
-    check_password_of(core, &user, password)?;
-    let hash = core.passwords().hash(password).await?;
+    let hash = choose_password(core, &user, password).await?;
 
     let mut tx = Tx::begin(core).await?;
     prove(&mut tx, id).await?;
@@ -353,17 +359,16 @@ pub async fn change_password(
     current: &str,
     password: &str,
 ) -> Result<()> {
-    check_password_of(core, &who.user, password)?;
     confirm(core, visitor, who, Some(current)).await?;
-    let hash = core.passwords().hash(password).await?;
+    let hash = choose_password(core, &who.user, password).await?;
     let mut tx = Tx::begin(core).await?;
     replace_password(&mut tx, who.user.id, hash, Some(who), "password change").await?;
     tx.commit().await
 }
 
-fn check_password_of(core: &Core, user: &User, password: &str) -> Result<()> {
+async fn choose_password(core: &Core, user: &User, password: &str) -> Result<String> {
     let [email, name] = [&user.folded_email, &user.name].map(|text| text.as_deref().unwrap_or_default());
-    password::check_new(password, &[email, name, &core.rules.app_name])
+    core.passwords().choose(password, &[email, name, &core.rules.app_name]).await
 }
 
 async fn replace_password(tx: &mut Tx, id: UserId, hash: String, but: Option<&Principal>, why: &str) -> Result<()> {
@@ -397,18 +402,9 @@ pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<Sig
     let tries = tries_at(core, visitor, &account);
     take(core, &tries).await?;
 
-    let user = match &email {
-        Some(email) => users::find_by_email(core, email).await?,
-        None => None,
-    };
-    let known = match &user {
-        Some(user) => password_of(core, user.id).await?,
-        None => None,
-    };
-    let found = core.passwords().compare(&form.password, known.clone()).await;
-    let found = throttles::unless_tried(core, &tries, found).await?;
-    let owner = user.as_ref().map(|user| user.id);
-    let Some(user) = user.filter(|_| found != Match::No) else {
+    let matched = who_knows(core, email.as_ref(), &form.password).await;
+    let (owner, matched) = throttles::unless_tried(core, &tries, matched).await?;
+    let Some((user, known, found)) = matched else {
         return Err(refuse(core, visitor, owner, Code::InvalidCredentials).await?);
     };
     // One that cannot be made now is made the next time.
@@ -417,7 +413,7 @@ pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<Sig
     let mut tx = Tx::begin(core).await?;
     throttles::give_back(&tx, &tries).await?;
     let user = users::lock(&tx, user.id).await?.ok_or_else(|| Code::InvalidCredentials.refusal())?;
-    if password_in(&tx, user.id).await? != known {
+    if password_in(&tx, user.id).await?.as_ref() != Some(&known) {
         return Err(Code::InvalidCredentials.refusal());
     }
     if let Err(refused) = admit(&user) {
@@ -441,6 +437,34 @@ pub async fn sign_in(core: &Core, visitor: &Visitor, form: SignIn) -> Result<Sig
             Err(refused)
         }
     }
+}
+
+/// Whose password this is, with the hash it was found by: the owner's of an address, or else the last claimant's.
+/// Two are compared wherever none fits, so that a claim on somebody's address takes as long as one on nobody's.
+/// Answers the address's user too, for the log.
+async fn who_knows(
+    core: &Core,
+    email: Option<&Email>,
+    password: &str,
+) -> Result<(Option<UserId>, Option<(User, String, Match)>)> {
+    let [owner, claimant] = match email {
+        Some(email) => users::find_by_email(core, email).await?,
+        None => [None, None],
+    };
+    let id = owner.as_ref().or(claimant.as_ref()).map(|user| user.id);
+    for user in [owner, claimant] {
+        let known = match &user {
+            Some(user) => password_of(core, user.id).await?,
+            None => None,
+        };
+        let found = core.passwords().compare(password, known.clone()).await?;
+        if let (Some(user), Some(known)) = (user, known)
+            && found != Match::No
+        {
+            return Ok((id, Some((user, known, found))));
+        }
+    }
+    Ok((id, None))
 }
 
 /// Whether an account may be entered, told to who proved that it is theirs.

@@ -12,7 +12,6 @@ use crate::{
         letters::{self, Letter},
         name, record, second_factor, sessions, set_password,
     },
-    crypto::password,
     entity::guild_manager,
     events::{Actor, Kind},
     guilds,
@@ -271,14 +270,14 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
 }
 
 /// Makes an account with every right, or gives it to the account that has proved this address: for the
-/// operator at the command line.
+/// operator at the command line. Answers whose it is, and whether it is new.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`.
-pub async fn create_admin(core: &Core, email: &str, called: &str, word: &str) -> Result<UserId> {
-    let (email, called) = (Email::parse(email)?, name(called)?);
-    password::check_new(word, &[&email.folded, &called, &core.rules.app_name])?;
-    let hash = core.passwords().hash(word).await?;
+pub async fn create_admin(core: &Core, email: &str, called: Option<&str>, word: &str) -> Result<(UserId, bool)> {
+    let (email, called) = (Email::parse(email)?, called.map(name).transpose()?);
+    let known = called.as_deref().unwrap_or_default();
+    let hash = core.passwords().choose(word, &[&email.folded, known, &core.rules.app_name]).await?;
     let mut tx = Tx::begin(core).await?;
     let claims = users::lock_claims(&tx, &email.folded).await?;
     let (proved, claims): (Vec<_>, Vec<_>) = claims.into_iter().partition(|user| user.email_verified_at.is_some());
@@ -294,7 +293,7 @@ pub async fn create_admin(core: &Core, email: &str, called: &str, word: &str) ->
     });
     let user = User {
         email_verified_at: user.email_verified_at.or(Some(tx.now())),
-        name: Some(called),
+        name: called.or_else(|| user.name.clone()),
         status: Status::Active.to_string(),
         role: Role::SuperAdmin.to_string(),
         deletion_at: None,
@@ -310,5 +309,5 @@ pub async fn create_admin(core: &Core, email: &str, called: &str, word: &str) ->
     set_password(&tx, user.id, hash).await?;
     record(&mut tx, Kind::AccessChanged, &Actor::Operator, user.id, json!({ "to": Role::SuperAdmin }));
     tx.commit().await?;
-    Ok(user.id)
+    Ok((user.id, is_new))
 }

@@ -252,18 +252,22 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
     let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?;
     let Some(row) = row else { return Ok(()) };
     let Some(session) = session::Entity::find_by_id(row.session_id).one(core.db.read()).await? else { return Ok(()) };
-    end(core, session.user_id, session.id, &Actor::User(session.user_id), "signed out").await.map(drop)
+    match end(core, session.user_id, session.id).await {
+        Err(crate::Error::Refused(_)) => Ok(()),
+        other => other,
+    }
 }
 
-/// Ends one session of a user. Answers whether it was live.
+/// A user ends one of their sessions.
 ///
 /// # Errors
-/// When the database does not answer.
-pub async fn end(core: &Core, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
+/// `NOT_FOUND` when it is not theirs, or has ended.
+pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
-    let ended = end_in(&mut tx, user, id, actor, why).await?;
-    tx.commit().await?;
-    Ok(ended)
+    if !end_in(&mut tx, user, id, &Actor::User(user), "signed out").await? {
+        return Err(Code::NotFound.because("No such session."));
+    }
+    tx.commit().await
 }
 
 pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
@@ -278,10 +282,10 @@ pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Act
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn sign_out_everywhere(core: &Core, user: UserId, actor: &Actor) -> Result<u64> {
+pub async fn sign_out_everywhere(core: &Core, user: UserId) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, user).await?;
-    let ended = end_all(&mut tx, user, None, actor, "signed out everywhere").await?;
+    let ended = end_all(&mut tx, user, None, &Actor::User(user), "signed out everywhere").await?;
     tx.commit().await?;
     Ok(ended)
 }

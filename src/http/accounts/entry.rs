@@ -9,7 +9,6 @@ use axum::{
 use dca_core::{
     Code,
     accounts::{self, SignIn, SignUp, providers, sessions},
-    events::Actor,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -21,7 +20,7 @@ use crate::{
     http::{
         compat::Dialect,
         cookies::{self, Jar, Kind},
-        extract::{Body, Maybe, Perhaps, Person, Seen},
+        extract::{Body, Maybe, Person, Seen},
         problem::Problem,
     },
 };
@@ -206,9 +205,10 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
 pub(in crate::http) async fn sign_out(
     State(app): State<App>,
     headers: HeaderMap,
-    person: Result<Perhaps, Problem>,
-    Maybe(form): Maybe<RefreshRequest>,
+    person: Result<Person, Problem>,
+    form: Result<Maybe<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
+    let form = form.map(|Maybe(form)| form).unwrap_or_default();
     let jar = Jar::of(&headers);
     for token in [
         form.refresh_token.as_deref(),
@@ -221,8 +221,9 @@ pub(in crate::http) async fn sign_out(
         sessions::sign_out_by_token(&app.core, token).await?;
     }
     // A token that is over needs no sign-out.
-    if let Ok(Perhaps(Some(who))) = person {
-        sessions::end(&app.core, who.user.id, who.session.id, &Actor::User(who.user.id), "signed out").await?;
+    if let Ok(Person(who)) = person {
+        // Ended a moment ago by its cookie, perhaps.
+        _ = sessions::end(&app.core, who.user.id, who.session.id).await;
     }
     Ok(signed_out(&app, Message::json("Logged out")))
 }
@@ -234,7 +235,7 @@ pub(in crate::http) async fn sign_out_everywhere(
     State(app): State<App>,
     Person(who): Person,
 ) -> Result<Response, Problem> {
-    sessions::sign_out_everywhere(&app.core, who.user.id, &Actor::User(who.user.id)).await?;
+    sessions::sign_out_everywhere(&app.core, who.user.id).await?;
     Ok(signed_out(&app, Message::json("All sessions revoked")))
 }
 

@@ -7,12 +7,10 @@ use axum::{
 };
 use chrono::{DateTime, Utc};
 use dca_core::{
-    Code,
     accounts::{
         self, Locale, Profile, erasure, second_factor,
         sessions::{self, Session},
     },
-    events::Actor,
     ids::SessionId,
 };
 use serde::{Deserialize, Serialize};
@@ -49,7 +47,7 @@ pub(in crate::http) async fn profile(State(app): State<App>, Person(who): Person
 pub(in crate::http) struct SessionView {
     id: Uuid,
     user_id: Uuid,
-    /// How it was opened: `password`, `discord`, `google` or `provider`.
+    /// How it was opened: `password`, `discord` or `google`.
     method: String,
     /// What the program calls itself.
     user_agent: Option<String>,
@@ -206,11 +204,8 @@ pub(in crate::http) async fn end_session(
     Person(who): Person,
     At(id): At<Uuid>,
 ) -> Result<Json<Message>, Problem> {
-    let actor = Actor::User(who.user.id);
-    if sessions::end(&app.core, who.user.id, SessionId(id), &actor, "signed out").await? {
-        return Ok(Message::json("Session revoked"));
-    }
-    Err(Problem::new(Code::NotFound, "No such session."))
+    sessions::end(&app.core, who.user.id, SessionId(id)).await?;
+    Ok(Message::json("Session revoked"))
 }
 
 /// What an authenticator app needs.

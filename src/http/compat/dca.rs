@@ -85,5 +85,5 @@ pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
 
 fn is_plain(id: &HeaderValue) -> bool {
     let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-    id.len() <= 128 && id.as_bytes().iter().all(fits)
+    (1..=128).contains(&id.len()) && id.as_bytes().iter().all(fits)
 }
