@@ -310,7 +310,8 @@ fn bad_input_is_refused_by_every_account_route() {
                 assert_eq!(answer.status, status, "{what}: {answer:?}");
             }
         };
-        let routes = bodies();
+        // Whoever wants to leave leaves, whatever their program sends.
+        let routes: Vec<_> = bodies().into_iter().filter(|(_, path, _)| *path != "/auth/logout").collect();
         join_all(routes.iter().map(|(method, path, good)| ask_all(method, path, good))).await;
         assert_eq!((log_head(t.core()).await, standing(t.core()).await), (head, before), "something was written");
 
@@ -352,10 +353,6 @@ fn an_odd_text_is_refused_for_what_it_says_or_does_no_harm() {
 }
 
 fn assert_refused(what: &str, answer: &Answer) {
-    if what.contains("/auth/logout") {
-        assert_eq!(answer.status, 200, "whoever wants to leave leaves");
-        return;
-    }
     let problem = answer.json();
     assert!((400..500).contains(&answer.status), "{what}: {answer:?}");
     assert_eq!(answer.header("content-type"), "application/problem+json", "{what}");

@@ -30,6 +30,10 @@ impl T {
         for (name, value) in settings {
             self.set(name, value);
         }
+        if !self.env().contains_key("DCA_SMTP_HOST") {
+            // Letters that nobody looks at go somewhere all the same, for as long as the test runs.
+            std::mem::forget(self.with_mail().await);
+        }
         self.start_without_bot().await;
     }
 
@@ -176,6 +180,11 @@ pub async fn standing(core: &Core) -> String {
         writeln!(all, "{:?}", rows(core.db.writer(), sql).await).unwrap();
     }
     all
+}
+
+/// A whole table, as text.
+pub async fn rows_of(core: &Core, table: &str) -> String {
+    format!("{:?}", rows(core.db.writer(), &format!("SELECT * FROM {table}")).await)
 }
 
 /// The kinds in the log, with who did them and to whom it happened, oldest first.

@@ -77,7 +77,7 @@ fn each_role_reaches_its_operations_and_no_more() {
                 match role {
                     None => assert_eq!((got.status, got.code()), (401, "NO_TOKEN"), "{what}"),
                     Some(role) if role < least => {
-                        assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}")
+                        assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
                     }
                     // A person's id is no session's and no delivery's.
                     Some(_) => {

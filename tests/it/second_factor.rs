@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{T, it_unstarted},
-    locks::{Authenticator, delete, enter, entered, execute, post, reset_token, standing, through_google, told},
+    locks::{
+        Authenticator, delete, enter, entered, execute, post, reset_token, rows_of, standing, through_google, told,
+    },
     stage::rows,
     visitor::{Got, PASSWORD, Person},
 };
@@ -140,7 +142,7 @@ fn neither_secret_nor_recovery_code_rests_readable() {
         let enabled = ana.post("/auth/2fa/enable", json!({ "code": app.code(t.clock.now()) })).await;
         let mut kept = t.log.text();
         for table in ["second_factors", "recovery_codes", "events", "outbox", "throttles"] {
-            kept += &format!("{:?}", rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await);
+            kept += &rows_of(t.core(), table).await;
         }
         assert!(!kept.contains(&secret) && kept.contains("second_factor_changed"), "{kept}");
         for code in enabled.body["recoveryCodes"].as_array().unwrap() {

@@ -28,7 +28,7 @@ use crate::{
     harness::{T, it_unstarted},
     locks::{
         Authenticator, account, agreed, came_back, enter, entered, execute, me, post, refresh_token, reset_token,
-        standing, through_google, told,
+        rows_of, standing, through_google, told,
     },
     stage::{Request, Seller, log_head, rows},
     visitor::{Got, PASSWORD, Person},
@@ -682,7 +682,7 @@ fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
             "throttles",
             "identities",
         ] {
-            kept += &format!("{:?}", rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await);
+            kept += &rows_of(t.core(), table).await;
         }
         for purpose in Purpose::ALL {
             let Ok(door) = door(*purpose) else { continue };
