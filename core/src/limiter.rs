@@ -20,7 +20,7 @@ words! {
         Validate => ("validate", "Validations, per API key and client address."),
         AuthFailure => ("auth_failure", "Wrong API keys, per client address."),
         Dm => ("dm", "Direct messages, for the whole bot."),
-        Auth => ("auth", "Account requests, per client address."),
+        Auth => ("auth", "Account requests, per network."),
         Mail => ("mail", "E-mails, per domain they go to."),
     }
 }

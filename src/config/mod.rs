@@ -79,7 +79,7 @@ pub struct Config {
     pub failures_per_network: NonZeroU32,
     /// Letters that a network may cause per hour.
     pub letters_per_network: NonZeroU32,
-    /// Account requests per minute and client address.
+    /// Account requests per minute and network.
     pub auth_per_minute: NonZeroU32,
     /// The mail server and the sender.
     pub mail: MailSettings,

@@ -132,8 +132,8 @@ pub(super) fn domain(value: &str) -> Option<String> {
 }
 
 pub(super) fn host(value: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
-    value.chars().all(fits).then(|| value.to_owned())
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (value.chars().all(fits) || value.parse::<IpAddr>().is_ok()).then(|| value.to_owned())
 }
 
 pub(super) fn smtp_tls(value: &str) -> Option<SmtpTls> {

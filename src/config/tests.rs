@@ -42,7 +42,7 @@ DCA_FAILURES_PER_ACCOUNT | 1 | 0 | -1
 DCA_FAILURES_PER_NETWORK | 1 | 0 | many
 DCA_LETTERS_PER_NETWORK | 1 | 0 | many
 DCA_AUTH_PER_MINUTE | 1 | 0 | many
-DCA_SMTP_HOST | mail.example | http://mail.example | a b
+DCA_SMTP_HOST | mail.example | http://mail.example | a b | mail.example:587
 DCA_SMTP_PORT | 25 | 0 | 65536
 DCA_SMTP_USER | ana | a\u{7}b
 DCA_SMTP_PASSWORD | hush 3 | hush\u{7f}

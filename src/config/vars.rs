@@ -133,7 +133,7 @@ pub(super) static VARS: &[Var] = &[
     var("DCA_FAILURES_PER_NETWORK", "100")
         .is("wrong passwords or codes per network and quarter of an hour: whole number, at least 1"),
     var("DCA_LETTERS_PER_NETWORK", "60").is("letters a network may cause per hour: whole number, at least 1"),
-    var("DCA_AUTH_PER_MINUTE", "600").is("account requests per address: whole number per minute, at least 1").or(&[(
+    var("DCA_AUTH_PER_MINUTE", "600").is("account requests per network: whole number per minute, at least 1").or(&[(
         "THROTTLE_LIMIT THROTTLE_TTL",
         "requests, per so many milliseconds",
         per_minute,
