@@ -1,0 +1,30 @@
+//! The table `credentials`: a person's password, as its hash.
+
+use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
+
+use crate::{Core, Result, entity::credential, ids::UserId, tx::Tx};
+
+/// The hash of a user's password, if they have one.
+pub(super) async fn password_of(core: &Core, user: UserId) -> Result<Option<String>> {
+    let row = credential::Entity::find_by_id(user).one(core.db.read()).await?;
+    Ok(row.map(|row| row.password_hash))
+}
+
+/// The same, as this unit of work sees it.
+pub(super) async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>> {
+    Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
+}
+
+pub(super) async fn forget_password(tx: &Tx, user: UserId) -> Result<()> {
+    credential::Entity::delete_by_id(user).exec(tx.db()).await?;
+    Ok(())
+}
+
+pub(super) async fn set_password(tx: &Tx, user: UserId, hash: String) -> Result<()> {
+    let row = credential::ActiveModel { user_id: Set(user), password_hash: Set(hash), changed_at: Set(tx.now()) };
+    let newest = OnConflict::column(credential::Column::UserId)
+        .update_columns([credential::Column::PasswordHash, credential::Column::ChangedAt])
+        .to_owned();
+    credential::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
+    Ok(())
+}
