@@ -28,7 +28,7 @@ pub mod mappings;
 pub mod outbox;
 pub mod products;
 pub mod tenants;
-pub mod throttles;
+mod throttles;
 pub mod tx;
 pub mod users;
 pub mod workers;

@@ -419,7 +419,7 @@ pub async fn depth(core: &Core) -> Result<Depth> {
         due: due.count(core.db.read()).await?,
         claimed: pending.clone().filter(Column::LeaseUntil.is_not_null()).count(core.db.read()).await?,
         pending: pending.count(core.db.read()).await?,
-        dead: Entity::find().filter(Column::State.eq("dead")).count(core.db.read()).await?,
+        dead: Entity::find().filter(Column::State.eq(State::Dead.as_str())).count(core.db.read()).await?,
         oldest_due_s: oldest.map_or(0, |row| (now - row.due_at).num_seconds()),
     })
 }

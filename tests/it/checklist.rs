@@ -14,8 +14,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    guarded::{entered, post, standing},
     harness::it_unstarted,
-    locks::{entered, post, standing},
     stage::{Answer, Request, log_head},
     visitor::{PASSWORD, Person},
 };

@@ -6,8 +6,8 @@ use dca_core::{accounts::Role, licenses, users};
 use serde_json::{Value, json};
 
 use crate::{
+    guarded::{Authenticator, account, delete, enter, entered, execute, post, through_google, told},
     harness::{T, it_unstarted},
-    locks::{Authenticator, account, delete, enter, entered, execute, post, through_google, told},
     stage::{Seller, rows},
     visitor::{Got, PASSWORD, Person},
 };

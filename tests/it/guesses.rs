@@ -10,8 +10,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    guarded::{Authenticator, account, delete, enter, entered, execute, post, reset_token, standing, told},
     harness::{T, it_unstarted},
-    locks::{Authenticator, account, delete, enter, entered, execute, post, reset_token, standing, told},
     stage::rows,
     visitor::{Got, PASSWORD, Person},
 };

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::binary,
+    guarded::{Authenticator, account, delete, enter, entered, execute, post, standing, told},
     harness::it_unstarted,
-    locks::{Authenticator, account, delete, enter, entered, execute, post, standing, told},
     stage::rows,
     visitor::{Got, PASSWORD, Person},
 };

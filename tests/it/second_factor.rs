@@ -5,10 +5,10 @@ use dca_core::accounts::Role;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{T, it_unstarted},
-    locks::{
+    guarded::{
         Authenticator, delete, enter, entered, execute, post, reset_token, rows_of, standing, through_google, told,
     },
+    harness::{T, it_unstarted},
     stage::rows,
     visitor::{Got, PASSWORD, Person},
 };
@@ -163,7 +163,7 @@ fn a_new_password_and_another_way_in_do_not_go_around_it() {
         let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
         let who = google.person("117", "Ana", None);
         let begun = ana.post("/auth/google/link", Value::Null).await;
-        let (state, code) = crate::locks::came_back(&google, &who, begun.body["authUrl"].as_str().unwrap());
+        let (state, code) = crate::guarded::came_back(&google, &who, begun.body["authUrl"].as_str().unwrap());
         assert_eq!(ana.post("/auth/google/link", json!({ "state": state, "code": code })).await.status, 200);
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;

@@ -25,11 +25,11 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::{
-    harness::{T, it_unstarted},
-    locks::{
+    guarded::{
         Authenticator, account, agreed, came_back, enter, entered, execute, me, post, refresh_token, reset_token,
         rows_of, standing, through_google, told,
     },
+    harness::{T, it_unstarted},
     stage::{Request, Seller, log_head, rows},
     visitor::{Got, PASSWORD, Person},
 };

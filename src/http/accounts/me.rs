@@ -96,8 +96,8 @@ pub(in crate::http) async fn with_session(
     Person(who): Person,
 ) -> Result<Json<MeView>, Problem> {
     let session = SessionView::of(who.session.clone(), who.session.id);
-    let same = UserView::of(&app.core, who.user.clone()).await?;
-    Ok(Json(MeView { same, user: UserView::of(&app.core, who.user).await?, session }))
+    let user = UserView::of(&app.core, who.user).await?;
+    Ok(Json(MeView { same: user.clone(), user, session }))
 }
 
 /// What may be changed about oneself; every other field is ignored.

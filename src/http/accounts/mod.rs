@@ -117,7 +117,7 @@ impl Message {
 }
 
 /// A person, in the words of every client there is: the same values under several names.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(super) struct UserView {
     id: Uuid,
     /// The same as `id`.
