@@ -17,7 +17,7 @@ use dca_auth::{
     app::{Inputs, Part},
     telemetry,
 };
-use dca_core::{Clock, Ids, accounts::people};
+use dca_core::{Clock, Ids, accounts::admin};
 use serde_json::{Value, json};
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -64,7 +64,7 @@ async fn measure() -> Outcome<()> {
             // Each address has its letters: few tries at any one of them.
             let [owner, nobody] = [format!("a{}@bench.example", turn / 4), format!("b{turn}@nowhere.example")];
             if turn % 4 == 0 {
-                people::create_admin(&running.app.core, &owner, Some("Person"), PASSWORD).await?;
+                admin::create_admin(&running.app.core, &owner, Some("Browser"), PASSWORD).await?;
             }
             let form =
                 |email: &str| json!({ "email": email, "password": "sundial-Ketchup-43 plow", "name": "Somebody" });

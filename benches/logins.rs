@@ -24,9 +24,9 @@ use dca_auth::{
 };
 use dca_core::{
     Caller, Clock, Core, Ids,
-    accounts::people,
+    accounts::admin,
     api_keys,
-    crypto::api_key::Kind,
+    crypto::api_key::ApiKeyKind,
     entitlements, licenses,
     products::{self, Terms},
     tenants,
@@ -66,8 +66,8 @@ async fn measure() -> Outcome<()> {
     let running = App::build(Config::load(env)?, &[Part::Api], inputs).await?.start().await?;
     let (core, addr) = (&running.app.core, running.addr.ok_or("an address")?);
     let request = validation(core).await?;
-    for person in 0..PEOPLE {
-        people::create_admin(core, &format!("person{person}@bench.example"), Some("Person"), PASSWORD).await?;
+    for browser in 0..PEOPLE {
+        admin::create_admin(core, &format!("browser{browser}@bench.example"), Some("Browser"), PASSWORD).await?;
     }
 
     let idle = {
@@ -81,7 +81,7 @@ async fn measure() -> Outcome<()> {
     let load = tokio::spawn(validate(addr, request, Arc::clone(&stop)));
     let began = Instant::now();
     let waited = Arc::new(AtomicU64::new(0));
-    let logins: Vec<_> = (0..PEOPLE).map(|person| tokio::spawn(sign_in(addr, person, Arc::clone(&waited)))).collect();
+    let logins: Vec<_> = (0..PEOPLE).map(|browser| tokio::spawn(sign_in(addr, browser, Arc::clone(&waited)))).collect();
     for login in logins {
         login.await??;
     }
@@ -108,7 +108,7 @@ async fn validation(core: &Core) -> Outcome<Vec<u8>> {
     let caller = Caller::operator(tenants::create(core, "Bench").await?);
     let terms = Terms { duration: None, source_grace: None };
     let product = products::define(core, &caller, "Bench", Some("BENCH"), &terms).await?;
-    let (_, api_key) = api_keys::create(core, &caller, "bench", Kind::Secret, &[product.id]).await?;
+    let (_, api_key) = api_keys::create(core, &caller, "bench", ApiKeyKind::Secret, &[product.id]).await?;
     entitlements::grant(core, &caller, product.id, 7_u64.into()).await?;
     let license = licenses::list_of(core, &caller.scope, 7_u64.into()).await?.pop().ok_or("a license")?;
     let body = format!("{{\"licenseKey\":\"{}\"}}", licenses::reveal(core, &license)?);
@@ -171,9 +171,9 @@ async fn validate(addr: SocketAddr, request: Vec<u8>, stop: Arc<AtomicBool>) -> 
     Ok(all)
 }
 
-/// Signs one person in, as often as it takes.
-async fn sign_in(addr: SocketAddr, person: usize, waited: Arc<AtomicU64>) -> Outcome<()> {
-    let body = format!("{{\"email\":\"person{person}@bench.example\",\"password\":\"{PASSWORD}\"}}");
+/// Signs one browser in, as often as it takes.
+async fn sign_in(addr: SocketAddr, browser: usize, waited: Arc<AtomicU64>) -> Outcome<()> {
+    let body = format!("{{\"email\":\"browser{browser}@bench.example\",\"password\":\"{PASSWORD}\"}}");
     let mut stream = TcpStream::connect(addr).await?;
     loop {
         match ask(&mut stream, &post("/auth/login", "", &body)).await? {

@@ -81,7 +81,7 @@ async fn story(running: &Running, discord: &SimDiscord, data: &Path) -> Result<(
     let url = format!("{}/licenses/validate", running.app.config.public_url);
     let guild = discord.guild("Makers");
     let (owner, gold, ana) = (guild.owner(), guild.role("Gold"), guild.join("ana"));
-    // A person is slower than the bot; a program must wait until it has stored what Discord told. It hears
+    // A browser is slower than the bot; a program must wait until it has stored what Discord told. It hears
     // in order: when a command is answered, all that went before was heard.
     let caught_up = async || {
         discord.run(&owner, "/key", &[]).await;

@@ -22,10 +22,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
-use dca_commands::{Bot, Rest, Status};
+use dca_commands::{Bot, DiscordClient, GatewayStatus};
 use dca_core::{
     Bus, Clock, Core, Db, Ids, Limiter,
-    accounts::Rules,
+    accounts::AccountPolicy,
     crypto::seal::{Keyring, MasterKey},
     limiter::{Bucket, Rate},
 };
@@ -37,7 +37,7 @@ use tracing::{info, warn};
 
 use crate::{
     Config, http,
-    outbound::{Mailer, oauth::SignIns},
+    outbound::{Mailer, oauth::OAuthProviders},
     workers,
 };
 
@@ -71,9 +71,9 @@ pub struct App {
     /// The settings.
     pub config: Arc<Config>,
     /// Calls to Discord; `None` without a token.
-    pub rest: Option<Rest>,
+    pub discord: Option<DiscordClient>,
     /// The providers people may sign in with.
-    pub sign_ins: SignIns,
+    pub oauth_providers: OAuthProviders,
     /// The bot, where this process may hold the gateway.
     pub bot: Option<Arc<Bot>>,
     /// Sends letters.
@@ -81,7 +81,7 @@ pub struct App {
     /// Reads the metrics.
     pub metrics: PrometheusHandle,
     /// Until when direct messages rest because Discord asked for it.
-    pub(crate) dm_rest: workers::relay::Rest,
+    pub(crate) dm_pause: workers::relay::DmPause,
     parts: Arc<[Part]>,
     ready: Arc<AtomicBool>,
 }
@@ -94,25 +94,25 @@ impl App {
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let core = open(&config, &inputs).await?;
-        let rest = config
-            .discord_token
-            .as_ref()
-            .map(|token| Rest::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout));
+        let discord = config.discord_token.as_ref().map(|token| {
+            DiscordClient::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout)
+        });
         let may_listen = parts.contains(&Part::Bot);
-        let bot = rest.clone().filter(|_| may_listen).map(|rest| Bot::new(core.clone(), rest, config.gateway_lease));
+        let bot =
+            discord.clone().filter(|_| may_listen).map(|discord| Bot::new(core.clone(), discord, config.gateway_lease));
         let mailer = Mailer::new(&config, core.db.is_shared())?;
         for worker in workers::Worker::ALL {
             dca_core::workers::register(&core, worker.name()).await?;
         }
         Ok(Self {
             core,
-            sign_ins: SignIns::new(&config)?,
+            oauth_providers: OAuthProviders::new(&config)?,
             config: Arc::new(config),
-            rest,
+            discord,
             bot,
             mailer,
             metrics: inputs.metrics,
-            dm_rest: workers::relay::Rest::default(),
+            dm_pause: workers::relay::DmPause::default(),
             parts: parts.into(),
             ready: Arc::new(AtomicBool::new(true)),
         })
@@ -132,15 +132,15 @@ impl App {
 
     /// What Discord is to this process, in a word and a sentence.
     #[must_use]
-    pub fn discord(&self) -> (&'static str, String) {
-        match (&self.bot, &self.rest) {
+    pub fn discord_status(&self) -> (&'static str, String) {
+        match (&self.bot, &self.discord) {
             (None, None) => ("off", "no DCA_DISCORD_TOKEN".to_owned()),
             (None, Some(_)) => ("off", "another process holds the gateway (--only)".to_owned()),
             (Some(bot), _) => match bot.status.borrow().clone() {
-                Status::Standby => ("standby", "another instance listens, or this one is about to".to_owned()),
-                Status::Connecting => ("connecting", "waiting for Discord".to_owned()),
-                Status::Connected => ("ok", "events arrive".to_owned()),
-                Status::Refused(why) => ("refused", why),
+                GatewayStatus::Standby => ("standby", "another instance listens, or this one is about to".to_owned()),
+                GatewayStatus::Connecting => ("connecting", "waiting for Discord".to_owned()),
+                GatewayStatus::Connected => ("ok", "events arrive".to_owned()),
+                GatewayStatus::Refused(why) => ("refused", why),
             },
         }
     }
@@ -161,7 +161,7 @@ impl App {
         let (limiter, stopped) = (self.core.limiter.clone(), stop.clone());
         tasks.push(tokio::spawn(async move {
             while tokio::time::timeout(Duration::from_mins(1), stopped.cancelled()).await.is_err() {
-                limiter.forget_idle();
+                limiter.drop_idle();
             }
         }));
         if let Some(bot) = self.bot.clone() {
@@ -176,10 +176,13 @@ impl App {
 
     /// The one start line, and one line for settings of earlier systems that do nothing yet.
     fn announce(&self, addr: Option<SocketAddr>) {
-        let mail = self.mailer.off();
+        let mail = self.mailer.disabled_reason();
         let off: Vec<&str> = [
-            (self.rest.is_none(), "bot: no DCA_DISCORD_TOKEN"),
-            (self.config.redis_url.is_none(), "redis: no DCA_REDIS_URL, limits and nudges are this process's own"),
+            (self.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
+            (
+                self.config.redis_url.is_none(),
+                "redis: no DCA_REDIS_URL, limits and notifications are this process's own",
+            ),
             (self.config.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
             (mail.is_some(), mail.as_deref().unwrap_or_default()),
             (!self.parts.contains(&Part::Api), "api: --only"),
@@ -251,7 +254,7 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
         (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
         (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.dm_per_minute) }),
         (Bucket::Auth, Rate::per_minute(config.auth_per_minute)),
-        (Bucket::Mail, Rate { burst: BURST, ..Rate::per_minute(config.mails_per_minute) }),
+        (Bucket::Mail, Rate { burst: BURST, ..Rate::per_minute(config.emails_per_minute) }),
     ];
     let (bus, limiter) = match shared {
         None => (Bus::memory(), Limiter::new(&rates, None)),
@@ -263,17 +266,17 @@ async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
     Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, rules(config), &master).await?)
 }
 
-fn rules(config: &Config) -> Rules {
+fn rules(config: &Config) -> AccountPolicy {
     // One core stays with the requests that are not sign-ins.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Rules {
+    AccountPolicy {
         access_ttl: config.access_ttl,
         refresh_ttl: config.refresh_ttl,
         password_memory_kib: config.password_memory_kib,
-        password_turns: cores.saturating_sub(1),
+        max_concurrent_hashes: cores.saturating_sub(1),
         failures_per_account: config.failures_per_account.get(),
         failures_per_network: config.failures_per_network.get(),
-        letters_per_network: config.letters_per_network.get(),
+        emails_per_network: config.emails_per_network.get(),
         admins_need_second_factor: config.admins_need_second_factor,
         app_name: config.app_name.clone(),
     }
@@ -304,11 +307,11 @@ pub async fn migrate(db: &Db) -> Result<()> {
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
     let Some(url) = &config.redis_url else { return Ok(None) };
     let client = redis::Client::open(url.expose()).context("DCA_REDIS_URL cannot be used")?;
-    let patience = Duration::from_millis(500);
+    let timeout = Duration::from_millis(500);
     let settings = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
-        .set_response_timeout(Some(patience))
-        .set_connection_timeout(Some(patience));
+        .set_response_timeout(Some(timeout))
+        .set_connection_timeout(Some(timeout));
     let connection =
         ConnectionManager::new_lazy_with_config(client.clone(), settings).context("Redis cannot be used")?;
     Ok(Some((client, connection)))

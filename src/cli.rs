@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dca_core::{
-    Caller, Clock, Ids, Snowflake, accounts::people, api_keys, crypto::api_key::Kind, entitlements, guilds,
+    Caller, Clock, Ids, Snowflake, accounts::admin, api_keys, crypto::api_key::ApiKeyKind, entitlements, guilds,
     ids::TenantId, licenses, products, tenants,
 };
 use dca_migration::{Migrator, MigratorTrait};
@@ -54,19 +54,19 @@ enum Command {
         #[command(subcommand)]
         what: Key,
         #[command(flatten)]
-        whose: Whose,
+        tenant_arg: TenantArg,
     },
     /// API keys, with which apps validate
     Apikey {
         #[command(subcommand)]
         what: Apikey,
         #[command(flatten)]
-        whose: Whose,
+        tenant_arg: TenantArg,
     },
     /// People who look after this installation
     Admin {
         #[command(subcommand)]
-        what: AdminDo,
+        what: AdminCommand,
     },
     /// Print the description of the HTTP API
     Openapi,
@@ -100,7 +100,7 @@ enum Seed {
 }
 
 #[derive(Args, Debug)]
-struct Whose {
+struct TenantArg {
     /// The seller: a tenant's id or a Discord server's id; needed when there are several
     #[arg(long, global = true)]
     tenant: Option<String>,
@@ -162,7 +162,7 @@ enum Apikey {
 }
 
 #[derive(Debug, Subcommand)]
-enum AdminDo {
+enum AdminCommand {
     /// Make a SUPER_ADMIN account, or make one of the account with this address, and print a new password
     Create {
         /// Their e-mail address
@@ -207,8 +207,8 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
         Command::Migrate { to } => migrate(&config, &to).await?,
         Command::Seed { what: Seed::Demo } => seed_demo(&build(config).await?).await?,
         Command::Doctor { json } => return diagnose(config, json).await,
-        Command::Key { what, whose } => key(&build(config).await?, what, &whose).await?,
-        Command::Apikey { what, whose } => apikey(&build(config).await?, what, &whose).await?,
+        Command::Key { what, tenant_arg } => key(&build(config).await?, what, &tenant_arg).await?,
+        Command::Apikey { what, tenant_arg } => apikey(&build(config).await?, what, &tenant_arg).await?,
         Command::Admin { what } => admin(&build(config).await?, what).await?,
         Command::Openapi => {}
     }
@@ -258,11 +258,11 @@ async fn migrate(config: &Config, to: &Migrate) -> Result<()> {
 }
 
 async fn diagnose(config: Config, as_json: bool) -> Result<ExitCode> {
-    let mut findings = doctor::database(&config).await;
+    let mut findings = doctor::check_database(&config).await;
     if findings.iter().all(|finding| finding.outcome != doctor::Outcome::Fail) {
         match build(config).await {
-            Ok(app) => findings.extend(doctor::examine(&app).await),
-            Err(error) => findings.push(doctor::cannot_start(&error)),
+            Ok(app) => findings.extend(doctor::check_app(&app).await),
+            Err(error) => findings.push(doctor::startup_failure(&error)),
         }
     }
     if as_json {
@@ -283,16 +283,16 @@ async fn diagnose(config: Config, as_json: bool) -> Result<ExitCode> {
 }
 
 /// The operator, for the tenant that was named, or the only one there is.
-async fn operator(app: &App, whose: &Whose) -> Result<Caller> {
+async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller> {
     let all = tenants::list(&app.core).await?;
-    let id = match &whose.tenant {
+    let id = match &tenant_arg.tenant {
         Some(name) => named(app, name, &all).await?,
         None => match all.as_slice() {
             [(only, _)] => *only,
-            [] => bail!("there is no seller yet: invite the bot, or run dca-auth seed demo"),
+            [] => bail!("there is no tenant yet: invite the bot, or run dca-auth seed demo"),
             several => {
                 let names: Vec<_> = several.iter().map(|(id, name)| format!("  {id}  {name}")).collect();
-                bail!("there are several sellers; name one with --tenant:\n{}", names.join("\n"))
+                bail!("there are several tenants; name one with --tenant:\n{}", names.join("\n"))
             }
         },
     };
@@ -307,11 +307,11 @@ async fn named(app: &App, name: &str, all: &[(TenantId, String)]) -> Result<Tena
         Ok(id) => guilds::find(&app.core, id.into()).await?,
         Err(_) => None,
     };
-    guild.map(|guild| guild.tenant_id).with_context(|| format!("there is no seller {name:?}"))
+    guild.map(|guild| guild.tenant_id).with_context(|| format!("there is no tenant {name:?}"))
 }
 
-async fn key(app: &App, what: Key, whose: &Whose) -> Result<()> {
-    let (core, caller) = (&app.core, operator(app, whose).await?);
+async fn key(app: &App, what: Key, tenant_arg: &TenantArg) -> Result<()> {
+    let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
     match what {
         Key::Issue { product, member } => {
             let product = products::get(core, &caller.scope, &product).await?;
@@ -342,16 +342,16 @@ async fn key(app: &App, what: Key, whose: &Whose) -> Result<()> {
 
 async fn grant(app: &App, caller: &Caller, product: &products::Product, member: Snowflake) -> Result<String> {
     let id = entitlements::grant(&app.core, caller, product.id, member).await?;
-    let held = licenses::held_by(&app.core, &caller.scope, member).await?;
+    let held = licenses::list_usable(&app.core, &caller.scope, member).await?;
     held.into_iter().find(|held| held.id == id).map(|held| held.key).context("the license ended at once")
 }
 
-async fn admin(app: &App, what: AdminDo) -> Result<()> {
-    let AdminDo::Create { email, name, password_stdin } = what;
+async fn admin(app: &App, what: AdminCommand) -> Result<()> {
+    let AdminCommand::Create { email, name, password_stdin } = what;
     let made = BASE64_URL.encode(app.core.ids.bytes::<18>());
     let given = password_stdin.then(|| std::io::read_to_string(std::io::stdin())).transpose()?;
     let password = given.as_deref().map_or(made.as_str(), |text| text.trim_end_matches(['\n', '\r']));
-    let (id, is_new) = people::create_admin(&app.core, &email, name.as_deref(), password).await?;
+    let (id, is_new) = admin::create_admin(&app.core, &email, name.as_deref(), password).await?;
     let how = if is_new { "made" } else { "was there; its password is new" };
     println!("{id}  {email}  SUPER_ADMIN, {how}");
     if given.is_none() {
@@ -360,8 +360,8 @@ async fn admin(app: &App, what: AdminDo) -> Result<()> {
     Ok(())
 }
 
-async fn apikey(app: &App, what: Apikey, whose: &Whose) -> Result<()> {
-    let (core, caller) = (&app.core, operator(app, whose).await?);
+async fn apikey(app: &App, what: Apikey, tenant_arg: &TenantArg) -> Result<()> {
+    let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
     match what {
         Apikey::Create { product, name, kind } => {
             let mut bound = Vec::new();
@@ -369,8 +369,8 @@ async fn apikey(app: &App, what: Apikey, whose: &Whose) -> Result<()> {
                 bound.push(products::get(core, &caller.scope, &name).await?.id);
             }
             let kind = match kind {
-                KeyKind::Secret => Kind::Secret,
-                KeyKind::Publishable => Kind::Publishable,
+                KeyKind::Secret => ApiKeyKind::Secret,
+                KeyKind::Publishable => ApiKeyKind::Publishable,
             };
             let (row, text) = api_keys::create(core, &caller, &name, kind, &bound).await?;
             eprintln!("id {}; the key is shown this once:", row.id);
@@ -393,12 +393,12 @@ async fn seed_demo(app: &App) -> Result<()> {
     };
     let caller = Caller::operator(tenant);
     let product = products::define(core, &caller, "Demo Tools", Some("DEMO"), &products::Terms::default()).await?;
-    let held = licenses::held_by(core, &caller.scope, DEMO_MEMBER.into()).await?;
+    let held = licenses::list_usable(core, &caller.scope, DEMO_MEMBER.into()).await?;
     let license = match held.into_iter().next() {
         Some(held) => held.key,
         None => grant(app, &caller, &product, DEMO_MEMBER.into()).await?,
     };
-    let (_, api_key) = api_keys::create(core, &caller, "demo", Kind::Secret, &[product.id]).await?;
+    let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
     println!("license key: {license}\nAPI key:     {}\n\nWith `dca-auth serve` running:\n", api_key.expose());
     println!(
         "curl {}/licenses/validate -H 'X-API-Key: {}' -H 'Content-Type: application/json' -d '{{\"licenseKey\":\"{license}\"}}'",

@@ -48,7 +48,7 @@ impl Finding {
 }
 
 /// The database and its schema, looked at before anything else touches them.
-pub async fn database(config: &Config) -> Vec<Finding> {
+pub async fn check_database(config: &Config) -> Vec<Finding> {
     let fix = "Check DCA_DATABASE_URL and that the server runs.";
     let db = match app::open_database(config).await {
         Ok(db) => db,
@@ -64,23 +64,23 @@ pub async fn database(config: &Config) -> Vec<Finding> {
 
 /// The process cannot be built: a wrong master key, a folder that cannot be written.
 #[must_use]
-pub fn cannot_start(error: &anyhow::Error) -> Finding {
+pub fn startup_failure(error: &anyhow::Error) -> Finding {
     Finding::fail("start", format!("{error:#}"), "Mend this first; nothing else could be looked at.")
 }
 
 /// Everything else that can be looked at from here.
-pub async fn examine(app: &App) -> Vec<Finding> {
-    let mut findings = vec![redis(app).await, mail(app).await];
-    match &app.rest {
+pub async fn check_app(app: &App) -> Vec<Finding> {
+    let mut findings = vec![check_redis(app).await, check_mail(app).await];
+    match &app.discord {
         None => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
-        Some(rest) => findings.extend(discord(app, rest).await),
+        Some(discord) => findings.extend(check_discord(app, discord).await),
     }
     findings
 }
 
-async fn redis(app: &App) -> Finding {
+async fn check_redis(app: &App) -> Finding {
     match app::ping_redis(&app.config).await {
-        None => Finding::off("redis", "no DCA_REDIS_URL; limits and nudges are each process's own"),
+        None => Finding::off("redis", "no DCA_REDIS_URL; limits and notifications are each process's own"),
         Some(Ok(())) => Finding::ok("redis", "answers"),
         Some(Err(why)) => {
             Finding::fail("redis", why, "Check DCA_REDIS_URL and that Redis runs; until then limits are per process.")
@@ -88,16 +88,19 @@ async fn redis(app: &App) -> Finding {
     }
 }
 
-async fn mail(app: &App) -> Finding {
-    match app.mailer.greet().await {
-        None => Finding::off("mail", app.mailer.off().as_deref().unwrap_or_default().trim_start_matches("mail: ")),
+async fn check_mail(app: &App) -> Finding {
+    match app.mailer.check_connection().await {
+        None => Finding::off(
+            "mail",
+            app.mailer.disabled_reason().as_deref().unwrap_or_default().trim_start_matches("mail: "),
+        ),
         Some(Ok(())) => Finding::ok("mail", "the mail server greets us and lets us in"),
         Some(Err(failure)) => Finding::fail("mail", failure.to_string(), failure.fix()),
     }
 }
 
-async fn discord(app: &App, rest: &rest::Rest) -> Vec<Finding> {
-    let members_allowed = match rest.application().await {
+async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding> {
+    let members_allowed = match discord.application().await {
         Ok((_, allowed)) => allowed,
         Err(why) => return vec![Finding::fail("token", why.to_string(), checks::fix(&why))],
     };
@@ -114,7 +117,7 @@ async fn discord(app: &App, rest: &rest::Rest) -> Vec<Finding> {
         }
         Ok(joined) => {
             for guild in joined {
-                findings.extend(in_guild(app, rest, &guild).await);
+                findings.extend(check_guild(app, discord, &guild).await);
             }
         }
         Err(error) => findings.push(Finding::fail("servers", error.to_string(), "Check the database.")),
@@ -122,13 +125,13 @@ async fn discord(app: &App, rest: &rest::Rest) -> Vec<Finding> {
     findings
 }
 
-async fn in_guild(app: &App, rest: &rest::Rest, guild: &guilds::Guild) -> Vec<Finding> {
+async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::Guild) -> Vec<Finding> {
     let at = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
-    let standing = match rest.standing(guild.id).await {
-        Ok(standing) => standing,
+    let access = match discord.bot_access(guild.id).await {
+        Ok(access) => access,
         Err(why) => return vec![Finding::fail(at("access"), why.to_string(), checks::fix(&why))],
     };
-    let missing = checks::missing_permissions(&standing);
+    let missing = checks::missing_permissions(&access);
     let permissions = if missing.is_empty() {
         Finding::ok(at("permissions"), "all there")
     } else {
@@ -142,7 +145,7 @@ async fn in_guild(app: &App, rest: &rest::Rest, guild: &guilds::Guild) -> Vec<Fi
             return vec![permissions, Finding::fail(at("role order"), error.to_string(), "Check the database.")];
         }
     };
-    let wrong = mappings.iter().filter_map(|mapping| checks::mappable(&standing, guild.id, mapping.role_id).err());
+    let wrong = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
     let wrong: Vec<String> = wrong.map(|error| error.to_string()).collect();
     let order = if wrong.is_empty() {
         Finding::ok(at("role order"), format!("{} mapped roles below the bot's", mappings.len()))

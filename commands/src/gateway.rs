@@ -1,10 +1,10 @@
 //! The ordered door: what Discord tells while we listen.
 //!
 //! ```text
-//! lease -> client -> READY -> collector callback (inline, in order) -> Marks -> observe
+//! lease -> client -> READY -> collector callback (inline, in order) -> UpdateBuffer -> observe
 //!                          \-> full pass (worker `reconcile_roles`): what was missed before
 //! ```
-//! A callback only notes the newest roles of a (guild, member) with a `Stamp`; it never waits. A mark
+//! A callback only notes the newest roles of a (guild, member) with a `Stamp`; it never waits. A update
 //! goes away when its observation has committed, so that a database that is down for a while loses
 //! nothing, and a burst of updates costs one decision. Exactly one instance listens: the holder of the
 //! `gateway` lease, whose token fences what a former holder may still write.
@@ -33,32 +33,32 @@ use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{Bot, Failure, Status, rest, setup};
+use crate::{Bot, CommandError, GatewayStatus, rest::DiscordError, setup};
 
 /// What callbacks have noted of one member since it was last stored.
 #[derive(Clone)]
-struct Mark {
+struct PendingUpdate {
     /// The newest. `None`: they left.
     roles: Option<Vec<Snowflake>>,
     stamp: Stamp,
-    /// Every role they had meanwhile, and when at the latest: a gain counts even if it was taken back
+    /// Every role they had intermediate_roles, and when at the latest: a gain counts even if it was taken back
     /// before it could be stored.
-    meanwhile: Option<(Vec<Snowflake>, Stamp)>,
+    intermediate_roles: Option<(Vec<Snowflake>, Stamp)>,
 }
 
-impl Mark {
-    /// This news, after what was noted before.
+impl PendingUpdate {
+    /// This guild_changes, after what was noted before.
     fn after(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
-        let (mut had, _) = before.meanwhile.unwrap_or_else(|| (Vec::new(), before.stamp));
+        let (mut had, _) = before.intermediate_roles.unwrap_or_else(|| (Vec::new(), before.stamp));
         had.extend(before.roles.into_iter().flatten().filter(|role| !had.contains(role)).collect::<Vec<_>>());
-        Self { meanwhile: (!had.is_empty()).then_some((had, before.stamp)), ..self }
+        Self { intermediate_roles: (!had.is_empty()).then_some((had, before.stamp)), ..self }
     }
 }
 
-/// News about a guild as a whole; handled before any mark.
+/// GuildChange about a guild as a whole; handled before any update.
 #[derive(Clone)]
-enum News {
+enum GuildChange {
     /// Every guild the bot is in; it left the others while nobody listened.
     Present(Vec<Snowflake>),
     Joined(Snowflake, String),
@@ -68,10 +68,10 @@ enum News {
     Gap,
 }
 
-/// What was heard and is not stored yet.
+/// What was buffered and is not stored yet.
 #[derive(Default)]
-pub(crate) struct Marks {
-    heard: Mutex<Heard>,
+pub(crate) struct UpdateBuffer {
+    buffered: Mutex<Buffered>,
     wake: Notify,
     stored: Notify,
     /// Keeps the callback registered; a new READY replaces it.
@@ -79,57 +79,57 @@ pub(crate) struct Marks {
 }
 
 #[derive(Default)]
-struct Heard {
-    news: VecDeque<News>,
-    members: HashMap<(Snowflake, Snowflake), Mark>,
-    /// Members heard of since the last full pass began: what they were in its list is older.
+struct Buffered {
+    guild_changes: VecDeque<GuildChange>,
+    members: HashMap<(Snowflake, Snowflake), PendingUpdate>,
+    /// Members buffered of since the last full pass began: what they were in its list is older.
     recent: HashSet<(Snowflake, Snowflake)>,
 }
 
-impl Heard {
+impl Buffered {
     fn is_empty(&self) -> bool {
-        self.news.is_empty() && self.members.is_empty()
+        self.guild_changes.is_empty() && self.members.is_empty()
     }
 }
 
-impl Marks {
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+impl UpdateBuffer {
+    fn lock(&self) -> MutexGuard<'_, Buffered> {
+        self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns when nothing waits to be stored.
     pub(crate) async fn drained(&self) {
         loop {
             let stored = self.stored.notified();
-            if self.heard().is_empty() {
+            if self.lock().is_empty() {
                 return;
             }
             stored.await;
         }
     }
 
-    /// A full pass begins: who was heard of before is in its list as they are.
-    pub(crate) fn begin_pass(&self) {
-        self.heard().recent.clear();
+    /// A full pass begins: who was buffered of before is in its list as they are.
+    pub(crate) fn begin_reconcile(&self) {
+        self.lock().recent.clear();
     }
 
-    /// Whether a member was heard of since the full pass began.
-    pub(crate) fn is_recent(&self, guild: Snowflake, member: Snowflake) -> bool {
-        self.heard().recent.contains(&(guild, member))
+    /// Whether a member was buffered of since the full pass began.
+    pub(crate) fn updated_since_reconcile(&self, guild: Snowflake, member: Snowflake) -> bool {
+        self.lock().recent.contains(&(guild, member))
     }
 
-    fn news(&self, news: News) {
-        self.heard().news.push_back(news);
+    fn push_guild_change(&self, change: GuildChange) {
+        self.lock().guild_changes.push_back(change);
         self.wake.notify_one();
     }
 
-    fn member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
+    fn push_member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
         let who = (guild.get().into(), user.into());
-        let mut heard = self.heard();
-        heard.recent.insert(who);
-        let before = heard.members.remove(&who);
-        heard.members.insert(who, Mark { roles, stamp, meanwhile: None }.after(before));
-        drop(heard);
+        let mut buffered = self.lock();
+        buffered.recent.insert(who);
+        let before = buffered.members.remove(&who);
+        buffered.members.insert(who, PendingUpdate { roles, stamp, intermediate_roles: None }.after(before));
+        drop(buffered);
         self.wake.notify_one();
     }
 }
@@ -145,22 +145,28 @@ const CONSUMED: [&str; 6] = [
 ];
 
 /// The callback: notes, never waits.
-fn note(bot: &Bot, event: &Event) {
-    let marks = &bot.marks;
+fn push_event(bot: &Bot, event: &Event) {
+    let updates = &bot.updates;
     let roles = |roles: &[serenity::model::id::RoleId]| Some(roles.iter().map(|role| role.get().into()).collect());
     let stamp = || bot.core.stamps.next(&bot.core.clock);
     match event {
-        Event::GuildMemberUpdate(e) => marks.member(e.guild_id, e.user.id.get(), roles(&e.roles), stamp()),
+        Event::GuildMemberUpdate(e) => updates.push_member(e.guild_id, e.user.id.get(), roles(&e.roles), stamp()),
         Event::GuildMemberAdd(e) => {
-            marks.member(e.member.guild_id, e.member.user.id.get(), roles(&e.member.roles), stamp());
+            updates.push_member(e.member.guild_id, e.member.user.id.get(), roles(&e.member.roles), stamp());
         }
-        Event::GuildMemberRemove(e) => marks.member(e.guild_id, e.user.id.get(), None, stamp()),
-        Event::GuildRoleDelete(e) => marks.news(News::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into())),
-        Event::GuildCreate(e) => marks.news(News::Joined(e.guild.id.get().into(), e.guild.name.clone())),
-        Event::GuildDelete(e) if !e.guild.unavailable => marks.news(News::Left(e.guild.id.get().into())),
+        Event::GuildMemberRemove(e) => updates.push_member(e.guild_id, e.user.id.get(), None, stamp()),
+        Event::GuildRoleDelete(e) => {
+            updates.push_guild_change(GuildChange::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into()))
+        }
+        Event::GuildCreate(e) => {
+            updates.push_guild_change(GuildChange::Joined(e.guild.id.get().into(), e.guild.name.clone()))
+        }
+        Event::GuildDelete(e) if !e.guild.unavailable => {
+            updates.push_guild_change(GuildChange::Left(e.guild.id.get().into()))
+        }
         Event::Unknown(e) if CONSUMED.contains(&e.kind.as_str()) => {
             warn!(kind = e.kind, "an event could not be read; its guild is looked at anew");
-            marks.news(News::Gap);
+            updates.push_guild_change(GuildChange::Gap);
         }
         _ => {}
     }
@@ -168,62 +174,65 @@ fn note(bot: &Bot, event: &Event) {
 
 /// The events that need no order: READY, and interactions poise leaves to us.
 pub(crate) async fn handle(
-    framework: poise::FrameworkContext<'_, Arc<Bot>, Failure>,
+    framework: poise::FrameworkContext<'_, Arc<Bot>, CommandError>,
     event: &FullEvent,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (ctx, bot) = (framework.serenity_context, framework.user_data().await);
     match event {
         FullEvent::Ready { data_about_bot } => {
             let listener = bot.clone();
             let callback = collector::collect(&ctx.shard, move |event| {
-                note(&listener, event);
+                push_event(&listener, event);
                 None::<()>
             });
-            *bot.marks.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(callback));
+            *bot.updates.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(callback));
             let present: Vec<Snowflake> = data_about_bot.guilds.iter().map(|guild| guild.id.get().into()).collect();
             let guilds = present.len();
-            bot.marks.news(News::Present(present));
+            bot.updates.push_guild_change(GuildChange::Present(present));
             // Whatever happened before the callback was there is found by a full pass.
-            bot.marks.news(News::Gap);
-            bot.status.send_replace(Status::Connected);
+            bot.updates.push_guild_change(GuildChange::Gap);
+            bot.status.send_replace(GatewayStatus::Connected);
             info!(guilds, "Discord is connected");
         }
         FullEvent::InteractionCreate { interaction: Interaction::Component(choice) } => {
             setup::component(ctx, bot, choice).await?;
         }
         // GUILD_CREATE of the first connection may come before the callback is there.
-        FullEvent::GuildCreate { guild, .. } => bot.marks.news(News::Joined(guild.id.get().into(), guild.name.clone())),
+        FullEvent::GuildCreate { guild, .. } => {
+            bot.updates.push_guild_change(GuildChange::Joined(guild.id.get().into(), guild.name.clone()))
+        }
         _ => {}
     }
     Ok(())
 }
 
-/// How long the last of what was heard may take to be stored when listening ends.
+/// How long the last of what was buffered may take to be stored when listening ends.
 const FLUSH: Duration = Duration::from_secs(3);
 
-/// Stores what is heard. Different members in parallel, one member in order.
-async fn store_marks(bot: &Bot, lease: &Lease) {
+/// Stores what is buffered. Different members in parallel, one member in order.
+async fn store_updates(bot: &Bot, lease: &Lease) {
     loop {
-        let (news, marks) = {
-            let heard = bot.marks.heard();
-            let marks: Vec<_> = heard.members.iter().take(256).map(|(who, mark)| (*who, mark.clone())).collect();
-            (heard.news.front().cloned(), marks)
+        let (guild_changes, updates) = {
+            let buffered = bot.updates.lock();
+            let updates: Vec<_> =
+                buffered.members.iter().take(256).map(|(who, update)| (*who, update.clone())).collect();
+            (buffered.guild_changes.front().cloned(), updates)
         };
-        let stored = match news {
-            Some(news) => store_news(bot, lease, news).await,
-            None if marks.is_empty() => {
-                bot.marks.wake.notified().await;
+        let stored = match guild_changes {
+            Some(guild_changes) => store_guild_change(bot, lease, guild_changes).await,
+            None if updates.is_empty() => {
+                bot.updates.wake.notified().await;
                 Ok(())
             }
             None => {
-                futures::stream::iter(marks)
-                    .map(|(who, mark)| store_mark(bot, lease, who, mark))
+                futures::stream::iter(updates)
+                    .map(|(who, update)| store_update(bot, lease, who, update))
                     .buffer_unordered(8)
                     .fold(Ok(()), |all, one| async { all.and(one) })
                     .await
             }
         };
-        bot.marks.stored.notify_waiters();
+        bot.updates.stored.notify_waiters();
         if let Err(error) = stored {
             warn!(%error, "what Discord told is not stored yet; trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -231,43 +240,43 @@ async fn store_marks(bot: &Bot, lease: &Lease) {
     }
 }
 
-async fn store_news(bot: &Bot, lease: &Lease, news: News) -> dca_core::Result<()> {
+async fn store_guild_change(bot: &Bot, lease: &Lease, guild_changes: GuildChange) -> dca_core::Result<()> {
     if !workers::is_held(&bot.core, lease).await? {
-        // A former holder's news: the present one hears it too.
-        bot.marks.heard().news.pop_front();
+        // A former holder's guild_changes: the present one hears it too.
+        bot.updates.lock().guild_changes.pop_front();
         return Ok(());
     }
-    match news {
-        News::Present(present) => {
+    match guild_changes {
+        GuildChange::Present(present) => {
             for guild in guilds::list_joined(&bot.core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
                 guilds::left(&bot.core, guild.id).await?;
             }
         }
-        News::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
-        News::Left(guild) => guilds::left(&bot.core, guild).await?,
-        News::RoleDeleted(guild, role) => mappings::role_deleted(&bot.core, guild, role).await?,
-        News::Gap => workers::wake_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
+        GuildChange::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
+        GuildChange::Left(guild) => guilds::left(&bot.core, guild).await?,
+        GuildChange::RoleDeleted(guild, role) => mappings::role_deleted(&bot.core, guild, role).await?,
+        GuildChange::Gap => workers::wake_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
     }
-    bot.marks.heard().news.pop_front();
+    bot.updates.lock().guild_changes.pop_front();
     Ok(())
 }
 
-async fn store_mark(
+async fn store_update(
     bot: &Bot,
     lease: &Lease,
     (guild, member): (Snowflake, Snowflake),
-    mark: Mark,
+    update: PendingUpdate,
 ) -> dca_core::Result<()> {
-    let meanwhile = mark.meanwhile.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
-    for (roles, stamp) in meanwhile.into_iter().chain([(mark.roles.as_deref(), mark.stamp)]) {
+    let intermediate_roles = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
+    for (roles, stamp) in intermediate_roles.into_iter().chain([(update.roles.as_deref(), update.stamp)]) {
         let seen = entitlements::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
         if let Some(seen) = seen {
             entitlements::observe(&bot.core, &seen).await?;
         }
     }
-    let mut heard = bot.marks.heard();
-    if heard.members.get(&(guild, member)).is_some_and(|newest| newest.stamp == mark.stamp) {
-        heard.members.remove(&(guild, member));
+    let mut buffered = bot.updates.lock();
+    if buffered.members.get(&(guild, member)).is_some_and(|newest| newest.stamp == update.stamp) {
+        buffered.members.remove(&(guild, member));
     }
     Ok(())
 }
@@ -278,22 +287,23 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
     loop {
         match acquire(&bot).await {
             Ok(Some(lease)) => {
-                *bot.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
-                bot.status.send_replace(Status::Connecting);
+                *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
+                bot.status.send_replace(GatewayStatus::Connecting);
                 listen(&bot, &lease, &stop).await;
-                *bot.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
                     warn!(%error, "the gateway lease was not given back; it ends by itself");
                 }
-                if !matches!(*bot.status.borrow(), Status::Refused(_)) {
-                    bot.status.send_replace(Status::Standby);
+                if !matches!(*bot.status.borrow(), GatewayStatus::Refused(_)) {
+                    bot.status.send_replace(GatewayStatus::Standby);
                 }
             }
             Ok(None) => {}
             Err(error) => warn!(%error, "the gateway lease cannot be asked for"),
         }
-        let refused = matches!(*bot.status.borrow(), Status::Refused(_));
-        let pause = if refused { Duration::from_hours(1) } else { (bot.lease / 8).min(Duration::from_secs(1)) };
+        let refused = matches!(*bot.status.borrow(), GatewayStatus::Refused(_));
+        let pause =
+            if refused { Duration::from_hours(1) } else { (bot.lease_duration / 8).min(Duration::from_secs(1)) };
         tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }
     }
 }
@@ -301,7 +311,7 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
 async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
     workers::register(&bot.core, workers::GATEWAY).await?;
     let now = bot.core.clock.now();
-    let lease = workers::acquire(&bot.core, workers::GATEWAY, bot.lease, now).await?;
+    let lease = workers::acquire(&bot.core, workers::GATEWAY, bot.lease_duration, now).await?;
     if lease.is_some() {
         bot.core.stamps.catch_up(&bot.core).await?;
         // A pass that a former holder left behind, or is still at, is not waited for.
@@ -314,27 +324,27 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
 async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) {
     let mut client = match connect(bot).await {
         Ok(client) => client,
-        Err(error) => return warn!(error = %Failure::from(error), "Discord cannot be reached"),
+        Err(error) => return warn!(error = %CommandError::from(error), "Discord cannot be reached"),
     };
     let shards = client.shard_manager.clone();
     let storing = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
-        async move { store_marks(&bot, &lease).await }
+        async move { store_updates(&bot, &lease).await }
     });
     tokio::select! {
-        ended = client.start() => if let Err(error) = ended { refused_or_lost(bot, &error) },
-        () = keep(bot, lease) => warn!("another instance may hold the gateway now; this one stops listening"),
+        ended = client.start() => if let Err(error) = ended { report_disconnect(bot, &error) },
+        () = renew_lease(bot, lease) => warn!("another instance may hold the gateway now; this one stops listening"),
         () = stop.cancelled() => {}
     }
     shards.shutdown_all().await;
-    _ = tokio::time::timeout(FLUSH, bot.marks.drained()).await;
+    _ = tokio::time::timeout(FLUSH, bot.updates.drained()).await;
     storing.abort();
 }
 
 async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
     let data = bot.clone();
     let framework = poise::Framework::builder()
-        .options(crate::manners())
+        .options(crate::framework_options())
         .setup(move |ctx, _, framework| {
             Box::pin(async move {
                 register(ctx.http.clone(), poise::builtins::create_application_commands(&framework.options().commands))
@@ -344,14 +354,14 @@ async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
         })
         .build();
     let intents = GatewayIntents::GUILDS | GatewayIntents::GUILD_MEMBERS;
-    ClientBuilder::new_with_http(bot.rest.client(), intents).framework(framework).await
+    ClientBuilder::new_with_http(bot.discord.client(), intents).framework(framework).await
 }
 
 /// Tells Discord which commands there are; keeps trying in the background, since nothing else waits for
 /// it. (A set-up that fails would leave the framework deaf for good.)
 async fn register(http: Arc<Http>, commands: Vec<CreateCommand>) {
     let Err(error) = Command::set_global_commands(&http, commands.clone()).await else { return };
-    warn!(error = %rest::Failure::from(error), "the commands could not be registered; trying again");
+    warn!(error = %DiscordError::from(error), "the commands could not be registered; trying again");
     tokio::spawn(async move {
         for pause in (0..10).map(|n| Duration::from_secs(1 << n)) {
             tokio::time::sleep(pause).await;
@@ -364,22 +374,22 @@ async fn register(http: Arc<Http>, commands: Vec<CreateCommand>) {
 }
 
 /// Renews the lease, and returns when this instance must no longer believe that it holds it.
-async fn keep(bot: &Bot, lease: &Lease) {
-    let mut trusted_until = Instant::now() + bot.lease;
+async fn renew_lease(bot: &Bot, lease: &Lease) {
+    let mut trusted_until = Instant::now() + bot.lease_duration;
     loop {
-        tokio::time::sleep(bot.lease / 4).await;
+        tokio::time::sleep(bot.lease_duration / 4).await;
         let asked = Instant::now();
-        match tokio::time::timeout(bot.lease / 4, workers::renew(&bot.core, lease, bot.lease)).await {
-            Ok(Ok(true)) => trusted_until = asked + bot.lease,
+        match tokio::time::timeout(bot.lease_duration / 4, workers::renew(&bot.core, lease, bot.lease_duration)).await {
+            Ok(Ok(true)) => trusted_until = asked + bot.lease_duration,
             Ok(Ok(false)) => return,
-            Ok(Err(_)) | Err(_) if Instant::now() + bot.lease / 4 >= trusted_until => return,
+            Ok(Err(_)) | Err(_) if Instant::now() + bot.lease_duration / 4 >= trusted_until => return,
             Ok(Err(_)) | Err(_) => {}
         }
     }
 }
 
 /// Says what an operator must do, where only an operator can.
-fn refused_or_lost(bot: &Bot, error: &serenity::Error) {
+fn report_disconnect(bot: &Bot, error: &serenity::Error) {
     let says = match error {
         serenity::Error::Gateway(GatewayError::InvalidAuthentication | GatewayError::NoAuthentication) => {
             "Discord does not accept the bot token (4004). Developer Portal → Bot → Reset Token, set DCA_DISCORD_TOKEN, restart."
@@ -391,5 +401,5 @@ fn refused_or_lost(bot: &Bot, error: &serenity::Error) {
         _ => return warn!("the connection to Discord ended; connecting anew"),
     };
     error!("{says} The license API keeps serving.");
-    bot.status.send_replace(Status::Refused(says.to_owned()));
+    bot.status.send_replace(GatewayStatus::Refused(says.to_owned()));
 }

@@ -2,7 +2,7 @@
 //! bot says. Nothing here knows HTTP servers or SQL.
 //!
 //! ```text
-//! gateway: ordered callbacks -> marks -> dca_core::entitlements::observe
+//! gateway: ordered callbacks -> updates -> dca_core::entitlements::observe
 //! a command: defer -> who may -> one call into core -> a sentence from `reply`
 //! rest:     every outbound call to Discord
 //! ```
@@ -28,14 +28,14 @@ pub mod reply;
 mod setup;
 mod sync;
 
-pub use rest::Rest;
+pub use rest::DiscordClient;
 
 /// The permissions the bot asks for in its invite link: View Channels, Send Messages, Manage Roles.
 pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
 
 /// Whether this instance hears Discord.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum GatewayStatus {
     /// Another instance holds the gateway; this one takes over when it falls silent.
     Standby,
     /// This instance holds the gateway and is connecting.
@@ -51,69 +51,70 @@ pub struct Bot {
     /// The product.
     pub core: Core,
     /// Calls to Discord.
-    pub rest: Rest,
+    pub discord: DiscordClient,
     /// How long the gateway lease lasts without being renewed.
-    pub lease: Duration,
+    pub lease_duration: Duration,
     /// Whether events arrive.
-    pub status: watch::Sender<Status>,
-    held: Mutex<Option<Lease>>,
-    marks: gateway::Marks,
+    pub status: watch::Sender<GatewayStatus>,
+    lease: Mutex<Option<Lease>>,
+    updates: gateway::UpdateBuffer,
 }
 
 impl Bot {
     /// A bot that is not connected yet.
     #[must_use]
-    pub fn new(core: Core, rest: Rest, lease: Duration) -> Arc<Self> {
-        let (status, held, marks) = (watch::Sender::new(Status::Standby), Mutex::new(None), gateway::Marks::default());
-        Arc::new(Self { core, rest, lease, status, held, marks })
+    pub fn new(core: Core, discord: DiscordClient, lease_duration: Duration) -> Arc<Self> {
+        let (status, lease, updates) =
+            (watch::Sender::new(GatewayStatus::Standby), Mutex::new(None), gateway::UpdateBuffer::default());
+        Arc::new(Self { core, discord, lease_duration, status, lease, updates })
     }
 
     /// The gateway lease, while this instance holds it.
     #[must_use]
-    pub fn held(&self) -> Option<Lease> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn gateway_lease(&self) -> Option<Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A full pass begins: see [`Bot::has_heard`].
-    pub fn begin_pass(&self) {
-        self.marks.begin_pass();
+    /// A full pass begins: see [`Bot::updated_since_reconcile`].
+    pub fn begin_reconcile(&self) {
+        self.updates.begin_reconcile();
     }
 
     /// Whether the gateway spoke of a member since the full pass began: its word is newer than the
     /// list's.
     #[must_use]
-    pub fn has_heard(&self, guild: dca_core::Snowflake, member: dca_core::Snowflake) -> bool {
-        self.marks.is_recent(guild, member)
+    pub fn updated_since_reconcile(&self, guild: dca_core::Snowflake, member: dca_core::Snowflake) -> bool {
+        self.updates.updated_since_reconcile(guild, member)
     }
 
-    /// Returns when everything heard so far is stored.
+    /// Returns when everything buffered so far is stored.
     pub async fn drained(&self) {
-        self.marks.drained().await;
+        self.updates.drained().await;
     }
 }
 
 /// What went wrong in a command: a refusal to say, or a fault to log.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum CommandError {
     #[error(transparent)]
     Core(#[from] dca_core::Error),
     #[error("Discord: {0}")]
     Discord(#[from] serenity::Error),
     #[error(transparent)]
-    Rest(#[from] rest::Failure),
+    Rest(#[from] rest::DiscordError),
 }
 
-type Context<'a> = poise::Context<'a, Arc<Bot>, Failure>;
+type Context<'a> = poise::Context<'a, Arc<Bot>, CommandError>;
 
 /// Everything the bot can be told to do. A new command is a file and a line here.
-fn all() -> Vec<poise::Command<Arc<Bot>, Failure>> {
+fn commands() -> Vec<poise::Command<Arc<Bot>, CommandError>> {
     vec![key::key(), license::license(), mapping::mapping(), setup::setup(), sync::sync()]
 }
 
-/// The same manners for every command: deferred at once, ephemeral, nobody pinged, panics caught.
-fn manners() -> poise::FrameworkOptions<Arc<Bot>, Failure> {
+/// The same framework_options for every command: deferred at once, ephemeral, nobody pinged, panics caught.
+fn framework_options() -> poise::FrameworkOptions<Arc<Bot>, CommandError> {
     poise::FrameworkOptions {
-        commands: all(),
+        commands: commands(),
         command_check: Some(|ctx| Box::pin(defer(ctx))),
         on_error: |error| Box::pin(answer_failure(error)),
         allowed_mentions: Some(serenity::builder::CreateAllowedMentions::new()),
@@ -125,7 +126,7 @@ fn manners() -> poise::FrameworkOptions<Arc<Bot>, Failure> {
 
 /// Answers within Discord's three seconds that an answer is coming. A defer that Discord refuses means
 /// that another instance answers, or that it is too late: the command must not run then.
-async fn defer(ctx: Context<'_>) -> Result<bool, Failure> {
+async fn defer(ctx: Context<'_>) -> Result<bool, CommandError> {
     if let poise::Context::Application(application) = ctx
         && application.interaction_type == poise::CommandInteractionType::Command
     {
@@ -135,7 +136,7 @@ async fn defer(ctx: Context<'_>) -> Result<bool, Failure> {
 }
 
 /// Says a refusal, logs a fault; the member sees the id that the log carries.
-async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
+async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, CommandError>) {
     let Some(ctx) = error.ctx() else {
         tracing::error!(%error, "a gateway event was not handled");
         return;
@@ -145,7 +146,7 @@ async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
         return;
     }
     let text = match &error {
-        poise::FrameworkError::Command { error, .. } => says(error, interaction(ctx)),
+        poise::FrameworkError::Command { error, .. } => error_text(error, interaction(ctx)),
         poise::FrameworkError::MissingUserPermissions { .. } | poise::FrameworkError::PermissionFetchFailed { .. } => {
             reply::missing_permission()
         }
@@ -162,11 +163,11 @@ async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, Failure>) {
 }
 
 /// A refusal in its own words; anything else is logged under the id the member sees.
-fn says(failure: &Failure, id: u64) -> String {
+fn error_text(failure: &CommandError, id: u64) -> String {
     match failure {
-        Failure::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
-        Failure::Rest(why) => reply::discord_refused(why),
-        Failure::Core(_) | Failure::Discord(_) => {
+        CommandError::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
+        CommandError::Rest(why) => reply::discord_refused(why),
+        CommandError::Core(_) | CommandError::Discord(_) => {
             tracing::error!(error = %failure, interaction = id, "a command failed");
             reply::fault(id)
         }
@@ -174,7 +175,7 @@ fn says(failure: &Failure, id: u64) -> String {
 }
 
 /// Who calls, in the guild they call from.
-async fn caller(ctx: Context<'_>) -> Result<dca_core::Caller, Failure> {
+async fn caller(ctx: Context<'_>) -> Result<dca_core::Caller, CommandError> {
     Ok(dca_core::Caller::in_guild(&ctx.data().core, guild(ctx), ctx.author().id.get().into()).await?)
 }
 

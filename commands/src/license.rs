@@ -1,7 +1,7 @@
 use dca_core::{entitlements, licenses, products};
 use serenity::model::user::User;
 
-use crate::{Context, Failure, caller, complete_product, in_request, reply};
+use crate::{CommandError, Context, caller, complete_product, in_request, reply};
 
 /// Look at, grant or revoke a member's license
 #[poise::command(
@@ -12,13 +12,13 @@ use crate::{Context, Failure, caller, complete_product, in_request, reply};
     subcommands("show", "grant", "revoke")
 )]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
-pub(crate) async fn license(_: Context<'_>) -> Result<(), Failure> {
+pub(crate) async fn license(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
 /// Show a member's licenses, ended ones too
 #[poise::command(slash_command)]
-async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) -> Result<(), Failure> {
+async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let known = products::list(core, &caller.scope).await?;
     let found = licenses::list_of(core, &caller.scope, member.id.get().into()).await?;
@@ -38,7 +38,7 @@ async fn grant(
     #[autocomplete = "complete_product"]
     #[max_length = 80]
     product: String,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope, &product).await?;
     let member = member.id.get().into();
@@ -59,12 +59,12 @@ async fn revoke(
     #[description = "Why, for the log"]
     #[max_length = 200]
     reason: Option<String>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope, &product).await?;
     let member = member.id.get().into();
     let reason = reason.as_deref().unwrap_or("admin_decision");
-    let ended = in_request(ctx, licenses::revoke_held(core, &caller, member, product.id, reason)).await?;
+    let ended = in_request(ctx, licenses::revoke_member_license(core, &caller, member, product.id, reason)).await?;
     ctx.say(reply::revoked(member, &product.name, &ended.key_hint)).await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use dca_core::{
 };
 use serenity::model::guild::Role;
 
-use crate::{Context, Failure, caller, checks, complete_product, guild, in_request, reply};
+use crate::{CommandError, Context, caller, checks, complete_product, guild, in_request, reply};
 
 /// Which role earns which product
 #[poise::command(
@@ -15,13 +15,13 @@ use crate::{Context, Failure, caller, checks, complete_product, guild, in_reques
     subcommands("list", "add", "remove")
 )]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
-pub(crate) async fn mapping(_: Context<'_>) -> Result<(), Failure> {
+pub(crate) async fn mapping(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
 /// Show which role earns which product
 #[poise::command(slash_command)]
-async fn list(ctx: Context<'_>) -> Result<(), Failure> {
+async fn list(ctx: Context<'_>) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let known = products::list(core, &caller.scope).await?;
     let found = mappings::list(core, &caller.scope, guild(ctx)).await?;
@@ -40,12 +40,12 @@ async fn add(
     #[max_length = 80]
     product: String,
     #[description = "Send members who have the role already their key by direct message"] dm_existing: Option<bool>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     let product = products::get(&ctx.data().core, &caller.scope, &product).await?;
     let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Quietly };
-    let standing = ctx.data().rest.standing(guild(ctx)).await?;
-    let role = checks::mappable(&standing, guild(ctx), role.id.get().into())?.id;
+    let access = ctx.data().discord.bot_access(guild(ctx)).await?;
+    let role = checks::mappable(&access, guild(ctx), role.id.get().into())?.id;
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
     ctx.say(reply::mapped(role, &product.name, announce == Announce::Quietly)).await?;
     Ok(())
@@ -60,7 +60,7 @@ async fn remove(
     #[autocomplete = "complete_product"]
     #[max_length = 80]
     product: String,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope, &product).await?;
     let role = role.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or_default().into();

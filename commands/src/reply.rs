@@ -3,11 +3,11 @@
 use dca_core::{
     Refusal, Snowflake,
     events::Event,
-    licenses::{Held, License, State},
+    licenses::{License, LicenseState, MemberLicense},
     mappings::Mapping,
 };
 
-use crate::rest;
+use crate::rest::DiscordError;
 
 /// Discord takes 2,000 characters a message; this many leave room for what is added.
 const ROOM: usize = 1_800;
@@ -37,7 +37,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
     text
 }
 
-pub(crate) fn discord_refused(why: &rest::Failure) -> String {
+pub(crate) fn discord_refused(why: &DiscordError) -> String {
     format!("❌ {why}. {}", crate::checks::fix(why))
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn fault(id: u64) -> String {
 
 /// The message that carries a key.
 #[must_use]
-pub fn key_dm(held: &Held) -> String {
+pub fn key_dm(held: &MemberLicense) -> String {
     let ends = held.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until <t:{}:f>.", at.timestamp()));
     format!(
         "🔑 Your license for **{}**\n```\n{}\n```Keep it to yourself. `/key` in the server shows it again.{ends}",
@@ -70,13 +70,13 @@ pub fn key_dm(held: &Held) -> String {
     )
 }
 
-pub(crate) fn keys(held: &[Held]) -> String {
+pub(crate) fn keys(held: &[MemberLicense]) -> String {
     if held.is_empty() {
         return "You hold no license here. If you have just got the role, try again in a minute.".to_owned();
     }
-    let line = |held: &Held| {
+    let line = |held: &MemberLicense| {
         let state = match held.state {
-            State::Expired => " (expired)",
+            LicenseState::Expired => " (expired)",
             _ => "",
         };
         format!("**{}**{state}\n```\n{}\n```", plain(&held.product), held.key)
@@ -114,8 +114,11 @@ pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -
     list(rows.map(line)).unwrap_or_else(|| "No role earns anything yet. `/setup` begins.".to_owned())
 }
 
-pub(crate) fn licenses<'a>(member: Snowflake, rows: impl Iterator<Item = (&'a License, State, &'a str)>) -> String {
-    let line = |(license, state, product): (&License, State, &str)| {
+pub(crate) fn licenses<'a>(
+    member: Snowflake,
+    rows: impl Iterator<Item = (&'a License, LicenseState, &'a str)>,
+) -> String {
+    let line = |(license, state, product): (&License, LicenseState, &str)| {
         let why = license.revoke_reason.as_deref().map_or_else(String::new, |why| format!(" ({})", plain(why)));
         let ended = license.revoked_at.map_or_else(String::new, |at| format!(" <t:{}:f>", at.timestamp()));
         let issued = license.created_at.timestamp();

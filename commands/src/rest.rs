@@ -19,7 +19,7 @@ pub const PAGE: u64 = 1_000;
 
 /// A call that did not succeed, by what can be done about it.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum DiscordError {
     /// What was asked for does not exist (404 with a code that says so).
     #[error("Discord does not know that {0}")]
     Unknown(&'static str),
@@ -28,7 +28,7 @@ pub enum Failure {
     DmClosed,
     /// Opening direct messages too fast (40003), or flagged for it (20026): all of them must stop.
     #[error("Discord asks to stop opening direct messages")]
-    DmBlocked,
+    DmLimited,
     /// Slow down for this long.
     #[error("Discord asks to wait")]
     RateLimited,
@@ -40,24 +40,24 @@ pub enum Failure {
     Forbidden(isize),
     /// Anything that may pass: no answer, 5xx.
     #[error("Discord did not answer: {0}")]
-    Passing(String),
+    Transient(String),
 }
 
-impl From<serenity::Error> for Failure {
+impl From<serenity::Error> for DiscordError {
     fn from(error: serenity::Error) -> Self {
         let serenity::Error::Http(HttpError::UnsuccessfulRequest(answer)) = &error else {
-            return Self::Passing(brief(&error));
+            return Self::Transient(brief(&error));
         };
         match (answer.status_code.as_u16(), answer.error.code) {
             (_, 50007 | 50278) => Self::DmClosed,
-            (_, 40003 | 20026) => Self::DmBlocked,
+            (_, 40003 | 20026) => Self::DmLimited,
             (429, _) => Self::RateLimited,
             (401, _) => Self::Unauthorized,
             (_, 10003) => Self::Unknown("channel"),
             (_, 10004) => Self::Unknown("server"),
             (_, 10007 | 10013) => Self::Unknown("member"),
             (403, code) => Self::Forbidden(code),
-            (status, _) => Self::Passing(format!("status {status}")),
+            (status, _) => Self::Transient(format!("status {status}")),
         }
     }
 }
@@ -89,20 +89,20 @@ pub struct RoleFacts {
 
 /// Calls to Discord, as the bot.
 #[derive(Clone)]
-pub struct Rest {
+pub struct DiscordClient {
     http: Arc<Http>,
     token: Arc<str>,
     api_url: Option<String>,
-    patience: Duration,
+    timeout: Duration,
 }
 
-impl Rest {
+impl DiscordClient {
     /// Calls with this token. `api_url` stands in for `https://discord.com`; serenity's own limiter
     /// must be off then, because it ignores the stand-in while it is on.
     #[must_use]
-    pub fn new(token: &str, api_url: Option<&str>, patience: Duration) -> Self {
+    pub fn new(token: &str, api_url: Option<&str>, timeout: Duration) -> Self {
         let rest =
-            Self { http: Arc::new(Http::new("")), token: token.into(), api_url: api_url.map(Into::into), patience };
+            Self { http: Arc::new(Http::new("")), token: token.into(), api_url: api_url.map(Into::into), timeout };
         Self { http: Arc::new(rest.client()), ..rest }
     }
 
@@ -115,16 +115,16 @@ impl Rest {
         }
     }
 
-    async fn call<T>(&self, call: impl Future<Output = serenity::Result<T>>) -> Result<T, Failure> {
-        let answer = tokio::time::timeout(self.patience, call).await;
-        answer.map_err(|_| Failure::Passing("timed out".to_owned()))?.map_err(Failure::from)
+    async fn call<T>(&self, call: impl Future<Output = serenity::Result<T>>) -> Result<T, DiscordError> {
+        let answer = tokio::time::timeout(self.timeout, call).await;
+        answer.map_err(|_| DiscordError::Transient("timed out".to_owned()))?.map_err(DiscordError::from)
     }
 
     /// The application behind the token, and whether its portal allows the Server Members intent.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn application(&self) -> Result<(CurrentApplicationInfo, bool), Failure> {
+    /// See [`DiscordError`].
+    pub async fn application(&self) -> Result<(CurrentApplicationInfo, bool), DiscordError> {
         let info = self.call(self.http.get_current_application_info()).await?;
         let members = ApplicationFlags::GATEWAY_GUILD_MEMBERS | ApplicationFlags::GATEWAY_GUILD_MEMBERS_LIMITED;
         let allowed = info.flags.is_some_and(|flags| flags.intersects(members));
@@ -134,20 +134,20 @@ impl Rest {
     /// The bot's own user.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn bot_user(&self) -> Result<Snowflake, Failure> {
+    /// See [`DiscordError`].
+    pub async fn bot_user(&self) -> Result<Snowflake, DiscordError> {
         Ok(self.call(self.http.get_current_user()).await?.id.get().into())
     }
 
     /// One page of a guild's members after this one, by rising id.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// See [`DiscordError`].
     pub async fn members(
         &self,
         guild: Snowflake,
         after: Snowflake,
-    ) -> Result<Vec<(Snowflake, Vec<Snowflake>)>, Failure> {
+    ) -> Result<Vec<(Snowflake, Vec<Snowflake>)>, DiscordError> {
         let guild = GuildId::new(guild.into());
         let page = self.call(self.http.get_guild_members(guild, Some(PAGE), Some(after.into()))).await?;
         Ok(page.into_iter().map(|member| (member.user.id.get().into(), roles_of(&member))).collect())
@@ -156,12 +156,12 @@ impl Rest {
     /// One member's roles; `None` when Discord says that they are not in the guild.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn member(&self, guild: Snowflake, user: Snowflake) -> Result<Option<Vec<Snowflake>>, Failure> {
+    /// See [`DiscordError`].
+    pub async fn member(&self, guild: Snowflake, user: Snowflake) -> Result<Option<Vec<Snowflake>>, DiscordError> {
         let call = self.http.get_member(GuildId::new(guild.into()), UserId::new(user.into()));
         match self.call(call).await {
             Ok(member) => Ok(Some(roles_of(&member))),
-            Err(Failure::Unknown("member")) => Ok(None),
+            Err(DiscordError::Unknown("member")) => Ok(None),
             Err(other) => Err(other),
         }
     }
@@ -169,8 +169,8 @@ impl Rest {
     /// A guild's roles.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn roles(&self, guild: Snowflake) -> Result<Vec<RoleFacts>, Failure> {
+    /// See [`DiscordError`].
+    pub async fn roles(&self, guild: Snowflake) -> Result<Vec<RoleFacts>, DiscordError> {
         let roles = self.call(self.http.get_guild_roles(GuildId::new(guild.into()))).await?;
         Ok(roles.iter().map(role_facts).collect())
     }
@@ -179,8 +179,8 @@ impl Rest {
     /// message.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn dm(&self, user: Snowflake, text: &str, nonce: &str) -> Result<(), Failure> {
+    /// See [`DiscordError`].
+    pub async fn dm(&self, user: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let channel = self.call(UserId::new(user.into()).create_dm_channel(&self.http)).await?;
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
         self.call(channel.id.send_message(&self.http, message)).await.map(drop)
@@ -189,17 +189,17 @@ impl Rest {
     /// The guild a channel belongs to.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn guild_of(&self, channel: Snowflake) -> Result<Option<Snowflake>, Failure> {
+    /// See [`DiscordError`].
+    pub async fn guild_of(&self, channel: Snowflake) -> Result<Option<Snowflake>, DiscordError> {
         let channel = self.call(self.http.get_channel(ChannelId::new(channel.into()))).await?;
         Ok(channel.guild().map(|channel| channel.guild_id.get().into()))
     }
 
-    /// Posts a line in a channel; `nonce` as for [`Rest::dm`].
+    /// Posts a line in a channel; `nonce` as for [`DiscordClient::dm`].
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn line(&self, channel: Snowflake, text: &str, nonce: &str) -> Result<(), Failure> {
+    /// See [`DiscordError`].
+    pub async fn line(&self, channel: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
         self.call(ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
     }
@@ -225,27 +225,27 @@ fn role_facts(role: &Role) -> RoleFacts {
 
 /// The bot's place in a guild: its highest role and all its permissions there.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct BotAccess {
     /// Every role of the guild.
     pub roles: Vec<RoleFacts>,
     /// The highest role the bot has.
-    pub top: (u16, std::cmp::Reverse<u64>),
+    pub top_role: (u16, std::cmp::Reverse<u64>),
     /// Permission bits of the bot.
     pub permissions: u64,
 }
 
-impl Rest {
+impl DiscordClient {
     /// The bot's standing in a guild.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn standing(&self, guild: Snowflake) -> Result<Standing, Failure> {
+    /// See [`DiscordError`].
+    pub async fn bot_access(&self, guild: Snowflake) -> Result<BotAccess, DiscordError> {
         let roles = self.roles(guild).await?;
         let bot = self.bot_user().await?;
         let mine: HashSet<_> = self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([guild]).collect();
         let own = roles.iter().filter(|role| mine.contains(&role.id));
-        let top = own.clone().map(|role| role.rank).max().unwrap_or((0, std::cmp::Reverse(u64::MAX)));
+        let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, std::cmp::Reverse(u64::MAX)));
         let permissions = own.fold(0, |bits, role| bits | role.permissions);
-        Ok(Standing { roles, top, permissions })
+        Ok(BotAccess { roles, top_role, permissions })
     }
 }

@@ -17,7 +17,7 @@ use serenity::{
     client::Context as Gateway,
 };
 
-use crate::{Bot, Context, Failure, caller, checks, in_request, reply};
+use crate::{Bot, CommandError, Context, caller, checks, in_request, reply};
 
 /// Sell a product through a role: choose the role and a log channel
 #[poise::command(
@@ -43,7 +43,7 @@ pub(crate) async fn setup(
     #[min = 0]
     #[max = 8760]
     grace_hours: Option<u32>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
     let terms = Terms { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
@@ -63,14 +63,20 @@ fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> 
     let role = CreateSelectMenuKind::Role { default_roles: None };
     let channel =
         CreateSelectMenuKind::Channel { channel_types: Some(vec![ChannelType::Text]), default_channels: None };
-    let menu = |id: &str, kind, says: &str| {
-        CreateActionRow::SelectMenu(CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind).placeholder(says))
+    let menu = |id: &str, kind, placeholder: &str| {
+        CreateActionRow::SelectMenu(
+            CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind).placeholder(placeholder),
+        )
     };
     vec![menu(ROLE, role, "Role that earns the product"), menu(LOG, channel, "Channel for the log (optional)")]
 }
 
 /// A choice in a panel; others are not ours to answer.
-pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentInteraction) -> Result<(), Failure> {
+pub(crate) async fn component(
+    ctx: &Gateway,
+    bot: &Arc<Bot>,
+    choice: &ComponentInteraction,
+) -> Result<(), CommandError> {
     let Some((what, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
     choice.defer_ephemeral(&ctx.http).await?;
     let may = choice
@@ -85,7 +91,7 @@ pub(crate) async fn component(ctx: &Gateway, bot: &Arc<Bot>, choice: &ComponentI
     } else {
         let chosen =
             dca_core::events::in_request(format!("interaction:{}", choice.id), choose(bot, choice, what, product));
-        chosen.await.unwrap_or_else(|failure| crate::says(&failure, choice.id.get()))
+        chosen.await.unwrap_or_else(|failure| crate::error_text(&failure, choice.id.get()))
     };
     let answer = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
     choice.edit_response(&ctx.http, answer).await?;
@@ -98,24 +104,24 @@ fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
     matches!(what, ROLE | LOG).then_some((what, product, admin.parse().ok()?))
 }
 
-async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &str) -> Result<String, Failure> {
+async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &str) -> Result<String, CommandError> {
     let guild: Snowflake = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
     let caller = Caller::in_guild(&bot.core, guild, choice.user.id.get().into()).await?;
     match (&choice.data.kind, what) {
         (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
             let role = values.first().map_or(0, |role| role.get()).into();
             let product = products::get(&bot.core, &caller.scope, product).await?;
-            let standing = bot.rest.standing(guild).await?;
-            checks::mappable(&standing, guild, role)?;
+            let access = bot.discord.bot_access(guild).await?;
+            checks::mappable(&access, guild, role)?;
             mappings::add(&bot.core, &caller, guild, role, &product, Announce::Quietly).await?;
             Ok(reply::mapped(role, &product.name, true))
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
             let channel = values.first().map_or(0, |channel| channel.get()).into();
-            if bot.rest.guild_of(channel).await? != Some(guild) {
+            if bot.discord.guild_of(channel).await? != Some(guild) {
                 return Err(Code::NotFound.because("That channel is not in this server.").into());
             }
-            bot.rest.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
+            bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
             guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
             Ok(reply::log_channel_set(channel))
         }

@@ -1,6 +1,6 @@
 use dca_core::guilds;
 
-use crate::{Context, Failure, caller, guild, in_request, reply};
+use crate::{CommandError, Context, caller, guild, in_request, reply};
 
 /// The comparison of Discord's roles with licenses
 #[poise::command(
@@ -11,13 +11,13 @@ use crate::{Context, Failure, caller, guild, in_request, reply};
     subcommands("confirm")
 )]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
-pub(crate) async fn sync(_: Context<'_>) -> Result<(), Failure> {
+pub(crate) async fn sync(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
 /// Let a sync that was held for safety end the licenses it found without a role
 #[poise::command(slash_command)]
-async fn confirm(ctx: Context<'_>) -> Result<(), Failure> {
+async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     in_request(ctx, guilds::confirm_sync(&ctx.data().core, &caller, guild(ctx))).await?;
     ctx.say(reply::sync_confirmed()).await?;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::{
     Caller, Code, Core, Result, Scope,
     crypto::{
-        api_key::{ApiKeyText, Kind},
+        api_key::{ApiKeyKind, ApiKeyText},
         seal::Purpose,
     },
     entity::{api_key, api_key_product, product},
@@ -32,7 +32,7 @@ pub async fn create(
     core: &Core,
     caller: &Caller,
     name: &str,
-    kind: Kind,
+    kind: ApiKeyKind,
     products: &[ProductId],
 ) -> Result<(ApiKey, ApiKeyText)> {
     let text = ApiKeyText::generate(kind, &core.ids);
@@ -64,7 +64,7 @@ pub async fn create(
 /// `INVALID_API_KEY` for a key that was never issued, was revoked, or has expired: always the same
 /// answer.
 pub async fn authenticate(core: &Core, text: &str) -> Result<Caller> {
-    let refuse = || Code::InvalidApiKey.because(Code::InvalidApiKey.says());
+    let refuse = || Code::InvalidApiKey.because(Code::InvalidApiKey.description());
     let key = ApiKeyText::parse(text).ok_or_else(refuse)?;
     let row = api_key::Entity::find()
         .filter(api_key::Column::Lookup.eq(core.keys().mac(Purpose::ApiKeyLookup, key.expose())))

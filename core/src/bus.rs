@@ -8,9 +8,9 @@ use redis::{AsyncCommands, Client, aio::ConnectionManager};
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-use crate::error::words;
+use crate::error::string_enum;
 
-words! {
+string_enum! {
     /// What there may be work on.
     Topic {
         Outbox => ("outbox", "Deliveries were written."),
@@ -18,7 +18,7 @@ words! {
     }
 }
 
-/// Carries nudges inside the process and, with Redis, to every instance.
+/// Carries notifications inside the process and, with Redis, to every instance.
 #[derive(Clone)]
 pub struct Bus {
     local: broadcast::Sender<Topic>,
@@ -36,14 +36,14 @@ impl Bus {
     /// ends with the last clone of the bus.
     #[must_use]
     pub fn redis(client: Client, connection: ConnectionManager, prefix: &str) -> Self {
-        let channel = format!("{prefix}:nudge");
+        let channel = format!("{prefix}:notify");
         let bus = Self { remote: Some((connection, channel.clone())), ..Self::memory() };
         tokio::spawn(forward(client, channel, bus.local.downgrade()));
         bus
     }
 
     /// Says that there may be work. Never fails and never waits for Redis.
-    pub fn nudge(&self, topic: Topic) {
+    pub fn notify(&self, topic: Topic) {
         _ = self.local.send(topic);
         if let Some((connection, channel)) = &self.remote {
             let (mut connection, channel) = (connection.clone(), channel.clone());
@@ -66,7 +66,7 @@ async fn forward(client: Client, channel: String, local: broadcast::WeakSender<T
     while local.upgrade().is_some() {
         match listen(&client, &channel, &local).await {
             Ok(()) => debug!("Redis closed the nudge subscription"),
-            Err(error) => warn!(%error, "no nudges from other instances until Redis is back"),
+            Err(error) => warn!(%error, "no notifications from other instances until Redis is back"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Bus, Clock, Ids, Limiter, Result,
-    accounts::Rules,
+    accounts::AccountPolicy,
     crypto::{
         password::Passwords,
         seal::{Keyring, MasterKey},
@@ -29,7 +29,7 @@ pub struct Core {
     /// The order of observations.
     pub stamps: Stamps,
     /// What accounts are held to.
-    pub rules: Arc<Rules>,
+    pub rules: Arc<AccountPolicy>,
     passwords: Passwords,
     keys: Keyring,
 }
@@ -45,11 +45,11 @@ impl Core {
         ids: Ids,
         bus: Bus,
         limiter: Limiter,
-        rules: Rules,
+        rules: AccountPolicy,
         master: &MasterKey,
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, &ids, master).await?;
-        let passwords = Passwords::new(rules.password_memory_kib, rules.password_turns, ids.clone())?;
+        let passwords = Passwords::new(rules.password_memory_kib, rules.max_concurrent_hashes, ids.clone())?;
         Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), rules: Arc::new(rules), passwords, keys })
     }
 

@@ -43,7 +43,7 @@ table! {
         name: String,
         log_channel_id: Option<Snowflake>,
         left_at: Option<DateTimeUtc>,
-        held_at: Option<DateTimeUtc>,
+        breaker_opened_at: Option<DateTimeUtc>,
         confirmed_until: Option<DateTimeUtc>,
         created_at: DateTimeUtc,
     }
@@ -139,7 +139,7 @@ table! {
         stamp: i64,
         live_since: DateTimeUtc,
         ends_at: Option<DateTimeUtc>,
-        spent: bool,
+        consumed: bool,
     }
 }
 
@@ -203,7 +203,7 @@ table! {
     outbox "outbox" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         kind: String,
-        lane: String,
+        ordering_key: String,
         dedupe_key: String,
         payload: Json,
         due_at: DateTimeUtc,
@@ -319,7 +319,7 @@ table! {
     /// How many tries were taken under a name, until when.
     throttle "throttles" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
-        taken: i32,
+        used: i32,
         resets_at: DateTimeUtc,
     }
 }

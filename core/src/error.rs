@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 /// Declares a public vocabulary once: variant, wire word, and what it says to a person.
-macro_rules! words {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $says:literal)),* $(,)? }) => {
+macro_rules! string_enum {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $description:literal)),* $(,)? }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum $name {
-            $(#[doc = $says] $variant),*
+            $(#[doc = $description] $variant),*
         }
 
         impl $name {
@@ -25,16 +25,16 @@ macro_rules! words {
 
             /// One sentence for a person.
             #[must_use]
-            pub const fn says(self) -> &'static str {
-                match self { $(Self::$variant => $says),* }
+            pub const fn description(self) -> &'static str {
+                match self { $(Self::$variant => $description),* }
             }
         }
 
         impl std::str::FromStr for $name {
-            type Err = $crate::error::UnknownWord;
+            type Err = $crate::error::UnknownVariant;
 
             fn from_str(word: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|known| known.as_str() == word).ok_or($crate::error::UnknownWord)
+                Self::ALL.iter().copied().find(|known| known.as_str() == word).ok_or($crate::error::UnknownVariant)
             }
         }
 
@@ -58,14 +58,14 @@ macro_rules! words {
         }
     };
 }
-pub(crate) use words;
+pub(crate) use string_enum;
 
 /// A word that its vocabulary does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown word")]
-pub struct UnknownWord;
+pub struct UnknownVariant;
 
-words! {
+string_enum! {
     /// The stable codes of verdicts and refusals.
     Code {
         Valid => ("VALID", "License is valid."),
@@ -160,16 +160,16 @@ impl Code {
     /// A refusal that its code explains.
     #[must_use]
     pub fn refusal(self) -> Error {
-        self.because(self.says())
+        self.because(self.description())
     }
 
     /// A refusal that ends with time.
-    pub fn for_now(self, detail: impl Into<String>, retry: Duration) -> Error {
+    pub fn retry_after(self, detail: impl Into<String>, retry: Duration) -> Error {
         Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: Some(retry) })
     }
 
     /// A field that does not fit.
-    pub fn wrong(field: &'static str, detail: impl Into<String>) -> Error {
+    pub fn invalid_field(field: &'static str, detail: impl Into<String>) -> Error {
         let (code, detail) = (Self::ValidationError, detail.into());
         Error::Refused(Refusal { code, detail, field: Some(field), retry: None })
     }

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     Core, Error, Result,
     entity::{cursor, event, event_head},
-    error::words,
+    error::string_enum,
     ids::{LicenseId, TenantId, UserId},
     tx::Tx,
     workers,
@@ -22,9 +22,9 @@ use crate::{
 
 pub use crate::entity::event::Model as Event;
 
-words! {
+string_enum! {
     /// What can happen; the words are public and frozen.
-    Kind {
+    EventKind {
         LicenseCreated => ("license.created", "A license was created"),
         LicenseAssigned => ("license.assigned", "A license was assigned"),
         LicenseActivated => ("license.activated", "A license was used for the first time"),
@@ -85,9 +85,9 @@ impl std::fmt::Display for Actor {
 
 /// An event that will be written with its unit of work.
 #[derive(Clone, Debug)]
-pub(crate) struct Draft {
+pub(crate) struct NewEvent {
     pub tenant: TenantId,
-    pub kind: Kind,
+    pub kind: EventKind,
     pub actor: Actor,
     pub subject: Option<UserId>,
     pub license: Option<LicenseId>,
@@ -95,29 +95,29 @@ pub(crate) struct Draft {
     pub after: Option<Value>,
 }
 
-/// Writes the drafts under the head's next numbers. Called by [`Tx::commit`] alone.
+/// Writes the events under the head's next numbers. Called by [`Tx::commit`] alone.
 pub(crate) async fn append(
     db: &impl ConnectionTrait,
     now: DateTime<Utc>,
     request_id: Option<String>,
-    drafts: Vec<Draft>,
+    events: Vec<NewEvent>,
 ) -> Result<()> {
-    let Ok(count @ 1..) = i64::try_from(drafts.len()) else { return Ok(()) };
+    let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(()) };
     let head = event_head::Entity::update_many()
         .col_expr(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))
         .filter(event_head::Column::Id.eq(1))
         .exec_with_returning(db)
         .await?;
     let head = head.first().ok_or_else(|| Error::Broken("the event head is gone".to_owned()))?.seq;
-    let rows = drafts.into_iter().zip(head - count + 1..).map(|(draft, seq)| event::ActiveModel {
+    let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| event::ActiveModel {
         seq: Set(seq),
-        tenant_id: Set(draft.tenant),
-        kind: Set(draft.kind.to_string()),
-        subject: Set(draft.subject),
-        license_id: Set(draft.license),
-        actor: Set(draft.actor.to_string()),
-        before: Set(draft.before),
-        after: Set(draft.after),
+        tenant_id: Set(event.tenant),
+        kind: Set(event.kind.to_string()),
+        subject: Set(event.subject),
+        license_id: Set(event.license),
+        actor: Set(event.actor.to_string()),
+        before: Set(event.before),
+        after: Set(event.after),
         request_id: Set(request_id.clone()),
         at: Set(now),
     });

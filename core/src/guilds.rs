@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::{
     Caller, Code, Core, Result, Snowflake,
     entity::guild,
-    events::{Actor, Draft, Kind},
+    events::{Actor, EventKind, NewEvent},
     ids::TenantId,
     tenants,
     tx::Tx,
@@ -61,7 +61,7 @@ pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
             name: Set(name.to_owned()),
             log_channel_id: Set(None),
             left_at: Set(None),
-            held_at: Set(None),
+            breaker_opened_at: Set(None),
             confirmed_until: Set(None),
             created_at: Set(tx.now()),
         };
@@ -121,25 +121,31 @@ pub async fn confirm_sync(core: &Core, caller: &Caller, id: Snowflake) -> Result
         .col_expr(guild::Column::ConfirmedUntil, Expr::value(now + Duration::from_mins(15)))
         .filter(guild::Column::Id.eq(id))
         .filter(guild::Column::TenantId.eq(caller.scope.tenant()))
-        .filter(guild::Column::HeldAt.is_not_null())
+        .filter(guild::Column::BreakerOpenedAt.is_not_null())
         .exec(tx.db())
         .await?;
     if held.rows_affected == 0 {
         return Err(Code::Conflict.because("No sync of this server is held; there is nothing to confirm."));
     }
-    record(&mut tx, caller.scope.tenant(), &caller.actor, Kind::SyncConfirmed, json!({ "guildId": id.to_string() }));
+    record(
+        &mut tx,
+        caller.scope.tenant(),
+        &caller.actor,
+        EventKind::SyncConfirmed,
+        json!({ "guildId": id.to_string() }),
+    );
     workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await
 }
 
 /// The brake holds a guild's sync; told once in the log.
-pub(crate) async fn hold(core: &Core, guild: &Guild, ending: usize, held: usize) -> Result<()> {
-    if guild.held_at.is_some() {
+pub(crate) async fn open_breaker(core: &Core, guild: &Guild, ending: usize, held: usize) -> Result<()> {
+    if guild.breaker_opened_at.is_some() {
         return Ok(());
     }
     let mut tx = Tx::begin(core).await?;
     guild::Entity::update_many()
-        .col_expr(guild::Column::HeldAt, Expr::value(tx.now()))
+        .col_expr(guild::Column::BreakerOpenedAt, Expr::value(tx.now()))
         .filter(guild::Column::Id.eq(guild.id))
         .exec(tx.db())
         .await?;
@@ -147,7 +153,7 @@ pub(crate) async fn hold(core: &Core, guild: &Guild, ending: usize, held: usize)
         &mut tx,
         guild.tenant_id,
         &Actor::System,
-        Kind::BreakerTripped,
+        EventKind::BreakerTripped,
         json!({
             "guildId": guild.id.to_string(), "ending": ending, "holders": held,
         }),
@@ -156,12 +162,12 @@ pub(crate) async fn hold(core: &Core, guild: &Guild, ending: usize, held: usize)
 }
 
 /// The guild's sync went through: a confirmation is used up.
-pub(crate) async fn unhold(core: &Core, guild: &Guild) -> Result<()> {
-    if guild.held_at.is_none() && guild.confirmed_until.is_none() {
+pub(crate) async fn close_breaker(core: &Core, guild: &Guild) -> Result<()> {
+    if guild.breaker_opened_at.is_none() && guild.confirmed_until.is_none() {
         return Ok(());
     }
     guild::Entity::update_many()
-        .col_expr(guild::Column::HeldAt, Expr::value(None::<DateTime<Utc>>))
+        .col_expr(guild::Column::BreakerOpenedAt, Expr::value(None::<DateTime<Utc>>))
         .col_expr(guild::Column::ConfirmedUntil, Expr::value(None::<DateTime<Utc>>))
         .filter(guild::Column::Id.eq(guild.id))
         .exec(core.db.writer())
@@ -170,7 +176,7 @@ pub(crate) async fn unhold(core: &Core, guild: &Guild) -> Result<()> {
 }
 
 /// Records something about a guild as a whole.
-pub(crate) fn record(tx: &mut Tx, tenant: TenantId, actor: &Actor, kind: Kind, after: serde_json::Value) {
+pub(crate) fn record(tx: &mut Tx, tenant: TenantId, actor: &Actor, kind: EventKind, after: serde_json::Value) {
     let actor = actor.clone();
-    tx.record(Draft { tenant, kind, actor, subject: None, license: None, before: None, after: Some(after) });
+    tx.record(NewEvent { tenant, kind, actor, subject: None, license: None, before: None, after: Some(after) });
 }

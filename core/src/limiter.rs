@@ -12,9 +12,9 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use redis::{Script, aio::ConnectionManager};
 use tracing::warn;
 
-use crate::{Clock, error::words};
+use crate::{Clock, error::string_enum};
 
-words! {
+string_enum! {
     /// What is counted.
     Bucket {
         Validate => ("validate", "Validations, per API key and client address."),
@@ -119,7 +119,7 @@ impl Limiter {
     }
 
     /// Forgets what no longer limits anybody; called by the cleanup of a long-lived process.
-    pub fn forget_idle(&self) {
+    pub fn drop_idle(&self) {
         for (_, local) in self.0.buckets.values() {
             local.retain_recent();
         }

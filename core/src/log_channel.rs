@@ -7,7 +7,7 @@ use crate::{
     Core, Result, Snowflake,
     entity::guild,
     events::{self, Event},
-    outbox::{self, Delivery, Pace},
+    outbox::{self, Delivery, Notify},
     tx::Tx,
     users,
 };
@@ -34,7 +34,7 @@ pub async fn read_on(core: &Core) -> Result<usize> {
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
                 let delivery = Delivery::LogLine { channel, seq: event.seq };
-                outbox::send(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Pace::Now).await?;
+                outbox::send(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Notify::Now).await?;
             }
         }
         read += events.len();

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{
     Caller, Code, Core, Result, Scope, Snowflake, entitlements,
     entity::role_mapping,
-    events::{Actor, Kind},
+    events::{Actor, EventKind},
     guilds,
     ids::MappingId,
     products::Product,
@@ -165,7 +165,7 @@ pub async fn role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Res
             &mut tx,
             mapping.tenant_id,
             &Actor::System,
-            Kind::SourceUnverifiable,
+            EventKind::SourceUnverifiable,
             json!({
                 "guildId": guild.to_string(), "roleId": role.to_string(), "productId": mapping.product_id,
             }),

@@ -21,16 +21,16 @@ use uuid::Uuid;
 
 use crate::{
     Code, Core, Error, Result, Snowflake,
-    accounts::letters::Letter,
+    accounts::emails::EmailTemplate,
     bus::Topic,
     entity::outbox::{ActiveModel, Column, Entity},
-    error::words,
-    events::{Actor, Draft, Kind},
+    error::string_enum,
+    events::{Actor, EventKind, NewEvent},
     ids::{LicenseId, TenantId, UserId},
     tx::Tx,
 };
 
-pub use crate::entity::outbox::Model as Row;
+pub use crate::entity::outbox::Model as OutboxRow;
 
 /// What is to be done, and for whom.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,16 +49,16 @@ pub enum Delivery {
         seq: i64,
     },
     /// Ask Discord about one member, before a doubt ends a license.
-    Refetch {
+    RecheckMember {
         /// The guild.
         guild: Snowflake,
         /// The member.
         user: Snowflake,
     },
     /// An e-mail.
-    Mail {
+    Email {
         /// What it says.
-        letter: Letter,
+        template: EmailTemplate,
         /// To whom.
         user: UserId,
         /// The one-time token its link carries, by id.
@@ -66,9 +66,9 @@ pub enum Delivery {
     },
 }
 
-words! {
+string_enum! {
     /// Who carries a delivery: each is claimed apart, so that one that stalls holds up only its own.
-    Carrier {
+    Transport {
         Discord => ("discord", "Discord's REST API."),
         Smtp => ("smtp", "The mail server."),
     }
@@ -82,34 +82,34 @@ impl Delivery {
         match self {
             Self::KeyDm { .. } => "key_dm",
             Self::LogLine { .. } => "log_line",
-            Self::Refetch { .. } => "refetch",
-            Self::Mail { .. } => MAIL,
+            Self::RecheckMember { .. } => "refetch",
+            Self::Email { .. } => MAIL,
         }
     }
 
     /// One at a time within a lane.
-    fn lane(&self) -> String {
+    fn ordering_key(&self) -> String {
         match self {
             Self::KeyDm { license } => format!("license:{license}"),
             Self::LogLine { channel, .. } => format!("channel:{channel}"),
-            Self::Refetch { guild, user } => format!("member:{guild}:{user}"),
+            Self::RecheckMember { guild, user } => format!("member:{guild}:{user}"),
             // A letter that waits holds up no other: the next may be worth less time.
-            Self::Mail { letter, user, token } => format!("mail:{letter}:{user}:{}", token.unwrap_or_default()),
+            Self::Email { template, user, token } => format!("mail:{template}:{user}:{}", token.unwrap_or_default()),
         }
     }
 }
 
 /// How eager a delivery is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
+pub enum Notify {
     /// As soon as it is committed: somebody waits for it.
     Now,
     /// The same, and also for a license that was issued quietly a moment before.
-    Again,
+    Resend,
     /// One of many: this long after the one before it.
-    Bulk(Duration),
+    Staggered(Duration),
     /// Not at all: a command shows it on request.
-    Quiet,
+    Silent,
 }
 
 /// A delivery this instance may perform until its lease ends.
@@ -164,9 +164,9 @@ fn backoff(attempt: u32) -> Duration {
     std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_hours(4))
 }
 
-words! {
+string_enum! {
     /// How a delivery stands.
-    State {
+    DeliveryState {
         Pending => ("pending", "To be performed, now or later."),
         Sent => ("sent", "Done."),
         Undelivered => ("undelivered", "Nobody could be reached, or nobody wants it any more."),
@@ -174,19 +174,19 @@ words! {
     }
 }
 
-const PENDING: &str = State::Pending.as_str();
+const PENDING: &str = DeliveryState::Pending.as_str();
 
 /// Writes a delivery. `key` makes it unique for ever: the second one does nothing.
-pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, pace: Pace) -> Result<()> {
-    let due_at = match pace {
-        Pace::Quiet => return Ok(()),
-        Pace::Now | Pace::Again => tx.now(),
-        Pace::Bulk(gap) => after_the_last(tx, delivery, gap).await?,
+pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, notify: Notify) -> Result<()> {
+    let due_at = match notify {
+        Notify::Silent => return Ok(()),
+        Notify::Now | Notify::Resend => tx.now(),
+        Notify::Staggered(gap) => after_last(tx, delivery, gap).await?,
     };
     write(tx, delivery, key, due_at, None).await
 }
 
-async fn after_the_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
+async fn after_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
     let last: Option<Option<DateTime<Utc>>> = Entity::find()
         .select_only()
         .column_as(Column::DueAt.max(), "last")
@@ -225,7 +225,7 @@ async fn write(
     let row = ActiveModel {
         id: Set(tx.core().ids.v7(tx.now())),
         kind: Set(delivery.kind().to_owned()),
-        lane: Set(delivery.lane()),
+        ordering_key: Set(delivery.ordering_key()),
         dedupe_key: Set(key),
         payload: Set(serde_json::to_value(delivery).map_err(|e| Error::Broken(e.to_string()))?),
         due_at: Set(due_at),
@@ -241,33 +241,33 @@ async fn write(
         .on_conflict(OnConflict::column(Column::DedupeKey).do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
-    tx.nudge(Topic::Outbox);
+    tx.notify(Topic::Outbox);
     Ok(())
 }
 
-/// Takes up to `count` due deliveries of a carrier under a lease of `lease`, oldest first. What has
+/// Takes up to `count` due deliveries of a transport under a lease of `lease`, oldest first. What has
 /// expired is put away instead.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn claim(core: &Core, carrier: Carrier, count: u64, lease: Duration) -> Result<Vec<Claim>> {
+pub async fn claim(core: &Core, transport: Transport, count: u64, lease: Duration) -> Result<Vec<Claim>> {
     let now = core.clock.now();
-    let earlier_in_lane = Query::select()
+    let earlier_with_same_key = Query::select()
         .expr(Expr::value(1))
         .from_as(Entity, "earlier")
-        .and_where(Expr::col(("earlier", Column::Lane)).equals((Entity, Column::Lane)))
+        .and_where(Expr::col(("earlier", Column::OrderingKey)).equals((Entity, Column::OrderingKey)))
         .and_where(Expr::col(("earlier", Column::State)).eq(PENDING))
         .and_where(Expr::col(("earlier", Column::Id)).lt(Expr::col((Entity, Column::Id))))
         .to_owned();
     let due = Entity::find()
         .filter(Column::State.eq(PENDING))
-        .filter(match carrier {
-            Carrier::Smtp => Column::Kind.eq(MAIL),
-            Carrier::Discord => Column::Kind.ne(MAIL),
+        .filter(match transport {
+            Transport::Smtp => Column::Kind.eq(MAIL),
+            Transport::Discord => Column::Kind.ne(MAIL),
         })
         .filter(Column::DueAt.lte(now))
         .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
-        .filter(Expr::exists(earlier_in_lane).not())
+        .filter(Expr::exists(earlier_with_same_key).not())
         .order_by_asc(Column::DueAt)
         .limit(count);
     // Looking costs no write lock; an idle service leaves SQLite's one writer alone.
@@ -289,7 +289,7 @@ pub async fn claim(core: &Core, carrier: Carrier, count: u64, lease: Duration) -
         let (id, token) = (row.id, row.lease_token + 1);
         let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
         if row.expires_at.is_some_and(|at| at <= now) {
-            conclude(core, id, attempt, token, Outcome::Undelivered("expired before it could be sent".to_owned()))
+            complete_row(core, id, attempt, token, Outcome::Undelivered("expired before it could be sent".to_owned()))
                 .await?;
             continue;
         }
@@ -298,7 +298,7 @@ pub async fn claim(core: &Core, carrier: Carrier, count: u64, lease: Duration) -
             // A newer process wrote it, or it is damaged: it must hold up no other.
             Err(why) => {
                 tracing::warn!(delivery = %id, kind = row.kind, %why, "a delivery cannot be read; it is tried again");
-                conclude(core, id, attempt, token, Outcome::Failed("unreadable".to_owned())).await?;
+                complete_row(core, id, attempt, token, Outcome::Failed("unreadable".to_owned())).await?;
             }
         }
     }
@@ -309,11 +309,11 @@ pub async fn claim(core: &Core, carrier: Carrier, count: u64, lease: Duration) -
 ///
 /// # Errors
 /// When the database does not answer; the lease then ends by itself.
-pub async fn settle(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool> {
-    conclude(core, claim.id, claim.attempt, claim.token, outcome).await
+pub async fn complete(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool> {
+    complete_row(core, claim.id, claim.attempt, claim.token, outcome).await
 }
 
-async fn conclude(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outcome) -> Result<bool> {
+async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outcome) -> Result<bool> {
     let now = core.clock.now();
     let (state, due_at, error, attempt) = match outcome {
         Outcome::Sent => ("sent", None, None, attempt),
@@ -335,7 +335,7 @@ async fn conclude(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outc
     }
     let counted = update.exec(core.db.writer()).await?.rows_affected == 1;
     // The next of its lane may go now.
-    core.bus.nudge(Topic::Outbox);
+    core.bus.notify(Topic::Outbox);
     Ok(counted)
 }
 
@@ -343,7 +343,7 @@ async fn conclude(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outc
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn list(core: &Core, state: Option<State>, page: u64, size: u64) -> Result<Vec<Row>> {
+pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u64) -> Result<Vec<OutboxRow>> {
     let wanted = Condition::all().add_option(state.map(|state| Column::State.eq(state.as_str())));
     let found = Entity::find().filter(wanted).order_by_desc(Column::Id);
     Ok(found.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
@@ -357,7 +357,7 @@ pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
     let row = row.ok_or_else(|| Code::NotFound.because("No such delivery."))?;
-    let ended = [State::Dead, State::Undelivered].iter().any(|state| state.as_str() == row.state);
+    let ended = [DeliveryState::Dead, DeliveryState::Undelivered].iter().any(|state| state.as_str() == row.state);
     if !ended || row.expires_at.is_some_and(|at| at <= tx.now()) {
         return Err(Code::Conflict.because("It is still to come, was done, or nobody wants it any more."));
     }
@@ -368,16 +368,16 @@ pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
         .filter(Column::Id.eq(id))
         .exec(tx.db())
         .await?;
-    tx.record(Draft {
+    tx.record(NewEvent {
         tenant: TenantId::INSTALLATION,
-        kind: Kind::DeliveryReplayed,
+        kind: EventKind::DeliveryReplayed,
         actor: actor.clone(),
         subject: None,
         license: None,
         before: None,
         after: Some(json!({ "delivery": id, "kind": row.kind })),
     });
-    tx.nudge(Topic::Outbox);
+    tx.notify(Topic::Outbox);
     tx.commit().await
 }
 
@@ -385,15 +385,15 @@ pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn forget_old(core: &Core) -> Result<u64> {
+pub async fn delete_old(core: &Core) -> Result<u64> {
     let old = core.clock.now() - Duration::from_hours(720);
-    let settled = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(old));
-    Ok(settled.exec(core.db.writer()).await?.rows_affected)
+    let completed = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(old));
+    Ok(completed.exec(core.db.writer()).await?.rows_affected)
 }
 
 /// Deliveries by state, and the age of the oldest that is due.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Depth {
+pub struct QueueDepth {
     /// Not done yet.
     pub pending: u64,
     /// Of these, due.
@@ -410,16 +410,16 @@ pub struct Depth {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn depth(core: &Core) -> Result<Depth> {
+pub async fn depth(core: &Core) -> Result<QueueDepth> {
     let now = core.clock.now();
     let pending = Entity::find().filter(Column::State.eq(PENDING));
     let due = pending.clone().filter(Column::DueAt.lte(now));
     let oldest = due.clone().order_by_asc(Column::DueAt).one(core.db.read()).await?;
-    Ok(Depth {
+    Ok(QueueDepth {
         due: due.count(core.db.read()).await?,
         claimed: pending.clone().filter(Column::LeaseUntil.is_not_null()).count(core.db.read()).await?,
         pending: pending.count(core.db.read()).await?,
-        dead: Entity::find().filter(Column::State.eq(State::Dead.as_str())).count(core.db.read()).await?,
+        dead: Entity::find().filter(Column::State.eq(DeliveryState::Dead.as_str())).count(core.db.read()).await?,
         oldest_due_s: oldest.map_or(0, |row| (now - row.due_at).num_seconds()),
     })
 }

@@ -24,7 +24,7 @@ pub struct Db {
 }
 
 /// How long a statement may wait or run, on either database.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Db {
     /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections.
@@ -40,7 +40,7 @@ impl Db {
         let mut options = ConnectOptions::new(url);
         options
             .max_connections(pool)
-            .acquire_timeout(PATIENCE)
+            .acquire_timeout(TIMEOUT)
             .sqlx_logging(false)
             .map_sqlx_postgres_opts(|options| options.options([("statement_timeout", "10s"), ("TimeZone", "UTC")]));
         let pool = Database::connect(options).await?;
@@ -84,30 +84,27 @@ impl Db {
 
 fn sqlite(url: &str, pool: u32, reads_only: bool) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
-    options
-        .max_connections(pool)
-        .min_connections(1)
-        .acquire_timeout(PATIENCE)
-        .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(move |options| {
+    options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
+        move |options| {
             options
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(PATIENCE)
+                .busy_timeout(TIMEOUT)
                 .foreign_keys(true)
                 .pragma("query_only", if reads_only { "on" } else { "off" })
-        });
+        },
+    );
     options
 }
 
-/// A unit of work: rows, the events that say what happened, and the nudges that follow.
+/// A unit of work: rows, the events that say what happened, and the notifications that follow.
 pub struct Tx {
     db: DatabaseTransaction,
     core: Core,
     now: DateTime<Utc>,
     request_id: Option<String>,
-    events: Vec<events::Draft>,
-    nudges: HashSet<Topic>,
+    events: Vec<events::NewEvent>,
+    notifications: HashSet<Topic>,
 }
 
 impl Tx {
@@ -124,7 +121,7 @@ impl Tx {
             now: core.clock.now(),
             request_id: events::request_id(),
             events: Vec::new(),
-            nudges: HashSet::new(),
+            notifications: HashSet::new(),
         })
     }
 
@@ -142,23 +139,23 @@ impl Tx {
     }
 
     /// Adds to the one log; written as the last statements before the commit.
-    pub(crate) fn record(&mut self, event: events::Draft) {
+    pub(crate) fn record(&mut self, event: events::NewEvent) {
         self.events.push(event);
-        self.nudges.insert(Topic::Workers);
+        self.notifications.insert(Topic::Workers);
     }
 
     /// Nudges after the commit.
-    pub(crate) fn nudge(&mut self, topic: Topic) {
-        self.nudges.insert(topic);
+    pub(crate) fn notify(&mut self, topic: Topic) {
+        self.notifications.insert(topic);
     }
 
-    /// Commits, then nudges: in a task of its own, so that a caller who goes away cannot split the
+    /// Commits, then notifications: in a task of its own, so that a caller who goes away cannot split the
     /// two.
     pub(crate) async fn commit(self) -> Result<()> {
         let done = tokio::spawn(async move {
             events::append(&self.db, self.now, self.request_id, self.events).await?;
             self.db.commit().await?;
-            self.nudges.into_iter().for_each(|topic| self.core.bus.nudge(topic));
+            self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())
         });
         done.await.map_err(|gone| crate::Error::Broken(format!("the commit did not finish: {gone}")))?

@@ -12,9 +12,9 @@ use sea_orm::{
 
 use crate::{
     Core, Error, Result, Snowflake,
-    accounts::{Email, Role, Status},
+    accounts::{AccountStatus, Email, Role},
     entity::{holder, identity, license, role_mapping, source, user},
-    error::words,
+    error::string_enum,
     ids::{TenantId, UserId},
     throttles,
     tx::Tx,
@@ -22,7 +22,7 @@ use crate::{
 
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
 
-words! {
+string_enum! {
     /// Who vouches for an identity.
     Provider {
         Discord => ("discord", "Discord"),
@@ -43,7 +43,7 @@ impl User {
     ///
     /// # Errors
     /// When the row holds no status that is known.
-    pub fn status(&self) -> Result<Status> {
+    pub fn status(&self) -> Result<AccountStatus> {
         self.status.parse().map_err(|_| Error::Broken(format!("user {} has no known status", self.id)))
     }
 }
@@ -58,7 +58,7 @@ pub(crate) fn seen(id: UserId, now: DateTime<Utc>) -> User {
         email_verified_at: None,
         name: None,
         locale: None,
-        status: Status::Active.to_string(),
+        status: AccountStatus::Active.to_string(),
         status_reason: None,
         role: Role::User.to_string(),
         registered_at: None,
@@ -127,7 +127,12 @@ pub(crate) async fn identity(tx: &Tx, provider: Provider, subject: &str) -> Resu
 }
 
 /// Keeps what the provider calls them, and its tokens.
-pub(crate) async fn keep_tokens(tx: &Tx, identity: &Identity, name: Option<String>, sealed: Vec<u8>) -> Result<()> {
+pub(crate) async fn store_provider_tokens(
+    tx: &Tx,
+    identity: &Identity,
+    name: Option<String>,
+    sealed: Vec<u8>,
+) -> Result<()> {
     identity::Entity::update_many()
         .col_expr(identity::Column::Name, Expr::value(name))
         .col_expr(identity::Column::TokensSealed, Expr::value(sealed))
@@ -161,7 +166,7 @@ pub(crate) async fn has_identity(tx: &Tx, provider: Provider, user: UserId) -> R
 
 /// Makes one person of two rows: who was only seen in Discord turns out to be `owner`, who holds nothing
 /// yet, since everything is held by a Discord account.
-pub(crate) async fn absorb(tx: &Tx, seen: UserId, owner: UserId) -> Result<()> {
+pub(crate) async fn merge_users(tx: &Tx, seen: UserId, owner: UserId) -> Result<()> {
     macro_rules! hand_over {
         ($($table:ident),*) => {$(
             $table::Entity::update_many()
@@ -186,7 +191,7 @@ pub(crate) async fn unlink(tx: &Tx, provider: Provider, user: UserId) -> Result<
 }
 
 /// Forgets what a provider gave besides the account's number.
-pub(crate) async fn forget_tokens(tx: &Tx, user: UserId) -> Result<()> {
+pub(crate) async fn delete_provider_tokens(tx: &Tx, user: UserId) -> Result<()> {
     identity::Entity::update_many()
         .col_expr(identity::Column::Name, Expr::value(None::<String>))
         .col_expr(identity::Column::TokensSealed, Expr::value(None::<Vec<u8>>))
@@ -224,7 +229,7 @@ pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<
 }
 
 /// Everybody who claims an address, locked in the order of their ids; that nobody does is locked too.
-pub(crate) async fn lock_claims(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
+pub(crate) async fn lock_unverified_and_owner(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
     throttles::lock(tx, "address", folded_email).await?;
     let claims = user::Entity::find().filter(user::Column::FoldedEmail.eq(folded_email));
     Ok(claims.order_by_asc(user::Column::Id).lock(LockType::NoKeyUpdate).all(tx.db()).await?)
@@ -248,26 +253,26 @@ pub(crate) async fn delete(tx: &Tx, id: UserId) -> Result<()> {
 }
 
 /// Sign-ups nobody proved for so long.
-pub(crate) async fn delete_unproved(core: &Core, since: DateTime<Utc>) -> Result<u64> {
+pub(crate) async fn delete_unverified(core: &Core, since: DateTime<Utc>) -> Result<u64> {
     let stale = user::Entity::delete_many()
-        .filter(user::Column::Status.eq(Status::Pending.as_str()))
+        .filter(user::Column::Status.eq(AccountStatus::Pending.as_str()))
         .filter(user::Column::CreatedAt.lt(since));
     Ok(stale.exec(core.db.writer()).await?.rows_affected)
 }
 
 /// Whose deletion is due.
-pub(crate) async fn due_for_deletion(core: &Core) -> Result<Vec<UserId>> {
+pub(crate) async fn list_due_for_deletion(core: &Core) -> Result<Vec<UserId>> {
     let due = user::Entity::find().filter(user::Column::DeletionAt.lte(core.clock.now())).all(core.db.read()).await?;
     Ok(due.into_iter().map(|user| user.id).collect())
 }
 
 /// Which of the people with an account are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct UserFilter {
     /// Part of the name or address.
     pub search: Option<String>,
     /// How they stand.
-    pub status: Option<Status>,
+    pub status: Option<AccountStatus>,
     /// What they may do.
     pub role: Option<Role>,
     /// Only whom a role of this server earned something.
@@ -275,7 +280,7 @@ pub struct Wanted {
 }
 
 /// A page of the people with an account, or of a tenant's, newest first, and how many there are in all.
-pub(crate) async fn list(core: &Core, wanted: &Wanted, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
+pub(crate) async fn list(core: &Core, wanted: &UserFilter, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
     let mut found = user::Entity::find();
     found = match wanted.guild {
         None => found.filter(user::Column::RegisteredAt.is_not_null()),

@@ -165,7 +165,7 @@ pub(crate) async fn no_later_than(db: &impl ConnectionTrait, name: &str, at: Dat
 /// The next run comes no later than `at`, if this unit of work commits.
 pub(crate) async fn wake_at(tx: &mut Tx, name: &str, at: DateTime<Utc>) -> Result<()> {
     if at <= tx.now() {
-        tx.nudge(Topic::Workers);
+        tx.notify(Topic::Workers);
     }
     no_later_than(tx.db(), name, at).await
 }
@@ -176,7 +176,7 @@ pub(crate) async fn wake_at(tx: &mut Tx, name: &str, at: DateTime<Utc>) -> Resul
 /// When the database does not answer.
 pub async fn wake_in(core: &Core, name: &str, delay: Duration) -> Result<()> {
     no_later_than(core.db.writer(), name, core.clock.now() + delay).await?;
-    core.bus.nudge(Topic::Workers);
+    core.bus.notify(Topic::Workers);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The schema, for `SQLite` and Postgres from one source.
 //!
-//! Rules: additive once released; no column defaults and no SQL clock (the application binds every
+//! AccountPolicy: additive once released; no column defaults and no SQL clock (the application binds every
 //! value, so that tests own time); a uniqueness the product relies on is an index here, not a hope.
 
 use sea_orm_migration::sea_orm::{

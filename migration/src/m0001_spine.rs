@@ -60,7 +60,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("name"))
             .col(big_integer_null("log_channel_id"))
             .col(at_null("left_at"))
-            .col(at_null("held_at"))
+            .col(at_null("breaker_opened_at"))
             .col(at_null("confirmed_until"))
             .col(at("created_at"))
             .foreign_key(&mut to("guilds", "tenant_id", "tenants"))
@@ -132,13 +132,13 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(big_integer("stamp"))
             .col(at("live_since"))
             .col(at_null("ends_at"))
-            .col(boolean("spent"))
+            .col(boolean("consumed"))
             .foreign_key(&mut to("entitlement_sources", "tenant_id", "tenants"))
             .foreign_key(&mut to("entitlement_sources", "user_id", "users"))
             .foreign_key(&mut to("entitlement_sources", "product_id", "products"))
             .index(
                 Index::create()
-                    .name("entitlement_sources_claim")
+                    .name("entitlement_sources_reference")
                     .unique()
                     .col("user_id")
                     .col("product_id")
@@ -188,7 +188,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .table("outbox")
             .col(uuid("id").primary_key())
             .col(text("kind"))
-            .col(text("lane"))
+            .col(text("ordering_key"))
             .col(text("dedupe_key").unique_key())
             .col(json_binary("payload"))
             .col(at("due_at"))
@@ -254,7 +254,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("licenses", &["expires_at"]),
         index("events", &["tenant_id", "seq"]),
         index("outbox", &["state", "due_at"]),
-        index("outbox", &["lane", "state"]),
+        index("outbox", &["ordering_key", "state"]),
         index("outbox", &["kind", "due_at"]),
     ]
 }
@@ -262,7 +262,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
 /// Partial unique indexes, which the builder cannot say; both databases share this spelling.
 const PARTIAL: [&str; 2] = [
     // At most one license that is not revoked per member and product.
-    "CREATE UNIQUE INDEX licenses_claim ON licenses (user_id, product_id) \
+    "CREATE UNIQUE INDEX licenses_unrevoked ON licenses (user_id, product_id) \
      WHERE revoked_at IS NULL AND user_id IS NOT NULL",
     "CREATE UNIQUE INDEX role_mappings_live ON role_mappings (guild_id, role_id, product_id) \
      WHERE removed_at IS NULL",

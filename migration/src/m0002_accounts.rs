@@ -90,7 +90,7 @@ fn tables() -> Vec<TableCreateStatement> {
         Table::create()
             .table("throttles")
             .col(text("name").primary_key())
-            .col(integer("taken"))
+            .col(integer("used"))
             .col(at("resets_at"))
             .to_owned(),
         Table::create()

@@ -78,13 +78,13 @@ pub struct Config {
     /// Wrong passwords or codes per network and quarter of an hour.
     pub failures_per_network: NonZeroU32,
     /// Letters that a network may cause per hour.
-    pub letters_per_network: NonZeroU32,
+    pub emails_per_network: NonZeroU32,
     /// Account requests per minute and network.
     pub auth_per_minute: NonZeroU32,
     /// The mail server and the sender.
     pub mail: MailSettings,
     /// Letters per minute and domain.
-    pub mails_per_minute: NonZeroU32,
+    pub emails_per_minute: NonZeroU32,
     /// Validations per minute, per API key and client address.
     pub validate_per_minute: NonZeroU32,
     /// Failed authentications per minute, per client address.
@@ -298,7 +298,7 @@ impl Config {
             admins_need_second_factor: r.value("DCA_REQUIRE_SECOND_FACTOR", second_factor),
             failures_per_account: r.value("DCA_FAILURES_PER_ACCOUNT", |n| n.parse().ok()),
             failures_per_network: r.value("DCA_FAILURES_PER_NETWORK", |n| n.parse().ok()),
-            letters_per_network: r.value("DCA_LETTERS_PER_NETWORK", |n| n.parse().ok()),
+            emails_per_network: r.value("DCA_LETTERS_PER_NETWORK", |n| n.parse().ok()),
             auth_per_minute: r.value("DCA_AUTH_PER_MINUTE", |n| n.parse().ok()),
             mail: MailSettings {
                 host: r.given("DCA_SMTP_HOST", host),
@@ -308,7 +308,7 @@ impl Config {
                 tls: r.value("DCA_SMTP_TLS", smtp_tls),
                 from: r.value("DCA_MAIL_FROM", mailbox),
             },
-            mails_per_minute: r.value("DCA_MAILS_PER_MINUTE", |n| n.parse().ok()),
+            emails_per_minute: r.value("DCA_MAILS_PER_MINUTE", |n| n.parse().ok()),
             validate_per_minute: r.value("DCA_VALIDATE_PER_MINUTE", |n| n.parse().ok()),
             auth_failures_per_minute: r.value("DCA_AUTH_FAILURES_PER_MINUTE", |n| n.parse().ok()),
             dm_per_minute: r.value("DCA_DM_PER_MINUTE", |n| n.parse().ok()),

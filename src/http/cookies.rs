@@ -13,12 +13,12 @@ use super::{compat::Dialect, problem::Problem};
 use crate::{App, Config, config};
 
 /// A browser may keep a cookie for no longer: 400 days.
-const LONGEST: i64 = 400 * 24 * 3_600;
+const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 
 /// The cookies a request carries.
-pub(super) struct Jar(Vec<(String, String)>);
+pub(super) struct Cookies(Vec<(String, String)>);
 
-impl Jar {
+impl Cookies {
     /// Reads every `Cookie` header.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
@@ -39,7 +39,7 @@ impl Jar {
 
 /// The cookies there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum CookieKind {
     /// The refresh token, by the name a dialect gives it.
     Refresh(Dialect),
     /// Known as a browser that was signed in before.
@@ -52,7 +52,7 @@ pub(super) enum Kind {
     SecondFactor,
 }
 
-impl Kind {
+impl CookieKind {
     /// Its name here.
     pub(super) fn name(self, config: &Config) -> String {
         let base = match self {
@@ -112,12 +112,12 @@ fn is_https(config: &Config) -> bool {
 }
 
 /// `Set-Cookie` for one cookie.
-pub(super) fn set(config: &Config, kind: Kind, value: &str, seconds: i64) -> HeaderMap {
+pub(super) fn set(config: &Config, kind: CookieKind, value: &str, seconds: i64) -> HeaderMap {
     HeaderMap::from_iter([(header::SET_COOKIE, kind.write(config, value, seconds))])
 }
 
 /// `Set-Cookie` that takes these away.
-pub(super) fn clear(config: &Config, kinds: &[Kind]) -> HeaderMap {
+pub(super) fn clear(config: &Config, kinds: &[CookieKind]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for kind in kinds {
         headers.append(header::SET_COOKIE, kind.write(config, "", 0));
@@ -131,9 +131,9 @@ pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> Header
     let csrf = app.core.ids.v4().simple().to_string();
     let mut headers = HeaderMap::new();
     for (kind, value, seconds) in [
-        (Kind::Refresh(dialect), signed_in.refresh_token.as_str(), signed_in.refresh_expires_in),
-        (Kind::Csrf, &csrf, signed_in.refresh_expires_in),
-        (Kind::Device, &signed_in.device, LONGEST),
+        (CookieKind::Refresh(dialect), signed_in.refresh_token.as_str(), signed_in.refresh_expires_in),
+        (CookieKind::Csrf, &csrf, signed_in.refresh_expires_in),
+        (CookieKind::Device, &signed_in.device, MAX_AGE_SECONDS),
     ] {
         headers.append(header::SET_COOKIE, kind.write(config, value, seconds));
     }
@@ -142,8 +142,8 @@ pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> Header
 
 /// What a session leaves in a browser, taken away; the browser stays known.
 pub(super) fn forget(config: &Config, dialects: &[Dialect]) -> HeaderMap {
-    let refresh = dialects.iter().map(|dialect| Kind::Refresh(*dialect));
-    clear(config, &refresh.chain([Kind::Csrf]).collect::<Vec<_>>())
+    let refresh = dialects.iter().map(|dialect| CookieKind::Refresh(*dialect));
+    clear(config, &refresh.chain([CookieKind::Csrf]).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
         let env: BTreeMap<String, String> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(env).unwrap();
-        Kind::Refresh(Dialect::Native).write(&config, "v", 60).to_str().unwrap().to_owned()
+        CookieKind::Refresh(Dialect::Native).write(&config, "v", 60).to_str().unwrap().to_owned()
     }
 
     #[test]

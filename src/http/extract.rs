@@ -1,17 +1,19 @@
-//! What handlers take: the caller behind an API key, the person behind an access token, the visitor, and a
+//! What handlers take: the caller behind an API key, the person behind an access token, the client, and a
 //! body that fits its type.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::{
     body::{Bytes, HttpBody},
-    extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query, Request, rejection::BytesRejection},
+    extract::{
+        ConnectInfo, FromRequest, FromRequestParts, Path, Query as AxumQuery, Request, rejection::BytesRejection,
+    },
     http::{HeaderMap, StatusCode, header, request::Parts},
     response::IntoResponse,
 };
 use dca_core::{
     Caller, Code, Error,
-    accounts::{Locale, Principal, Visitor, sessions},
+    accounts::{ClientInfo, Locale, Principal, sessions},
     api_keys,
     limiter::Bucket,
 };
@@ -19,7 +21,7 @@ use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
 use super::{
-    cookies::{Jar, Kind},
+    cookies::{CookieKind, Cookies},
     problem::Problem,
 };
 use crate::App;
@@ -86,17 +88,17 @@ pub(super) fn client_of(parts: &Parts, app: &App) -> IpAddr {
     client_ip(&app.config.trusted_proxies, peer, &parts.headers)
 }
 
-/// The visitor, as far as they can be seen.
-pub struct Seen(pub Visitor);
+/// The client, as far as they can be seen.
+pub struct Client(pub ClientInfo);
 
-impl FromRequestParts<App> for Seen {
+impl FromRequestParts<App> for Client {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let speaks = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
-        let device = Jar::of(&parts.headers).one(&Kind::Device.name(&app.config))?.map(str::to_owned);
-        Ok(Self(Visitor {
+        let device = Cookies::of(&parts.headers).one(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
+        Ok(Self(ClientInfo {
             network: network(client_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
@@ -112,9 +114,9 @@ pub(super) fn network(client: IpAddr) -> String {
 }
 
 /// A person who is signed in, proved by `Authorization: Bearer` with an access token.
-pub struct Person(pub Principal);
+pub struct CurrentUser(pub Principal);
 
-impl FromRequestParts<App> for Person {
+impl FromRequestParts<App> for CurrentUser {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
@@ -124,9 +126,9 @@ impl FromRequestParts<App> for Person {
 }
 
 /// A JSON body, or none.
-pub struct Maybe<T>(pub T);
+pub struct OptionalJson<T>(pub T);
 
-impl<T: DeserializeOwned + Default> FromRequest<App> for Maybe<T> {
+impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
@@ -134,26 +136,26 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for Maybe<T> {
         if is_empty {
             return Ok(Self(T::default()));
         }
-        Ok(Self(Body::from_request(request, app).await?.0))
+        Ok(Self(JsonBody::from_request(request, app).await?.0))
     }
 }
 
 /// A query string that fits its type. Each name counts once.
-pub struct Asked<T>(pub T);
+pub struct Query<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequestParts<App> for Asked<T> {
+impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let read = Query::<T>::from_request_parts(parts, app).await;
+        let read = AxumQuery::<T>::from_request_parts(parts, app).await;
         Ok(Self(read.map_err(|_| Problem::new(Code::BadRequest, "The query string does not fit."))?.0))
     }
 }
 
 /// A path whose parts fit their types; what does not fit is not there.
-pub struct At<T>(pub T);
+pub struct PathParams<T>(pub T);
 
-impl<T: DeserializeOwned + Send> FromRequestParts<App> for At<T> {
+impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
@@ -163,9 +165,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for At<T> {
 }
 
 /// A JSON body. Unknown fields are ignored: old servers must understand newer apps.
-pub struct Body<T>(pub T);
+pub struct JsonBody<T>(pub T);
 
-impl<T: DeserializeOwned> FromRequest<App> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {

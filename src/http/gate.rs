@@ -19,7 +19,7 @@ use url::Url;
 
 use super::{
     compat::Dialect,
-    cookies::{Jar, Kind},
+    cookies::{CookieKind, Cookies},
     extract::{bearer, client_ip, network},
     problem::Problem,
 };
@@ -48,8 +48,8 @@ fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
     if !is_own_page(config, headers).unwrap_or(true) {
         return Err(Problem::of(Code::AccessDenied));
     }
-    let jar = Jar::of(headers);
-    let (cookie, sent) = (jar.one(&Kind::Csrf.name(config))?, headers.get("x-csrf-token"));
+    let cookies = Cookies::of(headers);
+    let (cookie, sent) = (cookies.one(&CookieKind::Csrf.name(config))?, headers.get("x-csrf-token"));
     if let Some(sent) = sent {
         return match cookie {
             Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
@@ -58,7 +58,7 @@ fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
     }
     // Those clients were promised the double submit where a cookie is what proves them: without it a page has to
     // show where it is from.
-    let by_cookie = jar.one(&Kind::Refresh(Dialect::Dca).name(config))?.is_some();
+    let by_cookie = cookies.one(&CookieKind::Refresh(Dialect::Dca).name(config))?.is_some();
     let is_theirs = ["/api/auth/refresh", "/api/auth/logout"].contains(&request.uri().path());
     if is_theirs && by_cookie && is_own_page(config, headers).is_none() {
         return Err(Problem::new(Code::AccessDenied, "Send the value of the csrf_token cookie as X-CSRF-Token."));

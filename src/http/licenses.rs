@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::{
-    extract::{ApiKey, Body},
+    extract::{ApiKey, JsonBody},
     problem::Problem,
 };
 use crate::App;
@@ -114,7 +114,7 @@ impl From<Verdict> for ValidateResponse {
 pub(super) async fn validate(
     State(app): State<App>,
     ApiKey { caller, client }: ApiKey,
-    Body(request): Body<ValidateRequest>,
+    JsonBody(request): JsonBody<ValidateRequest>,
 ) -> Result<Json<ValidateResponse>, Problem> {
     let bucket = format!("{}:{client}", caller.actor);
     app.core.limiter.check(Bucket::Validate, &bucket).await.map_err(Problem::slow_down)?;

@@ -38,7 +38,7 @@ use crate::{
     App,
     http::{
         compat::{Dialect, dca, nest},
-        patience::Patient,
+        idle_timeout::IdleTimeout,
         problem::Problem,
     },
 };
@@ -48,28 +48,28 @@ mod compat;
 mod cookies;
 pub mod extract;
 mod gate;
+mod idle_timeout;
 pub mod licenses;
 pub mod ops;
-mod patience;
 pub mod problem;
 
 /// The largest request body of a route that names no other.
 const BODY_LIMIT: usize = 16 * 1024;
 /// The longest a request may take, head and body.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest a client may take to send a request's head.
-const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(OpenApi)]
 #[openapi(
     info(title = "DCA-Auth", description = "License keys for Discord communities: validate them here."),
-    modifiers(&Credentials)
+    modifiers(&SecuritySchemes)
 )]
 struct Doc;
 
-struct Credentials;
+struct SecuritySchemes;
 
-impl Modify for Credentials {
+impl Modify for SecuritySchemes {
     fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
         let components = api.components.get_or_insert_default();
         let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
@@ -113,7 +113,7 @@ fn router(app: App) -> Router {
         .fallback(|| async { Problem::new(Code::NotFound, "There is no such route; /docs lists them.") })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, PATIENCE))
+        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
         .layer(CatchPanicLayer::custom(|_| Problem::of(Code::Internal).into_response()))
         .layer(header("x-content-type-options", "nosniff"))
         .layer(header("x-frame-options", "DENY"))
@@ -126,7 +126,7 @@ fn router(app: App) -> Router {
     } else {
         router
     };
-    router.layer(middleware::from_fn_with_state(app.clone(), observe)).with_state(app)
+    router.layer(middleware::from_fn_with_state(app.clone(), trace_request)).with_state(app)
 }
 
 /// Pages of our own, of the frontend and of the listed origins may call us with cookies; nobody else's.
@@ -159,7 +159,7 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
 pub(crate) struct RequestId(String);
 
 /// Gives the request an id that its answer, its log lines and its events carry, and measures it.
-async fn observe(
+async fn trace_request(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
@@ -211,21 +211,21 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
-    limit_heads(&mut server);
+    limit_request_heads(&mut server);
     let task = match &app.config.tls {
-        None => tokio::spawn(async move { server.acceptor(Patient).serve(service).await }),
+        None => tokio::spawn(async move { server.acceptor(IdleTimeout).serve(service).await }),
         Some(files) => {
             // 1.3 is preferred and 1.2 the least: what rustls offers, and nothing older.
             let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
             let tls = tls.context("the certificate or its key cannot be used (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
-            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(Patient);
+            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(IdleTimeout);
             tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
         }
     };
-    let patience = app.config.drain_timeout;
+    let timeout = app.config.drain_timeout;
     tokio::spawn(async move {
         drain.cancelled().await;
-        handle.graceful_shutdown(Some(patience));
+        handle.graceful_shutdown(Some(timeout));
     });
     let task = tokio::spawn(async move {
         if let Ok(Err(error)) = task.await {
@@ -235,10 +235,10 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     Ok(Listening { addr, task })
 }
 
-fn limit_heads(server: &mut Server<SocketAddr>) {
+fn limit_request_heads(server: &mut Server<SocketAddr>) {
     let builder = server.http_builder();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_headers(64).max_buf_size(32 * 1024);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_PATIENCE).max_header_list_size(32 * 1024);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(32 * 1024);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(32 * 1024);
 }
 
 /// The header every answer carries that names a retry.

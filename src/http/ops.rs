@@ -14,18 +14,18 @@ use serde_json::{Value, json};
 use crate::App;
 
 /// How long the database may take to answer a probe.
-const PATIENCE: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 async fn database_answers(app: &App) -> bool {
     // A table of ours: a database whose schema is gone does not answer.
-    matches!(tokio::time::timeout(PATIENCE, workers::list(&app.core)).await, Ok(Ok(_)))
+    matches!(tokio::time::timeout(TIMEOUT, workers::list(&app.core)).await, Ok(Ok(_)))
 }
 
 /// How everything is: `ok`, or `degraded` when something is away that the API can live without.
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
     let database = database_answers(&app).await;
-    let (discord, says) = app.discord();
+    let (discord, says) = app.discord_status();
     let fine = database && !matches!(discord, "refused" | "connecting");
     let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let report = json!({
@@ -60,7 +60,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 /// Metrics as Prometheus text.
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let (state, _) = app.discord();
+    let (state, _) = app.discord_status();
     metrics::gauge!("discord_bot_connected").set(f64::from(u8::from(state == "ok")));
     if let Ok(depth) = outbox::depth(&app.core).await {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]

@@ -44,7 +44,7 @@ impl Problem {
         let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
         Self {
             kind,
-            title: code.says(),
+            title: code.description(),
             status,
             code,
             detail: detail.into(),
@@ -57,7 +57,7 @@ impl Problem {
     /// A problem that its code explains.
     #[must_use]
     pub fn of(code: Code) -> Self {
-        Self::new(code, code.says())
+        Self::new(code, code.description())
     }
 
     /// Too many; come back after `wait`.

@@ -9,11 +9,11 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-/// Letters on their way to one domain at once.
-const AT_ONCE: u32 = 2;
+/// Letters on their destination to one domain at once.
+const MAX_CONCURRENT: u32 = 2;
 
 /// How long a domain rests that said "not now".
-const REST: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// What this process knows of the domains it writes to. Times are domain time, as when a letter is due.
 #[derive(Clone)]
@@ -25,18 +25,18 @@ pub(super) struct Domains {
 
 struct Domain {
     sending: u32,
-    rests_until: DateTime<Utc>,
+    paused_until: DateTime<Utc>,
     /// When the last of those that wait is due.
     queue_ends: DateTime<Utc>,
 }
 
 /// The right to send one letter, until it is dropped.
-pub(super) struct Turn<'a> {
+pub(super) struct SendPermit<'a> {
     domains: &'a Domains,
     domain: &'a str,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for SendPermit<'_> {
     fn drop(&mut self) {
         if let Some(domain) = self.domains.known().get_mut(self.domain) {
             domain.sending -= 1;
@@ -49,31 +49,31 @@ impl Domains {
         Self { every, known: Arc::default() }
     }
 
-    /// Takes a turn.
+    /// Takes a permit.
     ///
     /// # Errors
     /// The time to wait when there is none.
-    pub(super) fn enter<'a>(&'a self, domain: &'a str, now: DateTime<Utc>) -> Result<Turn<'a>, Duration> {
+    pub(super) fn acquire<'a>(&'a self, domain: &'a str, now: DateTime<Utc>) -> Result<SendPermit<'a>, Duration> {
         let mut known = self.known();
-        known.retain(|_, domain| domain.sending > 0 || domain.rests_until > now || domain.queue_ends > now);
-        let it = known.entry(domain.to_owned()).or_insert(Domain { sending: 0, rests_until: now, queue_ends: now });
-        if it.sending >= AT_ONCE || it.rests_until > now {
+        known.retain(|_, domain| domain.sending > 0 || domain.paused_until > now || domain.queue_ends > now);
+        let it = known.entry(domain.to_owned()).or_insert(Domain { sending: 0, paused_until: now, queue_ends: now });
+        if it.sending >= MAX_CONCURRENT || it.paused_until > now {
             return Err(it.place(now, self.every));
         }
         it.sending += 1;
-        Ok(Turn { domains: self, domain })
+        Ok(SendPermit { domains: self, domain })
     }
 
     /// How long a letter waits that must not go yet: behind the others, so that a long queue is not looked
     /// through again for each that leaves it.
-    pub(super) fn queue(&self, turn: &Turn, at_least: Duration, now: DateTime<Utc>) -> Duration {
-        self.known().get_mut(turn.domain).map_or(at_least, |domain| domain.place(now, self.every).max(at_least))
+    pub(super) fn queue(&self, permit: &SendPermit, at_least: Duration, now: DateTime<Utc>) -> Duration {
+        self.known().get_mut(permit.domain).map_or(at_least, |domain| domain.place(now, self.every).max(at_least))
     }
 
     /// Lets a domain rest.
-    pub(super) fn rest(&self, turn: &Turn, now: DateTime<Utc>) {
-        if let Some(domain) = self.known().get_mut(turn.domain) {
-            domain.rests_until = now + REST;
+    pub(super) fn pause(&self, permit: &SendPermit, now: DateTime<Utc>) {
+        if let Some(domain) = self.known().get_mut(permit.domain) {
+            domain.paused_until = now + PAUSE;
         }
     }
 
@@ -85,7 +85,7 @@ impl Domains {
 impl Domain {
     /// The time to the end of the queue, which moves on.
     fn place(&mut self, now: DateTime<Utc>, every: Duration) -> Duration {
-        self.queue_ends = self.queue_ends.max(self.rests_until).max(now) + every;
+        self.queue_ends = self.queue_ends.max(self.paused_until).max(now) + every;
         (self.queue_ends - now).to_std().unwrap_or(every)
     }
 }

@@ -1,9 +1,9 @@
-//! Letters on their way: words, headers, and the mail server; without one, a file.
+//! Letters on their destination: rendered, headers, and the mail server; without one, a file.
 //!
 //! ```text
-//! Open -> write (words, link, headers: the same bytes at every try) -> turn at the domain -> server | file
+//! Open -> write (rendered, link, headers: the same bytes at every try) -> permit at the domain -> server | file
 //! ```
-//! A link begins with a setting and never with what a request said of its own host. What goes wrong is told
+//! A link begins with a setting and never with what a request said of its own host. What goes wrong is last_report
 //! without address, token or link.
 
 use std::{
@@ -17,7 +17,7 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Datelike, Utc};
 use dca_core::{
     Core,
-    accounts::letters::{Letter, Open},
+    accounts::emails::{EmailData, EmailTemplate},
     limiter::{Bucket, Rate},
 };
 use lettre::{
@@ -42,26 +42,26 @@ use crate::Config;
 /// The longest attempt to send a letter.
 pub const ATTEMPT: Duration = Duration::from_secs(90);
 
-/// How often the operator is told that the mail server does not work with us.
-const TELL: Duration = Duration::from_mins(1);
+/// How often the operator is last_report that the mail server does not work with us.
+const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Sends letters; cheap to clone.
+/// Sends emails; cheap to clone.
 #[derive(Clone)]
 pub struct Mailer(Arc<Inner>);
 
 struct Inner {
     templates: Templates,
-    way: Way,
+    destination: MailDestination,
     from: Mailbox,
     /// What links begin with, without trailing slash.
     base: String,
     app_name: String,
     domains: Domains,
-    told: Mutex<Option<Instant>>,
+    last_report: Mutex<Option<Instant>>,
 }
 
 /// Where letters go.
-enum Way {
+enum MailDestination {
     Server(Server),
     Folder(PathBuf),
     Nowhere,
@@ -69,17 +69,17 @@ enum Way {
 
 /// Why a letter was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Its domain is busy or rests: not our turn for so long.
+pub enum MailError {
+    /// Its domain is busy or rests: not our permit for so long.
     Wait(Duration),
-    /// The recipient cannot be written to.
-    Refused(String),
+    /// The recipient cannot be email to.
+    Rejected(String),
     /// The recipient's side says: later. Its domain rests.
-    NotNow(String),
+    Deferred(String),
     /// It may pass.
-    Passing(String),
+    Transient(String),
     /// The operator must act.
-    Ours {
+    Misconfigured {
         /// The settings to look at.
         setting: &'static str,
         /// What was seen.
@@ -89,7 +89,7 @@ pub enum Failure {
 
 /// A letter, ready to go.
 #[derive(Debug)]
-pub(super) struct Written {
+pub(super) struct PreparedEmail {
     id: Uuid,
     /// Of the recipient, in ASCII.
     domain: String,
@@ -105,41 +105,41 @@ impl Mailer {
     pub fn new(config: &Config, is_shared: bool) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is no sender")?;
         let email = in_ascii(&from.email).context("DCA_MAIL_FROM: its domain is none")?;
-        let way = match Server::new(&config.mail, email.domain())? {
-            Some(server) => Way::Server(server),
-            None if is_shared => Way::Nowhere,
-            None => Way::Folder(config.data_dir.join("mail")),
+        let destination = match Server::new(&config.mail, email.domain())? {
+            Some(server) => MailDestination::Server(server),
+            None if is_shared => MailDestination::Nowhere,
+            None => MailDestination::Folder(config.data_dir.join("mail")),
         };
         Ok(Self(Arc::new(Inner {
             templates: Templates::compile()?,
-            way,
+            destination,
             from: Mailbox::new(from.name, email),
             base: config.frontend_url.clone().unwrap_or_else(|| config.public_url.clone()),
             app_name: config.app_name.clone(),
-            domains: Domains::new(Rate::per_minute(config.mails_per_minute).every),
-            told: Mutex::default(),
+            domains: Domains::new(Rate::per_minute(config.emails_per_minute).every),
+            last_report: Mutex::default(),
         })))
     }
 
     /// Whether letters go anywhere.
     #[must_use]
-    pub fn is_able(&self) -> bool {
-        !matches!(self.0.way, Way::Nowhere)
+    pub fn can_send(&self) -> bool {
+        !matches!(self.0.destination, MailDestination::Nowhere)
     }
 
     /// What is not as it is with a mail server, for the start line.
     #[must_use]
-    pub fn off(&self) -> Option<String> {
-        match &self.0.way {
-            Way::Server(_) => None,
-            Way::Folder(folder) => {
+    pub fn disabled_reason(&self) -> Option<String> {
+        match &self.0.destination {
+            MailDestination::Server(_) => None,
+            MailDestination::Folder(folder) => {
                 Some(format!("mail: no DCA_SMTP_HOST, letters become files in {}", folder.display()))
             }
-            Way::Nowhere => Some("mail: no DCA_SMTP_HOST, letters wait".to_owned()),
+            MailDestination::Nowhere => Some("mail: no DCA_SMTP_HOST, letters wait".to_owned()),
         }
     }
 
-    /// Sends one letter: the delivery `id`, written at `at`.
+    /// Sends one letter: the delivery `id`, email at `at`.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -148,94 +148,103 @@ impl Mailer {
         core: &Core,
         id: Uuid,
         at: DateTime<Utc>,
-        letter: Letter,
-        open: &Open,
-    ) -> Result<(), Failure> {
-        let written = self.write(id, at, letter, open)?;
-        match &self.0.way {
-            Way::Server(server) => self.hand_over(core, server, &written).await,
-            Way::Folder(folder) => file(folder, &written).await,
-            Way::Nowhere => Err(Failure::Wait(TELL)),
+        template: EmailTemplate,
+        data: &EmailData,
+    ) -> Result<(), MailError> {
+        let email = self.prepare(id, at, template, data)?;
+        match &self.0.destination {
+            MailDestination::Server(server) => self.hand_over(core, server, &email).await,
+            MailDestination::Folder(folder) => file(folder, &email).await,
+            MailDestination::Nowhere => Err(MailError::Wait(REPORT_INTERVAL)),
         }
     }
 
     /// Whether the mail server greets us and lets us in; `None` without one.
-    pub async fn greet(&self) -> Option<Result<(), Failure>> {
-        let Way::Server(server) = &self.0.way else { return None };
-        Some(server.greet().await)
+    pub async fn check_connection(&self) -> Option<Result<(), MailError>> {
+        let MailDestination::Server(server) = &self.0.destination else { return None };
+        Some(server.check_connection().await)
     }
 
-    async fn hand_over(&self, core: &Core, server: &Server, written: &Written) -> Result<(), Failure> {
+    async fn hand_over(&self, core: &Core, server: &Server, email: &PreparedEmail) -> Result<(), MailError> {
         let domains = &self.0.domains;
-        let turn = domains.enter(&written.domain, core.clock.now()).map_err(Failure::Wait)?;
-        if let Err(wait) = core.limiter.check(Bucket::Mail, &written.domain).await {
-            return Err(Failure::Wait(domains.queue(&turn, wait, core.clock.now())));
+        let permit = domains.acquire(&email.domain, core.clock.now()).map_err(MailError::Wait)?;
+        if let Err(wait) = core.limiter.check(Bucket::Mail, &email.domain).await {
+            return Err(MailError::Wait(domains.queue(&permit, wait, core.clock.now())));
         }
-        let answer = server.send(&written.message).await;
+        let answer = server.send(&email.message).await;
         match &answer {
-            Err(Failure::NotNow(_)) => domains.rest(&turn, core.clock.now()),
-            Err(failure @ Failure::Ours { .. }) => self.tell(failure),
+            Err(MailError::Deferred(_)) => domains.pause(&permit, core.clock.now()),
+            Err(failure @ MailError::Misconfigured { .. }) => self.report(failure),
             _ => {}
         }
         answer
     }
 
     /// Tells the operator, not for every letter in the queue.
-    fn tell(&self, failure: &Failure) {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL) {
-            *told = Some(Instant::now());
+    fn report(&self, failure: &MailError) {
+        let mut last_report = self.0.last_report.lock().unwrap_or_else(PoisonError::into_inner);
+        if last_report.is_none_or(|last_report| last_report.elapsed() >= REPORT_INTERVAL) {
+            *last_report = Some(Instant::now());
             error!("{failure}. Letters are kept and tried again. {}", failure.fix());
         }
     }
 
     /// The letter, the same at every try: a copy that arrives twice is known by its id.
-    pub(super) fn write(&self, id: Uuid, at: DateTime<Utc>, letter: Letter, open: &Open) -> Result<Written, Failure> {
-        let refused = || Failure::Refused("no address".to_owned());
-        let broken = |why: String| Failure::Passing(format!("the letter {letter} cannot be written: {why}"));
+    pub(super) fn prepare(
+        &self,
+        id: Uuid,
+        at: DateTime<Utc>,
+        template: EmailTemplate,
+        data: &EmailData,
+    ) -> Result<PreparedEmail, MailError> {
+        let refused = || MailError::Rejected("no address".to_owned());
+        let broken = |why: String| MailError::Transient(format!("the letter {template} cannot be email: {why}"));
         let it = &self.0;
-        let to = in_ascii(&open.to.parse().map_err(|_| refused())?).ok_or_else(refused)?;
+        let to = in_ascii(&data.to.parse().map_err(|_| refused())?).ok_or_else(refused)?;
         let domain = to.domain().to_owned();
         let values = Values {
-            name: one_line(open.name.as_deref().unwrap_or_default()),
+            name: one_line(data.name.as_deref().unwrap_or_default()),
             app_name: &it.app_name,
-            url: link(&it.base, open.link.as_ref()),
+            url: link(&it.base, data.link.as_ref()),
             year: at.year(),
         };
-        let words = it.templates.render(letter, open.locale, &values).map_err(|error| broken(format!("{error:#}")))?;
+        let rendered =
+            it.templates.render(template, data.locale, &values).map_err(|error| broken(format!("{error:#}")))?;
         let message = Message::builder()
             .from(it.from.clone())
             .to(Mailbox::new(None, to))
-            .subject(words.subject)
+            .subject(rendered.subject)
             .date(at.into())
             .message_id(Some(format!("<{id}@{}>", it.from.email.domain())))
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .multipart(
                 MultiPart::alternative()
                     .boundary(id.simple().to_string())
-                    .singlepart(SinglePart::plain(words.text))
-                    .singlepart(SinglePart::html(words.html)),
+                    .singlepart(SinglePart::plain(rendered.text))
+                    .singlepart(SinglePart::html(rendered.html)),
             )
             .map_err(|error| broken(error.to_string()))?;
-        Ok(Written { id, domain, message })
+        Ok(PreparedEmail { id, domain, message })
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for MailError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Wait(wait) => write!(f, "not our turn for {} s", wait.as_secs()),
-            Self::Refused(why) | Self::NotNow(why) | Self::Passing(why) | Self::Ours { why, .. } => f.write_str(why),
+            Self::Wait(wait) => write!(f, "not our permit for {} s", wait.as_secs()),
+            Self::Rejected(why) | Self::Deferred(why) | Self::Transient(why) | Self::Misconfigured { why, .. } => {
+                f.write_str(why)
+            }
         }
     }
 }
 
-impl Failure {
+impl MailError {
     /// How to mend it.
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
-            Self::Ours { setting, .. } => format!("Look at {setting}."),
+            Self::Misconfigured { setting, .. } => format!("Look at {setting}."),
             _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the server runs.".to_owned(),
         }
     }
@@ -253,20 +262,20 @@ fn in_ascii(address: &Address) -> Option<Address> {
 }
 
 /// Writes a letter into the folder, which only its owner can read; the name appears with the whole letter.
-async fn file(folder: &Path, written: &Written) -> Result<(), Failure> {
-    let path = folder.join(format!("{}.eml", written.id));
+async fn file(folder: &Path, email: &PreparedEmail) -> Result<(), MailError> {
+    let path = folder.join(format!("{}.eml", email.id));
     let unfinished = path.with_extension("tmp");
     let write = async {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).await?;
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished).await?;
-        file.write_all(&written.message.formatted()).await?;
+        file.write_all(&email.message.formatted()).await?;
         file.sync_all().await?;
         fs::rename(&unfinished, &path).await
     };
     write
         .await
-        .map_err(|error| Failure::Passing(format!("the letter cannot be written into DCA_DATA_DIR: {error}")))?;
+        .map_err(|error| MailError::Transient(format!("the letter cannot be email into DCA_DATA_DIR: {error}")))?;
     info!(file = %path.display(), "a letter became a file");
     Ok(())
 }

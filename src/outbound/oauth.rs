@@ -1,11 +1,11 @@
 //! Asking a provider who somebody is: OAuth 2.0 with PKCE (RFC 6749, RFC 7636, RFC 9700).
 //!
-//! Two providers, one flow: they differ in three addresses, the scopes, and the words of their profile.
+//! Two providers, one flow: they differ in three addresses, the scopes, and the rendered of their profile.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use dca_core::{accounts::providers::Vouched, users::Provider};
+use dca_core::{accounts::providers::ProviderProfile, users::Provider};
 use oauth2::{
     AuthUrl, AuthorizationCode, ClientId, ClientSecret, CsrfToken, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, TokenResponse, TokenUrl, basic::BasicClient,
@@ -15,24 +15,24 @@ use serde_json::{Value, json};
 use crate::{Config, config::SignInClient};
 
 /// How long a provider may take for each answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The largest answer that is read.
-const LARGEST: usize = 64 * 1024;
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// The providers that are set up, and the client to ask them with.
 #[derive(Clone)]
-pub struct SignIns {
+pub struct OAuthProviders {
     http: reqwest::Client,
-    discord: Option<Spoken>,
-    google: Option<Spoken>,
+    discord: Option<OAuthProvider>,
+    google: Option<OAuthProvider>,
 }
 
 type ClientOf = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
 /// A provider as this installation speaks to it.
 #[derive(Clone)]
-pub struct Spoken {
+pub struct OAuthProvider {
     client: ClientOf,
     scopes: &'static [&'static str],
     profile: String,
@@ -46,7 +46,7 @@ struct Profile {
     proved_email: Option<String>,
 }
 
-impl SignIns {
+impl OAuthProviders {
     /// Those whose id and secret are configured.
     ///
     /// # Errors
@@ -58,7 +58,7 @@ impl SignIns {
         let http = reqwest::Client::builder()
             .tls_certs_only(roots)
             .redirect(reqwest::redirect::Policy::none())
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .no_proxy()
             .build()?;
         Ok(Self { http, discord: discord(config)?, google: google(config)? })
@@ -66,7 +66,7 @@ impl SignIns {
 
     /// A provider; `None` when it is not set up.
     #[must_use]
-    pub fn get(&self, provider: Provider) -> Option<&Spoken> {
+    pub fn get(&self, provider: Provider) -> Option<&OAuthProvider> {
         match provider {
             Provider::Discord => self.discord.as_ref(),
             Provider::Google => self.google.as_ref(),
@@ -76,22 +76,22 @@ impl SignIns {
     /// Whom a code stands for.
     ///
     /// # Errors
-    /// What the provider refused, without its words: they may quote the code.
-    pub async fn ask(&self, provider: Provider, code: &str, verifier: &str) -> Result<Vouched> {
-        let spoken = self.get(provider).context("this provider is not set up")?;
+    /// What the provider refused, without its rendered: they may quote the code.
+    pub async fn fetch_profile(&self, provider: Provider, code: &str, verifier: &str) -> Result<ProviderProfile> {
+        let provider_client = self.get(provider).context("this provider is not set up")?;
         let http = self.http.clone();
         let call = move |request| send(http.clone(), request);
-        let given = spoken
+        let given = provider_client
             .client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()))
             .request_async(&call)
             .await
             .map_err(|error| anyhow!("the code was not exchanged: {}", class(&error)))?;
-        let request = self.http.get(&spoken.profile).bearer_auth(given.access_token().secret()).build()?;
+        let request = self.http.get(&provider_client.profile).bearer_auth(given.access_token().secret()).build()?;
         let answer = read(self.http.execute(request).await.map_err(reqwest::Error::without_url)?).await?;
         anyhow::ensure!(answer.status().is_success(), "the profile was answered with {}", answer.status());
-        let profile = serde_json::from_slice(answer.body()).ok().and_then(|profile| (spoken.read)(&profile));
+        let profile = serde_json::from_slice(answer.body()).ok().and_then(|profile| (provider_client.read)(&profile));
         let profile = profile.context("the profile names nobody")?;
         let tokens = json!({
             "accessToken": given.access_token().secret(),
@@ -99,7 +99,7 @@ impl SignIns {
             "expiresIn": given.expires_in().map(|life| life.as_secs()),
             "scopes": given.scopes(),
         });
-        Ok(Vouched {
+        Ok(ProviderProfile {
             subject: profile.subject,
             name: profile.name,
             proved_email: profile.proved_email,
@@ -108,8 +108,8 @@ impl SignIns {
     }
 }
 
-impl Spoken {
-    /// Where a person goes to be vouched for.
+impl OAuthProvider {
+    /// Where a person goes to be profile for.
     #[must_use]
     pub fn authorize_url(&self, state: &str, verifier: &str) -> String {
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.to_owned()));
@@ -136,12 +136,12 @@ fn client(given: &SignInClient, authorize: String, token: String, callback: Stri
 }
 
 /// Discord: <https://docs.discord.com/developers/topics/oauth2>.
-fn discord(config: &Config) -> Result<Option<Spoken>> {
+fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
     let base = config.discord_api_url.as_deref().unwrap_or("https://discord.com");
     let callback = format!("{}/auth/discord/callback", config.public_url);
     let (authorize, token) = (format!("{base}/oauth2/authorize"), format!("{base}/api/oauth2/token"));
     let client = client(&config.discord_sign_in, authorize, token, callback)?;
-    Ok(client.map(|client| Spoken {
+    Ok(client.map(|client| OAuthProvider {
         client,
         scopes: &["identify", "email"],
         profile: format!("{base}/api/v10/users/@me"),
@@ -156,7 +156,7 @@ fn discord(config: &Config) -> Result<Option<Spoken>> {
 }
 
 /// Google: <https://developers.google.com/identity/openid-connect/openid-connect>.
-fn google(config: &Config) -> Result<Option<Spoken>> {
+fn google(config: &Config) -> Result<Option<OAuthProvider>> {
     let at = |real: &str, path: &str| match &config.google_api_url {
         Some(base) => format!("{base}{path}"),
         None => format!("https://{real}{path}"),
@@ -164,7 +164,7 @@ fn google(config: &Config) -> Result<Option<Spoken>> {
     let callback = format!("{}/auth/google/callback", config.public_url);
     let authorize = at("accounts.google.com", "/o/oauth2/v2/auth");
     let client = client(&config.google_sign_in, authorize, at("oauth2.googleapis.com", "/token"), callback)?;
-    Ok(client.map(|client| Spoken {
+    Ok(client.map(|client| OAuthProvider {
         client,
         scopes: &["openid", "email", "profile"],
         profile: at("openidconnect.googleapis.com", "/v1/userinfo"),
@@ -192,7 +192,7 @@ async fn read(mut answer: reqwest::Response) -> Result<HttpResponse, reqwest::Er
     let mut body = Vec::new();
     let (status, headers) = (answer.status(), answer.headers().clone());
     while let Some(chunk) = answer.chunk().await? {
-        if body.len() + chunk.len() > LARGEST {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             break;
         }
         body.extend_from_slice(&chunk);

@@ -16,7 +16,7 @@ use lettre::{
 };
 use tokio::time::timeout;
 
-use super::mail::Failure;
+use super::mail::MailError;
 use crate::config::{MailSettings, SmtpTls};
 
 /// Until a connection stands.
@@ -25,8 +25,8 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Until a command is answered.
 const COMMAND: Duration = Duration::from_secs(30);
 
-/// Until a farewell is answered; the letter is on its way by then.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// Until a farewell is answered; the letter is on its destination by then.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The mail server.
 pub(super) struct Server {
@@ -40,9 +40,9 @@ pub(super) struct Server {
 
 enum Tls {
     None,
-    IfOffered(TlsParameters),
+    Opportunistic(TlsParameters),
     Required(TlsParameters),
-    FromTheStart(TlsParameters),
+    Implicit(TlsParameters),
 }
 
 /// Where a conversation ended: it decides whose fault an answer is.
@@ -83,20 +83,20 @@ impl Server {
         Ok(Some(Self { host, port: settings.port, hello, tls, credentials, command: COMMAND }))
     }
 
-    /// The same, with little patience.
+    /// The same, with little timeout.
     #[cfg(test)]
     pub(super) fn hurried(self, command: Duration) -> Self {
         Self { command, ..self }
     }
 
     /// Hands a letter over: `Ok` is the server's word that it will carry it.
-    pub(super) async fn send(&self, message: &Message) -> Result<(), Failure> {
+    pub(super) async fn send(&self, message: &Message) -> Result<(), MailError> {
         let mut server = self.connect().await?;
         let (envelope, bytes) = (message.envelope(), message.formatted());
         let mut extensions = Vec::new();
         if !envelope.to().iter().chain(envelope.from()).all(|address| AsRef::<str>::as_ref(address).is_ascii()) {
             if !server.server_info().supports_feature(Extension::SmtpUtfEight) {
-                return Err(Failure::Refused("the mail server takes ASCII addresses alone".to_owned()));
+                return Err(MailError::Rejected("the mail server takes ASCII addresses alone".to_owned()));
             }
             extensions.extend([MailParameter::SmtpUtfEight, MailParameter::Body(MailBodyParameter::EightBitMime)]);
         }
@@ -107,24 +107,24 @@ impl Server {
         self.step(Stage::Content, server.command(Data)).await?;
         // Here a server thinks longest; to give up too early is to send it twice.
         let sent = timeout(self.command * 2, server.message(&bytes)).await;
-        judged(Stage::Content, sent)?;
-        self.leave(server).await;
+        classify_result(Stage::Content, sent)?;
+        self.quit(server).await;
         Ok(())
     }
 
     /// Says hello, signs in and leaves.
-    pub(super) async fn greet(&self) -> Result<(), Failure> {
+    pub(super) async fn check_connection(&self) -> Result<(), MailError> {
         let server = self.connect().await?;
-        self.leave(server).await;
+        self.quit(server).await;
         Ok(())
     }
 
-    async fn leave(&self, mut server: AsyncSmtpConnection) {
-        _ = timeout(FAREWELL.min(self.command), server.quit()).await;
+    async fn quit(&self, mut server: AsyncSmtpConnection) {
+        _ = timeout(QUIT_TIMEOUT.min(self.command), server.quit()).await;
     }
 
-    async fn connect(&self) -> Result<AsyncSmtpConnection, Failure> {
-        let tls = if let Tls::FromTheStart(parameters) = &self.tls { Some(parameters.clone()) } else { None };
+    async fn connect(&self) -> Result<AsyncSmtpConnection, MailError> {
+        let tls = if let Tls::Implicit(parameters) = &self.tls { Some(parameters.clone()) } else { None };
         let address = (self.host.as_str(), self.port);
         let connected = AsyncSmtpConnection::connect_tokio1(address, Some(CONNECT), &self.hello, tls, None);
         let mut server = self.step(Stage::Hello, connected).await?;
@@ -132,10 +132,10 @@ impl Server {
             Tls::Required(parameters) => {
                 self.step(Stage::Tls, server.starttls(parameters.clone(), &self.hello)).await?;
             }
-            Tls::IfOffered(parameters) if server.can_starttls() => {
+            Tls::Opportunistic(parameters) if server.can_starttls() => {
                 self.step(Stage::Tls, server.starttls(parameters.clone(), &self.hello)).await?;
             }
-            Tls::IfOffered(_) | Tls::FromTheStart(_) | Tls::None => {}
+            Tls::Opportunistic(_) | Tls::Implicit(_) | Tls::None => {}
         }
         if let Some(credentials) = &self.credentials {
             self.step(Stage::SignIn, server.auth(DEFAULT_MECHANISMS, credentials)).await?;
@@ -143,8 +143,8 @@ impl Server {
         Ok(server)
     }
 
-    async fn step<T>(&self, stage: Stage, said: impl Future<Output = Result<T, Error>>) -> Result<T, Failure> {
-        judged(stage, timeout(self.command, said).await)
+    async fn step<T>(&self, stage: Stage, said: impl Future<Output = Result<T, Error>>) -> Result<T, MailError> {
+        classify_result(stage, timeout(self.command, said).await)
     }
 }
 
@@ -159,11 +159,11 @@ impl Tls {
         };
         Ok(match settings.tls {
             SmtpTls::None => Self::None,
-            SmtpTls::Auto if settings.port == 465 => Self::FromTheStart(parameters()?),
-            SmtpTls::Auto if is_loopback(host) => Self::IfOffered(unchecked()?),
+            SmtpTls::Auto if settings.port == 465 => Self::Implicit(parameters()?),
+            SmtpTls::Auto if is_loopback(host) => Self::Opportunistic(unchecked()?),
             SmtpTls::Auto | SmtpTls::StartTls => Self::Required(parameters()?),
-            SmtpTls::Tls => Self::FromTheStart(parameters()?),
-            SmtpTls::Opportunistic => Self::IfOffered(unchecked()?),
+            SmtpTls::Tls => Self::Implicit(parameters()?),
+            SmtpTls::Opportunistic => Self::Opportunistic(unchecked()?),
         })
     }
 }
@@ -172,47 +172,50 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn judged<T>(stage: Stage, answer: Result<Result<T, Error>, tokio::time::error::Elapsed>) -> Result<T, Failure> {
+fn classify_result<T>(
+    stage: Stage,
+    answer: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+) -> Result<T, MailError> {
     match answer {
         Ok(Ok(said)) => Ok(said),
-        Ok(Err(error)) => Err(judge(stage, &error)),
-        Err(_) => Err(Failure::Passing(format!("{stage}: no answer in time"))),
+        Ok(Err(error)) => Err(classify(stage, &error)),
+        Err(_) => Err(MailError::Transient(format!("{stage}: no answer in time"))),
     }
 }
 
-/// What an error means. A server's own words stay out: they may quote the address.
-fn judge(stage: Stage, error: &Error) -> Failure {
+/// What an error means. A server's own rendered stay out: they may quote the address.
+fn classify(stage: Stage, error: &Error) -> MailError {
     if let Some(code) = error.status() {
-        let words = error.source().map(ToString::to_string).unwrap_or_default();
-        return judge_answer(stage, code.into(), &words);
+        let rendered = error.source().map(ToString::to_string).unwrap_or_default();
+        return classify_reply(stage, code.into(), &rendered);
     }
-    let ours = |setting| Failure::Ours { setting, why: format!("{stage}: {error}") };
+    let ours = |setting| MailError::Misconfigured { setting, why: format!("{stage}: {error}") };
     match stage {
         // There was no answer to quote: an error of the client tells what the server lacks.
         Stage::Tls if error.is_client() => ours("DCA_SMTP_TLS"),
         Stage::SignIn if error.is_client() => ours("DCA_SMTP_USER, DCA_SMTP_TLS"),
         Stage::Hello | Stage::Tls if is_bad_tls(error) => ours("DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS"),
-        _ if error.is_response() => Failure::Passing(format!("{stage}: the answer is cut or makes no sense")),
-        _ => Failure::Passing(format!("{stage}: {error}")),
+        _ if error.is_response() => MailError::Transient(format!("{stage}: the answer is cut or makes no sense")),
+        _ => MailError::Transient(format!("{stage}: {error}")),
     }
 }
 
-fn judge_answer(stage: Stage, code: u16, words: &str) -> Failure {
+fn classify_reply(stage: Stage, code: u16, rendered: &str) -> MailError {
     let why = format!("{code}: {stage}");
     // A server that carries nothing for us says so at the recipient, whoever that is.
-    let is_about_us = || words.to_ascii_lowercase().contains("relay");
+    let is_about_us = || rendered.to_ascii_lowercase().contains("relay");
     match (stage, code) {
-        (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => Failure::Passing(why),
-        (_, 400..=499) => Failure::NotNow(why),
+        (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => MailError::Transient(why),
+        (_, 400..=499) => MailError::Deferred(why),
         (_, 530 | 534 | 535 | 538) | (Stage::SignIn, _) => {
-            Failure::Ours { setting: "DCA_SMTP_USER, DCA_SMTP_PASSWORD", why }
+            MailError::Misconfigured { setting: "DCA_SMTP_USER, DCA_SMTP_PASSWORD", why }
         }
-        (Stage::Hello, _) => Failure::Ours { setting: "DCA_SMTP_HOST", why },
-        (Stage::Tls, _) => Failure::Ours { setting: "DCA_SMTP_TLS", why },
-        (Stage::Sender, _) => Failure::Ours { setting: "DCA_MAIL_FROM", why },
-        (_, 550 | 554) if is_about_us() => Failure::Ours { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", why },
-        (_, 501 | 550..=554) => Failure::Refused(why),
-        _ => Failure::Passing(why),
+        (Stage::Hello, _) => MailError::Misconfigured { setting: "DCA_SMTP_HOST", why },
+        (Stage::Tls, _) => MailError::Misconfigured { setting: "DCA_SMTP_TLS", why },
+        (Stage::Sender, _) => MailError::Misconfigured { setting: "DCA_MAIL_FROM", why },
+        (_, 550 | 554) if is_about_us() => MailError::Misconfigured { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", why },
+        (_, 501 | 550..=554) => MailError::Rejected(why),
+        _ => MailError::Transient(why),
     }
 }
 

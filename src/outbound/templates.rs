@@ -1,10 +1,10 @@
-//! The words of letters: one template per letter and language, and one page around all of them.
+//! The rendered of letters: one template per letter and language, and one page around all of them.
 //!
 //! A template is text: its first line is the subject, then paragraphs with blank lines between them. The
 //! same paragraphs, escaped, make the HTML; one that is nothing but the link becomes a button.
 
 use anyhow::{Context, Result};
-use dca_core::accounts::{Locale, letters::Letter};
+use dca_core::accounts::{Locale, emails::EmailTemplate};
 use handlebars::{Handlebars, html_escape, no_escape};
 use serde::Serialize;
 
@@ -44,9 +44,9 @@ pub(super) struct Values<'a> {
     pub(super) year: i32,
 }
 
-/// A letter in words.
+/// A letter in rendered.
 #[derive(Clone, Debug)]
-pub(super) struct Words {
+pub(super) struct RenderedEmail {
     /// One line.
     pub(super) subject: String,
     /// Nothing in it is escaped.
@@ -77,18 +77,20 @@ impl Templates {
         html.register_template_string("layout", LAYOUT).context("the layout of letters is broken")?;
         let templates = Self { text, html };
         let values = Values { name: String::new(), app_name: "", url: String::new(), year: 0 };
-        for (locale, letter) in Locale::ALL.iter().flat_map(|locale| Letter::ALL.iter().map(move |it| (locale, it))) {
+        for (locale, letter) in
+            Locale::ALL.iter().flat_map(|locale| EmailTemplate::ALL.iter().map(move |it| (locale, it)))
+        {
             templates.render(*letter, *locale, &values)?;
         }
         Ok(templates)
     }
 
-    /// Puts a letter into words.
+    /// Puts a letter into rendered.
     ///
     /// # Errors
     /// When a template is missing, or wants what is not there.
-    pub(super) fn render(&self, letter: Letter, locale: Locale, values: &Values) -> Result<Words> {
-        let name = named(locale.as_str(), letter.as_str());
+    pub(super) fn render(&self, template: EmailTemplate, locale: Locale, values: &Values) -> Result<RenderedEmail> {
+        let name = named(locale.as_str(), template.as_str());
         let rendered = self.text.render(&name, values).with_context(|| format!("the template {name} is broken"))?;
         let (subject, body) = rendered.split_once('\n').with_context(|| format!("the template {name} has no body"))?;
         let paragraphs: Vec<String> = body.split("\n\n").map(one_line).filter(|text| !text.is_empty()).collect();
@@ -103,7 +105,7 @@ impl Templates {
                 .collect(),
         };
         let html = self.html.render("layout", &page).context("the layout of letters is broken")?;
-        Ok(Words { subject: subject.to_owned(), text: paragraphs.join("\n\n") + "\n", html })
+        Ok(RenderedEmail { subject: subject.to_owned(), text: paragraphs.join("\n\n") + "\n", html })
     }
 }
 
@@ -125,12 +127,12 @@ struct Paragraph<'a> {
     is_link: bool,
 }
 
-fn named(locale: &str, letter: &str) -> String {
-    format!("{locale}/{letter}")
+fn named(locale: &str, template: &str) -> String {
+    format!("{locale}/{template}")
 }
 
 /// A text without line breaks and other control characters: nobody's name makes a paragraph.
 pub(super) fn one_line(text: &str) -> String {
-    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    words.collect::<Vec<_>>().join(" ")
+    let rendered = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    rendered.collect::<Vec<_>>().join(" ")
 }

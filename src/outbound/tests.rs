@@ -1,4 +1,4 @@
-//! Letters as they are read, and a mail server in a few lines: what it answers is what is judged.
+//! Letters as they are read, and a mail server in a few lines: what it answers is what is classify_result.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use dca_core::accounts::{
     Locale,
-    letters::{Letter, Open},
+    emails::{EmailData, EmailTemplate},
 };
 use lettre::Message;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::{
     domains::Domains,
-    mail::{Failure, Mailer},
+    mail::{MailError, Mailer},
     smtp::Server,
 };
 use crate::Config;
@@ -42,22 +42,22 @@ fn mailer(settings: &[(&str, &str)]) -> Mailer {
     Mailer::new(&config(settings), false).unwrap()
 }
 
-fn open(letter: Letter, locale: Locale) -> Open {
+fn email_data(template: EmailTemplate, locale: Locale) -> EmailData {
     let token = "0123456789abcdef".repeat(4);
-    let link = match letter {
-        Letter::VerifyEmail => Some(("/verify", token)),
-        Letter::ResetPassword => Some(("/reset-password", token)),
+    let link = match template {
+        EmailTemplate::VerifyEmail => Some(("/verify", token)),
+        EmailTemplate::ResetPassword => Some(("/reset-password", token)),
         _ => None,
     };
-    Open { to: "ana@example.com".to_owned(), name: Some("Ana".to_owned()), locale, link }
+    EmailData { to: "ana@example.com".to_owned(), name: Some("Ana".to_owned()), locale, link }
 }
 
 fn dawn() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-fn written(mailer: &Mailer, letter: Letter, open: &Open) -> Message {
-    mailer.write(Uuid::from_u128(7), dawn(), letter, open).expect("it can be written").message
+fn email(mailer: &Mailer, template: EmailTemplate, data: &EmailData) -> Message {
+    mailer.prepare(Uuid::from_u128(7), dawn(), template, data).expect("it can be email").message
 }
 
 fn text(message: &Message) -> String {
@@ -79,7 +79,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// The two parts of a letter, as they are read.
+/// The two parts of a template, as they are read.
 fn parts(message: &Message) -> (String, String) {
     let text = text(message);
     let boundary = format!("--{}", Uuid::from_u128(7).simple());
@@ -92,26 +92,27 @@ fn parts(message: &Message) -> (String, String) {
 fn every_letter_reads_well_in_every_language() {
     let mailer = mailer(&[]);
     for locale in Locale::ALL {
-        let letters = Letter::ALL.iter().map(|letter| {
-            let message = written(&mailer, *letter, &open(*letter, *locale));
+        let emails = EmailTemplate::ALL.iter().map(|template| {
+            let message = email(&mailer, *template, &email_data(*template, *locale));
             let subject = message.headers().get::<lettre::message::header::Subject>().unwrap();
-            format!("{letter}: {}\n\n{}", subject.as_ref(), parts(&message).0)
+            format!("{template}: {}\n\n{}", subject.as_ref(), parts(&message).0)
         });
-        insta::assert_snapshot!(format!("letters_{locale}"), letters.collect::<Vec<_>>().join("\n\n\n"));
+        insta::assert_snapshot!(format!("letters_{locale}"), emails.collect::<Vec<_>>().join("\n\n\n"));
     }
 }
 
 #[test]
 fn the_page_of_a_letter_has_a_button_and_escapes_everything() {
-    let page = parts(&written(&mailer(&[]), Letter::VerifyEmail, &open(Letter::VerifyEmail, Locale::Es))).1;
+    let page =
+        parts(&email(&mailer(&[]), EmailTemplate::VerifyEmail, &email_data(EmailTemplate::VerifyEmail, Locale::Es))).1;
     insta::assert_snapshot!(page);
 }
 
 #[test]
 fn a_link_begins_with_a_setting() {
-    let reset = open(Letter::ResetPassword, Locale::En);
+    let reset = email_data(EmailTemplate::ResetPassword, Locale::En);
     let linked = |settings: &[(&str, &str)]| {
-        let text = parts(&written(&mailer(settings), Letter::ResetPassword, &reset)).0;
+        let text = parts(&email(&mailer(settings), EmailTemplate::ResetPassword, &reset)).0;
         text.lines().find(|line| line.starts_with("http")).unwrap().to_owned()
     };
     let token = "0123456789abcdef".repeat(4);
@@ -126,8 +127,8 @@ fn a_link_begins_with_a_setting() {
 #[test]
 fn headers_are_ours_and_the_same_at_every_try() {
     let mailer = mailer(&[]);
-    let letter = Letter::WelcomeEmail;
-    let message = text(&written(&mailer, letter, &open(letter, Locale::Es)));
+    let template = EmailTemplate::WelcomeEmail;
+    let message = text(&email(&mailer, template, &email_data(template, Locale::Es)));
     assert!(message.is_ascii(), "no server needs an extension for it");
     for line in [
         "From: Makers <no-reply@makers.example>",
@@ -138,63 +139,63 @@ fn headers_are_ours_and_the_same_at_every_try() {
     ] {
         assert!(message.lines().any(|known| known == line), "{line} in {message}");
     }
-    assert_eq!(message, text(&written(&mailer, letter, &open(letter, Locale::Es))));
+    assert_eq!(message, text(&email(&mailer, template, &email_data(template, Locale::Es))));
 }
 
 #[test]
 fn a_name_makes_neither_a_header_nor_a_paragraph_nor_markup() {
     let mailer = mailer(&[]);
     for name in ["a\r\nBcc: x@example.com", "a\n\nhttps", "<b>a</b>\r\n.\r\n", "{{url}}{{#if}}", "\u{0}\u{85}a"] {
-        let open = Open { name: Some(name.to_owned()), ..open(Letter::VerifyEmail, Locale::En) };
-        let message = written(&mailer, Letter::VerifyEmail, &open);
+        let data = EmailData { name: Some(name.to_owned()), ..email_data(EmailTemplate::VerifyEmail, Locale::En) };
+        let message = email(&mailer, EmailTemplate::VerifyEmail, &data);
         let head = text(&message).split_once("\r\n\r\n").unwrap().0.to_owned();
         assert!(!head.to_lowercase().contains("bcc"), "{head}");
         assert_eq!(message.envelope().to().len(), 1);
-        let (words, page) = parts(&message);
-        assert_eq!(words.split("\n\n").count(), 4, "{words}");
+        let (rendered, page) = parts(&message);
+        assert_eq!(rendered.split("\n\n").count(), 4, "{rendered}");
         assert!(!page.contains("<b>"), "{page}");
         assert_eq!(page.matches("https://app.example").count(), 2, "a name is no template: {page}");
     }
     for to in ["a@example.com\r\nBcc: x@example.com", "a b@example.com", "", "a@", "a@[127.0.0.1]"] {
-        let open = Open { to: to.to_owned(), ..open(Letter::VerifyEmail, Locale::En) };
-        let answer = mailer.write(Uuid::nil(), dawn(), Letter::VerifyEmail, &open);
-        assert_eq!(answer.err(), Some(Failure::Refused("no address".to_owned())), "{to}");
+        let data = EmailData { to: to.to_owned(), ..email_data(EmailTemplate::VerifyEmail, Locale::En) };
+        let answer = mailer.prepare(Uuid::nil(), dawn(), EmailTemplate::VerifyEmail, &data);
+        assert_eq!(answer.err(), Some(MailError::Rejected("no address".to_owned())), "{to}");
     }
 }
 
 #[test]
 fn a_domain_in_any_script_is_written_to_in_ascii() {
-    let open = Open { to: "ana@mañana.example".to_owned(), ..open(Letter::VerifyEmail, Locale::Es) };
-    let message = written(&mailer(&[]), Letter::VerifyEmail, &open);
+    let data = EmailData { to: "ana@mañana.example".to_owned(), ..email_data(EmailTemplate::VerifyEmail, Locale::Es) };
+    let message = email(&mailer(&[]), EmailTemplate::VerifyEmail, &data);
     assert_eq!(message.envelope().to()[0].to_string(), "ana@xn--maana-pta.example");
 }
 
 #[test]
 fn a_domain_gets_few_letters_at_once_and_its_queue_moves_back() {
     let (domains, now) = (Domains::new(Duration::from_secs(1)), dawn());
-    let turns = [0, 1].map(|_| domains.enter("a.example", now).ok().unwrap());
-    let waits = [0, 1, 2].map(|_| domains.enter("a.example", now).err().unwrap().as_secs());
+    let permits = [0, 1].map(|_| domains.acquire("a.example", now).ok().unwrap());
+    let waits = [0, 1, 2].map(|_| domains.acquire("a.example", now).err().unwrap().as_secs());
     assert_eq!(waits, [1, 2, 3], "each behind the one before it");
-    assert!(domains.enter("b.example", now).is_ok(), "another domain is free");
-    domains.rest(&turns[0], now);
-    drop(turns);
-    assert!(domains.enter("a.example", now).err().unwrap() > Duration::from_secs(30), "it asked for a rest");
-    assert!(domains.enter("a.example", now + Duration::from_secs(30)).is_ok());
+    assert!(domains.acquire("b.example", now).is_ok(), "another domain is free");
+    domains.pause(&permits[0], now);
+    drop(permits);
+    assert!(domains.acquire("a.example", now).err().unwrap() > Duration::from_secs(30), "it asked for a rest");
+    assert!(domains.acquire("a.example", now + Duration::from_secs(30)).is_ok());
 }
 
-/// A server that says these lines: the first at once, each other when it was told something.
+/// A server that says these lines: the first at once, each other when it was last_report something.
 async fn server(script: &'static [&'static str]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {
         let (socket, _) = listener.accept().await.unwrap();
         let (read, mut write) = socket.into_split();
-        let mut told = BufReader::new(read).lines();
+        let mut last_report = BufReader::new(read).lines();
         let mut in_letter = false;
         for says in script {
             write.write_all(format!("{says}\r\n").as_bytes()).await.unwrap();
             loop {
-                let Ok(Some(line)) = told.next_line().await else { return };
+                let Ok(Some(line)) = last_report.next_line().await else { return };
                 if !in_letter || line == "." {
                     in_letter = line == "DATA";
                     break;
@@ -207,23 +208,23 @@ async fn server(script: &'static [&'static str]) -> u16 {
     port
 }
 
-async fn sent(settings: &[(&str, &str)], port: u16) -> Result<(), Failure> {
+async fn sent(settings: &[(&str, &str)], port: u16) -> Result<(), MailError> {
     let port = port.to_string();
     let given = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str())];
     let config = config(&[&given, settings].concat());
     let server = Server::new(&config.mail, "makers.example").unwrap().unwrap().hurried(Duration::from_millis(200));
-    let message = written(&mailer(&[]), Letter::VerifyEmail, &open(Letter::VerifyEmail, Locale::En));
+    let message = email(&mailer(&[]), EmailTemplate::VerifyEmail, &email_data(EmailTemplate::VerifyEmail, Locale::En));
     server.send(&message).await
 }
 
-fn seen(answer: Result<(), Failure>) -> String {
+fn seen(answer: Result<(), MailError>) -> String {
     match answer {
         Ok(()) => "sent".to_owned(),
-        Err(Failure::Ours { setting, why }) => format!("ours, {setting}: {why}"),
-        Err(Failure::Refused(why)) => format!("refused: {why}"),
-        Err(Failure::NotNow(why)) => format!("not now: {why}"),
-        Err(Failure::Passing(why)) => format!("passing: {why}"),
-        Err(Failure::Wait(wait)) => format!("wait {wait:?}"),
+        Err(MailError::Misconfigured { setting, why }) => format!("ours, {setting}: {why}"),
+        Err(MailError::Rejected(why)) => format!("refused: {why}"),
+        Err(MailError::Deferred(why)) => format!("not now: {why}"),
+        Err(MailError::Transient(why)) => format!("passing: {why}"),
+        Err(MailError::Wait(wait)) => format!("wait {wait:?}"),
     }
 }
 
@@ -326,14 +327,15 @@ fn self_signed_server() -> u16 {
         }
         clear.write_all(b"220 go\r\n").unwrap();
         let mut sealed = StreamOwned::new(ServerConnection::new(Arc::new(config)).unwrap(), clear);
-        let mut told = Vec::new();
+        let mut last_report = Vec::new();
         for says in ["250 sink", "250 ok", "250 ok", "354 go", "250 ok", "221 bye"] {
-            let ends: &[u8] = if says == "250 ok" && told.ends_with(b"DATA\r\n") { b"\r\n.\r\n" } else { b"\r\n" };
-            told.clear();
-            while !told.ends_with(ends) {
+            let ends: &[u8] =
+                if says == "250 ok" && last_report.ends_with(b"DATA\r\n") { b"\r\n.\r\n" } else { b"\r\n" };
+            last_report.clear();
+            while !last_report.ends_with(ends) {
                 let mut byte = [0];
                 let Ok(1) = sealed.read(&mut byte) else { return };
-                told.extend(byte);
+                last_report.extend(byte);
             }
             sealed.write_all(format!("{says}\r\n").as_bytes()).unwrap();
         }

@@ -1,7 +1,7 @@
 //! Background work on apalis: `relay` performs deliveries, the timer runs what is due.
 //!
 //! A scheduled worker is a row (`dca_core::workers`): any instance may run it, one does. The timer
-//! looks every second and whenever somebody nudges; a test calls [`App::run`], which is what the timer
+//! looks every second and whenever somebody notifications; a test calls [`App::run`], which is what the timer
 //! calls.
 
 use std::{convert::Infallible, time::Duration};
@@ -11,7 +11,7 @@ use dca_core::{
     accounts::erasure,
     bus::Topic,
     entitlements, licenses, log_channel,
-    outbox::{self, Carrier},
+    outbox::{self, Transport},
     workers as rows,
 };
 use futures::{Stream, StreamExt, stream};
@@ -38,7 +38,7 @@ pub enum Worker {
 }
 
 /// How long nothing is tried while the database is away.
-pub(crate) const PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a run stays with an instance that fell silent; renewed while it works.
 const LEASE: Duration = Duration::from_secs(30);
@@ -69,31 +69,31 @@ impl Worker {
     }
 
     /// Whether this instance can do it at all.
-    fn is_able(self, app: &App) -> bool {
+    fn can_run(self, app: &App) -> bool {
         match self {
             // Where the gateway is heard, so that both order their observations alike; or in a process
             // that never hears it.
             Self::ReconcileRoles => match &app.bot {
-                Some(bot) => bot.held().is_some(),
-                None => app.rest.is_some(),
+                Some(bot) => bot.gateway_lease().is_some(),
+                None => app.discord.is_some(),
             },
             Self::Expire | Self::LogChannel | Self::Cleanup => true,
         }
     }
 
     /// One run; the sentence goes into its row.
-    async fn work(self, app: &App) -> anyhow::Result<String> {
+    async fn run(self, app: &App) -> anyhow::Result<String> {
         let core = &app.core;
         Ok(match self {
             Self::Expire => {
-                let told = licenses::announce_expired(core).await?;
-                let ended = entitlements::settle_over(core).await?;
-                format!("{ended} ended after their grace, {told} expired")
+                let announced = licenses::announce_expired(core).await?;
+                let ended = entitlements::end_expired_grace(core).await?;
+                format!("{ended} ended after their grace, {announced} expired")
             }
             Self::ReconcileRoles => reconcile_roles::run(app).await?,
             Self::LogChannel => format!("{} events read", log_channel::read_on(core).await?),
             Self::Cleanup => {
-                let (forgotten, erased) = (outbox::forget_old(core).await?, erasure::sweep(core).await?);
+                let (forgotten, erased) = (outbox::delete_old(core).await?, erasure::sweep(core).await?);
                 format!("{forgotten} deliveries forgotten, {erased} accounts erased")
             }
         })
@@ -107,27 +107,27 @@ impl App {
     /// When the database does not answer. A run that fails is logged, reported in its row, and due
     /// again within a minute.
     pub async fn run(&self, worker: Worker) -> dca_core::Result<bool> {
-        if !worker.is_able(self) {
+        if !worker.can_run(self) {
             return Ok(false);
         }
         let next = self.core.clock.now() + worker.every(self);
         let Some(lease) = rows::acquire(&self.core, worker.name(), LEASE, next).await? else { return Ok(false) };
         let result = tokio::select! {
-            result = worker.work(self) => result,
-            () = self.keep(&lease) => Err(anyhow::anyhow!("another instance took the run over")),
+            result = worker.run(self) => result,
+            () = self.renew_lease(&lease) => Err(anyhow::anyhow!("another instance took the run over")),
         };
         if let Err(failed) = &result {
             error!(worker = worker.name(), error = format!("{failed:#}"), "a worker failed");
             rows::wake_in(&self.core, worker.name(), Duration::from_secs(30)).await?;
         }
-        let says = result.unwrap_or_else(|failed| format!("failed: {failed:#}"));
-        debug!(worker = worker.name(), says, "ran");
-        rows::release(&self.core, &lease, &says).await?;
+        let result_text = result.unwrap_or_else(|failed| format!("failed: {failed:#}"));
+        debug!(worker = worker.name(), result_text, "ran");
+        rows::release(&self.core, &lease, &result_text).await?;
         Ok(true)
     }
 
     /// Renews a run's lease; returns when it is lost.
-    async fn keep(&self, lease: &rows::Lease) {
+    async fn renew_lease(&self, lease: &rows::Lease) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
             match rows::renew(&self.core, lease, LEASE).await {
@@ -144,34 +144,34 @@ pub async fn run(app: App, stop: CancellationToken) {
     futures::join!(relay(app.clone(), stop.clone()), timer(app, stop));
 }
 
-/// Performs deliveries until `stop`: each carrier has a worker of its own, so that one that stalls holds up
+/// Performs deliveries until `stop`: each transport has a worker of its own, so that one that stalls holds up
 /// nothing else.
 pub async fn relay(app: App, stop: CancellationToken) {
-    let monitor = Carrier::ALL.iter().fold(Monitor::new(), |monitor, &carrier| {
+    let monitor = Transport::ALL.iter().fold(Monitor::new(), |monitor, &transport| {
         let app = app.clone();
         monitor.register(move |_| {
-            WorkerBuilder::new(format!("relay-{carrier}"))
-                .backend(relay::claims(app.clone(), carrier))
+            WorkerBuilder::new(format!("relay-{transport}"))
+                .backend(relay::claims(app.clone(), transport))
                 .enable_tracing()
-                .concurrency(relay::concurrency(carrier))
+                .concurrency(relay::concurrency(transport))
                 .data(app.clone())
-                .data(carrier)
+                .data(transport)
                 .build(relay::perform)
         })
     });
     until(stop, monitor).await;
 }
 
-/// Runs what is due, every second and when nudged, until `stop`.
+/// Runs what is due, every second and when notified, until `stop`.
 async fn timer(app: App, stop: CancellationToken) {
     let monitor = Monitor::new().register(move |_| {
-        WorkerBuilder::new("timer").backend(ticks(&app)).concurrency(1).data(app.clone()).build(run_all_due)
+        WorkerBuilder::new("timer").backend(ticks(&app)).concurrency(1).data(app.clone()).build(run_due_workers)
     });
     until(stop, monitor).await;
 }
 
 async fn until(stop: CancellationToken, monitor: Monitor) {
-    let (told, patience) = (stop.clone(), async {
+    let (stopped, timeout) = (stop.clone(), async {
         stop.cancelled().await;
         tokio::time::sleep(Duration::from_secs(15)).await;
     });
@@ -180,52 +180,52 @@ async fn until(stop: CancellationToken, monitor: Monitor) {
         true
     });
     let ended = monitor.run_with_signal(async move {
-        told.cancelled().await;
+        stopped.cancelled().await;
         Ok(())
     });
     tokio::select! {
         ended = ended => if let Err(error) = ended {
             warn!(%error, "a worker did not end cleanly");
         },
-        () = patience => warn!("a worker did not end in time; its leases end by themselves"),
+        () = timeout => warn!("a worker did not end in time; its leases end by themselves"),
     }
 }
 
 /// A look at what is due.
 #[derive(Debug)]
-struct Look;
+struct Tick;
 
 /// One look a second, and one for each nudge. A look that took longer is followed by a second's rest, not by
 /// those that were missed.
-fn ticks(app: &App) -> stream::BoxStream<'static, Result<Look, Infallible>> {
+fn ticks(app: &App) -> stream::BoxStream<'static, Result<Tick, Infallible>> {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let seconds = stream::unfold(seconds, |mut seconds| async move {
         seconds.tick().await;
-        Some((Ok(Look), seconds))
+        Some((Ok(Tick), seconds))
     });
-    stream::select(seconds, nudges(app, Topic::Workers).map(|()| Ok(Look))).boxed()
+    stream::select(seconds, notifications(app, Topic::Workers).map(|()| Ok(Tick))).boxed()
 }
 
-/// An item for each nudge of this topic, and one for nudges that were missed.
-fn nudges(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + use<> {
-    stream::unfold(app.core.bus.subscribe(), move |mut nudges| async move {
+/// An item for each nudge of this topic, and one for notifications that were missed.
+fn notifications(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + use<> {
+    stream::unfold(app.core.bus.subscribe(), move |mut notifications| async move {
         loop {
-            match nudges.recv().await {
-                Ok(topic) if topic == wanted => return Some(((), nudges)),
+            match notifications.recv().await {
+                Ok(topic) if topic == wanted => return Some(((), notifications)),
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => return Some(((), nudges)),
+                Err(RecvError::Lagged(_)) => return Some(((), notifications)),
                 Err(RecvError::Closed) => return None,
             }
         }
     })
 }
 
-async fn run_all_due(_: Look, app: Data<App>) -> Result<(), Infallible> {
+async fn run_due_workers(_: Tick, app: Data<App>) -> Result<(), Infallible> {
     for worker in Worker::ALL {
         if let Err(error) = app.run(worker).await {
             warn!(worker = worker.name(), %error, "the workers cannot be asked for; trying again");
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             break;
         }
     }

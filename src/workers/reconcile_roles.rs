@@ -1,9 +1,9 @@
 //! The full pass: reads every member of every guild that maps a role, page by page.
 
-use dca_commands::rest::{Failure, PAGE, Rest};
+use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::{
     Snowflake,
-    entitlements::sweep::{Summary, Sweep},
+    entitlements::reconcile::{GuildReconciliation, Summary},
     guilds::{self, Guild},
 };
 use tracing::{info, warn};
@@ -18,7 +18,7 @@ use crate::App;
 pub(super) async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, 0, Summary::default());
     match &app.bot {
-        Some(bot) => bot.begin_pass(),
+        Some(bot) => bot.begin_reconcile(),
         // The gateway is heard elsewhere: continue after its stamps.
         None => app.core.stamps.catch_up(&app.core).await?,
     }
@@ -41,21 +41,21 @@ pub(super) async fn run(app: &App) -> anyhow::Result<String> {
 
 async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let (core, id) = (&app.core, guild.id);
-    let Some(rest) = &app.rest else { return Ok(Summary::default()) };
-    let fence = app.bot.as_ref().and_then(|bot| bot.held());
-    let Some(mut sweep) = Sweep::begin(core, guild, fence, app.config.dm_interval).await? else {
+    let Some(discord) = &app.discord else { return Ok(Summary::default()) };
+    let fence = app.bot.as_ref().and_then(|bot| bot.gateway_lease());
+    let Some(mut reconciliation) = GuildReconciliation::begin(core, guild, fence, app.config.dm_interval).await? else {
         return Ok(Summary::default());
     };
-    let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.has_heard(id, member));
-    sweep.roles(core, &roles_of(rest, id).await?).await?;
+    let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));
+    reconciliation.roles(core, &roles_of(discord, id).await?).await?;
     let mut after = Snowflake(0);
     loop {
-        let page = patiently(|| rest.members(id, after)).await?;
+        let page = patiently(|| discord.members(id, after)).await?;
         for (member, roles) in &page {
             if is_newer(*member) {
-                sweep.skip(*member);
+                reconciliation.skip(*member);
             } else {
-                sweep.member(core, *member, roles).await?;
+                reconciliation.member(core, *member, roles).await?;
             }
         }
         match page.last() {
@@ -63,23 +63,25 @@ async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
             _ => break,
         }
     }
-    sweep.roles(core, &roles_of(rest, id).await?).await?;
-    let summary = sweep.finish(core, is_newer).await?;
+    reconciliation.roles(core, &roles_of(discord, id).await?).await?;
+    let summary = reconciliation.finish(core, is_newer).await?;
     if summary != Summary::default() {
         info!(guild = %id, ?summary, "synchronized");
     }
     Ok(summary)
 }
 
-async fn roles_of(rest: &Rest, guild: Snowflake) -> Result<Vec<Snowflake>, Failure> {
-    Ok(patiently(|| rest.roles(guild)).await?.into_iter().map(|role| role.id).collect())
+async fn roles_of(discord: &DiscordClient, guild: Snowflake) -> Result<Vec<Snowflake>, DiscordError> {
+    Ok(patiently(|| discord.roles(guild)).await?.into_iter().map(|role| role.id).collect())
 }
 
 /// Tries a read three times: a pass over many pages should not fail for one hiccup.
-async fn patiently<T, F: Future<Output = Result<T, Failure>>>(mut read: impl FnMut() -> F) -> Result<T, Failure> {
+async fn patiently<T, F: Future<Output = Result<T, DiscordError>>>(
+    mut read: impl FnMut() -> F,
+) -> Result<T, DiscordError> {
     for pause in [1, 3] {
         match read().await {
-            Err(Failure::Passing(_) | Failure::RateLimited) => {
+            Err(DiscordError::Transient(_) | DiscordError::RateLimited) => {
                 tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
             }
             answer => return answer,

@@ -1,4 +1,4 @@
-//! Performs deliveries. For each carrier an ordinary apalis worker whose backend is a stream of claims: the
+//! Performs deliveries. For each transport an ordinary apalis worker whose backend is a stream of claims: the
 //! outbox row is the truth, so the stream never fails and every claim is settled, panic or not.
 
 use std::{
@@ -9,17 +9,17 @@ use std::{
 };
 
 use apalis::prelude::Data;
-use dca_commands::{Rest as Discord, reply, rest::Failure};
+use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::{
     Snowflake,
-    accounts::letters::{self, Letter},
+    accounts::emails::{self, EmailTemplate},
     bus::Topic,
     entitlements,
     ids::{LicenseId, UserId},
     licenses,
     limiter::Bucket,
     log_channel,
-    outbox::{self, Carrier, Claim, Delivery, Outcome},
+    outbox::{self, Claim, Delivery, Outcome, Transport},
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio::time::Instant;
@@ -29,85 +29,85 @@ use uuid::Uuid;
 use crate::{
     App,
     outbound::mail,
-    workers::{PAUSE, nudges},
+    workers::{RETRY_DELAY, notifications},
 };
 
 /// Deliveries performed at once.
-pub(crate) const fn concurrency(carrier: Carrier) -> usize {
-    match carrier {
-        Carrier::Discord => 8,
-        Carrier::Smtp => 4,
+pub(crate) const fn concurrency(transport: Transport) -> usize {
+    match transport {
+        Transport::Discord => 8,
+        Transport::Smtp => 4,
     }
 }
 
 /// How much longer a lease is than the longest attempt.
-const MARGIN: Duration = Duration::from_secs(5);
+const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long the outbox is left alone when nobody nudges.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long the outbox is left alone when nobody notifications.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long direct messages rest when Discord asks for it.
-const DM_REST: Duration = Duration::from_mins(15);
+const DM_PAUSE: Duration = Duration::from_mins(15);
 
 /// Until when direct messages rest.
 #[derive(Clone, Default)]
-pub(crate) struct Rest(Arc<Mutex<Option<Instant>>>);
+pub(crate) struct DmPause(Arc<Mutex<Option<Instant>>>);
 
-impl Rest {
-    fn begin(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DM_REST);
+impl DmPause {
+    fn start(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DM_PAUSE);
     }
 
-    fn left(&self) -> Option<Duration> {
+    fn remaining(&self) -> Option<Duration> {
         let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
     }
 }
 
-/// Due deliveries of a carrier, each claimed when there is a place to perform it.
-pub(crate) fn claims(app: App, carrier: Carrier) -> BoxStream<'static, Result<Claim, Infallible>> {
-    let nudged = nudges(&app, Topic::Outbox).boxed();
-    stream::unfold((app, nudged), move |(app, mut nudged)| async move {
+/// Due deliveries of a transport, each claimed when there is a place to perform it.
+pub(crate) fn claims(app: App, transport: Transport) -> BoxStream<'static, Result<Claim, Infallible>> {
+    let notified = notifications(&app, Topic::Outbox).boxed();
+    stream::unfold((app, notified), move |(app, mut notified)| async move {
         loop {
-            if let Some(claim) = claim(&app, carrier).await {
-                return Some((Ok(claim), (app, nudged)));
+            if let Some(claim) = claim(&app, transport).await {
+                return Some((Ok(claim), (app, notified)));
             }
             // Nothing due, or the database is away: look again soon, or when told.
-            _ = tokio::time::timeout(LOOK, nudged.next()).await;
+            _ = tokio::time::timeout(POLL_INTERVAL, notified.next()).await;
         }
     })
     .boxed()
 }
 
-async fn claim(app: &App, carrier: Carrier) -> Option<Claim> {
-    let is_able = match carrier {
-        Carrier::Discord => app.rest.is_some(),
-        Carrier::Smtp => app.mailer.is_able(),
+async fn claim(app: &App, transport: Transport) -> Option<Claim> {
+    let can_send = match transport {
+        Transport::Discord => app.discord.is_some(),
+        Transport::Smtp => app.mailer.can_send(),
     };
-    if !is_able {
+    if !can_send {
         return None;
     }
-    match outbox::claim(&app.core, carrier, 1, longest(app, carrier) + MARGIN).await {
+    match outbox::claim(&app.core, transport, 1, attempt_timeout(app, transport) + LEASE_MARGIN).await {
         Ok(claimed) => claimed.into_iter().next(),
         Err(error) => {
             warn!(%error, "deliveries cannot be claimed; trying again");
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(RETRY_DELAY).await;
             None
         }
     }
 }
 
 /// The longest attempt.
-fn longest(app: &App, carrier: Carrier) -> Duration {
-    match carrier {
-        Carrier::Discord => app.config.delivery_timeout * 2,
-        Carrier::Smtp => mail::ATTEMPT,
+fn attempt_timeout(app: &App, transport: Transport) -> Duration {
+    match transport {
+        Transport::Discord => app.config.delivery_timeout * 2,
+        Transport::Smtp => mail::ATTEMPT,
     }
 }
 
 /// Performs one delivery and writes down how it went.
-pub(crate) async fn perform(claim: Claim, app: Data<App>, carrier: Data<Carrier>) -> Result<(), Infallible> {
-    let attempt = tokio::time::timeout(longest(&app, *carrier), deliver(&app, &claim));
+pub(crate) async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Result<(), Infallible> {
+    let attempt = tokio::time::timeout(attempt_timeout(&app, *transport), deliver(&app, &claim));
     let outcome = match AssertUnwindSafe(attempt).catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Outcome::Failed("timed out".to_owned()),
@@ -122,7 +122,7 @@ pub(crate) async fn perform(claim: Claim, app: Data<App>, carrier: Data<Carrier>
         Outcome::Sent | Outcome::Wait(_) => {}
     }
     metrics::counter!("dca_deliveries_total", "outcome" => outcome.word()).increment(1);
-    match outbox::settle(&app.core, &claim, outcome).await {
+    match outbox::complete(&app.core, &claim, outcome).await {
         Ok(true) => {}
         Ok(false) => warn!(delivery = %claim.id, "settled by another instance meanwhile"),
         Err(error) => error!(delivery = %claim.id, %error, "not settled; it is tried again when its lease ends"),
@@ -132,12 +132,12 @@ pub(crate) async fn perform(claim: Claim, app: Data<App>, carrier: Data<Carrier>
 
 /// One variant, one row: how each kind of delivery is performed.
 async fn deliver(app: &App, claim: &Claim) -> Outcome {
-    match (&claim.delivery, &app.rest) {
-        (Delivery::Mail { letter, user, token }, _) => send_letter(app, claim, *letter, *user, *token).await,
-        (_, None) => Outcome::Wait(LOOK),
-        (Delivery::KeyDm { license }, Some(rest)) => send_key(app, rest, claim, *license).await,
-        (Delivery::LogLine { channel, seq }, Some(rest)) => write_line(app, rest, claim, *channel, *seq).await,
-        (Delivery::Refetch { guild, user }, Some(rest)) => refetch(app, rest, *guild, *user).await,
+    match (&claim.delivery, &app.discord) {
+        (Delivery::Email { template, user, token }, _) => send_email(app, claim, *template, *user, *token).await,
+        (_, None) => Outcome::Wait(POLL_INTERVAL),
+        (Delivery::KeyDm { license }, Some(discord)) => send_key(app, discord, claim, *license).await,
+        (Delivery::LogLine { channel, seq }, Some(discord)) => write_line(app, discord, claim, *channel, *seq).await,
+        (Delivery::RecheckMember { guild, user }, Some(discord)) => recheck_member(app, discord, *guild, *user).await,
     }
 }
 
@@ -146,75 +146,75 @@ fn nonce(claim: &Claim) -> String {
     claim.id.simple().to_string()[8..].to_owned()
 }
 
-async fn send_key(app: &App, rest: &Discord, claim: &Claim, license: LicenseId) -> Outcome {
+async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
     let held = match licenses::for_delivery(&app.core, license).await {
         Ok(Some(held)) => held,
         Ok(None) => return Outcome::Undelivered("the license ended before its key was sent".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    if let Some(left) = app.dm_rest.left() {
+    if let Some(left) = app.dm_pause.remaining() {
         return Outcome::Wait(left);
     }
     if let Err(wait) = app.core.limiter.check(Bucket::Dm, "all").await {
         return Outcome::Wait(wait);
     }
-    judged(app, rest.dm(held.0, &reply::key_dm(&held.1), &nonce(claim)).await)
+    outcome_of(app, discord.dm(held.0, &reply::key_dm(&held.1), &nonce(claim)).await)
 }
 
-async fn write_line(app: &App, rest: &Discord, claim: &Claim, channel: Snowflake, seq: i64) -> Outcome {
+async fn write_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: Snowflake, seq: i64) -> Outcome {
     match log_channel::find(&app.core, seq).await {
         Ok(Some((event, member))) => {
-            judged(app, rest.line(channel, &reply::log_line(&event, member), &nonce(claim)).await)
+            outcome_of(app, discord.line(channel, &reply::log_line(&event, member), &nonce(claim)).await)
         }
         Ok(None) => Outcome::Dead("its event is gone".to_owned()),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
-async fn refetch(app: &App, rest: &Discord, guild: Snowflake, user: Snowflake) -> Outcome {
+async fn recheck_member(app: &App, discord: &DiscordClient, guild: Snowflake, user: Snowflake) -> Outcome {
     if let Err(error) = app.core.stamps.catch_up(&app.core).await {
         return Outcome::Failed(error.to_string());
     }
     let stamp = app.core.stamps.next(&app.core.clock);
-    let roles = match rest.member(guild, user).await {
+    let roles = match discord.member(guild, user).await {
         Ok(roles) => roles,
-        Err(failure) => return judged(app, Err(failure)),
+        Err(failure) => return outcome_of(app, Err(failure)),
     };
-    let seen = entitlements::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
-    let stored = match seen {
-        Ok(Some(seen)) => entitlements::observe(&app.core, &seen).await.map(drop),
+    let observation = entitlements::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
+    let stored = match observation {
+        Ok(Some(observation)) => entitlements::observe(&app.core, &observation).await.map(drop),
         Ok(None) => Ok(()),
         Err(error) => Err(error),
     };
     stored.map_or_else(|error| Outcome::Failed(error.to_string()), |()| Outcome::Sent)
 }
 
-async fn send_letter(app: &App, claim: &Claim, letter: Letter, user: UserId, token: Option<Uuid>) -> Outcome {
-    let open = match letters::open(&app.core, letter, user, token).await {
-        Ok(Some(open)) => open,
+async fn send_email(app: &App, claim: &Claim, template: EmailTemplate, user: UserId, token: Option<Uuid>) -> Outcome {
+    let data = match emails::load(&app.core, template, user, token).await {
+        Ok(Some(data)) => data,
         Ok(None) => return Outcome::Undelivered("nobody waits for it any more".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    match app.mailer.send(&app.core, claim.id, claim.created_at, letter, &open).await {
+    match app.mailer.send(&app.core, claim.id, claim.created_at, template, &data).await {
         Ok(()) => Outcome::Sent,
-        Err(mail::Failure::Wait(wait)) => Outcome::Wait(wait),
-        Err(mail::Failure::Refused(why)) => Outcome::Undelivered(why),
+        Err(mail::MailError::Wait(wait)) => Outcome::Wait(wait),
+        Err(mail::MailError::Rejected(why)) => Outcome::Undelivered(why),
         Err(failure) => Outcome::Failed(failure.to_string()),
     }
 }
 
 /// What a failure means for a delivery.
-fn judged(app: &App, answer: Result<(), Failure>) -> Outcome {
+fn outcome_of(app: &App, answer: Result<(), DiscordError>) -> Outcome {
     match answer {
         Ok(()) => Outcome::Sent,
-        Err(why @ Failure::DmClosed) => Outcome::Undelivered(why.to_string()),
-        Err(why @ Failure::DmBlocked) => {
-            error!("{why}; they rest for {} minutes. /key serves every member meanwhile.", DM_REST.as_secs() / 60);
-            app.dm_rest.begin();
-            Outcome::Wait(DM_REST)
+        Err(why @ DiscordError::DmClosed) => Outcome::Undelivered(why.to_string()),
+        Err(why @ DiscordError::DmLimited) => {
+            error!("{why}; they rest for {} minutes. /key serves every member meanwhile.", DM_PAUSE.as_secs() / 60);
+            app.dm_pause.start();
+            Outcome::Wait(DM_PAUSE)
         }
-        Err(why @ (Failure::Forbidden(_) | Failure::Unknown(_))) => Outcome::Dead(why.to_string()),
-        Err(why @ (Failure::RateLimited | Failure::Unauthorized | Failure::Passing(_))) => {
+        Err(why @ (DiscordError::Forbidden(_) | DiscordError::Unknown(_))) => Outcome::Dead(why.to_string()),
+        Err(why @ (DiscordError::RateLimited | DiscordError::Unauthorized | DiscordError::Transient(_))) => {
             Outcome::Failed(why.to_string())
         }
     }

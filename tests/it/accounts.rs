@@ -2,27 +2,27 @@
 //! and what its own tests never found.
 
 use chrono::TimeDelta;
-use dca_core::accounts::people;
+use dca_core::accounts::admin;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{T, it_unstarted},
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::{TestApp, it_unstarted},
 };
 
 /// The operator's first admin, signed in.
-pub async fn root(t: &T) -> Person {
-    people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
-    let root = Person::new(t);
+pub async fn root(t: &TestApp) -> Browser {
+    admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
+    let root = Browser::new(t);
     assert_eq!(root.sign_in("root@x.example").await.status, 200);
     root
 }
 
 /// Somebody's account.
-pub async fn id_of(person: &Person) -> String {
-    person.get("/me").await.body["id"].as_str().unwrap().to_owned()
+pub async fn id_of(browser: &Browser) -> String {
+    browser.get("/me").await.body["id"].as_str().unwrap().to_owned()
 }
 
 /// A sign-up with the usual password.
@@ -31,17 +31,17 @@ fn form(email: &str) -> Value {
 }
 
 /// Everything about an answer but the request it belongs to.
-fn shape(got: &Got) -> (u16, Vec<(String, String)>, String) {
-    let headers = got.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+fn shape(response: &Response) -> (u16, Vec<(String, String)>, String) {
+    let headers = response.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    (got.status, headers.collect(), got.text.clone())
+    (response.status, headers.collect(), response.text.clone())
 }
 
 /// The one `Set-Cookie` of this name: its value, and its attributes.
-fn cookie(got: &Got, name: &str) -> (String, String) {
-    let all = got.cookies().into_iter().filter_map(|line| Some((line.split_once('=')?.0.to_owned(), line)));
+fn cookie(response: &Response, name: &str) -> (String, String) {
+    let all = response.cookies().into_iter().filter_map(|line| Some((line.split_once('=')?.0.to_owned(), line)));
     let found: Vec<String> = all.filter(|(known, _)| known == name).map(|(_, line)| line).collect();
-    assert_eq!(found.len(), 1, "{name} in {:?}", got.cookies());
+    assert_eq!(found.len(), 1, "{name} in {:?}", response.cookies());
     let (value, attributes) = found[0].split_once("; ").unwrap();
     (value.split_once('=').unwrap().1.to_owned(), attributes.to_owned())
 }
@@ -52,7 +52,7 @@ fn from_sign_up_to_logout_all() {
         let mail = t.with_mail().await;
         t.set("DCA_PUBLIC_URL", "http://dca.example");
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         let made = ana.post("/auth/signup", form("Ana@x.example")).await;
         assert_eq!(made.status, 201, "{made:?}");
         assert_eq!(made.body["message"], "User created. Please verify your email.");
@@ -102,8 +102,8 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let root = root(&t).await;
-        Person::new(&t).post("/auth/signup", form("new@n.example")).await;
-        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        Browser::new(&t).post("/auth/signup", form("new@n.example")).await;
+        let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         let suspend = json!({ "status": "SUSPENDED" });
         let path = format!("/admin/users/{}", id_of(&ben).await);
         assert_eq!(root.ask(Method::PATCH, &path, suspend, &[]).await.status, 200);
@@ -160,14 +160,14 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
             ("GET /me", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
         ] {
             let (method, path) = line.split_once(' ').unwrap();
-            let nobody = Person::new(&t);
-            let got = nobody.ask(method.parse().unwrap(), path, body.clone(), &[]).await;
-            assert_eq!((got.status, &got.body["message"]), (status, &message), "{line} {body}: {got:?}");
+            let nobody = Browser::new(&t);
+            let response = nobody.ask(method.parse().unwrap(), path, body.clone(), &[]).await;
+            assert_eq!((response.status, &response.body["message"]), (status, &message), "{line} {body}: {response:?}");
             if status >= 400 {
                 let reason = StatusCode::from_u16(status).unwrap().canonical_reason();
-                assert_eq!(got.body["error"].as_str(), reason, "{line}");
-                assert_eq!(got.body["statusCode"], json!(status), "{line}");
-                assert_eq!(got.header("content-type"), "application/problem+json", "{line}");
+                assert_eq!(response.body["error"].as_str(), reason, "{line}");
+                assert_eq!(response.body["statusCode"], json!(status), "{line}");
+                assert_eq!(response.header("content-type"), "application/problem+json", "{line}");
             }
         }
         for address in ["new@n.example", "ana@a.example", "root@x.example"] {
@@ -189,13 +189,13 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         root(&t).await;
-        let stranger = Person::new(&t);
-        let blank = |mut got: Got| {
+        let stranger = Browser::new(&t);
+        let blank = |mut response: Response| {
             for member in ["user_id", "userId"] {
-                let id = got.body[member].as_str().unwrap().to_owned();
-                got.text = got.text.replace(&id, "id");
+                let id = response.body[member].as_str().unwrap().to_owned();
+                response.text = response.text.replace(&id, "id");
             }
-            shape(&got)
+            shape(&response)
         };
         let new = stranger.post("/auth/signup", form("new@x.example")).await;
         let known = stranger.post("/auth/signup", form("Root@x.example")).await;
@@ -225,7 +225,7 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
 #[test]
 fn the_refresh_cookie_is_cleared_as_it_was_set() {
     it_unstarted(|mut t| async {
-        people::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", Some("Root"), PASSWORD)
+        admin::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", Some("Root"), PASSWORD)
             .await
             .unwrap();
         let names = ["DCA_PUBLIC_URL", "REFRESH_COOKIE_NAME", "COOKIE_DOMAIN", "COOKIE_SAMESITE", "COOKIE_SECURE"];
@@ -248,7 +248,7 @@ fn the_refresh_cookie_is_cleared_as_it_was_set() {
                 t.set(name, value);
             }
             t.start_without_bot().await;
-            let ana = Person::new(&t);
+            let ana = Browser::new(&t);
             let signed_in = ana.sign_in("root@x.example").await;
             let (first, set) = cookie(&signed_in, name);
             assert_eq!(set, format!("{expected}604800"), "{settings:?}");
@@ -287,7 +287,7 @@ fn only_documented_fields_of_a_body_count() {
         });
         let mut signup = greedy.clone();
         signup.as_object_mut().unwrap().extend(form("ana@x.example").as_object().unwrap().clone());
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         let made = ana.post("/auth/signup", signup).await;
         assert_eq!(made.status, 201, "{made:?}");
         assert_eq!(ana.sign_in("ana@x.example").await.code(), "EMAIL_NOT_VERIFIED");
@@ -317,8 +317,8 @@ fn only_documented_fields_of_a_body_count() {
         assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "the password is the same");
         let hash = rows(t.core().db.writer(), "SELECT password_hash FROM credentials").await;
         let hash = hash[0]["password_hash"].as_str().unwrap();
-        for got in [made, signed_in, ana.get("/auth/me").await, ana.get("/me/export").await] {
-            assert!(!got.text.contains(hash) && !got.text.to_lowercase().contains("hash"), "{got:?}");
+        for response in [made, signed_in, ana.get("/auth/me").await, ana.get("/me/export").await] {
+            assert!(!response.text.contains(hash) && !response.text.to_lowercase().contains("hash"), "{response:?}");
         }
         mail.finish();
         t
@@ -330,10 +330,10 @@ fn logout_all_ends_the_sessions_of_who_asks_and_of_nobody_else() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
-        let elsewhere = Person::new(&t);
+        let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
+        let elsewhere = Browser::new(&t);
         elsewhere.sign_in("ana@x.example").await;
-        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
         for gone in [&ana, &elsewhere] {
             assert_eq!(gone.get("/me").await.status, 401);
@@ -352,7 +352,7 @@ fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let root = root(&t).await;
-        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         let path = format!("/admin/users/{}", id_of(&ben).await);
         root.ask(Method::PATCH, &path, json!({ "status": "SUSPENDED" }), &[]).await;
         ben.post("/auth/reset-password-request", json!({ "email": "ben@x.example" })).await;
@@ -366,7 +366,7 @@ fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
         assert_eq!(ben.post("/auth/login", again).await.code(), "ACCOUNT_SUSPENDED");
         mail.next("ben@x.example").await;
         // The other way round.
-        Person::new(&t).post("/auth/signup", form("cat@x.example")).await;
+        Browser::new(&t).post("/auth/signup", form("cat@x.example")).await;
         let token = mail.next("cat@x.example").await.token();
         let new = json!({ "token": token, "password": "brass-Lantern-92 orbit" });
         assert_eq!(ben.post("/auth/reset-password", new).await.status, 400);
@@ -380,8 +380,8 @@ fn two_reset_requests_are_two_letters_and_tell_nothing() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
-        let stranger = Person::new(&t);
+        let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
+        let stranger = Browser::new(&t);
         let ask = |email: &'static str| stranger.post("/auth/reset-password-request", json!({ "email": email }));
         let first = shape(&ask("ana@x.example").await);
         assert_eq!(first.0, 201);
@@ -414,7 +414,7 @@ fn links_in_letters_end_with_their_time() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
         let verify = json!({ "token": mail.next("ana@x.example").await.token() });
         ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
@@ -439,7 +439,7 @@ fn a_verification_is_mailed_again_to_who_needs_it_and_earlier_links_work_too() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         root(&t).await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
         for email in ["ana@x.example", "root@x.example", "nobody@x.example"] {
             assert_eq!(ana.post("/auth/resend-verification", json!({ "email": email })).await.status, 201);
@@ -462,8 +462,8 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
-        let (elsewhere, ben) = (Person::new(&t), Person::signed_in(&t, &mail, "ben@x.example").await);
+        let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
+        let (elsewhere, ben) = (Browser::new(&t), Browser::signed_in(&t, &mail, "ben@x.example").await);
         elsewhere.sign_in("ana@x.example").await;
         let old = ana.cookie("rt").unwrap();
         let (one, two) = futures::join!(ana.post("/auth/refresh", Value::Null), ana.post("/auth/refresh", Value::Null));
@@ -472,7 +472,7 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
         assert_eq!(ana.post("/auth/refresh", Value::Null).await.status, 200, "still signed in");
 
         t.advance(TimeDelta::seconds(11));
-        let thief = Person::new(&t);
+        let thief = Browser::new(&t);
         thief.set_cookie("rt", Some(&old));
         let refused = thief.post("/auth/refresh", Value::Null).await;
         assert_eq!((refused.status, refused.code()), (401, "TOKEN_REUSE_DETECTED"));
@@ -493,9 +493,9 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
 fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
+        admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
         for proof in ["cookie", "bearer", "body"] {
-            let ana = Person::new(&t);
+            let ana = Browser::new(&t);
             ana.sign_in("root@x.example").await;
             let (refresh, access) = (ana.cookie("rt").unwrap(), ana.access().unwrap());
             ana.set_cookie("rt", Some(&refresh).filter(|_| proof == "cookie").map(String::as_str));
@@ -515,7 +515,7 @@ fn the_first_proof_of_an_address_ends_what_others_claimed() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let (squatter, ana) = (Person::new(&t), Person::new(&t));
+        let (squatter, ana) = (Browser::new(&t), Browser::new(&t));
         let theirs = |email: &str| json!({ "email": email, "password": "brass-Lantern-92 orbit", "name": "Squatter" });
         for email in ["ana@x.example", "eva@x.example"] {
             assert_eq!(squatter.post("/auth/signup", theirs(email)).await.status, 201);
@@ -539,7 +539,7 @@ fn the_first_proof_of_an_address_ends_what_others_claimed() {
         let token = mail.next("eva@x.example").await.token();
         ana.post("/auth/reset-password", json!({ "token": token, "password": PASSWORD })).await;
         assert_eq!(squatter.post("/auth/login", theirs("eva@x.example")).await.status, 401);
-        assert_eq!(Person::new(&t).sign_in("eva@x.example").await.status, 200);
+        assert_eq!(Browser::new(&t).sign_in("eva@x.example").await.status, 200);
         assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
         mail.forget("eva@x.example");
         mail.finish();

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::{
     accounts::{id_of, root},
-    harness::{T, it_unstarted},
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    harness::{TestApp, it_unstarted},
 };
 
 /// Who asks.
@@ -23,13 +23,13 @@ use Who::{Nobody, Root, User};
 type Row = (Who, &'static str, Value, u16, &'static str);
 
 /// Error envelope of DCA-Auth: everything in `error`, and the code at the top as well.
-fn assert_envelope(got: &Got, code: &str, row: &str) {
-    let error = &got.body["error"];
-    assert_eq!((error["code"].as_str(), got.code()), (Some(code), code), "{row}: {got:?}");
-    assert_eq!(error["status"], json!(got.status), "{row}");
+fn assert_envelope(response: &Response, code: &str, row: &str) {
+    let error = &response.body["error"];
+    assert_eq!((error["code"].as_str(), response.code()), (Some(code), code), "{row}: {response:?}");
+    assert_eq!(error["status"], json!(response.status), "{row}");
     assert!(error["message"].as_str().is_some_and(|text| !text.is_empty()), "{row}");
-    assert!(got.body.get("details").is_some() && !got.body["message"].is_null(), "{row}");
-    assert_eq!(got.header("content-type"), "application/problem+json", "{row}");
+    assert!(response.body.get("details").is_some() && !response.body["message"].is_null(), "{row}");
+    assert_eq!(response.header("content-type"), "application/problem+json", "{row}");
 }
 
 fn names(members: &str) -> impl Iterator<Item = String> + '_ {
@@ -40,7 +40,7 @@ fn names(members: &str) -> impl Iterator<Item = String> + '_ {
 fn contract() -> Vec<Row> {
     let tokens = "accessToken refreshToken tokenType expiresIn sessionId isNewUser user.id tokens.accessToken \
                   tokens.refreshToken";
-    let person = "id username email discordId roles status createdAt";
+    let browser = "id username email discordId roles status createdAt";
     let token = json!({ "token": "0" });
     let reset = json!({ "token": "0", "newPassword": "brass-Lantern-92 orbit" });
     let sign_in = |name: &str| json!({ name: "root@x.example", "password": PASSWORD });
@@ -81,8 +81,8 @@ fn contract() -> Vec<Row> {
         (Nobody, "GET /api/admin/roles", Value::Null, 401, "NO_TOKEN"),
         (User, "GET /api/auth/me", Value::Null, 200, "user.id user.email session.id session.createdAt"),
         (User, "GET /auth/me", Value::Null, 200, "user.id session.id id"),
-        (User, "GET /api/users/profile", Value::Null, 200, person),
-        (User, "PATCH /api/users/profile", json!({ "username": "Ben" }), 200, person),
+        (User, "GET /api/users/profile", Value::Null, 200, browser),
+        (User, "PATCH /api/users/profile", json!({ "username": "Ben" }), 200, browser),
         (User, "PATCH /api/users/profile", json!({ "username": "" }), 400, "VALIDATION_ERROR"),
         (User, "POST /api/auth/2fa/setup", json!({ "password": PASSWORD }), 200, "secret otpauthUrl"),
         (User, "POST /api/auth/2fa/setup", json!({ "password": "x" }), 401, "INVALID_CREDENTIALS"),
@@ -116,7 +116,7 @@ fn contract() -> Vec<Row> {
         ),
         (Root, "GET /admin/users?search=BEN&status=ACTIVE&role=USER", Value::Null, 200, "users.0.id pagination.total"),
         (Root, "GET /api/users?limit=101", Value::Null, 400, "VALIDATION_ERROR"),
-        (Root, "GET /api/users/{user}", Value::Null, 200, person),
+        (Root, "GET /api/users/{user}", Value::Null, 200, browser),
         (Root, "GET /api/users/0", Value::Null, 404, "NOT_FOUND"),
         (Root, "GET /api/users/01900000-0000-7000-8000-000000000000", Value::Null, 404, "NOT_FOUND"),
         (Root, "GET /api/users/{user}/sessions", Value::Null, 200, "0.id 0.createdAt"),
@@ -124,13 +124,13 @@ fn contract() -> Vec<Row> {
         (Root, "POST /api/admin/sessions/{session}/revoke", json!({ "reason": "old" }), 200, "message"),
         (Root, "POST /api/admin/sessions/{session}/revoke", json!({ "reason": "old" }), 404, "NOT_FOUND"),
         (Root, "DELETE /api/users/{user}/sessions", Value::Null, 200, "revoked"),
-        (Root, "PATCH /api/users/{user}", json!({ "status": "SUSPENDED", "passwordHash": "x" }), 200, person),
-        (Root, "POST /api/users/{user}/ban", json!({ "reason": "spam" }), 200, person),
-        (Root, "POST /api/users/{user}/unban", Value::Null, 200, person),
+        (Root, "PATCH /api/users/{user}", json!({ "status": "SUSPENDED", "passwordHash": "x" }), 200, browser),
+        (Root, "POST /api/users/{user}/ban", json!({ "reason": "spam" }), 200, browser),
+        (Root, "POST /api/users/{user}/unban", Value::Null, 200, browser),
         (Root, "GET /api/admin/roles", Value::Null, 200, "roles.0.name roles.4.name"),
-        (Root, "POST /api/admin/roles/assign", role.clone(), 200, person),
+        (Root, "POST /api/admin/roles/assign", role.clone(), 200, browser),
         (Root, "POST /api/admin/roles/assign", json!({ "userId": "{user}", "role": "KING" }), 400, "VALIDATION_ERROR"),
-        (Root, "POST /api/admin/roles/revoke", role, 200, person),
+        (Root, "POST /api/admin/roles/revoke", role, 200, browser),
         (Root, "DELETE /api/users/{user}", Value::Null, 202, "deletionAt"),
         (Root, "POST /api/auth/logout-all", Value::Null, 200, "message"),
     ]
@@ -144,12 +144,12 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
         t.set("DCA_DISCORD_CLIENT_SECRET", "secret");
         t.start_without_bot().await;
         let root = root(&t).await;
-        let ben = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         let (user, session) = (id_of(&ben).await, ben.get("/auth/me").await.body["session"]["id"].clone());
         let fill = |text: &str| text.replace("{user}", &user).replace("{session}", session.as_str().unwrap());
         for (who, line, body, status, says) in contract() {
-            let nobody = Person::new(&t);
-            let person = match who {
+            let nobody = Browser::new(&t);
+            let browser = match who {
                 Nobody => &nobody,
                 User => &ben,
                 Root => &root,
@@ -158,18 +158,21 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
             let body: Value = serde_json::from_str(&fill(&body.to_string())).unwrap();
             let row = format!("{who:?} {line} {body}");
             let headers = [("x-correlation-id", "row-17:a.b"), ("sec-fetch-site", "same-origin")];
-            let got = person.ask(method.parse().unwrap(), &fill(path), body, &headers).await;
-            assert_eq!(got.status, status, "{row}: {got:?}");
-            assert!(!got.text.contains("passwordHash") && !got.text.contains("$argon2"), "{row}: {got:?}");
+            let response = browser.ask(method.parse().unwrap(), &fill(path), body, &headers).await;
+            assert_eq!(response.status, status, "{row}: {response:?}");
+            assert!(
+                !response.text.contains("passwordHash") && !response.text.contains("$argon2"),
+                "{row}: {response:?}"
+            );
             if path.starts_with("/api") {
-                assert_eq!(got.header("x-correlation-id"), "row-17:a.b", "{row}");
+                assert_eq!(response.header("x-correlation-id"), "row-17:a.b", "{row}");
             }
             if status >= 400 {
-                assert_envelope(&got, says, &row);
+                assert_envelope(&response, says, &row);
                 continue;
             }
             for member in names(says) {
-                assert!(got.body.pointer(&member).is_some(), "{row} has no {member}: {got:?}");
+                assert!(response.body.pointer(&member).is_some(), "{row} has no {member}: {response:?}");
             }
         }
         for address in ["new@x.example", "ben@x.example"] {
@@ -186,7 +189,7 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
 fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         let (long, longer) = ("a".repeat(128), "a".repeat(129));
         for (given, is_kept) in [
             ("7f3c-1", true),
@@ -197,10 +200,10 @@ fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
             ("\"", false),
             ("", false),
         ] {
-            let got = ana.ask(Method::GET, "/api/auth/me", Value::Null, &[("x-correlation-id", given)]).await;
-            let expected = if is_kept { given } else { got.header("x-request-id") };
-            assert_eq!((got.status, got.header("x-correlation-id")), (401, expected), "{given}");
-            assert_eq!(got.body["error"]["correlationId"], expected);
+            let response = ana.ask(Method::GET, "/api/auth/me", Value::Null, &[("x-correlation-id", given)]).await;
+            let expected = if is_kept { given } else { response.header("x-request-id") };
+            assert_eq!((response.status, response.header("x-correlation-id")), (401, expected), "{given}");
+            assert_eq!(response.body["error"]["correlationId"], expected);
         }
         t
     });
@@ -210,20 +213,20 @@ fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
 fn a_field_that_does_not_fit_is_named_in_both_dialects() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         let form = json!({ "email": "ana@x.example", "password": "short", "name": "Ana" });
         let says = "password must be 8 to 128 characters long";
-        let got = ana.post("/api/auth/register", form.clone()).await;
-        assert_envelope(&got, "VALIDATION_ERROR", "register");
+        let response = ana.post("/api/auth/register", form.clone()).await;
+        assert_envelope(&response, "VALIDATION_ERROR", "register");
         let details = json!([{ "field": "password", "message": says }]);
-        assert_eq!((&got.body["details"], &got.body["error"]["details"]), (&details, &details));
-        assert_eq!((got.status, &got.body["status"]), (400, &json!(400)));
-        let got = ana.post("/auth/signup", form).await;
+        assert_eq!((&response.body["details"], &response.body["error"]["details"]), (&details, &details));
+        assert_eq!((response.status, &response.body["status"]), (400, &json!(400)));
+        let response = ana.post("/auth/signup", form).await;
         let nest = json!({ "message": [says], "error": "Bad Request", "statusCode": 400 });
         for (member, value) in nest.as_object().unwrap() {
-            assert_eq!(&got.body[member], value);
+            assert_eq!(&response.body[member], value);
         }
-        assert_eq!(got.body["field"], "password");
+        assert_eq!(response.body["field"], "password");
         t
     });
 }
@@ -233,29 +236,29 @@ fn a_refresh_token_is_in_the_body_only_where_it_came_in_the_body() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let root = root(&t).await;
-        let has = |got: &Got| {
-            assert_eq!(got.status, 200, "{got:?}");
-            assert_eq!(got.body["refreshToken"].is_string(), got.body["tokens"]["refreshToken"].is_string());
-            got.body["refreshToken"].as_str().map(str::to_owned)
+        let has = |response: &Response| {
+            assert_eq!(response.status, 200, "{response:?}");
+            assert_eq!(response.body["refreshToken"].is_string(), response.body["tokens"]["refreshToken"].is_string());
+            response.body["refreshToken"].as_str().map(str::to_owned)
         };
         let own = [("sec-fetch-site", "same-origin")];
         let by_cookie = root.ask(Method::POST, "/auth/refresh", Value::Null, &own).await;
         assert_eq!(has(&by_cookie), None);
         let form = json!({ "identifier": "root@x.example", "password": PASSWORD });
         for path in ["/auth/refresh", "/api/auth/refresh"] {
-            let app = Person::new(&t);
+            let app = Browser::new(&t);
             let signed_in = app.post("/api/auth/login", form.clone()).await;
             let token = has(&signed_in).expect("an app keeps it itself");
             assert_eq!(app.cookie("refresh_token").as_ref(), Some(&token));
-            let bare = Person::new(&t);
+            let bare = Browser::new(&t);
             let next = has(&bare.post(path, json!({ "refreshToken": token })).await).expect("it came in the body");
             assert_ne!(next, token);
-            let by_cookie = Person::new(&t);
+            let by_cookie = Browser::new(&t);
             by_cookie.set_cookie("refresh_token", Some(&next));
-            let got = by_cookie.ask(Method::POST, path, Value::Null, &own).await;
-            assert_eq!(has(&got), None, "{path}");
+            let response = by_cookie.ask(Method::POST, path, Value::Null, &own).await;
+            assert_eq!(has(&response), None, "{path}");
             assert!(by_cookie.cookie("refresh_token").is_some_and(|cookie| cookie != next));
-            let cookie = got.cookies().into_iter().find(|line| line.starts_with("refresh_token=")).unwrap();
+            let cookie = response.cookies().into_iter().find(|line| line.starts_with("refresh_token=")).unwrap();
             assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/; Max-Age=604800"), "{cookie}");
         }
         t
@@ -263,8 +266,8 @@ fn a_refresh_token_is_in_the_body_only_where_it_came_in_the_body() {
 }
 
 /// A browser with the cookies of a session by this dialect's login, and no access token.
-async fn with_cookies(t: &T, login: &str) -> Person {
-    let browser = Person::new(t);
+async fn with_cookies(t: &TestApp, login: &str) -> Browser {
+    let browser = Browser::new(t);
     let form = json!({ "email": "root@x.example", "password": PASSWORD });
     assert_eq!(browser.post(login, form).await.status, 200);
     browser.set_access(None);
@@ -315,10 +318,10 @@ fn a_cookie_counts_only_with_a_page_that_may_send_it() {
                 let csrf = if csrf == "right" { token.as_str() } else { csrf };
                 let headers = [("sec-fetch-site", site), ("origin", origin), ("x-csrf-token", csrf)];
                 let headers: Vec<_> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
-                let got = browser.ask(Method::POST, path, Value::Null, &headers).await;
-                assert_eq!(got.status, expected, "{path} {headers:?}: {got:?}");
+                let response = browser.ask(Method::POST, path, Value::Null, &headers).await;
+                assert_eq!(response.status, expected, "{path} {headers:?}: {response:?}");
                 if expected == 403 {
-                    assert_eq!(got.code(), "ACCESS_DENIED");
+                    assert_eq!(response.code(), "ACCESS_DENIED");
                 }
             }
         }
@@ -332,7 +335,7 @@ fn a_cookie_counts_only_with_a_page_that_may_send_it() {
             403,
             "a form from elsewhere"
         );
-        let app = Person::new(&t);
+        let app = Browser::new(&t);
         app.sign_in("root@x.example").await;
         assert_eq!(app.ask(Method::POST, "/auth/logout-all", Value::Null, &foreign).await.status, 200);
         t
@@ -346,7 +349,7 @@ fn pages_of_the_listed_origins_may_read_answers_and_no_others() {
         t.set("APP_FRONTEND_URL", "https://app.example/base");
         t.set("CORS_ORIGINS", "https://one.example,http://localhost:5173");
         t.start_without_bot().await;
-        let browser = Person::new(&t);
+        let browser = Browser::new(&t);
         for (origin, may) in [
             ("http://dca.example", true),
             ("https://app.example", true),
@@ -362,21 +365,21 @@ fn pages_of_the_listed_origins_may_read_answers_and_no_others() {
         ] {
             let allowed = if may { origin } else { "" };
             for path in ["/auth/check", "/api/auth/me", "/me"] {
-                let got = browser.ask(Method::GET, path, Value::Null, &[("origin", origin)]).await;
-                assert_eq!(got.header("access-control-allow-origin"), allowed, "{path} {origin}");
+                let response = browser.ask(Method::GET, path, Value::Null, &[("origin", origin)]).await;
+                assert_eq!(response.header("access-control-allow-origin"), allowed, "{path} {origin}");
             }
             let asks = [
                 ("origin", origin),
                 ("access-control-request-method", "PATCH"),
                 ("access-control-request-headers", "authorization,content-type,x-csrf-token"),
             ];
-            let got = browser.ask(Method::OPTIONS, "/me", Value::Null, &asks).await;
-            assert_eq!(got.header("access-control-allow-origin"), allowed, "{origin}");
-            assert!(got.header("access-control-allow-methods").contains("PATCH"));
-            assert!(got.header("vary").to_lowercase().contains("origin"), "{got:?}");
+            let response = browser.ask(Method::OPTIONS, "/me", Value::Null, &asks).await;
+            assert_eq!(response.header("access-control-allow-origin"), allowed, "{origin}");
+            assert!(response.header("access-control-allow-methods").contains("PATCH"));
+            assert!(response.header("vary").to_lowercase().contains("origin"), "{response:?}");
             if may {
-                assert_eq!(got.header("access-control-allow-credentials"), "true");
-                assert!(got.header("access-control-allow-headers").contains("x-csrf-token"));
+                assert_eq!(response.header("access-control-allow-credentials"), "true");
+                assert!(response.header("access-control-allow-headers").contains("x-csrf-token"));
             }
         }
         t
@@ -391,7 +394,7 @@ fn every_answer_says_https_only_where_that_is_how_we_are_reached() {
         {
             t.set("DCA_PUBLIC_URL", home);
             t.start_without_bot().await;
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             for (path, status) in [
                 ("/live", 200),
                 ("/docs/", 200),
@@ -403,9 +406,13 @@ fn every_answer_says_https_only_where_that_is_how_we_are_reached() {
                 ("/nothing", 404),
                 ("/auth/login", 405),
             ] {
-                let got = browser.get(path).await;
-                assert_eq!((got.status, got.header("strict-transport-security")), (status, expected), "{path}");
-                let csp = got.header("content-security-policy");
+                let response = browser.get(path).await;
+                assert_eq!(
+                    (response.status, response.header("strict-transport-security")),
+                    (status, expected),
+                    "{path}"
+                );
+                let csp = response.header("content-security-policy");
                 assert!(csp.starts_with("default-src 'none'; ") && !csp.contains("unsafe"), "{path}: {csp}");
                 assert!(csp.contains("frame-ancestors 'none'") && csp.contains("base-uri 'none'"), "{path}: {csp}");
                 let referrer = if path.starts_with("/verify") { "same-origin" } else { "no-referrer" };
@@ -415,7 +422,7 @@ fn every_answer_says_https_only_where_that_is_how_we_are_reached() {
                     ("cache-control", "no-store"),
                     ("referrer-policy", referrer),
                 ] {
-                    assert_eq!(got.header(name), value, "{name} of {path}");
+                    assert_eq!(response.header(name), value, "{name} of {path}");
                 }
             }
             t.stop().await;

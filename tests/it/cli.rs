@@ -17,8 +17,8 @@ use dca_test_support::{MailSink, SimGuild};
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{LIMIT, T, assert_no_secret, it, it_unstarted},
-    stage::{Request, half_sent},
+    fixtures::{Request, half_sent},
+    harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted},
 };
 
 /// How a command ended.
@@ -30,7 +30,7 @@ struct Ran {
 }
 
 /// The binary in an environment of its own: these settings, changed, and nothing else.
-pub fn binary(t: &T, args: &[&str], changed: &[(&str, &str)]) -> Command {
+pub fn binary(t: &TestApp, args: &[&str], changed: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dca-auth"));
     command.env_clear().envs(t.env()).envs(changed.iter().copied()).current_dir(t.dir()).args(args);
     command
@@ -43,19 +43,19 @@ fn run(mut command: Command) -> Ran {
 }
 
 /// Runs a command, without a bot.
-fn dca(t: &T, args: &[&str]) -> Ran {
+fn dca(t: &TestApp, args: &[&str]) -> Ran {
     run(binary(t, args, &[("DCA_DISCORD_TOKEN", "")]))
 }
 
 /// Runs a command that must succeed: its output.
-fn done(t: &T, args: &[&str]) -> String {
+fn done(t: &TestApp, args: &[&str]) -> String {
     let ran = dca(t, args);
     assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
     ran.out
 }
 
 /// Runs a command that must fail with this code: what it said.
-fn failed(t: &T, code: i32, args: &[&str]) -> String {
+fn failed(t: &TestApp, code: i32, args: &[&str]) -> String {
     let ran = dca(t, args);
     assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {ran:?}");
     ran.err
@@ -116,7 +116,7 @@ fn keys_are_made_shown_and_ended_at_the_command_line() {
 #[test]
 fn api_keys_are_made_and_ended_at_the_command_line() {
     it_unstarted(|t| async {
-        assert!(failed(&t, 1, &["apikey", "create", "--product", "Demo Tools"]).contains("there is no seller yet"));
+        assert!(failed(&t, 1, &["apikey", "create", "--product", "Demo Tools"]).contains("there is no tenant yet"));
         done(&t, &["seed", "demo"]);
         let create = ["apikey", "create", "--product", "Demo Tools", "--kind", "publishable"];
         let made = dca(&t, &create);
@@ -136,7 +136,7 @@ fn api_keys_are_made_and_ended_at_the_command_line() {
             let args = [&create[..], &["--tenant", tenant]].concat();
             assert_eq!(dca(&t, &args).code, i32::from(tenant == "900"), "only the first sells Demo Tools");
         }
-        assert!(failed(&t, 1, &[&create[..], &["--tenant", "x"]].concat()).contains("there is no seller \"x\""));
+        assert!(failed(&t, 1, &[&create[..], &["--tenant", "x"]].concat()).contains("there is no tenant \"x\""));
         t
     });
 }
@@ -281,7 +281,7 @@ fn a_bare_folder_is_enough_to_serve() {
         assert_eq!((&up["level"], &up["mode"], &up["version"]), (&"INFO".into(), &"embedded".into(), &"0.1.0".into()));
         assert_eq!(
             up["off"],
-            "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, limits and nudges are this process's own; \
+            "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, limits and notifications are this process's own; \
              tls: no DCA_TLS_CERT_FILE; mail: no DCA_SMTP_HOST, letters become files in data/mail"
         );
         assert_eq!(Request::new("GET /ready").ask(listening(&up)).await.unwrap().status, 200);
@@ -364,7 +364,7 @@ fn a_second_signal_ends_at_once() {
 
 /// What `doctor --json` finds, with these settings changed: exit code, and the checks that fail with
 /// what they say.
-fn examined(t: &T, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
+fn examined(t: &TestApp, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
     let ran = run(binary(t, &["doctor", "--json"], changed));
     let findings: Vec<Value> = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
     let wrong = findings.iter().filter(|finding| finding["outcome"] == "fail");
@@ -376,13 +376,13 @@ fn examined(t: &T, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
     (ran.code, wrong.collect())
 }
 
-fn assert_fails(t: &T, changed: &[(&str, &str)], check: &str, detail: &str) {
+fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str) {
     let (code, wrong) = examined(t, changed);
     assert_eq!(code, 1, "{wrong:?}");
     assert!(matches!(&wrong[..], [(c, d)] if c.starts_with(check) && d.contains(detail)), "{check}: {wrong:?}");
 }
 
-async fn map(t: &T, guild: &SimGuild, role: u64) {
+async fn map(t: &TestApp, guild: &SimGuild, role: u64) {
     let caller = t.caller(guild).await;
     let product = dca_core::products::get(t.core(), &caller.scope, "Gold Tools").await.unwrap();
     mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Quietly).await.unwrap();
@@ -393,8 +393,8 @@ fn doctor_finds_nothing_in_health_and_names_each_fault() {
     it(|mut t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Gold Tools", gold, 24).await;
         assert_eq!(examined(&t, &[]), (0, vec![]));
         assert!(done(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));
         assert_fails(&t, &[("DCA_REDIS_URL", "redis://127.0.0.1:1")], "redis", "");

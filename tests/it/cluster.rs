@@ -12,7 +12,7 @@ use dca_core::bus::Topic;
 use dca_test_support::{Fault, FaultKind, SimGuild, SimMember};
 use tokio::{sync::watch, time::Instant};
 
-use crate::harness::{LIMIT, T, assert_no_secret, it, it_unstarted, key_in, say, services};
+use crate::harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted, key_in, say, services};
 
 /// A running `dca-auth serve`.
 pub struct Process {
@@ -75,7 +75,7 @@ impl Drop for Process {
 }
 
 /// A guild that sells one product through one role, set up before any process of the test starts.
-async fn stage(t: &mut T) -> (SimGuild, u64) {
+async fn stage(t: &mut TestApp) -> (SimGuild, u64) {
     t.set("DCA_GATEWAY_LEASE_SECONDS", "2");
     t.set("DCA_DELIVERY_TIMEOUT_SECONDS", "1");
     t.set("DCA_DM_INTERVAL_SECONDS", "0");
@@ -83,15 +83,15 @@ async fn stage(t: &mut T) -> (SimGuild, u64) {
     t.start().await;
     let guild = t.discord.guild("Makers");
     let gold = guild.role("Gold");
-    t.heard(&guild).await;
-    t.sell(&guild, "Tools", gold, 24).await;
+    t.synced(&guild).await;
+    t.map_role(&guild, "Tools", gold, 24).await;
     t.stop().await;
     (guild, gold)
 }
 
 /// Everybody has at least one message with a key, all with the same key; answers how many were sent
 /// twice.
-async fn duplicates(t: &T, members: &[SimMember]) -> usize {
+async fn duplicates(t: &TestApp, members: &[SimMember]) -> usize {
     let mut twice = 0;
     for member in members {
         let first = key_in(&t.discord.next_dm(member).await.content);
@@ -240,16 +240,16 @@ fn a_commit_in_one_process_nudges_another_through_redis() {
         let process = Process::start(t.env(), "bot");
         process.says("Discord is connected").await;
         let here = t.build().await;
-        let mut nudges = here.core.bus.subscribe();
+        let mut notifications = here.core.bus.subscribe();
         // A subscription begins with one look at everything: let that pass, so that what comes is a nudge.
         for _ in Topic::ALL {
-            _ = tokio::time::timeout(Duration::from_secs(2), nudges.recv()).await;
+            _ = tokio::time::timeout(Duration::from_secs(2), notifications.recv()).await;
         }
-        while nudges.try_recv().is_ok() {}
+        while notifications.try_recv().is_ok() {}
         let mut arrived = false;
         for n in 0..10 {
             guild.join(&format!("member {n}")).grant(gold);
-            let next = async { while nudges.recv().await.unwrap() != Topic::Outbox {} };
+            let next = async { while notifications.recv().await.unwrap() != Topic::Outbox {} };
             arrived |= tokio::time::timeout(Duration::from_secs(1), next).await.is_ok();
             if arrived {
                 break;

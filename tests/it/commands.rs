@@ -15,7 +15,7 @@ fn setup_needs_three_steps_and_says_what_it_did() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Gold_Tools @everyone"))]).await;
         assert!(panel.ephemeral && panel.deferred, "{panel:?}");
         insta::assert_snapshot!(panel.content, @r"
@@ -39,7 +39,7 @@ fn roles_that_cannot_be_managed_are_refused_with_the_fix() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let owner = guild.owner();
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         for (role, says) in [
             (guild.id(), "@everyone cannot earn a product"),
@@ -61,7 +61,7 @@ fn mappings_are_added_once_listed_and_removed() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let choices = t.discord.autocomplete(&owner, "/mapping add", "product", "oo").await;
         assert_eq!(choices.iter().map(|choice| choice.name.as_str()).collect::<Vec<_>>(), ["Tools"]);
@@ -88,7 +88,7 @@ fn a_license_is_granted_shown_and_revoked_without_any_role() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/license revoke", &whom).await.content.contains("hold no license"));
@@ -98,8 +98,8 @@ fn a_license_is_granted_shown_and_revoked_without_any_role() {
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t.advance(Duration::days(400));
-        t.work(Worker::ReconcileRoles).await;
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::Expire).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "no role change ends a grant");
         let reason = [whom[0].clone(), whom[1].clone(), ("reason", text("charge`back"))];
         let revoked = t.discord.run(&owner, "/license revoke", &reason).await;
@@ -122,19 +122,19 @@ fn a_revoked_role_holder_gets_no_new_key_until_the_role_is_gained_anew() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, owner) = (guild.role("Gold"), guild.join("ana"), guild.owner());
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         t.discord.run(&owner, "/license revoke", &whom).await;
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         ana.update_with(|_| {});
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);
         ana.take(gold);
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
@@ -147,9 +147,9 @@ fn key_shows_a_member_their_own_keys_and_nobody_elses() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, bea) = (guild.role("Gold"), guild.join("ana"), guild.join("bea"));
-        t.heard(&guild).await;
-        t.heard(&other).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.synced(&other).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         let shown = t.discord.run(&ana, "/key", &[]).await;
@@ -158,7 +158,7 @@ fn key_shows_a_member_their_own_keys_and_nobody_elses() {
         let elsewhere = other.join_user(ana.user_id());
         assert!(
             !t.discord.run(&elsewhere, "/key", &[]).await.content.contains("```"),
-            "another server is another seller"
+            "another server is another tenant"
         );
         t
     });
@@ -169,9 +169,9 @@ fn members_and_admins_of_other_servers_can_change_nothing_here() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, stranger) = (guild.role("Gold"), guild.join("ana"), other.owner());
-        t.heard(&guild).await;
-        t.heard(&other).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.synced(&other).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
         let panel = t.discord.run(&guild.owner(), "/setup", &[("product", text("More"))]).await;
         for (command, options) in [
             ("/setup", vec![("product", text("Mine"))]),
@@ -209,7 +209,7 @@ fn bad_words_for_a_product_are_refused_and_nothing_is_written() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let owner = guild.owner();
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         for (options, says) in [
             (vec![("product", text("   "))], "1 to 80 visible characters"),
@@ -232,13 +232,13 @@ fn a_command_that_discord_has_given_up_on_does_nothing() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         t.discord.fail_next("POST", "/callback", 404);
         let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         t.discord.run_unanswered(&owner, "/license grant", &whom);
         t.discord.until("the refused answer", |discord| discord.requests().iter().any(|seen| seen.status == 404)).await;
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         assert!(licenses_of(&t, &guild, &ana).await.is_empty());
         t
     });
@@ -249,7 +249,7 @@ fn a_refusal_reaches_its_caller_however_long_and_strange_the_names_in_it_are() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         for n in 0..12 {
             let name = format!("{n} {}", "[x](https://evil.example) @everyone ".repeat(2));
             t.discord.run(&owner, "/setup", &[("product", text(&name)), ("prefix", text(&format!("P{n}")))]).await;
@@ -267,7 +267,7 @@ fn a_log_channel_of_another_server_is_refused() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (owner, theirs) = (guild.owner(), other.channel("theirs"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let custom_id = panel.components[1]["components"][0]["custom_id"].as_str().unwrap().to_owned();
         let refused = t.discord.forge_component(&owner, &custom_id, &[theirs]).await;

@@ -1,4 +1,4 @@
-//! A person's data: what they can take away, and what is left when they go.
+//! A browser's data: what they can take away, and what is left when they go.
 
 use chrono::TimeDelta;
 use dca_auth::workers::Worker;
@@ -6,36 +6,39 @@ use dca_core::{accounts::Role, licenses, users};
 use serde_json::{Value, json};
 
 use crate::{
-    guarded::{Authenticator, account, delete, enter, entered, execute, post, through_google, told},
-    harness::{T, it_unstarted},
-    stage::{Seller, rows},
-    visitor::{Got, PASSWORD, Person},
+    account_fixtures::{
+        Authenticator, account, delete, events_of_kind, execute, post, sign_in_as, sign_in_with_google, signed_in_as,
+    },
+    browser::{Browser, PASSWORD, Response},
+    fixtures::{TestTenant, rows},
+    harness::{TestApp, it_unstarted},
 };
 
-async fn count(t: &T, table: &str) -> usize {
+async fn count(t: &TestApp, table: &str) -> usize {
     rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await.len()
 }
 
-async fn login(t: &T, email: &str) -> Got {
+async fn login(t: &TestApp, email: &str) -> Response {
     post(t, "/auth/login", json!({ "email": email, "password": PASSWORD })).await
 }
 
 #[test]
 fn an_export_holds_everything_but_secrets() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let (_, codes) = Authenticator::enabled(&t, &ana).await;
-        let got = ana.get("/me/export").await;
-        assert_eq!(got.status, 200, "{got:?}");
-        assert_eq!(got.header("content-disposition"), "attachment; filename=\"account.json\"");
-        assert_eq!(got.header("cache-control"), "no-store");
-        let user = &got.body["user"];
+        let response = ana.get("/me/export").await;
+        assert_eq!(response.status, 200, "{response:?}");
+        assert_eq!(response.header("content-disposition"), "attachment; filename=\"account.json\"");
+        assert_eq!(response.header("cache-control"), "no-store");
+        let user = &response.body["user"];
         assert_eq!((&user["id"], &user["email"]), (&json!(id.0), &json!("ana@x.example")));
-        assert_eq!(got.body["hasSecondFactor"], true);
-        assert_eq!(got.body["sessions"].as_array().unwrap().len(), 1, "one's own alone");
-        let kinds: Vec<_> = got.body["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
+        assert_eq!(response.body["hasSecondFactor"], true);
+        assert_eq!(response.body["sessions"].as_array().unwrap().len(), 1, "one's own alone");
+        let kinds: Vec<_> =
+            response.body["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
         for kind in ["user.registered", "user.signed_in", "user.second_factor_changed"] {
             assert!(kinds.contains(&json!(kind)), "{kinds:?}");
         }
@@ -43,10 +46,10 @@ fn an_export_holds_everything_but_secrets() {
         for secret in
             secrets.iter().chain(&codes).map(String::as_str).chain(["$argon2", PASSWORD, "ben@", "sealed", "hash"])
         {
-            assert!(!got.text.contains(secret), "{secret} is exported");
+            assert!(!response.text.contains(secret), "{secret} is exported");
         }
-        assert_eq!(told(t.core(), "user.exported").await.len(), 1);
-        assert_eq!(Person::new(&t).get("/me/export").await.status, 401);
+        assert_eq!(events_of_kind(t.core(), "user.exported").await.len(), 1);
+        assert_eq!(Browser::new(&t).get("/me/export").await.status, 401);
         assert!(!ben.get("/me/export").await.text.contains("ana@"));
         t
     });
@@ -56,9 +59,9 @@ fn an_export_holds_everything_but_secrets() {
 fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let elsewhere = enter(&t, "ana@x.example").await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let elsewhere = sign_in_as(&t, "ana@x.example").await;
         for wrong in [Value::Null, json!({}), json!({ "password": "not this one" }), json!({ "password": null })] {
             assert_eq!(delete(&ana, "/me", wrong).await.code(), "INVALID_CREDENTIALS");
         }
@@ -67,18 +70,18 @@ fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
         assert_eq!(planned.status, 202, "{planned:?}");
         let at: chrono::DateTime<chrono::Utc> = planned.body["deletionAt"].as_str().unwrap().parse().unwrap();
         assert_eq!(at - t.clock.now(), TimeDelta::days(14));
-        for person in [&ana, &elsewhere] {
-            assert_eq!(person.get("/me").await.code(), "INVALID_SESSION");
-            assert_eq!(person.post("/auth/refresh", Value::Null).await.status, 401);
+        for browser in [&ana, &elsewhere] {
+            assert_eq!(browser.get("/me").await.code(), "INVALID_SESSION");
+            assert_eq!(browser.post("/auth/refresh", Value::Null).await.status, 401);
         }
         assert_eq!(mail.next("ana@x.example").await.subject, "Your account will be deleted");
 
         t.later(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "the last moment");
-        assert_eq!(told(t.core(), "user.deletion_undone").await.len(), 1);
+        assert_eq!(events_of_kind(t.core(), "user.deletion_undone").await.len(), 1);
         t.later(TimeDelta::days(30)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "taken back for good");
         mail.finish();
         t
@@ -89,9 +92,9 @@ fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
 fn after_two_weeks_nothing_personal_is_left() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let reset = json!({ "email": "ana@x.example" });
         assert_eq!(post(&t, "/auth/reset-password-request", reset).await.status, 201);
@@ -101,7 +104,7 @@ fn after_two_weeks_nothing_personal_is_left() {
         t.idle().await;
         mail.forget("ana@x.example");
         t.later(TimeDelta::days(14)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         for (table, left) in [
             ("users", 1),
             ("credentials", 1),
@@ -117,7 +120,7 @@ fn after_two_weeks_nothing_personal_is_left() {
             let text = format!("{:?}", rows(t.core().db.writer(), &format!("SELECT * FROM {table}")).await);
             assert!(!text.contains("ana@") && !text.contains("Ana"), "{table}: {text}");
         }
-        assert_eq!(told(t.core(), "user.erased").await.len(), 1);
+        assert_eq!(events_of_kind(t.core(), "user.erased").await.len(), 1);
         assert_eq!(login(&t, "ana@x.example").await.code(), "INVALID_CREDENTIALS");
         assert_eq!(login(&t, "ben@x.example").await.status, 200, "nobody else is touched");
         drop(ben);
@@ -133,15 +136,15 @@ fn after_two_weeks_nothing_personal_is_left() {
 fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
     it_unstarted(|mut t| async {
         let google = t.with_google().await;
-        t.start_guarded(&[]).await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (license, key) = seller.license(&gold, 42).await;
-        let api_key = seller.api_key(dca_core::crypto::api_key::Kind::Secret, &[&gold]).await.1;
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (license, key) = tenant.license(&gold, 42).await;
+        let api_key = tenant.api_key(dca_core::crypto::api_key::ApiKeyKind::Secret, &[&gold]).await.1;
         // The member makes an account of what Discord showed of them.
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         let who = google.person("117", "Ana Lima", Some(("ana@mail.example", true)));
-        assert_eq!(through_google(&ana, &google, &who).await.status, 200);
+        assert_eq!(sign_in_with_google(&ana, &google, &who).await.status, 200);
         let seen = users::find_by_discord(t.core(), 42_u64.into()).await.unwrap().unwrap();
         assert_eq!(count(&t, "users").await, 2);
         for sql in [
@@ -154,7 +157,7 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
             execute(t.core(), sql).await;
         }
         t.later(TimeDelta::days(14)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         let left = users::find(t.core(), seen).await.unwrap().expect("the row stays");
         assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
         assert_eq!((left.folded_email, left.locale, left.deletion_at), (None, None, None));
@@ -170,7 +173,7 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
 #[test]
 fn what_nobody_proved_and_what_is_over_is_forgotten() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_LETTERS_PER_NETWORK", "1000")]).await;
+        t.start_with_limits(&[("DCA_LETTERS_PER_NETWORK", "1000")]).await;
         let form = |email: &str| json!({ "email": email, "password": PASSWORD, "name": "New" });
         assert_eq!(post(&t, "/auth/signup", form("new@x.example")).await.status, 201);
         account(&t, "ana@x.example", Role::User).await;
@@ -178,10 +181,10 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         assert_eq!(login(&t, "nobody@x.example").await.status, 401);
         t.idle().await;
         t.later(TimeDelta::days(7)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "throttles").await), (2, 0), "a week, to the moment");
         t.later(TimeDelta::days(1)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
         let sql = "SELECT email FROM users";
         assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "email": "ana@x.example" })]);
@@ -189,10 +192,10 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         assert_eq!(count(&t, "one_time_tokens").await, 1);
         t.idle().await;
         t.later(TimeDelta::days(8)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "one_time_tokens").await, count(&t, "sessions").await), (0, 1));
         t.later(TimeDelta::days(180)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
         assert_eq!(count(&t, "users").await, 1, "who proved their address stays");
         t
@@ -202,9 +205,9 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
 #[test]
 fn an_admin_may_plan_a_deletion_and_its_owner_take_it_back() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let planned = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
         assert_eq!(planned.status, 202, "{planned:?}");
         assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
@@ -214,7 +217,7 @@ fn an_admin_may_plan_a_deletion_and_its_owner_take_it_back() {
         assert_eq!(again.body["deletionAt"], planned.body["deletionAt"]);
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t.later(TimeDelta::days(20)).await;
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t
     });

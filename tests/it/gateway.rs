@@ -2,10 +2,10 @@
 
 use chrono::Duration;
 use dca_auth::workers::Worker;
-use dca_commands::Status;
+use dca_commands::GatewayStatus;
 use dca_test_support::{Fault, FaultKind, Opt};
 
-use crate::harness::{LIMIT, T, it, it_unstarted, key_in, licenses_of};
+use crate::harness::{LIMIT, TestApp, it, it_unstarted, key_in, licenses_of};
 
 /// A tiny generator, so that a burst is random and still the same each time.
 fn random(seed: &mut u64) -> u64 {
@@ -13,7 +13,7 @@ fn random(seed: &mut u64) -> u64 {
     *seed >> 33
 }
 
-async fn waits_for(t: &T, wanted: impl Fn(&Status) -> bool) {
+async fn waits_for(t: &TestApp, wanted: impl Fn(&GatewayStatus) -> bool) {
     let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
     let reached = tokio::time::timeout(LIMIT, status.wait_for(|status| wanted(status))).await;
     reached.expect("the status was never reached").unwrap();
@@ -25,8 +25,8 @@ fn burst(grace_hours: i64) {
         t.start().await;
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, grace_hours).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, grace_hours).await;
         let mut seed = 42;
         for run in 0..20 {
             let ana = guild.join(&format!("ana {run}"));
@@ -43,7 +43,7 @@ fn burst(grace_hours: i64) {
                     _ => ana.update_with(|_| {}),
                 }
             }
-            t.heard(&guild).await;
+            t.synced(&guild).await;
             let licenses = licenses_of(&t, &guild, &ana).await;
             let standing = licenses.iter().filter(|license| license.revoked_at.is_none()).count();
             if grace_hours == 0 {
@@ -81,8 +81,8 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 0).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         t.stop().await;
@@ -95,7 +95,7 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         for _ in 0..3 {
             t.advance(Duration::minutes(5));
-            t.work(Worker::ReconcileRoles).await;
+            t.run_worker(Worker::ReconcileRoles).await;
         }
         assert_eq!(licenses_of(&t, &guild, &bea).await.len(), 1);
         assert_eq!(t.discord.dms(&bea).len(), 1, "found once, told once");
@@ -106,7 +106,7 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
 #[test]
 fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
     it(|t| async {
-        let (_, gold, ana) = t.shop("Tools", 24).await;
+        let (_, gold, ana) = t.guild_with_product("Tools", 24).await;
         let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
         status.mark_unchanged();
         t.discord.refuse_gateway(true);
@@ -125,14 +125,14 @@ fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
 fn an_event_that_cannot_be_read_is_noticed_and_healed() {
     it(|mut t| async {
         t.expect_error("nknown event");
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         // The role is taken, and Discord says so in a form that is legal and that we cannot read.
         ana.set_roles_silently(&[]);
         ana.update_with(|member| member["joined_at"] = serde_json::Value::Null);
-        t.heard(&guild).await;
-        t.work(Worker::ReconcileRoles).await;
+        t.synced(&guild).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
     });
@@ -145,8 +145,8 @@ fn a_refused_intent_is_told_and_the_api_keeps_serving() {
         t.expect_error("Disallowed gateway intents");
         t.expect_error("DisallowedGatewayIntents");
         t.discord.disallow_intents(true);
-        t.start_deaf().await;
-        waits_for(&t, |status| matches!(status, Status::Refused(why) if why.contains("Server Members"))).await;
+        t.start_without_waiting().await;
+        waits_for(&t, |status| matches!(status, GatewayStatus::Refused(why) if why.contains("Server Members"))).await;
         let health: serde_json::Value = t.http().get(t.url("/health")).send().await.unwrap().json().await.unwrap();
         assert_eq!(
             (&health["status"], &health["checks"]["discord"]["status"]),
@@ -165,8 +165,9 @@ fn a_refused_token_is_told_and_the_api_keeps_serving() {
         t.expect_error("Sent invalid authentication");
         t.expect_error("InvalidAuthentication");
         t.discord.reject_token(true);
-        t.start_deaf().await;
-        waits_for(&t, |status| matches!(status, Status::Refused(why) if why.contains("DCA_DISCORD_TOKEN"))).await;
+        t.start_without_waiting().await;
+        waits_for(&t, |status| matches!(status, GatewayStatus::Refused(why) if why.contains("DCA_DISCORD_TOKEN")))
+            .await;
         assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
         t
     });
@@ -178,19 +179,19 @@ fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
         for member in [&ana, &bea] {
             member.grant(gold);
             t.discord.next_dm(member).await;
             member.leave();
         }
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let back = guild.join_user(bea.user_id());
         back.grant(gold);
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.advance(Duration::hours(25));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         let kept = licenses_of(&t, &guild, &bea).await;
         assert!(kept.len() == 1 && kept[0].revoked_at.is_none());
@@ -201,20 +202,20 @@ fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_
 #[test]
 fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
     it(|t| async {
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         guild.delete_role(gold);
         t.events(&guild, "source.unverifiable", 1).await;
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         let listed = t.discord.run(&guild.owner(), "/mapping list", &[]).await;
         assert!(listed.content.contains("was deleted"), "{listed:?}");
         let options = [("role", Opt::Str(gold.to_string())), ("product", Opt::Str("Tools".into()))];
         let removed = t.discord.run(&guild.owner(), "/mapping remove", &options).await;
         assert!(removed.content.contains("1 licenses stood on it"), "{removed:?}");
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
     });
@@ -223,7 +224,7 @@ fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
 #[test]
 fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
     it(|mut t| async {
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         t.stop().await;
@@ -239,20 +240,20 @@ fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
 fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Tools").await;
         guild.outage();
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         guild.recover();
         guild.kick_bot();
         t.app().bot.as_ref().unwrap().drained().await;
         t.advance(Duration::days(3));
-        t.work(Worker::ReconcileRoles).await;
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::Expire).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t
     });
@@ -262,7 +263,7 @@ fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
 fn half_a_member_list_costs_nobody_anything() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let (guild, gold, _) = t.shop("Tools", 0).await;
+        let (guild, gold, _) = t.guild_with_product("Tools", 0).await;
         guild.seed(1_500, &[]);
         // The youngest id: on the second page, which never arrives.
         let bea = guild.join("bea");
@@ -272,7 +273,7 @@ fn half_a_member_list_costs_nobody_anything() {
         let page_two = Fault::on("GET", "limit=1000&after=1", FaultKind::Status(403, refusal));
         t.discord.fault(page_two.times(5));
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         t.advance(Duration::minutes(2));
         t.idle().await;
         assert!(t.discord.requests().iter().any(|seen| seen.status == 403), "the second page was refused");
@@ -287,7 +288,7 @@ fn half_a_member_list_costs_nobody_anything() {
 fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
     it(|mut t| async {
         t.expect_error("a worker failed");
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         t.discord.fault(Fault::on("GET", "/roles", FaultKind::Hold));
@@ -298,9 +299,9 @@ fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
         guild.delete_role(gold);
         t.discord.release();
         pass.await.unwrap().unwrap();
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         t
     });
@@ -315,7 +316,7 @@ fn commands_that_could_not_be_registered_do_not_deafen_the_bot() {
             discord.requests().iter().any(|seen| seen.path.ends_with("/commands") && seen.status == 200)
         };
         t.discord.until("the second try", registered).await;
-        let (guild, gold, ana) = t.shop("Tools", 24).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);
@@ -326,7 +327,7 @@ fn commands_that_could_not_be_registered_do_not_deafen_the_bot() {
 #[test]
 fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends() {
     it(|mut t| async {
-        let (guild, gold, ana) = t.shop("Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         t.stop().await;
@@ -345,8 +346,8 @@ fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let members = guild.seed(15, &[gold]);
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 0).await;
         assert_eq!(licenses_of(&t, &guild, &members[0]).await.len(), 1, "holders have their license, quietly");
         t.stop().await;
         for member in &members {
@@ -355,13 +356,13 @@ fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
         t.start().await;
         t.events(&guild, "sync.breaker_tripped", 1).await;
         t.advance(Duration::minutes(5));
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         let kinds = t.kinds(&guild).await;
         assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
         assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "asked once");
         let said = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
         assert!(said.content.contains("may end"), "{said:?}");
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         t.events(&guild, "license.revoked", 15).await;
         t
     });
@@ -374,8 +375,8 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
         let (gold, silver) = (guild.role("Gold"), guild.role("Silver"));
         let quiet = guild.seed(3, &[gold]);
         let told = guild.seed(3, &[silver]);
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Gold Tools", gold, 24).await;
         t.discord.run(&guild.owner(), "/setup", &[("product", Opt::Str("Silver Tools".into()))]).await;
         let options = [
             ("role", Opt::Role(silver)),
@@ -383,7 +384,7 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
             ("dm_existing", Opt::Bool(true)),
         ];
         t.discord.run(&guild.owner(), "/mapping add", &options).await;
-        t.work(Worker::ReconcileRoles).await;
+        t.run_worker(Worker::ReconcileRoles).await;
         t.discord.next_dm(&told[0]).await;
         for next in &told[1..] {
             assert!(t.discord.dms(next).is_empty(), "five seconds apart");
@@ -401,7 +402,7 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
 #[test]
 fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
     it(|t| async {
-        let (guild, gold, ana) = t.shop("Tools", 24).await;
+        let (guild, gold, ana) = t.guild_with_product("Tools", 24).await;
         for kind in [FaultKind::Status(500, serde_json::json!({})), FaultKind::CloudflareHtml, FaultKind::Drop] {
             t.discord.fault(Fault::on("POST", "/channels/", kind));
         }
@@ -422,7 +423,7 @@ fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
         }
         key_in(&t.discord.next_dm(&ana).await.content);
         t.advance(Duration::days(1));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         assert_eq!(
             t.discord.dms(&ana).len(),
             1,
@@ -439,14 +440,14 @@ fn direct_messages_rest_when_discord_asks_for_it_and_commands_serve_meanwhile() 
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
         let stop = serde_json::json!({"code": 40003, "message": "You are opening direct messages too fast."});
         t.discord.fault(Fault::on("POST", "/users/@me/channels", FaultKind::Status(400, stop)));
         ana.grant(gold);
         t.discord.until("the refusal", |discord| discord.requests().iter().any(|seen| seen.status == 400)).await;
         bea.grant(gold);
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let shown = t.discord.run(&bea, "/key", &[]).await;
         assert!(shown.content.contains("```"));
         let opened = t.discord.requests().iter().filter(|seen| seen.path.ends_with("/users/@me/channels")).count();

@@ -2,7 +2,7 @@
 //!
 //! [`it`] runs a test with a [`T`] and then proves silence: no message nobody read, no delivery that
 //! is due, no unannounced error in the log, nothing in the log that looks like a key or a token.
-//! Time stands still until [`T::advance`]; scheduled workers run when a test says so.
+//! Time stands still until [`TestApp::advance`]; scheduled workers run when a test says so.
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +20,9 @@ use dca_auth::{
     app::{Inputs, Part, Running},
     telemetry, workers,
 };
-use dca_core::{Caller, Clock, Core, Db, Ids, Snowflake, api_keys, crypto::api_key::Kind, events, outbox, products};
+use dca_core::{
+    Caller, Clock, Core, Db, Ids, Snowflake, api_keys, crypto::api_key::ApiKeyKind, events, outbox, products,
+};
 use dca_test_support::{MailSink, Opt, Reply, SimDiscord, SimGuild, SimMember};
 use sea_orm_migration::sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
@@ -61,7 +63,7 @@ impl MakeWriter<'_> for Log {
 }
 
 /// Everything a test works with.
-pub struct T {
+pub struct TestApp {
     /// The outside.
     pub discord: SimDiscord,
     /// Domain time.
@@ -79,21 +81,21 @@ pub struct T {
 }
 
 /// The first moment of every test.
-pub fn dawn() -> DateTime<Utc> {
+pub fn start_time() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
 /// Runs a test: builds, connects, plays it, and proves silence.
-pub fn it<F: Future<Output = T>>(test: impl FnOnce(T) -> F + Send) {
+pub fn it<F: Future<Output = TestApp>>(test: impl FnOnce(TestApp) -> F + Send) {
     run(true, test);
 }
 
 /// Runs a test that starts its processes itself.
-pub fn it_unstarted<F: Future<Output = T>>(test: impl FnOnce(T) -> F + Send) {
+pub fn it_unstarted<F: Future<Output = TestApp>>(test: impl FnOnce(TestApp) -> F + Send) {
     run(false, test);
 }
 
-fn run<F: Future<Output = T>>(started: bool, test: impl FnOnce(T) -> F + Send) {
+fn run<F: Future<Output = TestApp>>(started: bool, test: impl FnOnce(TestApp) -> F + Send) {
     let log = Log::default();
     let recorder = telemetry::recorder().unwrap();
     let metrics = recorder.handle();
@@ -119,9 +121,9 @@ fn run<F: Future<Output = T>>(started: bool, test: impl FnOnce(T) -> F + Send) {
     std::thread::scope(|scope| {
         let played = scope.spawn(|| {
             settle();
-            let inputs = Inputs { clock: Clock::manual(dawn()), ids: Ids::seeded(7), metrics };
+            let inputs = Inputs { clock: Clock::manual(start_time()), ids: Ids::seeded(7), metrics };
             runtime.block_on(async {
-                let mut t = T::new(log.clone(), inputs).await;
+                let mut t = TestApp::new(log.clone(), inputs).await;
                 if started {
                     t.start().await;
                 }
@@ -185,7 +187,7 @@ pub fn unique() -> String {
     format!("dca_test_{}", Ids::system().v4().simple())
 }
 
-impl T {
+impl TestApp {
     async fn new(log: Log, inputs: Inputs) -> Self {
         _ = rustls_provider();
         let dir = tempfile::tempdir().unwrap();
@@ -253,12 +255,12 @@ impl T {
 
     /// Starts the process; returns when it hears Discord and has looked at everything once.
     pub async fn start(&mut self) {
-        self.start_deaf().await;
+        self.start_without_waiting().await;
         self.settled().await;
     }
 
     /// Starts the process without waiting for Discord.
-    pub async fn start_deaf(&mut self) {
+    pub async fn start_without_waiting(&mut self) {
         let app = self.build().await;
         let stop = CancellationToken::new();
         tokio::spawn(workers::relay(app.clone(), stop.clone()));
@@ -270,7 +272,7 @@ impl T {
         let bot = self.app().bot.clone().unwrap();
         self.discord.connected().await;
         let mut status = bot.status.subscribe();
-        let connected = status.wait_for(|status| *status == dca_commands::Status::Connected);
+        let connected = status.wait_for(|status| *status == dca_commands::GatewayStatus::Connected);
         tokio::time::timeout(LIMIT, connected).await.expect("the bot never connected").unwrap();
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("what Discord told was never stored");
         self.app().run(workers::Worker::ReconcileRoles).await.unwrap();
@@ -312,11 +314,11 @@ impl T {
     /// Lets time pass, and the relay look.
     pub fn advance(&self, by: chrono::Duration) {
         self.clock.advance(by);
-        self.core().bus.nudge(dca_core::bus::Topic::Outbox);
+        self.core().bus.notify(dca_core::bus::Topic::Outbox);
     }
 
     /// Runs a scheduled worker, as the timer would.
-    pub async fn work(&self, worker: workers::Worker) {
+    pub async fn run_worker(&self, worker: workers::Worker) {
         self.app().run(worker).await.unwrap();
     }
 
@@ -334,26 +336,27 @@ impl T {
     pub async fn api_key(&self, guild: &SimGuild, product: &str) -> String {
         let caller = self.caller(guild).await;
         let product = products::get(self.core(), &caller.scope, product).await.unwrap();
-        let (_, text) = api_keys::create(self.core(), &caller, "test", Kind::Secret, &[product.id]).await.unwrap();
+        let (_, text) =
+            api_keys::create(self.core(), &caller, "test", ApiKeyKind::Secret, &[product.id]).await.unwrap();
         text.expose().to_owned()
     }
 
     /// Sets a product up in Discord: `/setup`, then the role.
-    pub async fn sell(&self, guild: &SimGuild, product: &str, role: u64, grace_hours: i64) -> Reply {
+    pub async fn map_role(&self, guild: &SimGuild, product: &str, role: u64, grace_hours: i64) -> Reply {
         let owner = guild.owner();
         let options = [("product", Opt::Str(product.to_owned())), ("grace_hours", Opt::Int(grace_hours))];
         let panel = self.discord.run(&owner, "/setup", &options).await;
         let reply = self.discord.choose(&owner, &panel, "setup:role", &[role]).await;
-        self.work(workers::Worker::ReconcileRoles).await;
+        self.run_worker(workers::Worker::ReconcileRoles).await;
         reply
     }
 
     /// A guild that sells a product through its role Gold, and a member who does not have it yet.
-    pub async fn shop(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
+    pub async fn guild_with_product(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
         let guild = self.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        self.heard(&guild).await;
-        self.sell(&guild, product, gold, grace_hours).await;
+        self.synced(&guild).await;
+        self.map_role(&guild, product, gold, grace_hours).await;
         (guild, gold, ana)
     }
 
@@ -381,14 +384,14 @@ impl T {
 
     /// Returns when the guild's log holds `count` events of this kind.
     pub async fn events(&self, guild: &SimGuild, kind: &str, count: usize) {
-        let mut nudges = self.core().bus.subscribe();
+        let mut notifications = self.core().bus.subscribe();
         let reached = async {
             loop {
                 let kinds = self.kinds(guild).await;
                 if kinds.iter().filter(|known| *known == kind).count() >= count {
                     return;
                 }
-                _ = nudges.recv().await;
+                _ = notifications.recv().await;
             }
         };
         assert!(
@@ -401,14 +404,14 @@ impl T {
 
     /// Returns when no delivery is due or being performed.
     pub async fn idle(&self) {
-        let mut nudges = self.core().bus.subscribe();
+        let mut notifications = self.core().bus.subscribe();
         let reached = async {
             loop {
                 let depth = outbox::depth(self.core()).await.unwrap();
                 if depth.claimed == 0 && depth.due == 0 {
                     return;
                 }
-                _ = nudges.recv().await;
+                _ = notifications.recv().await;
             }
         };
         tokio::time::timeout(LIMIT, reached).await.expect("a delivery never ended");
@@ -416,7 +419,7 @@ impl T {
 
     /// Returns when everything Discord sent before is stored: a command sent behind it was answered,
     /// and events are noted in order.
-    pub async fn heard(&self, guild: &SimGuild) {
+    pub async fn synced(&self, guild: &SimGuild) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.run(&guild.owner(), "/key", &[]).await;
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("what Discord told was never stored");
@@ -467,7 +470,7 @@ pub fn key_in(message: &str) -> String {
 }
 
 /// A member's licenses, as the database has them.
-pub async fn licenses_of(t: &T, guild: &SimGuild, member: &SimMember) -> Vec<dca_core::licenses::License> {
+pub async fn licenses_of(t: &TestApp, guild: &SimGuild, member: &SimMember) -> Vec<dca_core::licenses::License> {
     let caller = t.caller(guild).await;
     dca_core::licenses::list_of(t.core(), &caller.scope, Snowflake::from(member.user_id())).await.unwrap()
 }

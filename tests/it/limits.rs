@@ -1,4 +1,4 @@
-//! Rate limits and nudges: the same in memory and on Redis.
+//! Rate limits and notifications: the same in memory and on Redis.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -21,8 +21,8 @@ fn rates() -> [(Bucket, Rate); 2] {
 
 fn connect(url: &str) -> (Client, ConnectionManager) {
     let client = Client::open(url).unwrap();
-    let patience = Some(Duration::from_millis(500));
-    let settings = ConnectionManagerConfig::new().set_number_of_retries(1).set_connection_timeout(patience);
+    let timeout = Some(Duration::from_millis(500));
+    let settings = ConnectionManagerConfig::new().set_number_of_retries(1).set_connection_timeout(timeout);
     (client.clone(), ConnectionManager::new_lazy_with_config(client, settings).unwrap())
 }
 
@@ -40,7 +40,7 @@ async fn assert_limits(limiter: &Limiter, what: &str) {
     assert_eq!(limiter.check(Bucket::Validate, "ben").await, Ok(()), "{what}: another key");
     assert_eq!(limiter.check(Bucket::AuthFailure, "ana").await, Ok(()), "{what}: another bucket");
     assert_eq!(limiter.check(Bucket::Dm, "ana").await, Ok(()), "{what}: a bucket without a rate");
-    limiter.forget_idle();
+    limiter.drop_idle();
     assert!(limiter.check(Bucket::Validate, "ana").await.is_err(), "{what}: what still limits is not forgotten");
 }
 
@@ -66,7 +66,7 @@ fn a_nudge_reaches_everybody_who_listens() {
     it_unstarted(|t| async {
         let bus = Bus::memory();
         let (mut one, mut two) = (bus.subscribe(), bus.clone().subscribe());
-        bus.nudge(Topic::Outbox);
+        bus.notify(Topic::Outbox);
         assert_eq!((one.recv().await, two.recv().await), (Ok(Topic::Outbox), Ok(Topic::Outbox)));
         if let Some(url) = services().1 {
             let prefix = unique();
@@ -81,8 +81,8 @@ fn a_nudge_reaches_everybody_who_listens() {
                     assert_eq!(told, Ok(*topic), "whoever begins to listen looks at everything once");
                 }
             }
-            here.nudge(Topic::Workers);
-            elsewhere.nudge(Topic::Outbox);
+            here.notify(Topic::Workers);
+            elsewhere.notify(Topic::Outbox);
             for (listener, topic) in
                 [(&mut far, Topic::Workers), (&mut near, Topic::Workers), (&mut foreign, Topic::Outbox)]
             {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, os::unix::fs::PermissionsExt};
 use chrono::TimeDelta;
 use dca_core::{
     Clock, Core,
-    accounts::{self, Locale, SignUp, Visitor},
+    accounts::{self, ClientInfo, Locale, SignUp},
     ids::UserId,
     outbox,
 };
@@ -14,18 +14,18 @@ use serde_json::Value;
 
 use crate::{
     cluster::Process,
-    harness::{T, dawn, it_unstarted, services},
-    stage::rows,
+    fixtures::rows,
+    harness::{TestApp, it_unstarted, services, start_time},
 };
 
-fn visitor(locale: Locale) -> Visitor {
-    Visitor { network: "192.0.2.0/24".to_owned(), agent: None, device: None, locale }
+fn client(locale: Locale) -> ClientInfo {
+    ClientInfo { network: "192.0.2.0/24".to_owned(), agent: None, device: None, locale }
 }
 
 async fn sign_up_in(core: &Core, locale: Locale, email: &str) -> UserId {
     let (email, name) = (email.to_owned(), "Ana".to_owned());
     let form = SignUp { email, password: "correct horse battery".to_owned(), name };
-    accounts::sign_up(core, &visitor(locale), form).await.unwrap()
+    accounts::sign_up(core, &client(locale), form).await.unwrap()
 }
 
 async fn sign_up(core: &Core, email: &str) -> UserId {
@@ -33,7 +33,7 @@ async fn sign_up(core: &Core, email: &str) -> UserId {
 }
 
 /// A process without a bot that mails to this sink.
-async fn mailing(t: &mut T) -> MailSink {
+async fn mailing(t: &mut TestApp) -> MailSink {
     t.set("DCA_PASSWORD_MEMORY_KIB", "12288");
     // The limiter counts in our own time, which tests spend none of.
     t.set("DCA_MAILS_PER_MINUTE", "60000");
@@ -53,7 +53,7 @@ async fn states(core: &Core) -> Vec<String> {
 }
 
 /// Lets so many seconds pass in steps of five, and the relay try at each.
-async fn pass(t: &T, seconds: i64) {
+async fn pass(t: &TestApp, seconds: i64) {
     for _ in 0..seconds / 5 {
         t.advance(TimeDelta::seconds(5));
         t.idle().await;
@@ -120,8 +120,8 @@ fn instances_without_a_mail_server_leave_letters_alone() {
     }
     it_unstarted(|t| async {
         let app = t.assemble(&[]).await.unwrap();
-        assert!(!app.mailer.is_able());
-        assert!(app.mailer.off().unwrap().contains("no DCA_SMTP_HOST"));
+        assert!(!app.mailer.can_send());
+        assert!(app.mailer.disabled_reason().unwrap().contains("no DCA_SMTP_HOST"));
         t
     });
 }
@@ -161,7 +161,7 @@ fn a_tarpit_holds_up_no_direct_message() {
             sign_up(t.core(), email).await;
         }
         sink.attempts(4).await;
-        let (_, gold, ana) = t.shop("Tools", 24).await;
+        let (_, gold, ana) = t.guild_with_product("Tools", 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         sink.heal();
@@ -287,7 +287,7 @@ fn a_letter_whose_token_is_over_is_not_sent() {
         let token = sink.next("ana@example.com").await.token();
         sink.down();
         sign_up(&core, "ben@example.com").await;
-        accounts::resend_verification(&core, &visitor(Locale::En), "ana@example.com").await.unwrap();
+        accounts::resend_verification(&core, &client(Locale::En), "ana@example.com").await.unwrap();
         t.idle().await;
         accounts::verify_email(&core, &token).await.unwrap();
         sink.up();
@@ -339,7 +339,7 @@ fn a_wrong_password_is_told_once_and_keeps_the_queue() {
 fn a_letter_survives_a_kill_wherever_it_hits() {
     it_unstarted(|mut t| async {
         // Processes live in our own time: so does this test.
-        t.clock.advance(Clock::system().now() - dawn());
+        t.clock.advance(Clock::system().now() - start_time());
         t.set("DCA_PASSWORD_MEMORY_KIB", "12288");
         t.set("DCA_DISCORD_TOKEN", "");
         let sink = t.mail_sink().await;

@@ -1,28 +1,28 @@
 //! The product through its front doors, against the real stack: see `harness` first.
 
+mod account_fixtures;
 mod accounts;
+mod administration;
 mod aliases;
-mod checklist;
+mod architecture;
+mod asvs;
+mod browser;
+mod brute_force;
 mod cli;
 mod cluster;
 mod commands;
 mod erasure;
+mod fixtures;
 mod gateway;
-mod guarded;
-mod guesses;
 mod harness;
-mod house;
+mod license_lifecycle;
 mod limits;
 mod mail;
 mod ops;
 mod outbox;
 mod pages;
-mod people;
 mod second_factor;
 mod sign_in;
-mod stage;
-mod store;
-mod story;
+mod storage;
 mod tokens;
 mod validate;
-mod visitor;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use dca_core::crypto::api_key::Kind;
+use dca_core::crypto::api_key::ApiKeyKind;
 use regex::Regex;
 use rustls::{
     ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
@@ -17,11 +17,11 @@ use tokio::{
 };
 
 use crate::{
-    harness::{LIMIT, T, it, it_unstarted, key_in},
-    stage::{Answer, Request, Seller, half_sent},
+    fixtures::{Answer, Request, TestTenant, half_sent},
+    harness::{LIMIT, TestApp, it, it_unstarted, key_in},
 };
 
-async fn get(t: &T, path: &str) -> Answer {
+async fn get(t: &TestApp, path: &str) -> Answer {
     Request::new(&format!("GET {path}")).ask(t.addr()).await.expect(path)
 }
 
@@ -41,8 +41,8 @@ fn probes_tell_what_is_away_and_the_rest_keeps_answering() {
         assert_eq!((health.status, health.json()), (200, report));
         assert_eq!(get(&t, "/live").await.json(), json!({ "status": "alive" }));
         assert_eq!(get(&t, "/ready").await.json(), json!({ "status": "ready" }));
-        let seller = Seller::new(t.core(), "Makers").await;
-        let api_key = seller.api_key(Kind::Secret, &[&seller.product("Gold", "GOLD").await]).await.1;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
 
         t.core().db.clone().close().await.unwrap();
         t.expect_error("the database did not answer");
@@ -75,8 +75,8 @@ fn metrics_count_what_happened_and_name_nobody() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Gold Tools", gold, 24).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Gold Tools", gold, 24).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Gold Tools").await;
@@ -263,9 +263,9 @@ fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
 fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let body = json!({ "licenseKey": key }).to_string();
         let mut socket = half_sent(t.addr(), &api_key, &body).await;
         let (addr, app) = (t.addr(), t.app().clone());
@@ -289,8 +289,8 @@ fn a_request_that_never_ends_does_not_hold_up_the_end() {
     it_unstarted(|mut t| async {
         t.set("DCA_DRAIN_TIMEOUT_SECONDS", "1");
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let api_key = seller.api_key(Kind::Secret, &[&seller.product("Gold", "GOLD").await]).await.1;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
         let mut socket = half_sent(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
         let began = tokio::time::Instant::now();
         t.stop().await;

@@ -6,35 +6,35 @@ use chrono::TimeDelta;
 use dca_auth::workers::Worker;
 use dca_core::{
     Caller, Core,
-    entitlements::{self, Basis, Level, Observation, Seen},
+    entitlements::{self, Level, Observation, ObservedSource, SourceKind},
     guilds,
     ids::LicenseId,
     licenses,
-    outbox::{self, Carrier, Claim, Delivery, Outcome, Pace},
+    outbox::{self, Claim, Delivery, Notify, Outcome, Transport},
     products::{self, Product, Terms},
     workers,
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
 
 use crate::{
+    fixtures::{TestTenant, rows},
     harness::it_unstarted,
-    stage::{Seller, rows},
 };
 
 const LEASE: Duration = Duration::from_secs(30);
 
 /// A delivery for each of these members: the key of a license granted just now.
-async fn grant(seller: &Seller, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
+async fn grant(tenant: &TestTenant, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
     let mut granted = Vec::new();
     for member in members {
-        let grant = entitlements::grant(&seller.core, &seller.caller, product.id, member.into());
+        let grant = entitlements::grant(&tenant.core, &tenant.caller, product.id, member.into());
         granted.push(grant.await.unwrap());
     }
     granted
 }
 
 async fn claim(core: &Core) -> Vec<Claim> {
-    outbox::claim(core, Carrier::Discord, 8, LEASE).await.unwrap()
+    outbox::claim(core, Transport::Discord, 8, LEASE).await.unwrap()
 }
 
 async fn claim_one(core: &Core) -> Claim {
@@ -47,9 +47,9 @@ async fn claim_one(core: &Core) -> Claim {
 fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_claim_counts() {
     it_unstarted(|t| async {
         let (one, two) = (t.instance().await, t.instance().await);
-        let seller = Seller::new(&one, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let license = grant(&seller, &gold, 1..2).await[0];
+        let tenant = TestTenant::new(&one, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let license = grant(&tenant, &gold, 1..2).await[0];
         let first = claim_one(&one).await;
         assert_eq!((first.attempt, &first.delivery), (1, &Delivery::KeyDm { license }));
         t.clock.advance(TimeDelta::seconds(29));
@@ -57,9 +57,9 @@ fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_clai
         t.clock.advance(TimeDelta::seconds(1));
         let second = claim_one(&two).await;
         assert_eq!((second.id, second.attempt), (first.id, 2));
-        assert!(!outbox::settle(&one, &first, Outcome::Sent).await.unwrap(), "too late");
+        assert!(!outbox::complete(&one, &first, Outcome::Sent).await.unwrap(), "too late");
         assert!(claim(&one).await.is_empty(), "what came too late frees nothing");
-        assert!(outbox::settle(&two, &second, Outcome::Sent).await.unwrap());
+        assert!(outbox::complete(&two, &second, Outcome::Sent).await.unwrap());
         t.clock.advance(TimeDelta::days(1));
         assert!(claim(&two).await.is_empty(), "sent once");
         t
@@ -70,15 +70,15 @@ fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_clai
 fn instances_share_the_deliveries_and_none_is_claimed_twice() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
-        let seller = Seller::new(&cores[0], "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let granted = grant(&seller, &gold, 0..40).await;
+        let tenant = TestTenant::new(&cores[0], "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let granted = grant(&tenant, &gold, 0..40).await;
         let tasks = (0..4).map(|task| {
             let core = cores[task % 2].clone();
             tokio::spawn(async move {
                 let mut mine = Vec::new();
                 while outbox::depth(&core).await.unwrap().claimed < 40 {
-                    mine.extend(outbox::claim(&core, Carrier::Discord, 3, LEASE).await.unwrap());
+                    mine.extend(outbox::claim(&core, Transport::Discord, 3, LEASE).await.unwrap());
                 }
                 mine
             })
@@ -98,16 +98,16 @@ fn instances_share_the_deliveries_and_none_is_claimed_twice() {
 fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_attempt() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let seller = Seller::new(&core, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        grant(&seller, &gold, 1..2).await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 1..2).await;
         let waiting = claim_one(&core).await;
-        outbox::settle(&core, &waiting, Outcome::Wait(Duration::from_mins(1))).await.unwrap();
+        outbox::complete(&core, &waiting, Outcome::Wait(Duration::from_mins(1))).await.unwrap();
         t.clock.advance(TimeDelta::seconds(60));
         for attempt in 1..=18_u32 {
             let claim = claim_one(&core).await;
             assert_eq!(claim.attempt, attempt, "waiting cost no attempt");
-            assert!(outbox::settle(&core, &claim, Outcome::Failed("no".to_owned())).await.unwrap());
+            assert!(outbox::complete(&core, &claim, Outcome::Failed("no".to_owned())).await.unwrap());
             let pause = TimeDelta::seconds((5_i64 << (attempt - 1)).min(4 * 3_600));
             t.clock.advance(pause - TimeDelta::seconds(1));
             assert!(self::claim(&core).await.is_empty(), "before the {attempt}. pause is over");
@@ -126,22 +126,22 @@ fn lines_of_one_channel_go_out_one_after_the_other() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let guild = guilds::joined(&core, 900.into(), "Makers").await.unwrap();
-        let seller = Seller { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
-        guilds::set_log_channel(&core, &seller.caller, guild.id, 901.into()).await.unwrap();
-        let gold = seller.product("Gold", "GOLD").await;
+        let tenant = TestTenant { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
+        guilds::set_log_channel(&core, &tenant.caller, guild.id, 901.into()).await.unwrap();
+        let gold = tenant.product("Gold", "GOLD").await;
         for member in 0..3 {
-            seller.observe(&gold, member, Level::Held).await.unwrap();
+            tenant.observe(&gold, member, Level::Present).await.unwrap();
         }
         assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 6);
         assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 0, "each once");
         let first = claim_one(&core).await;
-        outbox::settle(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
+        outbox::complete(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
         assert!(claim(&core).await.is_empty(), "a line that waits is not overtaken");
         t.clock.advance(TimeDelta::seconds(5));
         for expected in 1..=6 {
             let claim = claim_one(&core).await;
             assert!(matches!(claim.delivery, Delivery::LogLine { seq, .. } if seq == expected), "{claim:?}");
-            outbox::settle(&core, &claim, Outcome::Sent).await.unwrap();
+            outbox::complete(&core, &claim, Outcome::Sent).await.unwrap();
         }
         t
     });
@@ -151,20 +151,20 @@ fn lines_of_one_channel_go_out_one_after_the_other() {
 fn a_delivery_nobody_can_read_holds_up_no_other() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let seller = Seller::new(&core, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        grant(&seller, &gold, 1..2).await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 1..2).await;
         // As an older process sees it while a newer one is rolled out.
         let newer = r#"UPDATE outbox SET payload = '{"kind":"parcel"}'"#;
         core.db.writer().execute_unprepared(newer).await.unwrap();
-        let readable = grant(&seller, &gold, 2..4).await;
+        let readable = grant(&tenant, &gold, 2..4).await;
         let claimed = claim(&core).await;
         assert_eq!(claimed.len(), readable.len(), "{claimed:?}");
         for license in readable {
             assert!(claimed.iter().any(|claim| claim.delivery == Delivery::KeyDm { license }));
         }
         for claim in claimed {
-            outbox::settle(&core, &claim, Outcome::Sent).await.unwrap();
+            outbox::complete(&core, &claim, Outcome::Sent).await.unwrap();
         }
         for _ in 0..20 {
             t.clock.advance(TimeDelta::hours(5));
@@ -180,9 +180,9 @@ fn what_is_over_is_forgotten_after_a_month() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let core = t.core().clone();
-        let seller = Seller::new(&core, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        grant(&seller, &gold, 0..4).await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 0..4).await;
         let outcomes = [
             Outcome::Sent,
             Outcome::Undelivered("closed".to_owned()),
@@ -190,14 +190,14 @@ fn what_is_over_is_forgotten_after_a_month() {
             Outcome::Wait(Duration::from_hours(40 * 24)),
         ];
         for (claim, outcome) in claim(&core).await.iter().zip(outcomes) {
-            outbox::settle(&core, claim, outcome).await.unwrap();
+            outbox::complete(&core, claim, outcome).await.unwrap();
         }
         let left = async || rows(core.db.writer(), "SELECT state FROM outbox").await;
         t.clock.advance(TimeDelta::days(30));
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!(left().await.len(), 4, "a month is not over");
         t.clock.advance(TimeDelta::days(1));
-        t.work(Worker::Cleanup).await;
+        t.run_worker(Worker::Cleanup).await;
         assert_eq!(left().await, [serde_json::json!({ "state": "pending" })]);
         t.stop().await;
         t
@@ -208,11 +208,11 @@ fn what_is_over_is_forgotten_after_a_month() {
 fn a_key_that_was_revoked_is_not_sent() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let seller = Seller::new(&core, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let license = grant(&seller, &gold, 1..2).await[0];
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let license = grant(&tenant, &gold, 1..2).await[0];
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_some());
-        licenses::revoke(&core, &seller.caller, license, "test").await.unwrap();
+        licenses::revoke(&core, &tenant.caller, license, "test").await.unwrap();
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_none());
         t
     });
@@ -293,21 +293,21 @@ fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
 fn a_key_issued_quietly_is_sent_when_its_holder_gains_the_role_and_never_because_they_lose_it() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let seller = Seller::new(&core, "Makers").await;
+        let tenant = TestTenant::new(&core, "Makers").await;
         let terms = Terms { source_grace: Some(Duration::from_hours(1)), ..Terms::default() };
-        let product = products::define(&core, &seller.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
-        for (level, pace, pending) in [
-            (Level::Held, Pace::Quiet, 0),
-            (Level::Gone, Pace::Again, 0),
-            (Level::Held, Pace::Again, 1),
-            (Level::Held, Pace::Again, 1),
+        let product = products::define(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+        for (level, notify, pending) in [
+            (Level::Present, Notify::Silent, 0),
+            (Level::Absent, Notify::Resend, 0),
+            (Level::Present, Notify::Resend, 1),
+            (Level::Present, Notify::Resend, 1),
         ] {
-            let seen = vec![Seen { product: product.id, basis: Basis::Grant, level, pace }];
-            let (scope, actor) = (seller.caller.scope.clone(), seller.caller.actor.clone());
+            let seen = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify }];
+            let (scope, actor) = (tenant.caller.scope.clone(), tenant.caller.actor.clone());
             let stamp = core.stamps.next(&core.clock);
             let observation = Observation { scope, member: 1.into(), actor, stamp, fence: None, seen };
             entitlements::observe(&core, &observation).await.unwrap();
-            assert_eq!(outbox::depth(&core).await.unwrap().pending, pending, "{level:?} {pace:?}");
+            assert_eq!(outbox::depth(&core).await.unwrap().pending, pending, "{level:?} {notify:?}");
         }
         t
     });

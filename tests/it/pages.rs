@@ -7,26 +7,26 @@ use serde_json::{Value, json};
 
 use crate::{
     accounts::root,
-    harness::{T, it_unstarted},
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::{TestApp, it_unstarted},
 };
 
 const CSP: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// As a browser that speaks this language opens a link.
-async fn open(browser: &Person, path: &str, language: &str) -> Got {
+async fn open(browser: &Browser, path: &str, language: &str) -> Response {
     let headers = [("accept", "text/html"), ("accept-language", language)];
     browser.ask(Method::GET, path, Value::Null, &headers).await
 }
 
 /// The value of the form's hidden field.
-fn carried(page: &Got) -> &str {
+fn carried(page: &Response) -> &str {
     let (_, rest) = page.text.split_once(r#"name="token" value=""#).unwrap_or_default();
     rest.split('"').next().unwrap_or_default()
 }
 
-async fn one_time_tokens(t: &T) -> Vec<Value> {
+async fn one_time_tokens(t: &TestApp) -> Vec<Value> {
     rows(t.core().db.writer(), "SELECT id, used_at FROM one_time_tokens ORDER BY id").await
 }
 
@@ -40,7 +40,7 @@ fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         for path in ["/verify?token=", "/api/auth/verify-email/"] {
-            let ana = Person::new(&t);
+            let ana = Browser::new(&t);
             let address = format!("{}@x.example", if path.starts_with("/api") { "eva" } else { "ana" });
             ana.post("/auth/signup", form(&address)).await;
             let token = mail.next(&address).await.token();
@@ -80,7 +80,7 @@ fn a_weak_password_is_asked_for_again_and_the_token_is_kept() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::signed_in(&t, &mail, "ana@x.example").await;
+        let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
         ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
         let token = mail.next("ana@x.example").await.token();
         let before = one_time_tokens(&t).await;
@@ -112,7 +112,7 @@ fn what_is_no_token_of_this_page_is_refused_here_too() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
         let verify = mail.next("ana@x.example").await.token();
         ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
@@ -149,7 +149,7 @@ fn nothing_that_comes_from_outside_becomes_markup() {
     it_unstarted(|mut t| async {
         t.set("DCA_APP_NAME", "<b>A&B</b> \"Makers\"");
         t.start_without_bot().await;
-        let eve = Person::new(&t);
+        let eve = Browser::new(&t);
         let attack = "\"><script>alert(1)</script>'";
         let query = url::form_urlencoded::byte_serialize(attack.as_bytes()).collect::<String>();
         let path = query.replace('+', "%20").replace('/', "%2F");
@@ -177,7 +177,7 @@ fn nothing_that_comes_from_outside_becomes_markup() {
 fn pages_speak_english_and_spanish() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let ana = Person::new(&t);
+        let ana = Browser::new(&t);
         for (path, english, spanish) in [
             ("/verify?token=x", "Confirm your address", "Confirma tu dirección"),
             ("/reset-password?token=x", "Choose a new password", "Elige una contraseña nueva"),
@@ -213,7 +213,7 @@ fn a_mailed_link_leads_where_the_settings_say() {
             if frontend.is_empty() {
                 root(&t).await;
             }
-            let eve = Person::new(&t);
+            let eve = Browser::new(&t);
             let forged = [
                 ("host", "evil.example"),
                 ("x-forwarded-host", "evil.example"),

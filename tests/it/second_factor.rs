@@ -5,29 +5,30 @@ use dca_core::accounts::Role;
 use serde_json::{Value, json};
 
 use crate::{
-    guarded::{
-        Authenticator, delete, enter, entered, execute, post, reset_token, rows_of, standing, through_google, told,
+    account_fixtures::{
+        Authenticator, auth_state, delete, events_of_kind, execute, post, reset_token, rows_of, sign_in_as,
+        sign_in_with_google, signed_in_as,
     },
-    harness::{T, it_unstarted},
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::{TestApp, it_unstarted},
 };
 
 const STEP: TimeDelta = TimeDelta::seconds(30);
 
-async fn login(t: &T, code: &str) -> Got {
+async fn login(t: &TestApp, code: &str) -> Response {
     post(t, "/auth/login", json!({ "email": "ana@x.example", "password": PASSWORD, "twoFactorCode": code })).await
 }
 
-fn assert_code(got: &Got, status: u16, code: &str) {
-    assert_eq!((got.status, got.code()), (status, code), "{got:?}");
+fn assert_code(response: &Response, status: u16, code: &str) {
+    assert_eq!((response.status, response.code()), (status, code), "{response:?}");
 }
 
 #[test]
 fn it_counts_once_a_code_was_shown_and_then_every_sign_in_asks_for_one() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         assert_code(&ana.post("/auth/2fa/enable", json!({ "code": "000000" })).await, 409, "CONFLICT");
         assert_code(&ana.post("/auth/2fa/setup", json!({ "password": "wrong" })).await, 401, "INVALID_CREDENTIALS");
         assert_code(&ana.post("/auth/2fa/setup", Value::Null).await, 401, "INVALID_CREDENTIALS");
@@ -60,19 +61,19 @@ fn it_counts_once_a_code_was_shown_and_then_every_sign_in_asks_for_one() {
 #[test]
 fn a_wrong_code_is_refused_and_a_right_one_works_once() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let used = app.code(t.clock.now());
         assert_code(&login(&t, &used).await, 401, "INVALID_2FA_CODE");
         t.later(STEP * 10).await;
         let now = t.clock.now();
         let [before, current, next] = [-1, 0, 1].map(|step| app.code(now + STEP * step));
-        let before_standing = standing(t.core()).await;
+        let before_standing = auth_state(t.core()).await;
         for wrong in [app.wrong_code(now), app.code(now - STEP * 2), app.code(now + STEP * 2), format!("{current}0")] {
             assert_code(&login(&t, &wrong).await, 401, "INVALID_2FA_CODE");
         }
-        assert_eq!(standing(t.core()).await, before_standing, "a wrong code opened or changed something");
+        assert_eq!(auth_state(t.core()).await, before_standing, "a wrong code opened or changed something");
         // A step early and a step late are forgiven, each once, and never backwards.
         for (code, status) in
             [(&before, 200), (&before, 401), (&current, 200), (&next, 200), (&current, 401), (&next, 401)]
@@ -88,13 +89,13 @@ fn a_wrong_code_is_refused_and_a_right_one_works_once() {
 #[test]
 fn of_many_at_once_one_uses_a_code() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "50")]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "50")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
         t.later(STEP * 2).await;
         for code in [app.code(t.clock.now()), recovery[3].clone()] {
             let answers = futures::future::join_all((0..15).map(|_| login(&t, &code))).await;
-            let won = answers.iter().filter(|got| got.status == 200).count();
+            let won = answers.iter().filter(|response| response.status == 200).count();
             assert_eq!(won, 1, "{code}");
         }
         t
@@ -104,8 +105,8 @@ fn of_many_at_once_one_uses_a_code() {
 #[test]
 fn a_recovery_code_works_once_however_it_is_typed() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (app, codes) = Authenticator::enabled(&t, &ana).await;
         assert_eq!(codes.iter().collect::<std::collections::HashSet<_>>().len(), 10);
         for typed in [codes[0].clone(), codes[1].to_lowercase(), codes[2].replace('-', " ")] {
@@ -114,8 +115,8 @@ fn a_recovery_code_works_once_however_it_is_typed() {
         }
         let cut = &codes[3][..codes[3].len() - 1];
         assert_code(&login(&t, cut).await, 401, "INVALID_2FA_CODE");
-        // Another person's are worth nothing.
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        // Another browser's are worth nothing.
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let (_, theirs) = Authenticator::enabled(&t, &ben).await;
         assert_code(&login(&t, &theirs[0]).await, 401, "INVALID_2FA_CODE");
         // New ones cost a code, and end the old.
@@ -134,8 +135,8 @@ fn a_recovery_code_works_once_however_it_is_typed() {
 #[test]
 fn neither_secret_nor_recovery_code_rests_readable() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let made = ana.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await;
         let secret = made.body["secret"].as_str().unwrap().to_owned();
         let app = Authenticator::new(&secret);
@@ -159,11 +160,12 @@ fn neither_secret_nor_recovery_code_rests_readable() {
 fn a_new_password_and_another_way_in_do_not_go_around_it() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let who = google.person("117", "Ana", None);
         let begun = ana.post("/auth/google/link", Value::Null).await;
-        let (state, code) = crate::guarded::came_back(&google, &who, begun.body["authUrl"].as_str().unwrap());
+        let (state, code) =
+            crate::account_fixtures::callback_params(&google, &who, begun.body["authUrl"].as_str().unwrap());
         assert_eq!(ana.post("/auth/google/link", json!({ "state": state, "code": code })).await.status, 200);
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;
@@ -177,8 +179,8 @@ fn a_new_password_and_another_way_in_do_not_go_around_it() {
         let with = |code: Value| json!({ "email": "ana@x.example", "password": "another-Ketchup-42", "code": code });
         assert_code(&post(&t, "/auth/login", with(Value::Null)).await, 401, "REQUIRES_2FA");
 
-        let browser = Person::new(&t);
-        let waiting = through_google(&browser, &google, &who).await;
+        let browser = Browser::new(&t);
+        let waiting = sign_in_with_google(&browser, &google, &who).await;
         assert_code(&waiting, 401, "REQUIRES_2FA");
         assert!(browser.access().is_none() && browser.cookie("rt").is_none());
         let token = waiting.body["twoFactorToken"].as_str().unwrap();
@@ -199,8 +201,8 @@ fn a_new_password_and_another_way_in_do_not_go_around_it() {
 fn taking_it_away_needs_password_and_code() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         assert_code(&ana.post("/auth/2fa/disable", json!({ "password": PASSWORD })).await, 409, "CONFLICT");
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;
@@ -221,7 +223,7 @@ fn taking_it_away_needs_password_and_code() {
         assert_eq!(gone.status, 200, "{gone:?}");
         assert_eq!(login(&t, "").await.status, 200);
         assert!(rows(t.core().db.writer(), "SELECT used_at FROM recovery_codes").await.is_empty());
-        let how: Vec<_> = told(t.core(), "user.second_factor_changed").await;
+        let how: Vec<_> = events_of_kind(t.core(), "user.second_factor_changed").await;
         assert_eq!(how.len(), 2, "{how:?}");
         mail.next("ana@x.example").await;
         mail.finish();
@@ -232,10 +234,10 @@ fn taking_it_away_needs_password_and_code() {
 #[test]
 fn setting_it_up_ends_every_other_session() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let elsewhere = enter(&t, "ana@x.example").await;
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let elsewhere = sign_in_as(&t, "ana@x.example").await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         Authenticator::enabled(&t, &ana).await;
         assert_code(&elsewhere.get("/me").await, 401, "INVALID_SESSION");
         assert_code(&elsewhere.post("/auth/refresh", Value::Null).await, 401, "INVALID_SESSION");
@@ -247,10 +249,10 @@ fn setting_it_up_ends_every_other_session() {
 #[test]
 fn an_admin_who_needs_one_acts_on_nobody_without_it() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_REQUIRE_SECOND_FACTOR", "admins")]).await;
-        let (_, id) = entered(&t, "ben@x.example", Role::User).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::Admin).await;
-        let (eve, _) = entered(&t, "eve@x.example", Role::Moderator).await;
+        t.start_with_limits(&[("DCA_REQUIRE_SECOND_FACTOR", "admins")]).await;
+        let (_, id) = signed_in_as(&t, "ben@x.example", Role::User).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::Admin).await;
+        let (eve, _) = signed_in_as(&t, "eve@x.example", Role::Moderator).await;
         let ban = format!("/admin/users/{id}/ban");
         for path in ["/admin/users", "/admin/sessions", "/admin/roles", "/admin/outbox"] {
             assert_code(&ana.get(path).await, 401, "REQUIRES_2FA");
@@ -262,8 +264,8 @@ fn an_admin_who_needs_one_acts_on_nobody_without_it() {
         assert_eq!(ana.post(&ban, Value::Null).await.status, 200, "proved by setting it up");
         // A session that proved none stays outside, also when one exists.
         t.later(STEP * 2).await;
-        let got = login(&t, &app.code(t.clock.now())).await;
-        assert!(!got.body["accessToken"].is_null());
+        let response = login(&t, &app.code(t.clock.now())).await;
+        assert!(!response.body["accessToken"].is_null());
         execute(t.core(), "UPDATE sessions SET second_factor_at = NULL").await;
         assert_code(&ana.get("/admin/users").await, 401, "REQUIRES_2FA");
         t

@@ -1,7 +1,7 @@
 //! Signing in with Discord and with Google, from the first click to the session.
 
 use chrono::TimeDelta;
-use dca_core::accounts::people;
+use dca_core::accounts::admin;
 use dca_test_support::{GooglePerson, SimDiscord, SimGoogle, SimMember};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -9,16 +9,16 @@ use totp_rs::Totp;
 
 use crate::{
     accounts::{id_of, root},
-    harness::{T, it_unstarted, licenses_of, services},
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::{TestApp, it_unstarted, licenses_of, services},
 };
 
 /// Where the product believes to be; tests knock at its real port.
 const HOME: &str = "http://dca.example";
 
 /// Sets both providers up for the process that is started next.
-async fn with_providers(t: &mut T) -> SimGoogle {
+async fn with_providers(t: &mut TestApp) -> SimGoogle {
     let google = SimGoogle::start().await;
     for (name, value) in [
         ("DCA_PUBLIC_URL", HOME.to_owned()),
@@ -43,7 +43,7 @@ enum Known {
 }
 
 impl Known {
-    fn discord(t: &T, name: &str) -> Self {
+    fn discord(t: &TestApp, name: &str) -> Self {
         Self::ByDiscord(t.discord.clone(), t.discord.guild("Club").join(name))
     }
 
@@ -54,8 +54,8 @@ impl Known {
     fn has_email(self, address: &str, verified: bool) -> Self {
         match &self {
             Self::ByDiscord(_, member) => member.set_email(address, verified),
-            Self::ByGoogle(google, person) => {
-                google.person(&person.sub, "Ana Lima", Some((address, verified)));
+            Self::ByGoogle(google, browser) => {
+                google.person(&browser.sub, "Ana Lima", Some((address, verified)));
             }
         }
         self
@@ -72,7 +72,7 @@ impl Known {
     fn consents(&self, page: &str) -> String {
         let callback = match self {
             Self::ByDiscord(discord, member) => discord.consent(member, page),
-            Self::ByGoogle(google, person) => google.consent(person, page),
+            Self::ByGoogle(google, browser) => google.consent(browser, page),
         };
         callback.strip_prefix(HOME).expect("our own callback").to_owned()
     }
@@ -86,20 +86,20 @@ impl Known {
     }
 
     /// Clicks "sign in with …": the address of the provider's page.
-    async fn begins(&self, browser: &Person) -> String {
-        let got = browser.get(&format!("/auth/{}", self.provider())).await;
-        assert_eq!(got.status, 302, "{got:?}");
-        got.header("location").to_owned()
+    async fn begins(&self, browser: &Browser) -> String {
+        let response = browser.get(&format!("/auth/{}", self.provider())).await;
+        assert_eq!(response.status, 302, "{response:?}");
+        response.header("location").to_owned()
     }
 
     /// All the way, in a browser of their own or a known one.
-    async fn signs_in(&self, browser: &Person) -> Got {
+    async fn signs_in(&self, browser: &Browser) -> Response {
         let page = self.begins(browser).await;
         browser.get(&self.consents(&page)).await
     }
 
     /// Links it to the account that is signed in.
-    async fn links(&self, browser: &Person) -> Got {
+    async fn links(&self, browser: &Browser) -> Response {
         let begun = browser.post(&format!("/auth/{}/link", self.provider()), Value::Null).await;
         let Some(page) = begun.body["authUrl"].as_str() else { return begun };
         let callback = query(&self.consents(page));
@@ -117,15 +117,15 @@ fn of<'a>(query: &'a [(String, String)], name: &str) -> &'a str {
 }
 
 /// As a browser asks for a page.
-async fn open(browser: &Person, path: &str) -> Got {
+async fn open(browser: &Browser, path: &str) -> Response {
     browser.ask(Method::GET, path, Value::Null, &[("accept", "text/html,application/xhtml+xml")]).await
 }
 
-async fn registered(t: &T) -> Vec<Value> {
+async fn registered(t: &TestApp) -> Vec<Value> {
     rows(t.core().db.writer(), "SELECT subject FROM events WHERE kind = 'user.registered' ORDER BY subject").await
 }
 
-async fn count(t: &T, table: &str) -> usize {
+async fn count(t: &TestApp, table: &str) -> usize {
     rows(t.core().db.writer(), &format!("SELECT 1 AS one FROM {table}")).await.len()
 }
 
@@ -139,7 +139,7 @@ fn a_provider_signs_somebody_in_by_every_way_there_is() {
             (Known::google(&google, "117", Some(("ana@g.example", true))), "openid email profile"),
         ] {
             let provider = known.provider();
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             let begun = browser.get(&format!("/auth/{provider}")).await;
             let page = begun.header("location").to_owned();
             let asked = query(&page);
@@ -166,7 +166,7 @@ fn a_provider_signs_somebody_in_by_every_way_there_is() {
             // As JSON from the first step on; with the state or with the cookie alone; as a page.
             for start in ["/auth", "/api/auth"] {
                 for with_state in [true, false] {
-                    let app = Person::new(&t);
+                    let app = Browser::new(&t);
                     let begun = app.post(&format!("{start}/{provider}"), Value::Null).await;
                     assert_eq!(begun.status, 200);
                     let callback = query(&known.consents(begun.body["authUrl"].as_str().unwrap()));
@@ -179,7 +179,7 @@ fn a_provider_signs_somebody_in_by_every_way_there_is() {
                     assert_eq!(again.body["user"]["id"], first.body["user"]["id"]);
                 }
             }
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             let page = known.begins(&browser).await;
             let shown = open(&browser, &known.consents(&page)).await;
             assert!(shown.status == 200 && shown.text.contains("You are signed in"), "{shown:?}");
@@ -198,7 +198,7 @@ fn the_frontend_gets_the_browser_back_with_a_cookie_and_no_token_in_the_address(
         t.set("APP_FRONTEND_URL", "https://app.example");
         t.start_without_bot().await;
         for known in [Known::discord(&t, "ana"), Known::google(&google, "117", None)] {
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             let back = known.signs_in(&browser).await;
             assert_eq!((back.status, back.header("location")), (302, "https://app.example/auth/cb"));
             assert_eq!(browser.post("/auth/refresh", Value::Null).await.status, 200);
@@ -222,10 +222,10 @@ fn a_return_that_does_not_fit_its_beginning_signs_nobody_in() {
         let google = with_providers(&mut t).await;
         t.start_without_bot().await;
         let ana = Known::discord(&t, "ana");
-        let browser = Person::new(&t);
-        let refused = async |browser: &Person, path: &str, why: &str| {
-            let got = browser.get(path).await;
-            assert_eq!((got.status, got.code()), (400, "SIGN_IN_FAILED"), "{why}: {got:?}");
+        let browser = Browser::new(&t);
+        let refused = async |browser: &Browser, path: &str, why: &str| {
+            let response = browser.get(path).await;
+            assert_eq!((response.status, response.code()), (400, "SIGN_IN_FAILED"), "{why}: {response:?}");
             assert!(browser.cookie("rt").is_none() && browser.cookie("dca_sign_in").is_none(), "{why}");
             let (users, sessions) = (count(&t, "users").await, count(&t, "sessions").await);
             assert_eq!((users, sessions), (0, 0), "{why}");
@@ -233,8 +233,8 @@ fn a_return_that_does_not_fit_its_beginning_signs_nobody_in() {
         let page = ana.begins(&browser).await;
         let state = of(&query(&page), "state").to_owned();
         let callback = ana.consents(&page);
-        refused(&Person::new(&t), &callback, "no cookie").await;
-        let other = Person::new(&t);
+        refused(&Browser::new(&t), &callback, "no cookie").await;
+        let other = Browser::new(&t);
         ana.begins(&other).await;
         refused(&other, &callback, "the cookie of another sign-in").await;
         refused(&browser, &format!("/auth/discord/callback?code={}", of(&query(&callback), "code")), "no state").await;
@@ -269,7 +269,7 @@ fn a_return_that_does_not_fit_its_beginning_signs_nobody_in() {
         let callback = ana.consents(&page);
         let state = browser.cookie("dca_sign_in").unwrap();
         assert_eq!(browser.get(&callback).await.status, 200);
-        let thief = Person::new(&t);
+        let thief = Browser::new(&t);
         thief.set_cookie("dca_sign_in", Some(&state));
         assert_eq!(thief.get(&callback).await.code(), "SIGN_IN_FAILED", "once");
         // The code of one sign-in in another: its verifier is not the one the provider was told of.
@@ -278,7 +278,7 @@ fn a_return_that_does_not_fit_its_beginning_signs_nobody_in() {
         let page = ana.begins(&thief).await;
         let path = format!("/auth/discord/callback?code={}&state={}", of(&stolen, "code"), of(&query(&page), "state"));
         assert_eq!(thief.get(&path).await.code(), "SIGN_IN_FAILED", "PKCE");
-        let shown = open(&Person::new(&t), "/auth/discord/callback?error=access_denied").await;
+        let shown = open(&Browser::new(&t), "/auth/discord/callback?error=access_denied").await;
         assert!(shown.status == 400 && shown.text.contains("That did not work"), "{shown:?}");
         google.finish();
         t
@@ -291,10 +291,10 @@ fn a_provider_that_is_not_set_up_is_not_there_and_leaves_no_trace() {
         t.start_without_bot().await;
         let root = root(&t).await;
         for provider in ["discord", "google"] {
-            let got = root.get(&format!("/auth/{provider}")).await;
-            assert_eq!((got.status, got.code()), (404, "NOT_FOUND"));
-            assert!(got.body["detail"].as_str().unwrap().ends_with(" is not set up here."), "{got:?}");
-            assert_eq!(got.body["title"], "There is no such thing.");
+            let response = root.get(&format!("/auth/{provider}")).await;
+            assert_eq!((response.status, response.code()), (404, "NOT_FOUND"));
+            assert!(response.body["detail"].as_str().unwrap().ends_with(" is not set up here."), "{response:?}");
+            assert_eq!(response.body["title"], "There is no such thing.");
             assert_eq!(root.post(&format!("/auth/{provider}"), Value::Null).await.status, 404);
             assert_eq!(root.post(&format!("/auth/{provider}/link"), Value::Null).await.status, 404);
         }
@@ -310,8 +310,8 @@ fn an_address_links_nothing() {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         // The local account was first.
-        let local = Person::signed_in(&t, &mail, "ana@x.example").await;
-        let browser = Person::new(&t);
+        let local = Browser::signed_in(&t, &mail, "ana@x.example").await;
+        let browser = Browser::new(&t);
         let by_discord = Known::discord(&t, "ana").has_email("ANA@x.example", true);
         let theirs = by_discord.signs_in(&browser).await.body["user"].clone();
         assert_ne!(theirs["id"].as_str().unwrap(), id_of(&local).await);
@@ -319,16 +319,16 @@ fn an_address_links_nothing() {
         assert_eq!(local.get("/me").await.body["discordId"], Value::Null);
         // The provider's was first.
         let by_google = Known::google(&google, "117", Some(("eva@x.example", true)));
-        let eva = by_google.signs_in(&Person::new(&t)).await.body["user"].clone();
+        let eva = by_google.signs_in(&Browser::new(&t)).await.body["user"].clone();
         assert_eq!(eva["email"], "eva@x.example");
         let form = json!({ "email": "eva@x.example", "password": PASSWORD, "name": "Eva" });
-        assert_eq!(Person::new(&t).post("/auth/signup", form).await.status, 201);
+        assert_eq!(Browser::new(&t).post("/auth/signup", form).await.status, 201);
         assert_eq!(mail.next("eva@x.example").await.subject, "You already have an account");
-        assert_eq!(Person::new(&t).sign_in("eva@x.example").await.status, 403, "claimed in vain");
-        let again = by_google.signs_in(&Person::new(&t)).await;
+        assert_eq!(Browser::new(&t).sign_in("eva@x.example").await.status, 403, "claimed in vain");
+        let again = by_google.signs_in(&Browser::new(&t)).await;
         assert_eq!((&again.body["user"]["id"], &again.body["isNewUser"]), (&eva["id"], &json!(false)));
         // Two providers.
-        let other = Known::discord(&t, "eva").has_email("eva@x.example", true).signs_in(&Person::new(&t)).await;
+        let other = Known::discord(&t, "eva").has_email("eva@x.example", true).signs_in(&Browser::new(&t)).await;
         assert_ne!(other.body["user"]["id"], eva["id"]);
         assert_eq!(other.body["user"]["email"], Value::Null);
         assert_eq!(count(&t, "users").await, 5, "and the claim in vain");
@@ -343,15 +343,15 @@ fn an_address_that_a_provider_proved_ends_claims_and_one_it_did_not_ends_none() 
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
-        let squatter = Person::new(&t);
+        let squatter = Browser::new(&t);
         let form = json!({ "email": "eva@x.example", "password": PASSWORD, "name": "Squatter" });
         squatter.post("/auth/signup", form).await;
         let bait = mail.next("eva@x.example").await.token();
         let unproved = Known::discord(&t, "mallory").has_email("eva@x.example", false);
-        assert_eq!(unproved.signs_in(&Person::new(&t)).await.body["user"]["email"], Value::Null);
+        assert_eq!(unproved.signs_in(&Browser::new(&t)).await.body["user"]["email"], Value::Null);
         assert_eq!(squatter.sign_in("eva@x.example").await.code(), "EMAIL_NOT_VERIFIED", "the claim stands");
         let eva = Known::google(&google, "117", Some(("eva@x.example", true)));
-        assert_eq!(eva.signs_in(&Person::new(&t)).await.body["user"]["email"], "eva@x.example");
+        assert_eq!(eva.signs_in(&Browser::new(&t)).await.body["user"]["email"], "eva@x.example");
         assert_eq!(squatter.sign_in("eva@x.example").await.status, 401);
         assert_eq!(squatter.post("/auth/verify-email", json!({ "token": bait })).await.status, 400);
         mail.finish();
@@ -366,19 +366,19 @@ fn a_link_is_made_from_a_session_and_to_one_account() {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         let (ana, ben) = (Known::discord(&t, "ana"), Known::discord(&t, "ben"));
-        assert_eq!(ana.links(&Person::new(&t)).await.code(), "NO_TOKEN");
-        let browser = Person::signed_in(&t, &mail, "ana@x.example").await;
+        assert_eq!(ana.links(&Browser::new(&t)).await.code(), "NO_TOKEN");
+        let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let linked = ana.links(&browser).await;
         assert_eq!((linked.status, linked.body), (200, json!({ "message": "Linked" })));
         let ana_id = id_of(&browser).await;
-        let signed_in = ana.signs_in(&Person::new(&t)).await;
+        let signed_in = ana.signs_in(&Browser::new(&t)).await;
         assert_eq!((&signed_in.body["user"]["id"], &signed_in.body["isNewUser"]), (&json!(ana_id), &json!(false)));
         assert_eq!(ana.links(&browser).await.status, 200, "once more changes nothing");
         let second = ben.links(&browser).await;
         assert_eq!((second.status, second.code()), (409, "CONFLICT"), "{second:?}");
 
         // Somebody else's account, by both endings of the link.
-        let other = Person::signed_in(&t, &mail, "ben@x.example").await;
+        let other = Browser::signed_in(&t, &mail, "ben@x.example").await;
         assert_eq!(ana.links(&other).await.code(), "CONFLICT");
         let begun = other.post("/auth/discord/link", Value::Null).await;
         let callback = ana.consents(begun.body["authUrl"].as_str().unwrap());
@@ -387,7 +387,7 @@ fn a_link_is_made_from_a_session_and_to_one_account() {
         // A link that ended elsewhere is no sign-in, and the page says what happened.
         let begun = other.post("/auth/discord/link", Value::Null).await;
         let callback = ben.consents(begun.body["authUrl"].as_str().unwrap());
-        let stranger = Person::new(&t);
+        let stranger = Browser::new(&t);
         assert_eq!(stranger.get(&callback).await.code(), "SIGN_IN_FAILED");
         let shown = open(&other, &callback).await;
         assert!(shown.status == 200 && shown.text.contains("The account is linked"), "{shown:?}");
@@ -404,10 +404,10 @@ fn a_link_is_made_from_a_session_and_to_one_account() {
         let unlinked = browser.post("/auth/google/unlink", Value::Null).await;
         assert_eq!((unlinked.status, unlinked.body), (200, json!({ "message": "Unlinked" })));
         assert_eq!(browser.post("/auth/google/unlink", Value::Null).await.status, 404);
-        let fresh = eva.signs_in(&Person::new(&t)).await;
+        let fresh = eva.signs_in(&Browser::new(&t)).await;
         assert_eq!(fresh.body["isNewUser"], true, "it is nobody's any more");
         // The only way in stays.
-        let only = Person::new(&t);
+        let only = Browser::new(&t);
         Known::google(&google, "118", None).signs_in(&only).await;
         assert_eq!(only.post("/auth/google/unlink", Value::Null).await.code(), "CONFLICT");
         assert_eq!(only.post("/auth/discord/unlink", Value::Null).await.status, 404);
@@ -429,11 +429,11 @@ fn linking_brings_what_a_role_earned_and_what_discord_says_later() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start().await;
-        let (guild, gold, ana) = t.shop("Gold Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
         let key = crate::harness::key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Gold Tools").await;
-        let browser = Person::signed_in(&t, &mail, "ana@x.example").await;
+        let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let known = Known::ByDiscord(t.discord.clone(), ana.clone());
         let linked = known.links(&browser).await;
         assert_eq!(linked.status, 200, "{linked:?}");
@@ -453,11 +453,11 @@ fn linking_brings_what_a_role_earned_and_what_discord_says_later() {
         let new = crate::harness::key_in(&t.discord.next_dm(&ana).await.content);
         assert_eq!(t.validate(&api_key, &new).await["code"], "VALID");
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
-        // A member with a role who signs in is the person the role made.
+        // A member with a role who signs in is the browser the role made.
         let ben = guild.join("ben");
         ben.grant(gold);
         t.discord.next_dm(&ben).await;
-        let browser = Person::new(&t);
+        let browser = Browser::new(&t);
         let signed_in = Known::ByDiscord(t.discord.clone(), ben.clone()).signs_in(&browser).await;
         assert_eq!(signed_in.body["isNewUser"], true);
         let held = licenses_of(&t, &guild, &ben).await;
@@ -474,7 +474,7 @@ fn who_may_not_enter_does_not_enter_through_a_provider() {
         let google = with_providers(&mut t).await;
         t.start().await;
         let root = root(&t).await;
-        let (guild, gold, ana) = t.shop("Gold Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         // Banned before they ever signed in.
@@ -482,18 +482,18 @@ fn who_may_not_enter_does_not_enter_through_a_provider() {
         let ban = format!("/admin/users/{}/ban", held[0].user_id.unwrap());
         assert_eq!(root.post(&ban, Value::Null).await.status, 200);
         let known = Known::ByDiscord(t.discord.clone(), ana.clone());
-        let refused = known.signs_in(&Person::new(&t)).await;
+        let refused = known.signs_in(&Browser::new(&t)).await;
         assert_eq!((refused.status, refused.code()), (403, "ACCOUNT_BANNED"), "{refused:?}");
-        let browser = Person::new(&t);
+        let browser = Browser::new(&t);
         Known::google(&google, "117", None).signs_in(&browser).await;
         assert_eq!(known.links(&browser).await.code(), "ACCOUNT_BANNED", "nor by a link");
         // Suspended after they did.
         let eva = Known::google(&google, "118", None);
-        let browser = Person::new(&t);
+        let browser = Browser::new(&t);
         eva.signs_in(&browser).await;
         let path = format!("/admin/users/{}", id_of(&browser).await);
         root.ask(Method::PATCH, &path, json!({ "status": "SUSPENDED" }), &[]).await;
-        assert_eq!(eva.signs_in(&Person::new(&t)).await.code(), "ACCOUNT_SUSPENDED");
+        assert_eq!(eva.signs_in(&Browser::new(&t)).await.code(), "ACCOUNT_SUSPENDED");
         assert_eq!(browser.get("/me").await.code(), "ACCOUNT_SUSPENDED");
         google.finish();
         t
@@ -501,7 +501,7 @@ fn who_may_not_enter_does_not_enter_through_a_provider() {
 }
 
 /// Sets a second factor up for who is signed in.
-async fn second_factor(t: &T, browser: &Person) -> Totp {
+async fn second_factor(t: &TestApp, browser: &Browser) -> Totp {
     let made = browser.post("/auth/2fa/setup", Value::Null).await;
     let totp = Totp::from_url(made.body["otpauthUrl"].as_str().unwrap()).unwrap();
     let enabled = browser.post("/auth/2fa/enable", json!({ "code": code(t, &totp) })).await;
@@ -510,7 +510,7 @@ async fn second_factor(t: &T, browser: &Person) -> Totp {
 }
 
 /// The next code, half a minute later.
-fn code(t: &T, totp: &Totp) -> String {
+fn code(t: &TestApp, totp: &Totp) -> String {
     t.advance(TimeDelta::seconds(30));
     totp.generate(t.clock.now().timestamp().unsigned_abs()).to_string()
 }
@@ -521,11 +521,11 @@ fn a_provider_does_not_stand_for_the_second_factor() {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         for known in [Known::discord(&t, "ana"), Known::google(&google, "117", None)] {
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             known.signs_in(&browser).await;
             let totp = second_factor(&t, &browser).await;
 
-            let app = Person::new(&t);
+            let app = Browser::new(&t);
             let waits = known.signs_in(&app).await;
             assert_eq!((waits.status, waits.code()), (401, "REQUIRES_2FA"), "{waits:?}");
             assert!(app.cookie("rt").is_none() && app.access().is_none());
@@ -543,7 +543,7 @@ fn a_provider_does_not_stand_for_the_second_factor() {
             assert_eq!(app.post("/auth/2fa/verify", again).await.code(), "INVALID_ONE_TIME_TOKEN");
 
             // The same as pages, by the cookie.
-            let browser = Person::new(&t);
+            let browser = Browser::new(&t);
             let page = known.begins(&browser).await;
             let asked = open(&browser, &known.consents(&page)).await;
             assert_eq!((asked.status, asked.header("location")), (303, "/second-factor"));
@@ -568,8 +568,8 @@ fn what_a_provider_gave_rests_sealed() {
     it_unstarted(|mut t| async {
         let google = with_providers(&mut t).await;
         t.start_without_bot().await;
-        Known::discord(&t, "ana").signs_in(&Person::new(&t)).await;
-        Known::google(&google, "117", None).signs_in(&Person::new(&t)).await;
+        Known::discord(&t, "ana").signs_in(&Browser::new(&t)).await;
+        Known::google(&google, "117", None).signs_in(&Browser::new(&t)).await;
         let hex = if services().0.is_some() { "encode(tokens_sealed, 'hex')" } else { "lower(hex(tokens_sealed))" };
         let kept = rows(t.core().db.writer(), &format!("SELECT {hex} AS sealed FROM identities")).await;
         assert_eq!(kept.len(), 2);
@@ -589,16 +589,16 @@ fn an_account_and_its_event_are_one() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
         t.start_without_bot().await;
-        people::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
-        let local = Person::signed_in(&t, &mail, "ana@x.example").await;
+        admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
+        let local = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let known = [Known::discord(&t, "ana"), Known::google(&google, "117", None)];
         for one in known.iter().chain(&known) {
-            one.signs_in(&Person::new(&t)).await;
+            one.signs_in(&Browser::new(&t)).await;
         }
         Known::google(&google, "118", None).links(&local).await;
         // Signed up again, and refused half-way: no second event.
         let form = json!({ "email": "ana@x.example", "password": PASSWORD, "name": "Ana" });
-        Person::new(&t).post("/auth/signup", form).await;
+        Browser::new(&t).post("/auth/signup", form).await;
         mail.next("ana@x.example").await;
         let users =
             rows(t.core().db.writer(), "SELECT id AS subject FROM users WHERE status = 'ACTIVE' ORDER BY id").await;

@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use dca_core::{
     Code, Error,
     accounts::{Role, sessions},
-    crypto::{api_key::Kind, seal::Purpose},
+    crypto::{api_key::ApiKeyKind, seal::Purpose},
 };
 use dca_test_support::{GooglePerson, MailSink, SimGoogle};
 use ed25519_dalek::{Signer, SigningKey};
@@ -25,13 +25,13 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::{
-    guarded::{
-        Authenticator, account, agreed, came_back, enter, entered, execute, me, post, refresh_token, reset_token,
-        rows_of, standing, through_google, told,
+    account_fixtures::{
+        Authenticator, account, auth_state, callback_params, events_of_kind, execute, google_consent, me, post,
+        refresh_token, reset_token, rows_of, sign_in_as, sign_in_with_google, signed_in_as,
     },
-    harness::{T, it_unstarted},
-    stage::{Request, Seller, log_head, rows},
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::{Request, TestTenant, log_head, rows},
+    harness::{TestApp, it_unstarted},
 };
 
 /// Where a token is shown.
@@ -73,7 +73,7 @@ const fn door(purpose: Purpose) -> Result<Door, &'static str> {
 
 /// A house in which every door can be opened.
 struct House<'a> {
-    t: &'a T,
+    t: &'a TestApp,
     /// A license and an API key that finds it.
     license: String,
     api_key: String,
@@ -93,14 +93,14 @@ struct House<'a> {
 }
 
 impl<'a> House<'a> {
-    async fn build(t: &'a T, mail: &MailSink, google: &SimGoogle) -> Self {
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let license = seller.license(&gold, 1).await.1;
-        let api_key = seller.api_key(Kind::Secret, &[&gold]).await.1;
+    async fn build(t: &'a TestApp, mail: &MailSink, google: &SimGoogle) -> Self {
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let license = tenant.license(&gold, 1).await.1;
+        let api_key = tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1;
 
-        let (root, _) = entered(t, "root@x.example", Role::SuperAdmin).await;
-        let (owner, _) = entered(t, "owner@x.example", Role::User).await;
+        let (root, _) = signed_in_as(t, "root@x.example", Role::SuperAdmin).await;
+        let (owner, _) = signed_in_as(t, "owner@x.example", Role::User).await;
         let guess = || post(t, "/auth/login", json!({ "email": "owner@x.example", "password": "not this one" }));
         join_all((0..20).map(|_| guess())).await;
 
@@ -110,15 +110,15 @@ impl<'a> House<'a> {
         account(t, "lost@x.example", Role::User).await;
 
         let who = google.person("117", "Ana", None);
-        let ana = Person::new(t);
-        assert_eq!(through_google(&ana, google, &who).await.status, 200);
+        let ana = Browser::new(t);
+        assert_eq!(sign_in_with_google(&ana, google, &who).await.status, 200);
         let (_, codes) = Authenticator::enabled(t, &ana).await;
         let wait = async |who: &GooglePerson| {
-            let got = through_google(&Person::new(t), google, who).await;
-            assert_eq!((got.status, got.code()), (401, "REQUIRES_2FA"), "{got:?}");
-            got.body["twoFactorToken"].as_str().unwrap().to_owned()
+            let response = sign_in_with_google(&Browser::new(t), google, who).await;
+            assert_eq!((response.status, response.code()), (401, "REQUIRES_2FA"), "{response:?}");
+            response.body["twoFactorToken"].as_str().unwrap().to_owned()
         };
-        let (state, code) = agreed(&Person::new(t), google, &google.person("118", "Ben", None)).await;
+        let (state, code) = google_consent(&Browser::new(t), google, &google.person("118", "Ben", None)).await;
         Self {
             t,
             license,
@@ -151,8 +151,8 @@ impl<'a> House<'a> {
         }
     }
 
-    async fn show(&self, door: Door, token: &str) -> Got {
-        let somebody = Person::new(self.t);
+    async fn show(&self, door: Door, token: &str) -> Response {
+        let somebody = Browser::new(self.t);
         let post = async |path: &str, body: Value| somebody.post(path, body).await;
         let validate = async |api_key: &str, key: &str| {
             let headers = [("x-api-key", api_key)];
@@ -186,13 +186,13 @@ impl<'a> House<'a> {
 }
 
 /// Whether an answer at this door lets nobody in.
-fn is_refused(door: Door, got: &Got) -> bool {
+fn is_refused(door: Door, response: &Response) -> bool {
     match door {
         // A question: its answer is a verdict.
-        Door::License => got.status == 200 && got.body["valid"] == false,
+        Door::License => response.status == 200 && response.body["valid"] == false,
         // Who is not known is one of the strangers.
-        Door::KnownDevice => got.status == 429,
-        _ => matches!(got.status, 400 | 401),
+        Door::KnownDevice => response.status == 429,
+        _ => matches!(response.status, 400 | 401),
     }
 }
 
@@ -200,27 +200,27 @@ fn is_refused(door: Door, got: &Got) -> bool {
 fn each_kind_of_token_opens_its_own_door_and_no_other() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
         let house = House::build(&t, &mail, &google).await;
         let doors: Vec<Door> = Purpose::ALL.iter().filter_map(|purpose| door(*purpose).ok()).collect();
-        let before = standing(t.core()).await;
+        let before = auth_state(t.core()).await;
         for kind in &doors {
             for door in doors.iter().filter(|door| *door != kind) {
-                let got = house.show(*door, house.token(*kind)).await;
-                assert!(is_refused(*door, &got), "{kind:?} opens {door:?}: {got:?}");
-                assert!(!got.text.contains(house.token(*kind)), "{kind:?} at {door:?} is repeated: {got:?}");
+                let response = house.show(*door, house.token(*kind)).await;
+                assert!(is_refused(*door, &response), "{kind:?} opens {door:?}: {response:?}");
+                assert!(!response.text.contains(house.token(*kind)), "{kind:?} at {door:?} is repeated: {response:?}");
             }
         }
-        assert_eq!(standing(t.core()).await, before, "a refused token changed something");
+        assert_eq!(auth_state(t.core()).await, before, "a refused token changed something");
         // The refresh token ends nothing yet: it is the last.
         for kind in &doors {
-            let got = house.show(*kind, house.token(*kind)).await;
-            assert!(!is_refused(*kind, &got) && got.status < 300, "{kind:?} at its own door: {got:?}");
+            let response = house.show(*kind, house.token(*kind)).await;
+            assert!(!is_refused(*kind, &response) && response.status < 300, "{kind:?} at its own door: {response:?}");
         }
         // What works once is over now.
         for kind in [Door::VerifyEmail, Door::ResetPassword, Door::SignIn, Door::SecondFactor, Door::RecoveryCode] {
-            let got = house.show(kind, house.token(kind)).await;
-            assert!(is_refused(kind, &got), "{kind:?} for the second time: {got:?}");
+            let response = house.show(kind, house.token(kind)).await;
+            assert!(is_refused(kind, &response), "{kind:?} for the second time: {response:?}");
         }
         for email in ["new@x.example", "lost@x.example"] {
             t.idle().await;
@@ -236,18 +236,18 @@ fn each_kind_of_token_opens_its_own_door_and_no_other() {
 fn a_one_time_token_ends_with_its_time() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         let house = House::build(&t, &mail, &google).await;
         for (minutes, over) in [
             (10, &[Door::SignIn, Door::SecondFactor][..]),
             (60, &[Door::ResetPassword]),
             (24 * 60, &[Door::VerifyEmail, Door::Access]),
         ] {
-            let passed = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::dawn());
+            let passed = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::start_time());
             t.later(passed).await;
             for door in over {
-                let got = house.show(*door, house.token(*door)).await;
-                assert!(is_refused(*door, &got), "{door:?} after {minutes} minutes: {got:?}");
+                let response = house.show(*door, house.token(*door)).await;
+                assert!(is_refused(*door, &response), "{door:?} after {minutes} minutes: {response:?}");
             }
         }
         t.idle().await;
@@ -273,7 +273,7 @@ fn parts(token: &str) -> [Value; 2] {
 }
 
 impl Forger {
-    async fn new(t: &T, token: &str) -> Self {
+    async fn new(t: &TestApp, token: &str) -> Self {
         let db = t.core().db.writer();
         let sql = "SELECT id, sealed FROM keyring WHERE purpose = 'access-token'";
         let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), sql)).await.unwrap().unwrap();
@@ -324,9 +324,9 @@ fn merged(value: &Value, change: &Value) -> Value {
 #[test]
 fn an_access_token_cannot_be_made_up() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let (_, root) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (_, root) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let token = ana.access().unwrap();
         let jwks = ana.get("/.well-known/jwks.json").await.body;
         let jwk = &jwks["keys"][0];
@@ -390,23 +390,23 @@ fn an_access_token_cannot_be_made_up() {
             ("dots", "...".to_owned()),
             ("one word", "x".to_owned()),
         ];
-        let (head_of_log, before) = (log_head(t.core()).await, standing(t.core()).await);
+        let (head_of_log, before) = (log_head(t.core()).await, auth_state(t.core()).await);
         for (what, token) in &table {
-            let got = me(&t, token).await;
-            assert_eq!((got.status, got.code()), (401, "INVALID_TOKEN"), "{what}: {got:?}");
+            let response = me(&t, token).await;
+            assert_eq!((response.status, response.code()), (401, "INVALID_TOKEN"), "{what}: {response:?}");
         }
         let exp = |seconds: i64| json!({ "exp": t.clock.now().timestamp() + seconds });
         for (what, token, code) in [
             ("over, within the leeway", claims(exp(-4)), ""),
             ("over by the leeway", claims(exp(-5)), "TOKEN_EXPIRED"),
             ("over for a year", claims(exp(-31_536_000)), "TOKEN_EXPIRED"),
-            ("another person, our session", claims(json!({ "sub": root })), "INVALID_SESSION"),
+            ("another browser, our session", claims(json!({ "sub": root })), "INVALID_SESSION"),
             ("a session that never was", claims(json!({ "sid": Uuid::from_u128(1) })), "INVALID_SESSION"),
         ] {
-            let got = me(&t, &token).await;
-            assert_eq!(got.code(), code, "{what}: {got:?}");
+            let response = me(&t, &token).await;
+            assert_eq!(response.code(), code, "{what}: {response:?}");
         }
-        assert_eq!((log_head(t.core()).await, standing(t.core()).await), (head_of_log, before));
+        assert_eq!((log_head(t.core()).await, auth_state(t.core()).await), (head_of_log, before));
         t
     });
 }
@@ -414,8 +414,8 @@ fn an_access_token_cannot_be_made_up() {
 #[test]
 fn a_token_of_another_installation_is_none() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (access, refresh) = (ana.access().unwrap(), refresh_token(&ana));
         let device = ana.cookie("dca_device").unwrap();
         let other = tempfile::tempdir().unwrap();
@@ -423,13 +423,13 @@ fn a_token_of_another_installation_is_none() {
         let master = STANDARD.encode(dca_core::Ids::seeded(9).bytes::<32>());
         let there = t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core;
         assert_eq!(code_of(sessions::authenticate(&there, &access).await), Some(Code::InvalidToken));
-        let visitor = dca_core::accounts::Visitor {
+        let client = dca_core::accounts::ClientInfo {
             network: "192.0.2.0/24".to_owned(),
             agent: None,
             device: Some(device),
             locale: dca_core::accounts::Locale::En,
         };
-        assert_eq!(code_of(sessions::refresh(&there, &visitor, &refresh).await), Some(Code::InvalidSession));
+        assert_eq!(code_of(sessions::refresh(&there, &client, &refresh).await), Some(Code::InvalidSession));
         t
     });
 }
@@ -442,20 +442,20 @@ fn code_of<V>(answer: dca_core::Result<V>) -> Option<Code> {
     }
 }
 
-async fn refresh(t: &T, token: &str) -> Got {
+async fn refresh(t: &TestApp, token: &str) -> Response {
     post(t, "/auth/refresh", json!({ "refreshToken": token })).await
 }
 
-fn next_of(got: &Got) -> String {
-    assert_eq!(got.status, 200, "{got:?}");
-    got.body["refreshToken"].as_str().unwrap().to_owned()
+fn next_of(response: &Response) -> String {
+    assert_eq!(response.status, 200, "{response:?}");
+    response.body["refreshToken"].as_str().unwrap().to_owned()
 }
 
 #[test]
 fn fifty_refreshes_at_once_have_one_successor() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = refresh_token(&ana);
         let answers = join_all((0..50).map(|_| refresh(&t, &token))).await;
         let next: Vec<String> = answers.iter().map(next_of).collect();
@@ -474,10 +474,10 @@ fn fifty_refreshes_at_once_have_one_successor() {
 fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[]).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
-        let elsewhere = enter(&t, "ana@x.example").await;
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let elsewhere = sign_in_as(&t, "ana@x.example").await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let first = refresh_token(&ana);
         let second = next_of(&refresh(&t, &first).await);
         for _ in 0..2 {
@@ -487,14 +487,14 @@ fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session(
         t.later(TimeDelta::microseconds(1)).await;
         let late = refresh(&t, &first).await;
         assert_eq!((late.status, late.code()), (401, "TOKEN_REUSE_DETECTED"), "{late:?}");
-        for (person, token) in [(&ana, second), (&elsewhere, refresh_token(&elsewhere))] {
-            let got = refresh(&t, &token).await;
-            assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"), "{got:?}");
-            assert_eq!(person.get("/me").await.code(), "INVALID_SESSION");
+        for (browser, token) in [(&ana, second), (&elsewhere, refresh_token(&elsewhere))] {
+            let response = refresh(&t, &token).await;
+            assert_eq!((response.status, response.code()), (401, "INVALID_SESSION"), "{response:?}");
+            assert_eq!(browser.get("/me").await.code(), "INVALID_SESSION");
         }
         assert_eq!(ben.get("/me").await.status, 200, "somebody else's session");
         next_of(&refresh(&t, &refresh_token(&ben)).await);
-        let reused = told(t.core(), "session.token_reused").await;
+        let reused = events_of_kind(t.core(), "session.token_reused").await;
         assert_eq!((reused.len(), &reused[0]["actor"]), (1, &json!("system")));
         let subjects =
             rows(t.core().db.writer(), "SELECT subject FROM events WHERE kind = 'session.token_reused'").await;
@@ -508,8 +508,8 @@ fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session(
 #[test]
 fn a_token_older_than_the_last_is_stolen_even_within_ten_seconds() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let first = refresh_token(&ana);
         let second = next_of(&refresh(&t, &first).await);
         let third = next_of(&refresh(&t, &second).await);
@@ -524,14 +524,14 @@ fn a_token_older_than_the_last_is_stolen_even_within_ten_seconds() {
 #[test]
 fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let mut token = refresh_token(&ana);
-        let idle = refresh_token(&enter(&t, "ana@x.example").await);
+        let idle = refresh_token(&sign_in_as(&t, "ana@x.example").await);
         for day in 1..=14 {
             t.later(TimeDelta::days(6)).await;
-            let got = refresh(&t, &token).await;
-            token = next_of(&got);
+            let response = refresh(&t, &token).await;
+            token = next_of(&response);
             if day == 1 {
                 t.later(TimeDelta::days(1) - TimeDelta::microseconds(1)).await;
                 let unused = refresh(&t, &idle).await;
@@ -540,10 +540,10 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
             }
         }
         // 84 of 90 days: what is handed out ends with the session.
-        let got = refresh(&t, &token).await;
-        let cookie = got.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
+        let response = refresh(&t, &token).await;
+        let cookie = response.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
         assert!(cookie.contains(&format!("Max-Age={}", 6 * 86_400)), "{cookie}");
-        let last = next_of(&got);
+        let last = next_of(&response);
         t.later(TimeDelta::days(6) - TimeDelta::seconds(1)).await;
         let last_access = refresh(&t, &last).await;
         assert_eq!(last_access.body["expiresIn"], 1, "{last_access:?}");
@@ -559,14 +559,14 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
 #[test]
 fn a_token_that_rested_for_its_whole_life_is_over() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = refresh_token(&ana);
         t.later(TimeDelta::seconds(3_599)).await;
         let next = next_of(&refresh(&t, &token).await);
         t.later(TimeDelta::seconds(3_600)).await;
         assert_eq!(refresh(&t, &next).await.code(), "INVALID_SESSION");
-        assert!(told(t.core(), "session.token_reused").await.is_empty());
+        assert!(events_of_kind(t.core(), "session.token_reused").await.is_empty());
         t
     });
 }
@@ -574,14 +574,14 @@ fn a_token_that_rested_for_its_whole_life_is_over() {
 #[test]
 fn nobody_who_is_kept_out_refreshes() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         for (status, code) in
             [("SUSPENDED", "ACCOUNT_SUSPENDED"), ("BANNED", "ACCOUNT_BANNED"), ("PENDING", "EMAIL_NOT_VERIFIED")]
         {
-            let (ana, _) = entered(&t, &format!("{}@x.example", status.to_lowercase()), Role::User).await;
+            let (ana, _) = signed_in_as(&t, &format!("{}@x.example", status.to_lowercase()), Role::User).await;
             execute(t.core(), &format!("UPDATE users SET status = '{status}' WHERE status = 'ACTIVE'")).await;
-            let got = refresh(&t, &refresh_token(&ana)).await;
-            assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"), "{status}: {got:?}");
+            let response = refresh(&t, &refresh_token(&ana)).await;
+            assert_eq!((response.status, response.code()), (401, "INVALID_SESSION"), "{status}: {response:?}");
             let me = ana.get("/me").await;
             assert_eq!((me.status, me.code()), (403, code), "{status}: {me:?}");
             let live =
@@ -595,8 +595,8 @@ fn nobody_who_is_kept_out_refreshes() {
 #[test]
 fn what_is_revoked_is_revoked_on_every_instance_at_once() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (token, other) = (ana.access().unwrap(), t.instance().await);
         assert!(sessions::authenticate(&other, &token).await.is_ok());
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
@@ -608,12 +608,12 @@ fn what_is_revoked_is_revoked_on_every_instance_at_once() {
 #[test]
 fn one_proof_of_a_session_is_enough_to_end_it() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         account(&t, "ana@x.example", Role::User).await;
         for by in ["cookie", "body", "bearer"] {
-            let ana = enter(&t, "ana@x.example").await;
+            let ana = sign_in_as(&t, "ana@x.example").await;
             let (access, token) = (ana.access().unwrap(), refresh_token(&ana));
-            let somebody = Person::new(&t);
+            let somebody = Browser::new(&t);
             let body = match by {
                 "cookie" => {
                     somebody.set_cookie("rt", Some(&token));
@@ -639,10 +639,10 @@ fn one_proof_of_a_session_is_enough_to_end_it() {
 #[test]
 fn a_cookie_that_came_twice_is_no_cookie() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let (mine, theirs) = (refresh_token(&ana), refresh_token(&enter(&t, "ana@x.example").await));
-        let before = standing(t.core()).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (mine, theirs) = (refresh_token(&ana), refresh_token(&sign_in_as(&t, "ana@x.example").await));
+        let before = auth_state(t.core()).await;
         for (path, cookies) in [
             ("/auth/refresh", format!("rt={mine}; rt={theirs}")),
             ("/auth/refresh", format!("rt={mine}; rt={mine}")),
@@ -656,7 +656,7 @@ fn a_cookie_that_came_twice_is_no_cookie() {
             let answer = request.body(body).ask(t.addr()).await.unwrap();
             assert_eq!((answer.status, &answer.json()["code"]), (401, &json!("INVALID_SESSION")), "{path} {answer:?}");
         }
-        assert_eq!(standing(t.core()).await, before);
+        assert_eq!(auth_state(t.core()).await, before);
         assert_eq!(ana.get("/me").await.status, 200);
         t
     });
@@ -666,7 +666,7 @@ fn a_cookie_that_came_twice_is_no_cookie() {
 fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
         let house = House::build(&t, &mail, &google).await;
         let mut kept = t.log.text();
         for table in [
@@ -702,18 +702,18 @@ fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
 fn a_link_that_was_begun_ends_with_the_session_that_began_it() {
     it_unstarted(|mut t| async {
         let google = t.with_google().await;
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let thief = google.person("666", "Thief", None);
         let begun = ana.post("/auth/google/link", Value::Null).await;
-        let (state, code) = came_back(&google, &thief, begun.body["authUrl"].as_str().unwrap());
-        let browser = Person::new(&t);
+        let (state, code) = callback_params(&google, &thief, begun.body["authUrl"].as_str().unwrap());
+        let browser = Browser::new(&t);
         browser.set_cookie("dca_sign_in", Some(&state));
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
-        let got = browser.get(&format!("/auth/google/callback?state={state}&code={code}")).await;
-        assert!(matches!(got.status, 400 | 401), "{got:?}");
+        let response = browser.get(&format!("/auth/google/callback?state={state}&code={code}")).await;
+        assert!(matches!(response.status, 400 | 401), "{response:?}");
         assert!(rows(t.core().db.writer(), "SELECT provider FROM identities").await.is_empty());
-        assert!(told(t.core(), "user.identity_linked").await.is_empty());
+        assert!(events_of_kind(t.core(), "user.identity_linked").await.is_empty());
         t
     });
 }
@@ -721,14 +721,14 @@ fn a_link_that_was_begun_ends_with_the_session_that_began_it() {
 #[test]
 fn an_access_token_lives_for_fifteen_minutes() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let [header, claims] = parts(&ana.access().unwrap());
         assert_eq!((&header["alg"], &header["typ"]), (&json!("EdDSA"), &json!("at+jwt")));
         let ends = DateTime::<Utc>::from_timestamp(claims["exp"].as_i64().unwrap(), 0).unwrap();
         assert_eq!(ends - t.clock.now(), TimeDelta::minutes(15));
         for member in ["email", "name", "role", "roles", "status"] {
-            assert_eq!(claims[member], Value::Null, "a token tells nothing of a person");
+            assert_eq!(claims[member], Value::Null, "a token tells nothing of a browser");
         }
         t.later(TimeDelta::minutes(15) + TimeDelta::seconds(5)).await;
         assert_eq!(ana.get("/me").await.code(), "TOKEN_EXPIRED");

@@ -7,7 +7,7 @@ use chrono::Duration;
 use dca_core::{
     Ids, api_keys,
     crypto::{
-        api_key::{ApiKeyText, Kind},
+        api_key::{ApiKeyKind, ApiKeyText},
         license_key::LicenseKey,
     },
     licenses,
@@ -16,8 +16,8 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{T, it_unstarted},
-    stage::{Answer, Request, Seller, log_head, rows},
+    fixtures::{Answer, Request, TestTenant, log_head, rows},
+    harness::{TestApp, it_unstarted},
 };
 
 /// What no answer may repeat.
@@ -56,7 +56,7 @@ fn without_credentials(good: &Request, api_key: &str) -> Vec<Bad> {
 
 fn with_wrong_credentials(good: &Request, api_key: &str, revoked: &str, license: &str) -> Vec<Bad> {
     let with = |api_key: &[u8]| good.clone().with("X-API-Key", api_key);
-    let foreign = ApiKeyText::generate(Kind::Secret, &Ids::seeded(99));
+    let foreign = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(99));
     let wrong = [
         ("an empty API key", with(b"")),
         ("garbage as API key", with(MARK.as_bytes())),
@@ -146,11 +146,11 @@ fn assert_refused(bad: &Bad, answer: &Answer) {
 fn a_bad_request_is_refused_clearly_and_leaves_no_trace() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
-        let (row, revoked) = seller.api_key(Kind::Secret, &[&gold]).await;
-        api_keys::revoke(t.core(), &seller.caller.scope, row.id.0).await.unwrap();
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
+        let (row, revoked) = tenant.api_key(ApiKeyKind::Secret, &[&gold]).await;
+        api_keys::revoke(t.core(), &tenant.caller.scope, row.id.0).await.unwrap();
 
         let fine = ask(&api_key, json!({ "licenseKey": key }).to_string());
         let table = [
@@ -168,7 +168,7 @@ fn a_bad_request_is_refused_clearly_and_leaves_no_trace() {
             assert!(id.parse::<uuid::Uuid>().is_ok() && ids.insert(id.to_owned()), "{}: {answer:?}", bad.what);
         }
         assert_eq!(log_head(t.core()).await, head, "a refused request wrote something");
-        assert_eq!(seller.standing(&gold, 1).await[0].first_valid_at, None);
+        assert_eq!(tenant.standing(&gold, 1).await[0].first_valid_at, None);
         assert_eq!(fine.ask(t.addr()).await.unwrap().json()["code"], "VALID", "the same without its fault");
         t
     });
@@ -202,9 +202,9 @@ fn the_head_of_a_request_has_its_limits() {
 fn sixteen_kib_and_forgiven_keys_are_understood() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let padding = LIMIT - json!({ "licenseKey": key, "pad": "" }).to_string().len();
         let full = json!({ "licenseKey": key, "pad": "x".repeat(padding) }).to_string();
         let nested = format!(r#"{{"licenseKey":"{key}","more":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
@@ -240,25 +240,27 @@ fn typo(key: &str, place: usize) -> String {
 fn every_verdict_has_its_reason() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let (seller, rival) = (Seller::new(t.core(), "Makers").await, Seller::new(t.core(), "Rivals").await);
-        let (gold, silver) = (seller.product("Gold", "GOLD").await, seller.product("Silver", "SILVER").await);
-        let bronze = seller.product("Bronze", "BRONZE").await;
+        let (tenant, rival) = (TestTenant::new(t.core(), "Makers").await, TestTenant::new(t.core(), "Rivals").await);
+        let (gold, silver) = (tenant.product("Gold", "GOLD").await, tenant.product("Silver", "SILVER").await);
+        let bronze = tenant.product("Bronze", "BRONZE").await;
         let theirs = rival.product("Theirs", "THEIRS").await;
-        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
+        let month = tenant.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
         let covered = [&gold, &silver, &month];
-        let (secret, shipped) =
-            (seller.api_key(Kind::Secret, &covered).await.1, seller.api_key(Kind::Publishable, &[&gold]).await.1);
+        let (secret, shipped) = (
+            tenant.api_key(ApiKeyKind::Secret, &covered).await.1,
+            tenant.api_key(ApiKeyKind::Publishable, &[&gold]).await.1,
+        );
 
-        let (active, valid) = seller.license(&gold, 1).await;
-        let (_, of_silver) = seller.license(&silver, 1).await;
-        let (_, of_bronze) = seller.license(&bronze, 1).await;
+        let (active, valid) = tenant.license(&gold, 1).await;
+        let (_, of_silver) = tenant.license(&silver, 1).await;
+        let (_, of_bronze) = tenant.license(&bronze, 1).await;
         let (_, of_theirs) = rival.license(&theirs, 1).await;
-        let (ended, revoked) = seller.license(&gold, 2).await;
-        licenses::revoke(t.core(), &seller.caller, ended.id, "test").await.unwrap();
-        let (_, expired) = seller.license(&month, 1).await;
-        let (expired_row, both) = seller.license(&month, 2).await;
-        licenses::revoke(t.core(), &seller.caller, expired_row.id, "test").await.unwrap();
-        let (_, generated) = licenses::generate(t.core(), &seller.caller, gold.id).await.unwrap();
+        let (ended, revoked) = tenant.license(&gold, 2).await;
+        licenses::revoke(t.core(), &tenant.caller, ended.id, "test").await.unwrap();
+        let (_, expired) = tenant.license(&month, 1).await;
+        let (expired_row, both) = tenant.license(&month, 2).await;
+        licenses::revoke(t.core(), &tenant.caller, expired_row.id, "test").await.unwrap();
+        let (_, generated) = licenses::generate(t.core(), &tenant.caller, gold.id).await.unwrap();
         let unknown = LicenseKey::new("GOLD", Ids::seeded(99).v4()).display("GOLD");
         t.advance(Duration::days(30));
 
@@ -297,7 +299,7 @@ fn every_verdict_has_its_reason() {
             assert_eq!(verdict["license"]["state"].as_str().unwrap_or(""), state, "{what}: {verdict}");
             assert!(key.is_empty() || !answer.body.contains(key.as_str()), "{what} is repeated: {answer:?}");
         }
-        let active = seller.standing(&gold, 1).await.into_iter().find(|license| license.id == active.id).unwrap();
+        let active = tenant.standing(&gold, 1).await.into_iter().find(|license| license.id == active.id).unwrap();
         assert_eq!(active.first_valid_at, Some(t.clock.now()));
         t
     });
@@ -307,9 +309,9 @@ fn every_verdict_has_its_reason() {
 fn the_answers_look_like_this() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let month = seller.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
-        let (key, api_key) = (seller.license(&month, 1).await.1, seller.api_key(Kind::Secret, &[&month]).await.1);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let month = tenant.terms("Month", "MONTH", Some(std::time::Duration::from_hours(720))).await;
+        let (key, api_key) = (tenant.license(&month, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&month]).await.1);
         let valid = ask(&api_key, json!({ "licenseKey": key }).to_string()).ask(t.addr()).await.unwrap();
         insta::assert_snapshot!(shown(&valid), @r#"
         200 application/json
@@ -384,9 +386,9 @@ fn shown(answer: &Answer) -> String {
 fn the_first_valid_comes_once_however_many_ask() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (key, api_key) = (seller.license(&gold, 1).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let verdicts = futures::future::join_all((0..20).map(|_| t.validate(&api_key, &key))).await;
         for verdict in verdicts {
             assert_eq!((&verdict["code"], &verdict["license"]["state"]), (&"VALID".into(), &"active".into()));
@@ -395,12 +397,12 @@ fn the_first_valid_comes_once_however_many_ask() {
         t.advance(Duration::hours(1));
         t.validate(&api_key, &key).await;
         assert_eq!(first_valids(&t).await, 1);
-        assert_eq!(seller.standing(&gold, 1).await[0].rev, 2, "a license that is in use is only read");
+        assert_eq!(tenant.standing(&gold, 1).await[0].rev, 2, "a license that is in use is only read");
         t
     });
 }
 
-async fn first_valids(t: &T) -> usize {
+async fn first_valids(t: &TestApp) -> usize {
     rows(t.core().db.writer(), "SELECT seq FROM events WHERE kind = 'license.activated'").await.len()
 }
 
@@ -408,7 +410,7 @@ fn from(client: &str, request: &Request) -> Request {
     request.clone().with("X-Forwarded-For", client)
 }
 
-async fn slowed(t: &T, request: &Request) -> bool {
+async fn slowed(t: &TestApp, request: &Request) -> bool {
     let answer = request.ask(t.addr()).await.unwrap();
     if answer.status != 429 {
         assert!(answer.header("retry-after").is_empty() && matches!(answer.status, 200 | 401), "{answer:?}");
@@ -427,10 +429,12 @@ fn a_client_that_asks_too_often_waits_alone() {
         t.set("DCA_VALIDATE_PER_MINUTE", "3");
         t.set("DCA_TRUSTED_PROXIES", "127.0.0.0/8");
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (api_key, other) =
-            (seller.api_key(Kind::Secret, &[&gold]).await.1, seller.api_key(Kind::Secret, &[&gold]).await.1);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (api_key, other) = (
+            tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1,
+            tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1,
+        );
         let request = ask(&api_key, r#"{"licenseKey":"x"}"#);
         for _ in 0..3 {
             assert!(!slowed(&t, &from("203.0.113.1", &request)).await);
@@ -452,11 +456,11 @@ fn a_client_that_guesses_api_keys_waits_and_apps_behind_the_same_address_do_not(
         t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
         t.set("DCA_TRUSTED_PROXIES", "127.0.0.0/8");
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let right = ask(&seller.api_key(Kind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let right = ask(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
         let guess = |n: u64| {
-            let guessed = ApiKeyText::generate(Kind::Secret, &Ids::seeded(n));
+            let guessed = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(n));
             from("203.0.113.1", &right.clone().with("X-API-Key", guessed.expose()))
         };
         for n in 0..3 {
@@ -476,9 +480,9 @@ fn forwarded_addresses_of_a_stranger_are_not_believed() {
         t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
         t.set("DCA_TRUSTED_PROXIES", "10.0.0.0/8");
         t.start_without_bot().await;
-        let seller = Seller::new(t.core(), "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let right = ask(&seller.api_key(Kind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let right = ask(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
         let wrong = right.clone().with("X-API-Key", "x");
         for request in [right, wrong] {
             for n in 0..3 {

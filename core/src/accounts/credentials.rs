@@ -15,7 +15,7 @@ pub(super) async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>>
     Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
 }
 
-pub(super) async fn forget_password(tx: &Tx, user: UserId) -> Result<()> {
+pub(super) async fn delete_password(tx: &Tx, user: UserId) -> Result<()> {
     credential::Entity::delete_by_id(user).exec(tx.db()).await?;
     Ok(())
 }

@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use crate::{
     Code, Core, Result,
     accounts::{
-        Principal, Status, Visitor,
-        letters::{self, Letter},
-        one_time, people, record, second_factor, sessions,
+        AccountStatus, ClientInfo, Principal, admin,
+        emails::{self, EmailTemplate},
+        one_time, record, second_factor, sessions,
     },
     entity::{credential, event, guild_manager, license, one_time_token, session},
-    events::{Actor, Kind},
+    events::{Actor, EventKind},
     ids::UserId,
     throttles,
     tx::Tx,
@@ -24,16 +24,16 @@ use crate::{
 };
 
 /// From the wish to the deed.
-const UNDO: TimeDelta = TimeDelta::days(14);
+const DELETION_DELAY: TimeDelta = TimeDelta::days(14);
 /// How long a sign-up that nobody proves is kept.
-const UNPROVED: TimeDelta = TimeDelta::days(7);
+const UNVERIFIED_LIFETIME: TimeDelta = TimeDelta::days(7);
 
 /// Everything kept about a person, as JSON.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn export(core: &Core, who: &Principal) -> Result<Value> {
-    let (id, db) = (who.user.id, core.db.read());
+pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
+    let (id, db) = (principal.user.id, core.db.read());
     let identities = users::identities(core, id).await?;
     let sessions = session::Entity::find().filter(session::Column::UserId.eq(id)).all(db).await?;
     let licenses = license::Entity::find().filter(license::Column::UserId.eq(id)).all(db).await?;
@@ -42,12 +42,12 @@ pub async fn export(core: &Core, who: &Principal) -> Result<Value> {
     let document = json!({
         "exportedAt": core.clock.now(),
         "user": {
-            "id": id, "email": who.user.email, "emailVerifiedAt": who.user.email_verified_at, "name": who.user.name,
-            "locale": who.user.locale, "status": who.user.status, "role": who.user.role,
-            "createdAt": who.user.created_at, "registeredAt": who.user.registered_at,
+            "id": id, "email": principal.user.email, "emailVerifiedAt": principal.user.email_verified_at, "name": principal.user.name,
+            "locale": principal.user.locale, "status": principal.user.status, "role": principal.user.role,
+            "createdAt": principal.user.created_at, "registeredAt": principal.user.registered_at,
         },
         "hasSecondFactor": second_factor::is_enabled(core, id).await?,
-        "manages": people::managed_by(core, id).await?.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "manages": admin::managed_by(core, id).await?.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "identities": identities.iter().map(|identity| json!({
             "provider": identity.provider, "subject": identity.subject, "name": identity.name,
             "linkedAt": identity.created_at,
@@ -65,7 +65,7 @@ pub async fn export(core: &Core, who: &Principal) -> Result<Value> {
         })).collect::<Vec<_>>(),
     });
     let mut tx = Tx::begin(core).await?;
-    record(&mut tx, Kind::UserExported, &Actor::User(id), id, Value::Null);
+    record(&mut tx, EventKind::UserExported, &Actor::User(id), id, Value::Null);
     tx.commit().await?;
     Ok(document)
 }
@@ -76,13 +76,13 @@ pub async fn export(core: &Core, who: &Principal) -> Result<Value> {
 /// `INVALID_CREDENTIALS`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn plan(
     core: &Core,
-    visitor: &Visitor,
-    who: &Principal,
+    client: &ClientInfo,
+    principal: &Principal,
     password: Option<&str>,
-    shown: Option<&str>,
+    code: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    second_factor::confirm_both(core, visitor, who, password, shown).await?;
-    let (id, mut tx) = (who.user.id, Tx::begin(core).await?);
+    second_factor::reauthenticate_with_mfa(core, client, principal, password, code).await?;
+    let (id, mut tx) = (principal.user.id, Tx::begin(core).await?);
     let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let at = plan_in(&mut tx, user, &Actor::User(id)).await?;
     tx.commit().await?;
@@ -90,12 +90,12 @@ pub async fn plan(
 }
 
 pub(crate) async fn plan_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
-    let (id, at) = (user.id, user.deletion_at.unwrap_or(tx.now() + UNDO));
+    let (id, at) = (user.id, user.deletion_at.unwrap_or(tx.now() + DELETION_DELAY));
     user.deletion_at = Some(at);
     users::update(tx, &user).await?;
     sessions::end_all(tx, id, None, actor, "deletion").await?;
-    record(tx, Kind::DeletionPlanned, actor, id, json!({ "at": at }));
-    letters::send(tx, Letter::DeletionPlanned, id, None).await?;
+    record(tx, EventKind::DeletionPlanned, actor, id, json!({ "at": at }));
+    emails::send(tx, EmailTemplate::DeletionPlanned, id, None).await?;
     Ok(at)
 }
 
@@ -104,7 +104,7 @@ pub(crate) async fn plan_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Resul
 /// # Errors
 /// When the database does not answer.
 pub async fn sweep(core: &Core) -> Result<usize> {
-    let due = users::due_for_deletion(core).await?;
+    let due = users::list_due_for_deletion(core).await?;
     let mut erased = 0;
     for user in due {
         match erase(core, user).await {
@@ -112,10 +112,10 @@ pub async fn sweep(core: &Core) -> Result<usize> {
             Err(error) => tracing::error!(%user, %error, "an account could not be erased; it is tried again"),
         }
     }
-    users::delete_unproved(core, core.clock.now() - UNPROVED).await?;
-    one_time::forget_old(core).await?;
-    sessions::forget_old(core).await?;
-    throttles::forget_old(core).await?;
+    users::delete_unverified(core, core.clock.now() - UNVERIFIED_LIFETIME).await?;
+    one_time::delete_old(core).await?;
+    sessions::delete_old(core).await?;
+    throttles::delete_old(core).await?;
     Ok(erased)
 }
 
@@ -133,17 +133,17 @@ async fn erase(core: &Core, id: UserId) -> Result<()> {
     guild_manager::Entity::delete_many().filter(guild_manager::Column::UserId.eq(id)).exec(db).await?;
     second_factor::remove(&tx, id).await?;
     // A ban outlives the account: its number at the provider stays, and nothing else.
-    let is_kept_out = user.status()? != Status::Active;
+    let is_kept_out = user.status()? != AccountStatus::Active;
     if is_kept_out || users::is_holder(&tx, id).await? {
         if !is_kept_out {
             users::unlink(&tx, Provider::Google, id).await?;
         }
-        users::forget_tokens(&tx, id).await?;
+        users::delete_provider_tokens(&tx, id).await?;
         let (status, status_reason) = (user.status, user.status_reason);
         users::update(&tx, &User { status, status_reason, ..users::seen(id, user.created_at) }).await?;
     } else {
         users::delete(&tx, id).await?;
     }
-    record(&mut tx, Kind::UserErased, &Actor::System, id, Value::Null);
+    record(&mut tx, EventKind::UserErased, &Actor::System, id, Value::Null);
     tx.commit().await
 }

@@ -22,19 +22,19 @@ use serde_json::{Value, json};
 use crate::{
     Code, Core, Result,
     crypto::seal::Purpose,
-    error::words,
-    events::{Actor, Draft, Kind},
+    error::string_enum,
+    events::{Actor, EventKind, NewEvent},
     ids::{TenantId, UserId},
     throttles::{self, Limit},
     tx::Tx,
     users::{self, User},
 };
 
+pub mod admin;
 mod credentials;
+pub mod emails;
 pub mod erasure;
-pub mod letters;
 mod one_time;
-pub mod people;
 pub mod providers;
 pub mod second_factor;
 pub mod sessions;
@@ -43,13 +43,13 @@ mod sign_in;
 pub use sessions::{Principal, SignedIn};
 pub use sign_in::{SignIn, sign_in};
 
-use credentials::{forget_password, password_in, set_password};
-use letters::Letter;
-use sign_in::{admit, confirm};
+use credentials::{delete_password, password_in, set_password};
+use emails::EmailTemplate;
+use sign_in::{ensure_active, reauthenticate};
 
-words! {
+string_enum! {
     /// How an account stands.
-    Status {
+    AccountStatus {
         Pending => ("PENDING", "Signed up; the address is not proved yet."),
         Active => ("ACTIVE", "May sign in."),
         Suspended => ("SUSPENDED", "May not sign in for now."),
@@ -57,7 +57,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// What a person may do in this installation, from least to most.
     Role {
         User => ("USER", "Their own account."),
@@ -68,7 +68,7 @@ words! {
     }
 }
 
-words! {
+string_enum! {
     /// The languages letters are written in.
     Locale {
         En => ("en", "English"),
@@ -78,7 +78,7 @@ words! {
 
 /// What accounts are held to; from the configuration.
 #[derive(Clone, Debug)]
-pub struct Rules {
+pub struct AccountPolicy {
     /// Life of an access token.
     pub access_ttl: Duration,
     /// How long a session lives without being refreshed.
@@ -86,33 +86,33 @@ pub struct Rules {
     /// Memory of a password hash.
     pub password_memory_kib: u32,
     /// Hashes computed at once.
-    pub password_turns: usize,
+    pub max_concurrent_hashes: usize,
     /// Wrong passwords or codes per account and quarter of an hour.
     pub failures_per_account: u32,
     /// Wrong passwords or codes per network and quarter of an hour.
     pub failures_per_network: u32,
     /// Letters that a network may cause per hour.
-    pub letters_per_network: u32,
+    pub emails_per_network: u32,
     /// Whether who is ADMIN or more needs a second factor.
     pub admins_need_second_factor: bool,
-    /// The product's name: in letters, and in no password.
+    /// The product's name: in emails, and in no password.
     pub app_name: String,
 }
 
-/// The window of failed tries.
-const QUARTER: Duration = Duration::from_mins(15);
+/// The window of failed attempts.
+const FAILURE_WINDOW: Duration = Duration::from_mins(15);
 /// Letters an address receives per hour because somebody typed it in.
-const LETTERS_PER_ADDRESS: u32 = 5;
+const EMAILS_PER_ADDRESS: u32 = 5;
 /// How long a link that proves an address works.
-const VERIFY_LIFE: TimeDelta = TimeDelta::hours(24);
+const VERIFY_LIFETIME: TimeDelta = TimeDelta::hours(24);
 /// How long a sign-in through a provider stands for a password.
-const FRESH: TimeDelta = TimeDelta::minutes(15);
+const REAUTH_WINDOW: TimeDelta = TimeDelta::minutes(15);
 /// How long a link that sets a password works.
-const RESET_LIFE: TimeDelta = TimeDelta::hours(1);
+const RESET_LIFETIME: TimeDelta = TimeDelta::hours(1);
 
 /// Who is at the door, as far as it can be seen.
 #[derive(Clone, Debug)]
-pub struct Visitor {
+pub struct ClientInfo {
     /// The network they come from: /24 of IPv4, /64 of IPv6. The address itself is kept nowhere.
     pub network: String,
     /// What their program calls itself.
@@ -126,7 +126,7 @@ pub struct Visitor {
 /// An e-mail address that can be written to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
-    shown: String,
+    code: String,
     pub(crate) folded: String,
 }
 
@@ -136,7 +136,7 @@ impl Email {
     /// # Errors
     /// `VALIDATION_ERROR` at `email`.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = || Code::wrong("email", "email must be an email");
+        let wrong = || Code::invalid_field("email", "email must be an email");
         let text = text.trim();
         let options = Options::default().without_display_text().without_domain_literal().with_required_tld();
         let fits = text.len() <= 254
@@ -150,7 +150,7 @@ impl Email {
         }
         // ASCII alone is folded: beyond it, letters that look alike in lower case are other mailboxes.
         let folded = format!("{}@{domain}", local.to_ascii_lowercase());
-        Ok(Self { shown: text.to_owned(), folded })
+        Ok(Self { code: text.to_owned(), folded })
     }
 }
 
@@ -163,7 +163,7 @@ fn name(text: &str) -> Result<String> {
 fn line(field: &'static str, text: &str, longest: usize) -> Result<String> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > longest || text.contains(char::is_control) {
-        return Err(Code::wrong(field, format!("{field} must be one line of 1 to {longest} characters")));
+        return Err(Code::invalid_field(field, format!("{field} must be one line of 1 to {longest} characters")));
     }
     Ok(text.to_owned())
 }
@@ -183,25 +183,25 @@ pub struct SignUp {
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
-pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<UserId> {
+pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<UserId> {
     let (email, name) = (Email::parse(&form.email)?, name(&form.name)?);
-    let taken = letters_of(core, visitor);
-    take(core, &taken).await?;
-    let hash = core.passwords().choose(&form.password, &[&email.folded, &name, &core.rules.app_name]).await;
-    let hash = throttles::unless_tried(core, &taken, hash).await?;
+    let taken = emails_from(core, client);
+    acquire(core, &taken).await?;
+    let hash = core.passwords().hash_new(&form.password, &[&email.folded, &name, &core.rules.app_name]).await;
+    let hash = throttles::refund_on_error(core, &taken, hash).await?;
 
     let mut tx = Tx::begin(core).await?;
     let id = UserId(core.ids.v7(tx.now()));
     // Too many letters to one address are left away, and nothing else.
-    let may_write = throttles::is_free(&tx, &letters_to(core, Letter::AlreadyRegistered, &email)).await?;
-    let claims = users::lock_claims(&tx, &email.folded).await?;
+    let may_write = throttles::try_acquire(&tx, &emails_to(core, EmailTemplate::AlreadyRegistered, &email)).await?;
+    let claims = users::lock_unverified_and_owner(&tx, &email.folded).await?;
     let owner = claims.into_iter().find(|user| user.email_verified_at.is_some());
     let user = User {
-        email: Some(email.shown),
+        email: Some(email.code),
         folded_email: Some(email.folded),
         name: Some(name),
-        locale: Some(visitor.locale.to_string()),
-        status: Status::Pending.to_string(),
+        locale: Some(client.locale.to_string()),
+        status: AccountStatus::Pending.to_string(),
         registered_at: Some(tx.now()),
         ..users::seen(id, tx.now())
     };
@@ -209,14 +209,14 @@ pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<Use
     set_password(&tx, id, hash).await?;
     // A claim on an address that has an owner comes to nothing, but looks the same to who made it.
     let (kind, subject) = match &owner {
-        Some(owner) => (Kind::SignUpRepeated, owner.id),
-        None => (Kind::UserRegistered, id),
+        Some(owner) => (EventKind::SignUpRepeated, owner.id),
+        None => (EventKind::UserRegistered, id),
     };
-    record(&mut tx, kind, &Actor::User(id), subject, json!({ "method": "password", "network": visitor.network }));
+    record(&mut tx, kind, &Actor::User(id), subject, json!({ "method": "password", "network": client.network }));
     match owner {
         _ if !may_write => {}
-        Some(owner) => letters::send(&mut tx, Letter::AlreadyRegistered, owner.id, None).await?,
-        None => send_link(&mut tx, Letter::VerifyEmail, id).await?,
+        Some(owner) => emails::send(&mut tx, EmailTemplate::AlreadyRegistered, owner.id, None).await?,
+        None => send_link(&mut tx, EmailTemplate::VerifyEmail, id).await?,
     }
     tx.commit().await?;
     Ok(id)
@@ -227,31 +227,33 @@ pub async fn sign_up(core: &Core, visitor: &Visitor, form: SignUp) -> Result<Use
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
-pub async fn resend_verification(core: &Core, visitor: &Visitor, email: &str) -> Result<()> {
-    mail_link(core, visitor, email, Letter::VerifyEmail, |user| user.status == Status::Pending.as_str()).await
+pub async fn resend_verification(core: &Core, client: &ClientInfo, email: &str) -> Result<()> {
+    email_link(core, client, email, EmailTemplate::VerifyEmail, |user| user.status == AccountStatus::Pending.as_str())
+        .await
 }
 
 /// Mails a link that sets a new password. Answers nothing, whoever the address belongs to.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
-pub async fn request_reset(core: &Core, visitor: &Visitor, email: &str) -> Result<()> {
-    mail_link(core, visitor, email, Letter::ResetPassword, |user| user.status != Status::Banned.as_str()).await
+pub async fn request_reset(core: &Core, client: &ClientInfo, email: &str) -> Result<()> {
+    email_link(core, client, email, EmailTemplate::ResetPassword, |user| user.status != AccountStatus::Banned.as_str())
+        .await
 }
 
-async fn mail_link(
+async fn email_link(
     core: &Core,
-    visitor: &Visitor,
+    client: &ClientInfo,
     email: &str,
-    letter: Letter,
+    letter: EmailTemplate,
     is_for: impl Fn(&User) -> bool,
 ) -> Result<()> {
     let email = Email::parse(email)?;
-    take(core, &letters_of(core, visitor)).await?;
+    acquire(core, &emails_from(core, client)).await?;
     let [owner, claimant] = users::find_by_email(core, &email).await?;
     let user = owner.or(claimant).filter(is_for);
     let mut tx = Tx::begin(core).await?;
-    if throttles::is_free(&tx, &letters_to(core, letter, &email)).await?
+    if throttles::try_acquire(&tx, &emails_to(core, letter, &email)).await?
         && let Some(user) = user
     {
         send_link(&mut tx, letter, user.id).await?;
@@ -259,18 +261,18 @@ async fn mail_link(
     tx.commit().await
 }
 
-async fn send_link(tx: &mut Tx, letter: Letter, user: UserId) -> Result<()> {
+async fn send_link(tx: &mut Tx, letter: EmailTemplate, user: UserId) -> Result<()> {
     let (purpose, life) = match letter {
-        Letter::ResetPassword => (Purpose::ResetPassword, RESET_LIFE),
-        _ => (Purpose::VerifyEmail, VERIFY_LIFE),
+        EmailTemplate::ResetPassword => (Purpose::ResetPassword, RESET_LIFETIME),
+        _ => (Purpose::VerifyEmail, VERIFY_LIFETIME),
     };
-    let token = one_time::make(tx, purpose, Some(user), life, None).await?;
-    letters::send(tx, letter, user, Some(&token)).await
+    let token = one_time::create(tx, purpose, Some(user), life, None).await?;
+    emails::send(tx, letter, user, Some(&token)).await
 }
 
 /// What remains to do after an address was proved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Proved {
+pub enum EmailVerification {
     /// Nothing: sign in.
     Ready,
     /// Several had signed up with the address, so nobody knows whose password is whose: a letter with a link
@@ -282,25 +284,25 @@ pub enum Proved {
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`.
-pub async fn verify_email(core: &Core, token: &str) -> Result<Proved> {
-    let seen = one_time::look(core, Purpose::VerifyEmail, token).await?;
+pub async fn verify_email(core: &Core, token: &str) -> Result<EmailVerification> {
+    let seen = one_time::find_valid(core, Purpose::VerifyEmail, token).await?;
     let id = seen.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
     let mut tx = Tx::begin(core).await?;
-    let others = prove(&mut tx, id).await?;
-    one_time::spend(&tx, Purpose::VerifyEmail, token).await?;
+    let others = verify_email_of(&mut tx, id).await?;
+    one_time::consume(&tx, Purpose::VerifyEmail, token).await?;
     one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
     let proved = match others {
         // Whoever reads the mail pressed a link, perhaps not their own: a stranger's password must not stay.
         Some(1..) => {
-            forget_password(&tx, id).await?;
-            send_link(&mut tx, Letter::ResetPassword, id).await?;
-            Proved::NeedsPassword
+            delete_password(&tx, id).await?;
+            send_link(&mut tx, EmailTemplate::ResetPassword, id).await?;
+            EmailVerification::NeedsPassword
         }
         Some(0) => {
-            letters::send(&mut tx, Letter::WelcomeEmail, id, None).await?;
-            Proved::Ready
+            emails::send(&mut tx, EmailTemplate::WelcomeEmail, id, None).await?;
+            EmailVerification::Ready
         }
-        None => Proved::Ready,
+        None => EmailVerification::Ready,
     };
     tx.commit().await?;
     Ok(proved)
@@ -308,11 +310,11 @@ pub async fn verify_email(core: &Core, token: &str) -> Result<Proved> {
 
 /// Notes that this user reads the mail at their address. The first proof takes it from everybody else who
 /// claimed it, with whatever they had set up. Answers how many those were, if it was the first.
-async fn prove(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
+async fn verify_email_of(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let user = users::find_in(tx, id).await?.ok_or_else(refuse)?;
     let folded = user.folded_email.ok_or_else(refuse)?;
-    let claims = users::lock_claims(tx, &folded).await?;
+    let claims = users::lock_unverified_and_owner(tx, &folded).await?;
     let mut user = claims.iter().find(|claim| claim.id == id).cloned().ok_or_else(refuse)?;
     if user.email_verified_at.is_some() {
         return Ok(None);
@@ -324,11 +326,11 @@ async fn prove(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
         users::delete(tx, other.id).await?;
     }
     user.email_verified_at = Some(tx.now());
-    if user.status()? == Status::Pending {
-        user.status = Status::Active.to_string();
+    if user.status()? == AccountStatus::Pending {
+        user.status = AccountStatus::Active.to_string();
     }
     users::update(tx, &user).await?;
-    record(tx, Kind::EmailVerified, &Actor::User(id), id, Value::Null);
+    record(tx, EventKind::EmailVerified, &Actor::User(id), id, Value::Null);
     Ok(Some(claims.len() - 1))
 }
 
@@ -338,14 +340,14 @@ async fn prove(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
 /// `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
 pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<()> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
-    let seen = one_time::look(core, Purpose::ResetPassword, token).await?;
+    let seen = one_time::find_valid(core, Purpose::ResetPassword, token).await?;
     let id = seen.user_id.ok_or_else(refuse)?;
     let user = users::find(core, id).await?.ok_or_else(refuse)?;
-    let hash = choose_password(core, &user, password).await?;
+    let hash = hash_new_password(core, &user, password).await?;
 
     let mut tx = Tx::begin(core).await?;
-    prove(&mut tx, id).await?;
-    one_time::spend(&tx, Purpose::ResetPassword, token).await?;
+    verify_email_of(&mut tx, id).await?;
+    one_time::consume(&tx, Purpose::ResetPassword, token).await?;
     one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
     replace_password(&mut tx, id, hash, None, "password reset").await?;
     tx.commit().await
@@ -357,48 +359,48 @@ pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<
 /// `INVALID_CREDENTIALS`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn change_password(
     core: &Core,
-    visitor: &Visitor,
-    who: &Principal,
+    client: &ClientInfo,
+    principal: &Principal,
     current: &str,
     password: &str,
 ) -> Result<()> {
-    confirm(core, visitor, who, Some(current)).await?;
-    let hash = choose_password(core, &who.user, password).await?;
+    reauthenticate(core, client, principal, Some(current)).await?;
+    let hash = hash_new_password(core, &principal.user, password).await?;
     let mut tx = Tx::begin(core).await?;
-    replace_password(&mut tx, who.user.id, hash, Some(who), "password change").await?;
+    replace_password(&mut tx, principal.user.id, hash, Some(principal), "password change").await?;
     tx.commit().await
 }
 
-async fn choose_password(core: &Core, user: &User, password: &str) -> Result<String> {
+async fn hash_new_password(core: &Core, user: &User, password: &str) -> Result<String> {
     let [email, name] = [&user.folded_email, &user.name].map(|text| text.as_deref().unwrap_or_default());
-    core.passwords().choose(password, &[email, name, &core.rules.app_name]).await
+    core.passwords().hash_new(password, &[email, name, &core.rules.app_name]).await
 }
 
 async fn replace_password(tx: &mut Tx, id: UserId, hash: String, but: Option<&Principal>, why: &str) -> Result<()> {
     users::lock(tx, id).await?;
     set_password(tx, id, hash).await?;
     one_time::end_all(tx, Purpose::ResetPassword, id).await?;
-    sessions::end_all(tx, id, but.map(|who| who.session.id), &Actor::User(id), why).await?;
-    record(tx, Kind::PasswordChanged, &Actor::User(id), id, json!({ "by": why }));
-    letters::send(tx, Letter::PasswordChanged, id, None).await
+    sessions::end_all(tx, id, but.map(|principal| principal.session.id), &Actor::User(id), why).await?;
+    record(tx, EventKind::PasswordChanged, &Actor::User(id), id, json!({ "by": why }));
+    emails::send(tx, EmailTemplate::PasswordChanged, id, None).await
 }
 
-async fn take(core: &Core, limits: &[Limit]) -> Result<()> {
+async fn acquire(core: &Core, limits: &[Limit]) -> Result<()> {
     let tx = Tx::begin(core).await?;
-    throttles::take(&tx, limits).await?;
+    throttles::acquire(&tx, limits).await?;
     tx.commit().await
 }
 
 /// The letters a network may cause.
-fn letters_of(core: &Core, visitor: &Visitor) -> [Limit; 1] {
-    let most = core.rules.letters_per_network;
-    [Limit::new(core, "letters", &visitor.network, most, Duration::from_hours(1))]
+fn emails_from(core: &Core, client: &ClientInfo) -> [Limit; 1] {
+    let most = core.rules.emails_per_network;
+    [Limit::new(core, "letters", &client.network, most, Duration::from_hours(1))]
 }
 
 /// The letters of a kind that an address gets because somebody typed it in: those of one kind do not use up
 /// those of another.
-fn letters_to(core: &Core, letter: Letter, email: &Email) -> Limit {
-    Limit::new(core, letter.as_str(), &email.folded, LETTERS_PER_ADDRESS, Duration::from_hours(1))
+fn emails_to(core: &Core, letter: EmailTemplate, email: &Email) -> Limit {
+    Limit::new(core, letter.as_str(), &email.folded, EMAILS_PER_ADDRESS, Duration::from_hours(1))
 }
 
 /// What a person may change about themselves.
@@ -414,24 +416,24 @@ pub struct Profile {
 ///
 /// # Errors
 /// `VALIDATION_ERROR`.
-pub async fn change_profile(core: &Core, who: &Principal, change: Profile) -> Result<User> {
+pub async fn change_profile(core: &Core, principal: &Principal, change: Profile) -> Result<User> {
     let called = change.name.as_deref().map(name).transpose()?;
     let mut tx = Tx::begin(core).await?;
-    let user = users::lock(&tx, who.user.id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
+    let user = users::lock(&tx, principal.user.id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let user = User {
         name: called.or(user.name.clone()),
         locale: change.locale.map(|locale| locale.to_string()).or(user.locale.clone()),
         ..user
     };
     users::update(&tx, &user).await?;
-    record(&mut tx, Kind::ProfileChanged, &Actor::User(user.id), user.id, Value::Null);
+    record(&mut tx, EventKind::ProfileChanged, &Actor::User(user.id), user.id, Value::Null);
     tx.commit().await?;
     Ok(user)
 }
 
 /// Notes something about an account in the one log.
-fn record(tx: &mut Tx, kind: Kind, actor: &Actor, subject: UserId, after: Value) {
+fn record(tx: &mut Tx, kind: EventKind, actor: &Actor, subject: UserId, after: Value) {
     let (tenant, actor) = (TenantId::INSTALLATION, actor.clone());
     let after = Some(after).filter(|after| !after.is_null());
-    tx.record(Draft { tenant, kind, actor, subject: Some(subject), license: None, before: None, after });
+    tx.record(NewEvent { tenant, kind, actor, subject: Some(subject), license: None, before: None, after });
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Code, Core, Result,
-    crypto::{one_time as text, seal::Purpose},
+    crypto::{one_time as codec, seal::Purpose},
     entity::one_time_token::{ActiveModel, Column, Entity, Model},
     ids::UserId,
     tx::Tx,
@@ -23,7 +23,7 @@ pub(crate) struct Token {
 }
 
 /// Makes a token.
-pub(crate) async fn make(
+pub(crate) async fn create(
     tx: &Tx,
     purpose: Purpose,
     user: Option<UserId>,
@@ -58,9 +58,9 @@ pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN` for one that never was, is over, was used, or is for something else: always
 /// the same answer.
-pub(crate) async fn look(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
+pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
-    let id = text::read(core, purpose, token).ok_or_else(refuse)?;
+    let id = codec::decode(core, purpose, token).ok_or_else(refuse)?;
     let row = live(core).filter(Column::Id.eq(id)).filter(Column::Purpose.eq(purpose.as_str()));
     row.one(core.db.read()).await?.ok_or_else(refuse)
 }
@@ -68,11 +68,11 @@ pub(crate) async fn look(core: &Core, purpose: Purpose, token: &str) -> Result<M
 /// Uses a token: of many who try at once, one.
 ///
 /// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, as [`look`].
-pub(crate) async fn spend(tx: &Tx, purpose: Purpose, token: &str) -> Result<Model> {
+/// `INVALID_ONE_TIME_TOKEN`, as [`find_valid`].
+pub(crate) async fn consume(tx: &Tx, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
-    let id = text::read(tx.core(), purpose, token).ok_or_else(refuse)?;
-    let spent = Entity::update_many()
+    let id = codec::decode(tx.core(), purpose, token).ok_or_else(refuse)?;
+    let consumed = Entity::update_many()
         .col_expr(Column::UsedAt, Expr::value(tx.now()))
         .filter(Column::Id.eq(id))
         .filter(Column::Purpose.eq(purpose.as_str()))
@@ -80,7 +80,7 @@ pub(crate) async fn spend(tx: &Tx, purpose: Purpose, token: &str) -> Result<Mode
         .filter(Column::ExpiresAt.gt(tx.now()))
         .exec_with_returning(tx.db())
         .await?;
-    spent.into_iter().next().ok_or_else(refuse)
+    consumed.into_iter().next().ok_or_else(refuse)
 }
 
 /// The others of a user and purpose end too.
@@ -96,7 +96,7 @@ pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<(
 }
 
 /// Forgets tokens that ended a week ago. Answers how many.
-pub(crate) async fn forget_old(core: &Core) -> Result<u64> {
+pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
     let old = Entity::delete_many().filter(Column::ExpiresAt.lt(core.clock.now() - Duration::days(7)));
     Ok(old.exec(core.db.writer()).await?.rows_affected)
 }

@@ -14,13 +14,13 @@ use totp_rs::{Algorithm, Builder, Totp};
 use crate::{
     Code, Core, Error, Result,
     accounts::{
-        Principal, QUARTER, Visitor, confirm,
-        letters::{self, Letter},
-        record, sessions, take,
+        ClientInfo, FAILURE_WINDOW, Principal, acquire,
+        emails::{self, EmailTemplate},
+        reauthenticate, record, sessions,
     },
     crypto::{base32, seal::Purpose},
     entity::{recovery_code, second_factor},
-    events::{Actor, Kind},
+    events::{Actor, EventKind},
     ids::UserId,
     throttles::Limit,
     tx::Tx,
@@ -34,10 +34,10 @@ const RECOVERY_CODES: usize = 10;
 const RECOVERY_SYMBOLS: usize = 24;
 
 /// What an authenticator app needs.
-pub struct Setup {
+pub struct TotpSetup {
     /// The secret, in base32: to be typed in.
     pub secret: String,
-    /// The same as a link, to be shown as a QR code.
+    /// The same as a link, to be code as a QR code.
     pub url: String,
 }
 
@@ -57,21 +57,26 @@ fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
         .map_err(|error| broken(error.to_string()))
 }
 
-/// Begins: a secret that counts once a code of it was shown. The password is asked for again.
+/// Begins: a secret that counts once a code of it was code. The password is asked for again.
 ///
 /// # Errors
 /// `CONFLICT` when there is a second factor; `INVALID_CREDENTIALS`.
-pub async fn set_up(core: &Core, visitor: &Visitor, who: &Principal, password: Option<&str>) -> Result<Setup> {
-    confirm(core, visitor, who, password).await?;
+pub async fn set_up(
+    core: &Core,
+    client: &ClientInfo,
+    principal: &Principal,
+    password: Option<&str>,
+) -> Result<TotpSetup> {
+    reauthenticate(core, client, principal, password).await?;
     let tx = Tx::begin(core).await?;
-    users::lock(&tx, who.user.id).await?;
-    if find(&tx, who.user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
+    users::lock(&tx, principal.user.id).await?;
+    if find(&tx, principal.user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
         return Err(Code::Conflict.because("There is a second factor already; take it away first."));
     }
     let secret = totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32();
     let row = second_factor::ActiveModel {
-        user_id: Set(who.user.id),
-        secret_sealed: Set(core.keys().seal(&core.ids, Purpose::TotpSeal, who.user.id.0, &secret)),
+        user_id: Set(principal.user.id),
+        secret_sealed: Set(core.keys().seal(&core.ids, Purpose::TotpSeal, principal.user.id.0, &secret)),
         created_at: Set(tx.now()),
         confirmed_at: Set(None),
         last_step: Set(0),
@@ -85,8 +90,8 @@ pub async fn set_up(core: &Core, visitor: &Visitor, who: &Principal, password: O
         .to_owned();
     second_factor::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
-    let url = totp(core, &who.user, &secret)?.to_url().map_err(|error| Error::Broken(error.to_string()))?;
-    Ok(Setup { secret, url })
+    let url = totp(core, &principal.user, &secret)?.to_url().map_err(|error| Error::Broken(error.to_string()))?;
+    Ok(TotpSetup { secret, url })
 }
 
 /// Completes: the app shows the right code. Answers the recovery codes, this once, and ends every other
@@ -94,14 +99,14 @@ pub async fn set_up(core: &Core, visitor: &Visitor, who: &Principal, password: O
 ///
 /// # Errors
 /// `INVALID_2FA_CODE`, `CONFLICT`.
-pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, shown: &str) -> Result<Vec<String>> {
-    let id = who.user.id;
-    take(core, &tries_at(core, visitor, id)).await?;
+pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, code: &str) -> Result<Vec<String>> {
+    let id = principal.user.id;
+    acquire(core, &attempt_limits(core, client, id)).await?;
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
     let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());
     let factor = factor.ok_or_else(|| Code::Conflict.because("Set a second factor up first."))?;
-    if !is_code(&tx, &who.user, &factor, shown).await? {
+    if !is_code(&tx, &principal.user, &factor, code).await? {
         return Err(Code::InvalidSecondFactor.refusal());
     }
     second_factor::Entity::update_many()
@@ -110,8 +115,8 @@ pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, shown: &str
         .exec(tx.db())
         .await?;
     let codes = new_recovery_codes(&tx, id).await?;
-    sessions::strengthen(&tx, who.session.id).await?;
-    sessions::end_all(&mut tx, id, Some(who.session.id), &Actor::User(id), "second factor").await?;
+    sessions::set_mfa_verified(&tx, principal.session.id).await?;
+    sessions::end_all(&mut tx, id, Some(principal.session.id), &Actor::User(id), "second factor").await?;
     changed(&mut tx, id, "enabled").await?;
     tx.commit().await?;
     Ok(codes)
@@ -123,17 +128,17 @@ pub async fn enable(core: &Core, visitor: &Visitor, who: &Principal, shown: &str
 /// `INVALID_CREDENTIALS`, `INVALID_2FA_CODE`, `REQUIRES_2FA`, `CONFLICT`.
 pub async fn disable(
     core: &Core,
-    visitor: &Visitor,
-    who: &Principal,
+    client: &ClientInfo,
+    principal: &Principal,
     password: Option<&str>,
-    shown: &str,
+    code: &str,
 ) -> Result<()> {
-    if !confirm_both(core, visitor, who, password, Some(shown)).await? {
+    if !reauthenticate_with_mfa(core, client, principal, password, Some(code)).await? {
         return Err(none());
     }
     let mut tx = Tx::begin(core).await?;
-    remove(&tx, who.user.id).await?;
-    changed(&mut tx, who.user.id, "disabled").await?;
+    remove(&tx, principal.user.id).await?;
+    changed(&mut tx, principal.user.id, "disabled").await?;
     tx.commit().await
 }
 
@@ -141,15 +146,20 @@ pub async fn disable(
 ///
 /// # Errors
 /// `INVALID_2FA_CODE`, `REQUIRES_2FA`.
-pub async fn renew_recovery_codes(core: &Core, visitor: &Visitor, who: &Principal, shown: &str) -> Result<Vec<String>> {
+pub async fn renew_recovery_codes(
+    core: &Core,
+    client: &ClientInfo,
+    principal: &Principal,
+    code: &str,
+) -> Result<Vec<String>> {
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, visitor, &who.user, Some(shown)).await?;
+    let proved = check(&mut tx, client, &principal.user, Some(code)).await?;
     if !matches!(proved, Ok(true)) {
         tx.commit().await?;
         return Err(proved.err().unwrap_or_else(none));
     }
-    let codes = new_recovery_codes(&tx, who.user.id).await?;
-    changed(&mut tx, who.user.id, "new recovery codes").await?;
+    let codes = new_recovery_codes(&tx, principal.user.id).await?;
+    changed(&mut tx, principal.user.id, "new recovery codes").await?;
     tx.commit().await?;
     Ok(codes)
 }
@@ -159,40 +169,40 @@ fn none() -> Error {
 }
 
 /// Password and second factor again, before what cannot be undone. Answers whether there is a second factor.
-pub(crate) async fn confirm_both(
+pub(crate) async fn reauthenticate_with_mfa(
     core: &Core,
-    visitor: &Visitor,
-    who: &Principal,
+    client: &ClientInfo,
+    principal: &Principal,
     password: Option<&str>,
-    shown: Option<&str>,
+    code: Option<&str>,
 ) -> Result<bool> {
-    confirm(core, visitor, who, password).await?;
+    reauthenticate(core, client, principal, password).await?;
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, visitor, &who.user, shown).await?;
+    let proved = check(&mut tx, client, &principal.user, code).await?;
     tx.commit().await?;
     proved
 }
 
 /// Checks a code, if this user has a second factor: `Ok(true)` proved, `Ok(false)` there is none. What is
 /// refused must be committed all the same: a try was taken, and perhaps a code used up.
-pub(crate) async fn check(tx: &mut Tx, visitor: &Visitor, user: &User, shown: Option<&str>) -> Result<Result<bool>> {
+pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: Option<&str>) -> Result<Result<bool>> {
     let factor = find(tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
     let Some(factor) = factor else { return Ok(Ok(false)) };
-    let Some(shown) = shown.map(str::trim).filter(|shown| !shown.is_empty()) else {
+    let Some(code) = code.map(str::trim).filter(|code| !code.is_empty()) else {
         return Ok(Err(Code::RequiresSecondFactor.refusal()));
     };
-    let tries = tries_at(tx.core(), visitor, user.id);
-    match crate::throttles::take(tx, &tries).await {
+    let attempts = attempt_limits(tx.core(), client, user.id);
+    match crate::throttles::acquire(tx, &attempts).await {
         Err(refused @ Error::Refused(_)) => return Ok(Err(refused)),
         other => other?,
     }
-    let is_right = is_code(tx, user, &factor, shown).await? || spend_recovery_code(tx, user.id, shown).await?;
+    let is_right = is_code(tx, user, &factor, code).await? || consume_recovery_code(tx, user.id, code).await?;
     if is_right {
-        crate::throttles::give_back(tx, &tries).await?;
+        crate::throttles::refund(tx, &attempts).await?;
         return Ok(Ok(true));
     }
-    let after = json!({ "why": Code::InvalidSecondFactor, "network": visitor.network });
-    record(tx, Kind::SignInRefused, &Actor::System, user.id, after);
+    let after = json!({ "why": Code::InvalidSecondFactor, "network": client.network });
+    record(tx, EventKind::SignInRefused, &Actor::System, user.id, after);
     Ok(Err(Code::InvalidSecondFactor.refusal()))
 }
 
@@ -211,10 +221,10 @@ pub(crate) async fn is_enabled_in(tx: &Tx, user: UserId) -> Result<bool> {
 }
 
 /// Whether the app shows this code now, and for the first time.
-async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, shown: &str) -> Result<bool> {
+async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
     let secret = tx.core().keys().open_sealed(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
     let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
-    let Some(step) = totp(tx.core(), user, &secret)?.check(shown, now) else { return Ok(false) };
+    let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
     let first = second_factor::Entity::update_many()
         .col_expr(second_factor::Column::LastStep, Expr::value(step))
@@ -225,15 +235,15 @@ async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, shown: &st
     Ok(first.rows_affected == 1)
 }
 
-async fn spend_recovery_code(tx: &Tx, user: UserId, shown: &str) -> Result<bool> {
-    let spent = recovery_code::Entity::update_many()
+async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
+    let consumed = recovery_code::Entity::update_many()
         .col_expr(recovery_code::Column::UsedAt, Expr::value(tx.now()))
-        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, shown)))
+        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, code)))
         .filter(recovery_code::Column::UserId.eq(user))
         .filter(recovery_code::Column::UsedAt.is_null())
         .exec(tx.db())
         .await?;
-    if spent.rows_affected == 0 {
+    if consumed.rows_affected == 0 {
         return Ok(false);
     }
     let left = recovery_code::Entity::find()
@@ -244,8 +254,8 @@ async fn spend_recovery_code(tx: &Tx, user: UserId, shown: &str) -> Result<bool>
     Ok(true)
 }
 
-fn lookup(core: &Core, user: UserId, shown: &str) -> Vec<u8> {
-    let folded: String = shown.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
+fn lookup(core: &Core, user: UserId, code: &str) -> Vec<u8> {
+    let folded: String = code.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
     core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
 }
 
@@ -269,7 +279,7 @@ async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
 /// Forgets a user's second factor; no session counts as proved by it any more.
 pub(crate) async fn remove(tx: &Tx, user: UserId) -> Result<()> {
     second_factor::Entity::delete_by_id(user).exec(tx.db()).await?;
-    sessions::weaken(tx, user).await?;
+    sessions::clear_mfa(tx, user).await?;
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
     Ok(())
 }
@@ -279,13 +289,13 @@ async fn find(tx: &Tx, user: UserId) -> Result<Option<second_factor::Model>> {
 }
 
 async fn changed(tx: &mut Tx, user: UserId, how: &str) -> Result<()> {
-    record(tx, Kind::SecondFactorChanged, &Actor::User(user), user, json!({ "how": how }));
-    letters::send(tx, Letter::SecondFactorChanged, user, None).await
+    record(tx, EventKind::SecondFactorChanged, &Actor::User(user), user, json!({ "how": how }));
+    emails::send(tx, EmailTemplate::SecondFactorChanged, user, None).await
 }
 
-fn tries_at(core: &Core, visitor: &Visitor, user: UserId) -> [Limit; 2] {
+fn attempt_limits(core: &Core, client: &ClientInfo, user: UserId) -> [Limit; 2] {
     [
-        Limit::new(core, "code", &user.to_string(), core.rules.failures_per_account, QUARTER),
-        Limit::new(core, "code-network", &visitor.network, core.rules.failures_per_network, QUARTER),
+        Limit::new(core, "code", &user.to_string(), core.rules.failures_per_account, FAILURE_WINDOW),
+        Limit::new(core, "code-network", &client.network, core.rules.failures_per_network, FAILURE_WINDOW),
     ]
 }

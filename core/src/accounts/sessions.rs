@@ -21,9 +21,9 @@ use uuid::Uuid;
 use crate::{
     Code, Core, Result,
     accounts::{
-        Status, Visitor, admit,
-        letters::{self, Letter},
-        record,
+        AccountStatus, ClientInfo,
+        emails::{self, EmailTemplate},
+        ensure_active, record,
     },
     crypto::{
         access_token,
@@ -31,7 +31,7 @@ use crate::{
         seal::Purpose,
     },
     entity::{refresh_token, session},
-    events::{Actor, Kind},
+    events::{Actor, EventKind},
     ids::{SessionId, UserId},
     tx::Tx,
     users::{self, User},
@@ -43,7 +43,7 @@ pub use crate::entity::session::Model as Session;
 const GRACE: TimeDelta = TimeDelta::seconds(10);
 
 /// A session ends then, however often it was refreshed.
-const LONGEST: TimeDelta = TimeDelta::days(90);
+const MAX_LIFETIME: TimeDelta = TimeDelta::days(90);
 
 /// A person who is signed in, and by which session.
 #[derive(Clone, Debug)]
@@ -78,26 +78,26 @@ pub struct SignedIn {
 /// wants to stay.
 pub(crate) async fn open(
     tx: &mut Tx,
-    visitor: &Visitor,
+    client: &ClientInfo,
     mut user: User,
     method: &str,
     second_factor: bool,
 ) -> Result<SignedIn> {
-    admit(&user)?;
+    ensure_active(&user)?;
     if user.deletion_at.take().is_some() {
         users::update(tx, &user).await?;
-        record(tx, Kind::DeletionUndone, &Actor::User(user.id), user.id, json!({}));
+        record(tx, EventKind::DeletionUndone, &Actor::User(user.id), user.id, json!({}));
     }
     let now = tx.now();
     let session = Session {
         id: SessionId(tx.core().ids.v7(now)),
         user_id: user.id,
         method: method.to_owned(),
-        agent: visitor.agent.clone(),
-        network: visitor.network.clone(),
+        agent: client.agent.clone(),
+        network: client.network.clone(),
         created_at: now,
         last_seen_at: now,
-        expires_at: now + LONGEST,
+        expires_at: now + MAX_LIFETIME,
         second_factor_at: second_factor.then_some(now),
         revoked_at: None,
         revoke_reason: None,
@@ -106,16 +106,16 @@ pub(crate) async fn open(
     let after = json!({
         "method": method, "sessionId": session.id, "network": session.network, "secondFactor": second_factor,
     });
-    record(tx, Kind::SignedIn, &Actor::User(user.id), user.id, after);
+    record(tx, EventKind::SignedIn, &Actor::User(user.id), user.id, after);
     let refresh = insert(tx, &session, 1).await?;
-    hand_out(tx, visitor, user, session, refresh)
+    hand_out(tx, client, user, session, refresh)
 }
 
-fn hand_out(tx: &Tx, visitor: &Visitor, user: User, session: Session, refresh: Refresh) -> Result<SignedIn> {
+fn hand_out(tx: &Tx, client: &ClientInfo, user: User, session: Session, refresh: Refresh) -> Result<SignedIn> {
     let (core, now) = (tx.core(), tx.now());
     let access_ends = std::cmp::min(now + core.rules.access_ttl, session.expires_at);
     let account = user.folded_email.clone().unwrap_or_else(|| user.id.to_string());
-    let device = known_device(core, visitor, &account).unwrap_or_else(|| core.ids.v4().simple().to_string());
+    let device = known_device(core, client, &account).unwrap_or_else(|| core.ids.v4().simple().to_string());
     Ok(SignedIn {
         access_token: access_token::issue(core, user.id, session.id, access_ends)?,
         access_expires_in: (access_ends - now).num_seconds(),
@@ -165,7 +165,7 @@ async fn lock(tx: &Tx, id: SessionId) -> Result<Option<Session>> {
 /// # Errors
 /// `INVALID_SESSION` for a token that never was, or whose session ended; `TOKEN_REUSE_DETECTED` for one that
 /// was used before, which ends all of the user's sessions.
-pub async fn refresh(core: &Core, visitor: &Visitor, token: &str) -> Result<SignedIn> {
+pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidSession.refusal();
     // What is no token costs no write lock.
     let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?.ok_or_else(refuse)?;
@@ -174,7 +174,7 @@ pub async fn refresh(core: &Core, visitor: &Visitor, token: &str) -> Result<Sign
     let owner = session::Entity::find_by_id(row.session_id).one(tx.db()).await?.ok_or_else(refuse)?.user_id;
     let user = users::lock(&tx, owner).await?.ok_or_else(refuse)?;
     let session = lock(&tx, row.session_id).await?.ok_or_else(refuse)?;
-    if session.revoked_at.is_some() || session.expires_at <= tx.now() || user.status()? != Status::Active {
+    if session.revoked_at.is_some() || session.expires_at <= tx.now() || user.status()? != AccountStatus::Active {
         return Err(refuse());
     }
     let row = refresh_token::Entity::find_by_id(row.hash).one(tx.db()).await?.ok_or_else(refuse)?;
@@ -201,7 +201,7 @@ pub async fn refresh(core: &Core, visitor: &Visitor, token: &str) -> Result<Sign
             _ => return Err(reused(tx, &session).await?),
         },
     };
-    let signed_in = hand_out(&tx, visitor, user, session, refresh)?;
+    let signed_in = hand_out(&tx, client, user, session, refresh)?;
     tx.commit().await?;
     Ok(signed_in)
 }
@@ -218,9 +218,9 @@ async fn successor(tx: &Tx, session: SessionId, generation: i32) -> Result<Optio
 /// A token came back that its owner no longer has: somebody else does.
 async fn reused(mut tx: Tx, session: &Session) -> Result<crate::Error> {
     let user = session.user_id;
-    record(&mut tx, Kind::TokenReused, &Actor::System, user, json!({ "sessionId": session.id }));
+    record(&mut tx, EventKind::TokenReused, &Actor::System, user, json!({ "sessionId": session.id }));
     end_all(&mut tx, user, None, &Actor::System, "token reuse").await?;
-    letters::send(&mut tx, Letter::SessionsEnded, user, None).await?;
+    emails::send(&mut tx, EmailTemplate::SessionsEnded, user, None).await?;
     tx.commit().await?;
     Ok(Code::TokenReuseDetected.refusal())
 }
@@ -237,7 +237,7 @@ pub async fn authenticate(core: &Core, access_token: &str) -> Result<Principal> 
     if session.user_id != user.id {
         return Err(refuse());
     }
-    admit(&user)?;
+    ensure_active(&user)?;
     if session.revoked_at.is_some() || session.expires_at <= core.clock.now() {
         return Err(refuse());
     }
@@ -273,7 +273,7 @@ pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
 pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
     let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, why).await? > 0;
     if ended {
-        record(tx, Kind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": why }));
+        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": why }));
     }
     Ok(ended)
 }
@@ -301,7 +301,7 @@ pub(crate) async fn end_all(
     let others = Condition::all().add_option(but.map(|kept| session::Column::Id.ne(kept)));
     let ended = revoke(tx, others, user, why).await?;
     if ended > 0 {
-        record(tx, Kind::SessionRevoked, actor, user, json!({ "sessions": ended, "why": why }));
+        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessions": ended, "why": why }));
     }
     Ok(ended)
 }
@@ -357,7 +357,7 @@ pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
 }
 
 /// Notes that a session's person has just proved their second factor.
-pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
+pub(crate) async fn set_mfa_verified(tx: &Tx, id: SessionId) -> Result<()> {
     session::Entity::update_many()
         .col_expr(session::Column::SecondFactorAt, Expr::value(tx.now()))
         .filter(session::Column::Id.eq(id))
@@ -367,7 +367,7 @@ pub(crate) async fn strengthen(tx: &Tx, id: SessionId) -> Result<()> {
 }
 
 /// No session of this user counts as proved by a second factor any more.
-pub(crate) async fn weaken(tx: &Tx, user: UserId) -> Result<()> {
+pub(crate) async fn clear_mfa(tx: &Tx, user: UserId) -> Result<()> {
     session::Entity::update_many()
         .col_expr(session::Column::SecondFactorAt, Expr::value(None::<DateTime<Utc>>))
         .filter(session::Column::UserId.eq(user))
@@ -377,8 +377,8 @@ pub(crate) async fn weaken(tx: &Tx, user: UserId) -> Result<()> {
 }
 
 /// Forgets sessions that ended 90 days ago, with their tokens. Answers how many.
-pub(crate) async fn forget_old(core: &Core) -> Result<u64> {
-    let since = core.clock.now() - LONGEST;
+pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
+    let since = core.clock.now() - MAX_LIFETIME;
     let over = Condition::any().add(session::Column::ExpiresAt.lt(since)).add(session::Column::RevokedAt.lt(since));
     Ok(session::Entity::delete_many().filter(over).exec(core.db.writer()).await?.rows_affected)
 }
@@ -388,8 +388,8 @@ fn device_proof(core: &Core, device: &str, account: &str) -> String {
 }
 
 /// The browser, if it was signed in to this account before.
-pub(crate) fn known_device(core: &Core, visitor: &Visitor, account: &str) -> Option<String> {
-    let (device, proof) = visitor.device.as_deref()?.split_once('.')?;
+pub(crate) fn known_device(core: &Core, client: &ClientInfo, account: &str) -> Option<String> {
+    let (device, proof) = client.device.as_deref()?.split_once('.')?;
     let device = Uuid::try_parse(device).ok()?.simple().to_string();
     is_equal(&device_proof(core, &device, account), proof).then_some(device)
 }

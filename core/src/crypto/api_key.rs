@@ -8,14 +8,14 @@ use crate::Ids;
 
 /// What a key may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ApiKeyKind {
     /// Known to every user of the app: questions only.
     Publishable,
     /// Known to the seller's servers.
     Secret,
 }
 
-impl Kind {
+impl ApiKeyKind {
     /// How its keys begin.
     #[must_use]
     pub const fn head(self) -> &'static str {
@@ -32,14 +32,14 @@ const CHECK: usize = 4;
 /// A well-formed API key: the secret itself, so it has no `Debug` and no `Display`.
 pub struct ApiKeyText {
     /// What it may be used for.
-    pub kind: Kind,
+    pub kind: ApiKeyKind,
     text: String,
 }
 
 impl ApiKeyText {
     /// A new key.
     #[must_use]
-    pub fn generate(kind: Kind, ids: &Ids) -> Self {
+    pub fn generate(kind: ApiKeyKind, ids: &Ids) -> Self {
         let body = base32::text(&ids.bytes::<RANDOM>());
         let text = format!("{}{body}", kind.head());
         Self { kind, text: format!("{text}{}", check(&text)) }
@@ -48,7 +48,8 @@ impl ApiKeyText {
     /// Reads a header's value; `None` for anything that was never a key.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let kind = [Kind::Publishable, Kind::Secret].into_iter().find(|kind| text.starts_with(kind.head()))?;
+        let kind =
+            [ApiKeyKind::Publishable, ApiKeyKind::Secret].into_iter().find(|kind| text.starts_with(kind.head()))?;
         let right_length = text.len() == kind.head().len() + RANDOM + CHECK && text.is_ascii();
         let (body, given) = right_length.then(|| text.split_at(text.len() - CHECK))?;
         (check(body) == given).then(|| Self { kind, text: text.to_owned() })
@@ -78,9 +79,9 @@ mod tests {
 
     #[test]
     fn a_key_reads_back_and_a_typing_error_does_not() {
-        let key = ApiKeyText::generate(Kind::Secret, &Ids::seeded(1));
+        let key = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(1));
         assert_eq!(key.text.len(), 43);
-        assert_eq!(ApiKeyText::parse(&key.text).map(|k| k.kind), Some(Kind::Secret));
+        assert_eq!(ApiKeyText::parse(&key.text).map(|k| k.kind), Some(ApiKeyKind::Secret));
         let typo = key.text.replacen(&key.text[20..21], "?", 1);
         for wrong in [typo.as_str(), "", "dca_sk_", "dca_xx_00000000000000000000000000000000AAAA", &"é".repeat(22)] {
             assert!(ApiKeyText::parse(wrong).is_none(), "{wrong}");

@@ -11,16 +11,16 @@ use crate::{
 };
 
 /// The token with this id.
-pub(crate) fn text(keys: &Keyring, purpose: Purpose, id: Uuid) -> String {
+pub(crate) fn encode(keys: &Keyring, purpose: Purpose, id: Uuid) -> String {
     let id = id.simple().to_string();
     let proof = keys.mac(purpose, &id);
     id + &hex(&proof[..16])
 }
 
 /// The id in a token that was derived under this purpose.
-pub(crate) fn read(core: &Core, purpose: Purpose, token: &str) -> Option<Uuid> {
+pub(crate) fn decode(core: &Core, purpose: Purpose, token: &str) -> Option<Uuid> {
     let id = Uuid::try_parse(token.get(..32)?).ok()?;
-    is_equal(&text(core.keys(), purpose, id), token).then_some(id)
+    is_equal(&encode(core.keys(), purpose, id), token).then_some(id)
 }
 
 /// Lower-case hexadecimal.

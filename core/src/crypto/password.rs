@@ -16,20 +16,20 @@ use crate::{Code, Error, Ids, Result};
 /// Shortest and longest password, in characters; ASVS 6.2.1 and 6.2.9.
 pub const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 
-/// Longest wait for a turn.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for a permit.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Passes over the memory.
 const PASSES: u32 = 3;
 
 /// A hash from elsewhere may not ask for more than this: 1 GiB, and cost 14.
-const MOST_MEMORY_KIB: u32 = 1024 * 1024;
-const MOST_PASSES: u32 = 10;
-const MOST_BCRYPT: u32 = 14;
+const MAX_MEMORY_KIB: u32 = 1024 * 1024;
+const MAX_PASSES: u32 = 10;
+const MAX_BCRYPT_COST: u32 = 14;
 
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Match {
+pub(crate) enum PasswordMatch {
     /// Another password, or nothing to compare with.
     No,
     /// The same.
@@ -44,22 +44,22 @@ pub struct Passwords(Arc<Inner>);
 
 struct Inner {
     argon2: Argon2<'static>,
-    turns: Arc<Semaphore>,
-    nobody: String,
+    permits: Arc<Semaphore>,
+    dummy_hash: String,
     ids: Ids,
 }
 
 impl Passwords {
-    /// argon2id with this much memory (KiB), three passes, one lane; at most `turns` at once.
+    /// argon2id with this much memory (KiB), three passes, one lane; at most `permits` at once.
     ///
     /// # Errors
     /// When the library takes no such parameters.
-    pub fn new(memory_kib: u32, turns: usize, ids: Ids) -> Result<Self> {
+    pub fn new(memory_kib: u32, permits: usize, ids: Ids) -> Result<Self> {
         let broken = |error: String| Error::Broken(format!("argon2: {error}"));
         let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let nobody = hash(&argon2, &ids, "")?;
-        Ok(Self(Arc::new(Inner { argon2, turns: Arc::new(Semaphore::new(turns.max(1))), nobody, ids })))
+        let dummy_hash = hash(&argon2, &ids, "")?;
+        Ok(Self(Arc::new(Inner { argon2, permits: Arc::new(Semaphore::new(permits.max(1))), dummy_hash, ids })))
     }
 
     /// The hash of a new password, in PHC string form, if it is one: long enough, and not among the first a
@@ -68,16 +68,16 @@ impl Passwords {
     ///
     /// # Errors
     /// `VALIDATION_ERROR` at `password`.
-    pub(crate) async fn choose(&self, password: &str, context: &[&str]) -> Result<String> {
+    pub(crate) async fn hash_new(&self, password: &str, context: &[&str]) -> Result<String> {
         let length = password.chars().count();
         if !LENGTH.contains(&length) {
             let says = format!("password must be {} to {} characters long", LENGTH.start(), LENGTH.end());
-            return Err(Code::wrong("password", says));
+            return Err(Code::invalid_field("password", says));
         }
         let context: Vec<String> = context.iter().map(|word| (*word).to_owned()).collect();
-        self.in_turn(password, move |inner, password| {
+        self.with_permit(password, move |inner, password| {
             if is_guessable(password, &context) {
-                return Err(Code::wrong("password", "password is too easy to guess; choose another one"));
+                return Err(Code::invalid_field("password", "password is too easy to guess; choose another one"));
             }
             hash(&inner.argon2, &inner.ids, password)
         })
@@ -86,32 +86,32 @@ impl Passwords {
 
     /// The hash of a password that was chosen before.
     pub(crate) async fn hash(&self, password: &str) -> Result<String> {
-        self.in_turn(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await?
+        self.with_permit(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await?
     }
 
     /// Whether this is the password behind `known`; takes as long when there is none.
-    pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<Match> {
-        self.in_turn(password, move |inner, password| {
-            let found = compare(&inner.argon2, password, known.as_deref().unwrap_or(&inner.nobody));
-            if known.is_some() { found } else { Match::No }
+    pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<PasswordMatch> {
+        self.with_permit(password, move |inner, password| {
+            let found = compare(&inner.argon2, password, known.as_deref().unwrap_or(&inner.dummy_hash));
+            if known.is_some() { found } else { PasswordMatch::No }
         })
         .await
     }
 
-    async fn in_turn<T: Send + 'static>(
+    async fn with_permit<T: Send + 'static>(
         &self,
         password: &str,
         work: impl FnOnce(&Inner, &str) -> T + Send + 'static,
     ) -> Result<T> {
-        let turn = tokio::time::timeout(PATIENCE, Arc::clone(&self.0.turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else {
-            return Err(Code::Unavailable.for_now("Too many sign-ins at once; try again in a moment.", PATIENCE));
+        let permit = tokio::time::timeout(TIMEOUT, Arc::clone(&self.0.permits).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            return Err(Code::Unavailable.retry_after("Too many sign-ins at once; try again in a moment.", TIMEOUT));
         };
         let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
-        // The turn goes with the work: who hangs up does not make room for another hash.
+        // The permit goes with the work: who hangs up does not make room for another hash.
         let done = tokio::task::spawn_blocking(move || {
             let done = work(&inner, &password);
-            drop(turn);
+            drop(permit);
             done
         })
         .await;
@@ -126,23 +126,23 @@ fn hash(argon2: &Argon2<'_>, ids: &Ids, password: &str) -> Result<String> {
     Ok(made.to_string())
 }
 
-fn compare(argon2: &Argon2<'_>, password: &str, known: &str) -> Match {
+fn compare(argon2: &Argon2<'_>, password: &str, known: &str) -> PasswordMatch {
     if known.starts_with("$2") {
         let cost = known.split('$').nth(2).and_then(|cost| cost.parse().ok());
-        let affordable = cost.is_some_and(|cost: u32| cost <= MOST_BCRYPT);
+        let affordable = cost.is_some_and(|cost: u32| cost <= MAX_BCRYPT_COST);
         // The systems that made these hashes looked at 72 bytes and no further.
         let same = affordable && bcrypt::verify(password, known).unwrap_or(false);
-        return if same { Match::Outdated } else { Match::No };
+        return if same { PasswordMatch::Outdated } else { PasswordMatch::No };
     }
-    let Ok(parsed) = PasswordHash::new(known) else { return Match::No };
-    let Ok(params) = Params::try_from(&parsed) else { return Match::No };
-    let affordable = params.m_cost() <= MOST_MEMORY_KIB && params.t_cost() <= MOST_PASSES;
+    let Ok(parsed) = PasswordHash::new(known) else { return PasswordMatch::No };
+    let Ok(params) = Params::try_from(&parsed) else { return PasswordMatch::No };
+    let affordable = params.m_cost() <= MAX_MEMORY_KIB && params.t_cost() <= MAX_PASSES;
     if !affordable || argon2.verify_password(password.as_bytes(), &parsed).is_err() {
-        return Match::No;
+        return PasswordMatch::No;
     }
     let today = argon2.params();
     let same = (params.m_cost(), params.t_cost(), params.p_cost()) == (today.m_cost(), today.t_cost(), today.p_cost());
-    if same && parsed.algorithm.as_str() == "argon2id" { Match::Yes } else { Match::Outdated }
+    if same && parsed.algorithm.as_str() == "argon2id" { PasswordMatch::Yes } else { PasswordMatch::Outdated }
 }
 
 /// Whether a guesser who knows these words comes to it soon.
@@ -176,13 +176,13 @@ mod tests {
     fn a_hash_is_compared_whoever_made_it_and_within_bounds() {
         let ids = Ids::seeded(3);
         let ours = hash(&cheap(), &ids, "pass\0word").unwrap();
-        assert_eq!(compare(&cheap(), "pass\0word", &ours), Match::Yes);
-        assert_eq!(compare(&cheap(), "pass", &ours), Match::No);
+        assert_eq!(compare(&cheap(), "pass\0word", &ours), PasswordMatch::Yes);
+        assert_eq!(compare(&cheap(), "pass", &ours), PasswordMatch::No);
         let dearer = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(128, 1, 1, None).unwrap());
-        assert_eq!(compare(&dearer, "pass\0word", &ours), Match::Outdated);
+        assert_eq!(compare(&dearer, "pass\0word", &ours), PasswordMatch::Outdated);
         let bcrypt = bcrypt::hash("correct horse", 4).unwrap();
-        assert_eq!(compare(&cheap(), "correct horse", &bcrypt), Match::Outdated);
-        assert_eq!(compare(&cheap(), "correct horsf", &bcrypt), Match::No);
+        assert_eq!(compare(&cheap(), "correct horse", &bcrypt), PasswordMatch::Outdated);
+        assert_eq!(compare(&cheap(), "correct horsf", &bcrypt), PasswordMatch::No);
         for greedy in [
             "$2b$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
             "$argon2id$v=19$m=4194304,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
@@ -190,7 +190,7 @@ mod tests {
             "plain",
             "",
         ] {
-            assert_eq!(compare(&cheap(), "x", greedy), Match::No, "{greedy}");
+            assert_eq!(compare(&cheap(), "x", greedy), PasswordMatch::No, "{greedy}");
         }
     }
 

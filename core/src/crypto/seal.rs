@@ -15,9 +15,9 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{Clock, Db, Error, Ids, Result, error::words, keyring};
+use crate::{Clock, Db, Error, Ids, Result, error::string_enum, keyring};
 
-words! {
+string_enum! {
     /// What a data key is for. The words are frozen: they are part of what is authenticated.
     Purpose {
         LicenseLookup => ("license-lookup", "Finds a license by its key."),

@@ -4,7 +4,7 @@
 //! ```text
 //! observe: Tx { lock holder; record each source if newer -> per product: settle } commit
 //! settle:  every source of the claim -> decide (pure) -> licenses::apply -> key by DM
-//! settle_over (worker `expire`): the same settle, for claims whose grace the clock has ended
+//! end_expired_grace (worker `expire`): the same settle, for claims whose grace the clock has ended
 //! ```
 //! Invariants: a source changes only by a newer [`Stamp`]; only evidence that a role is gone ends a
 //! source, never the absence of evidence; a license lives while one source does.
@@ -20,10 +20,10 @@ use uuid::Uuid;
 
 use crate::{
     Caller, Clock, Code, Core, Error, Result, Scope, Snowflake,
-    events::{Actor, Draft, Kind},
+    events::{Actor, EventKind, NewEvent},
     ids::{LicenseId, ProductId, TenantId, UserId},
     licenses,
-    outbox::{self, Delivery, Pace},
+    outbox::{self, Delivery, Notify},
     products,
     tx::Tx,
     users::{self, Provider},
@@ -31,11 +31,11 @@ use crate::{
 };
 
 mod decide;
+pub mod reconcile;
 mod roles;
 mod store;
-pub mod sweep;
 
-pub(crate) use self::store::{count_holders, spend};
+pub(crate) use self::store::{consume, count_holders};
 pub use self::{
     decide::{Decision, decide},
     roles::observation,
@@ -76,21 +76,21 @@ impl Stamps {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     /// It is there.
-    Held,
+    Present,
     /// It is positively not there.
-    Gone,
+    Absent,
 }
 
 /// What entitles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Basis {
+pub enum SourceKind {
     /// A mapped role: mapping, guild and role.
     Role(crate::ids::MappingId, Snowflake, Snowflake),
     /// An admin's word, one per product.
     Grant,
 }
 
-impl Basis {
+impl SourceKind {
     fn kind(self) -> &'static str {
         match self {
             Self::Role(..) => "discord_role",
@@ -101,15 +101,15 @@ impl Basis {
 
 /// One source as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub struct ObservedSource {
     /// What it earns.
     pub product: ProductId,
     /// What it is.
-    pub basis: Basis,
+    pub kind: SourceKind,
     /// Whether it is there.
     pub level: Level,
     /// How eagerly a key born of it is sent.
-    pub pace: Pace,
+    pub notify: Notify,
 }
 
 /// A fact someone saw about one member.
@@ -126,7 +126,7 @@ pub struct Observation {
     /// The lease under which it was seen; a former holder's word no longer counts.
     pub fence: Option<workers::Lease>,
     /// The sources.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<ObservedSource>,
 }
 
 /// What an observation led to.
@@ -162,21 +162,21 @@ pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
 async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
     let user = users::ensure(tx, Provider::Discord, &seen.member.to_string()).await?;
     users::lock_holder(tx, seen.scope.tenant(), user).await?;
-    let mut touched = Vec::<(ProductId, Pace)>::new();
+    let mut touched = Vec::<(ProductId, Notify)>::new();
     for source in &seen.seen {
         // Nobody waits for a key because of what they lost.
-        let pace = if source.level == Level::Held { source.pace } else { Pace::Quiet };
-        if record(tx, user, seen, source).await? || pace == Pace::Again {
+        let notify = if source.level == Level::Present { source.notify } else { Notify::Silent };
+        if record(tx, user, seen, source).await? || notify == Notify::Resend {
             match touched.iter_mut().find(|(product, _)| *product == source.product) {
-                Some((_, eager)) if *eager == Pace::Quiet => *eager = pace,
+                Some((_, strongest)) if *strongest == Notify::Silent => *strongest = notify,
                 Some(_) => {}
-                None => touched.push((source.product, pace)),
+                None => touched.push((source.product, notify)),
             }
         }
     }
     let mut changes = Vec::new();
-    for (product, pace) in touched {
-        changes.extend(settle(tx, user, product, &seen.actor, pace).await?);
+    for (product, notify) in touched {
+        changes.extend(apply_decision(tx, user, product, &seen.actor, notify).await?);
     }
     Ok(changes)
 }
@@ -184,18 +184,20 @@ async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
 /// The common case of a gateway that repeats itself: no lock, at most one small write.
 async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
     let Some(user) = users::find_by_discord(core, seen.member).await? else {
-        return Ok(seen.seen.iter().all(|source| source.level == Level::Gone));
+        return Ok(seen.seen.iter().all(|source| source.level == Level::Absent));
     };
     let stored = store::list_of(core, user).await?;
-    let known = |source: &Seen| {
+    let known = |source: &ObservedSource| {
         stored.iter().find(|row| row.product_id == source.product && row.reference == reference(source))
     };
     let (mut held, mut gone) = (Vec::new(), Vec::new());
     for source in &seen.seen {
         match (known(source), source.level) {
-            (None, Level::Gone) => {}
-            (Some(row), Level::Held) if row.ends_at.is_none() && source.pace != Pace::Again => held.push(row.id),
-            (Some(row), Level::Gone) if row.ends_at.is_some() => gone.push(row.id),
+            (None, Level::Absent) => {}
+            (Some(row), Level::Present) if row.ends_at.is_none() && source.notify != Notify::Resend => {
+                held.push(row.id)
+            }
+            (Some(row), Level::Absent) if row.ends_at.is_some() => gone.push(row.id),
             _ => return Ok(false),
         }
     }
@@ -208,54 +210,56 @@ async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
         return Ok(false);
     }
     // Whatever changed meanwhile is not confirmed, and is looked at under the lock.
-    Ok(store::confirm(core, &held, Level::Held, seen.stamp.0).await?
-        && store::confirm(core, &gone, Level::Gone, seen.stamp.0).await?)
+    Ok(store::confirm(core, &held, Level::Present, seen.stamp.0).await?
+        && store::confirm(core, &gone, Level::Absent, seen.stamp.0).await?)
 }
 
 /// What makes a source the same one again.
-fn reference(source: &Seen) -> Uuid {
-    match source.basis {
-        Basis::Role(mapping, ..) => mapping.0,
-        Basis::Grant => source.product.0,
+fn reference(source: &ObservedSource) -> Uuid {
+    match source.kind {
+        SourceKind::Role(mapping, ..) => mapping.0,
+        SourceKind::Grant => source.product.0,
     }
 }
 
 /// Writes a source down if this is news of it. Answers whether its level changed.
-async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) -> Result<bool> {
+async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &ObservedSource) -> Result<bool> {
     let stored =
         store::list(tx, user, source.product).await?.into_iter().find(|row| row.reference == reference(source));
     let now = tx.now();
-    let stamp = match (source.basis, &stored) {
+    let stamp = match (source.kind, &stored) {
         // An admin's word is the newest by the holder's lock, however the clock of the last one ran.
-        (Basis::Grant, Some(row)) => seen.stamp.0.max(row.stamp + 1),
+        (SourceKind::Grant, Some(row)) => seen.stamp.0.max(row.stamp + 1),
         _ => seen.stamp.0,
     };
     let changed = match stored {
         Some(row) if row.stamp >= stamp => false,
-        None if source.level == Level::Gone => false,
+        None if source.level == Level::Absent => false,
         None => {
             let row = Source {
                 id: tx.core().ids.v7(now),
                 tenant_id: seen.scope.tenant(),
                 user_id: user,
                 product_id: source.product,
-                kind: source.basis.kind().to_owned(),
+                kind: source.kind.kind().to_owned(),
                 reference: reference(source),
                 stamp,
                 live_since: now,
                 ends_at: None,
-                spent: false,
+                consumed: false,
             };
             store::insert(tx, row).await?;
             true
         }
         Some(row) => {
             let next = match (source.level, row.ends_at) {
-                (Level::Held, Some(_)) => Source { stamp, live_since: now, ends_at: None, spent: false, ..row.clone() },
-                (Level::Gone, None) => {
+                (Level::Present, Some(_)) => {
+                    Source { stamp, live_since: now, ends_at: None, consumed: false, ..row.clone() }
+                }
+                (Level::Absent, None) => {
                     Source { stamp, ends_at: Some(now + grace(tx, user, source.product).await?), ..row.clone() }
                 }
-                (Level::Held, None) | (Level::Gone, Some(_)) => Source { stamp, ..row.clone() },
+                (Level::Present, None) | (Level::Absent, Some(_)) => Source { stamp, ..row.clone() },
             };
             if let Some(ends_at) = next.ends_at.filter(|at| *at > now) {
                 workers::wake_at(tx, workers::EXPIRE, ends_at).await?;
@@ -265,12 +269,12 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) ->
             changed
         }
     };
-    if changed && let Basis::Role(_, guild, role) = source.basis {
+    if changed && let SourceKind::Role(_, guild, role) = source.kind {
         let level = |held: bool| json!({ "guildId": guild.to_string(), "roleId": role.to_string(), "held": held });
-        let held = source.level == Level::Held;
-        tx.record(Draft {
+        let held = source.level == Level::Present;
+        tx.record(NewEvent {
             tenant: seen.scope.tenant(),
-            kind: Kind::RoleChanged,
+            kind: EventKind::RoleChanged,
             actor: seen.actor.clone(),
             subject: Some(user),
             license: None,
@@ -283,7 +287,7 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Seen) ->
 
 /// How long a license outlives this loss: by the rules it was born under.
 async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
-    let policy = match licenses::lock_standing(tx, user, product).await? {
+    let policy = match licenses::lock_unrevoked(tx, user, product).await? {
         Some(license) => products::get_policy(tx, license.policy_id).await?,
         None => products::get_current(tx, product).await?.1,
     };
@@ -291,23 +295,29 @@ async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
 }
 
 /// Does what a claim's sources ask for. The holder is locked.
-async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pace: Pace) -> Result<Option<Change>> {
+async fn apply_decision(
+    tx: &mut Tx,
+    user: UserId,
+    product: ProductId,
+    actor: &Actor,
+    notify: Notify,
+) -> Result<Option<Change>> {
     let sources = store::list(tx, user, product).await?;
-    let license = licenses::lock_standing(tx, user, product).await?;
+    let license = licenses::lock_unrevoked(tx, user, product).await?;
     match (decide(&sources, license.is_some(), tx.now()), license) {
         (Decision::Issue, _) => {
             let (product, policy) = products::get_current(tx, product).await?;
             let issue = licenses::Action::Issue { product: &product, policy: &policy, owner: Some(user) };
             let license = licenses::apply(tx, actor, issue).await?.id;
-            send_key(tx, license, pace).await?;
+            send_key(tx, license, notify).await?;
             Ok(Some(Change::Issued(license)))
         }
         (Decision::Revoke, Some(license)) => {
             let revoke = licenses::Action::Revoke { license: &license, reason: "entitlement_lost" };
             Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
         }
-        (Decision::Keep, Some(license)) if pace == Pace::Again => {
-            send_key(tx, license.id, pace).await?;
+        (Decision::Keep, Some(license)) if notify == Notify::Resend => {
+            send_key(tx, license.id, notify).await?;
             Ok(None)
         }
         (Decision::Keep | Decision::Revoke, _) => Ok(None),
@@ -315,20 +325,20 @@ async fn settle(tx: &mut Tx, user: UserId, product: ProductId, actor: &Actor, pa
 }
 
 /// Sends a license's key to its holder, once in its life.
-async fn send_key(tx: &mut Tx, license: LicenseId, pace: Pace) -> Result<()> {
-    outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), pace).await
+async fn send_key(tx: &mut Tx, license: LicenseId, notify: Notify) -> Result<()> {
+    outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), notify).await
 }
 
 /// Ends the licenses whose grace the clock has ended. Answers how many.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn settle_over(core: &Core) -> Result<u64> {
+pub async fn end_expired_grace(core: &Core) -> Result<u64> {
     let mut ended = 0;
     loop {
         let batch = store::list_over(core, core.clock.now(), 100).await?;
         for &(tenant, user, product) in &batch {
-            ended += u64::from(settle_one(core, tenant, user, product).await?.is_some());
+            ended += u64::from(end_grace(core, tenant, user, product).await?.is_some());
         }
         if batch.len() < 100 {
             break;
@@ -340,10 +350,10 @@ pub async fn settle_over(core: &Core) -> Result<u64> {
     Ok(ended)
 }
 
-async fn settle_one(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {
+async fn end_grace(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {
     let mut tx = Tx::begin(core).await?;
     users::lock_holder(&tx, tenant, user).await?;
-    let change = settle(&mut tx, user, product, &Actor::System, Pace::Quiet).await?;
+    let change = apply_decision(&mut tx, user, product, &Actor::System, Notify::Silent).await?;
     tx.commit().await?;
     Ok(change)
 }
@@ -356,7 +366,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Sno
     let mut tx = Tx::begin(core).await?;
     let user = users::ensure(&tx, Provider::Discord, &member.to_string()).await?;
     users::lock_holder(&tx, caller.scope.tenant(), user).await?;
-    if licenses::lock_standing(&tx, user, product).await?.is_some() {
+    if licenses::lock_unrevoked(&tx, user, product).await?.is_some() {
         return Err(Code::Conflict.because("They hold a license for that product already; `/license show` tells more."));
     }
     let changes = observe_in(
@@ -367,7 +377,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Sno
             actor: caller.actor.clone(),
             stamp: core.stamps.next(&core.clock),
             fence: None,
-            seen: vec![Seen { product, basis: Basis::Grant, level: Level::Held, pace: Pace::Now }],
+            seen: vec![ObservedSource { product, kind: SourceKind::Grant, level: Level::Present, notify: Notify::Now }],
         },
     )
     .await?;

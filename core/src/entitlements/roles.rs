@@ -1,27 +1,35 @@
 //! What a member's roles say: the one place where roles become observations.
 
-use super::{Basis, Level, Observation, Seen, Stamp};
+use super::{Level, Observation, ObservedSource, SourceKind, Stamp};
 use crate::{
     Core, Result, Scope, Snowflake,
     events::Actor,
     guilds,
     mappings::{self, Mapping},
-    outbox::Pace,
+    outbox::Notify,
     workers,
 };
 
 /// What a member's roles say about every mapping of a guild. `None` for `roles`: they left it.
-pub(super) fn seen(mappings: &[Mapping], roles: Option<&[Snowflake]>, pace: impl Fn(&Mapping) -> Pace) -> Vec<Seen> {
+pub(super) fn seen(
+    mappings: &[Mapping],
+    roles: Option<&[Snowflake]>,
+    notify: impl Fn(&Mapping) -> Notify,
+) -> Vec<ObservedSource> {
     // A deleted role says nothing about anybody, until an admin takes its mapping away.
     let speaks = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
     mappings
         .iter()
         .filter(speaks)
-        .map(|mapping| Seen {
+        .map(|mapping| ObservedSource {
             product: mapping.product_id,
-            basis: Basis::Role(mapping.id, mapping.guild_id, mapping.role_id),
-            level: if roles.is_some_and(|roles| roles.contains(&mapping.role_id)) { Level::Held } else { Level::Gone },
-            pace: pace(mapping),
+            kind: SourceKind::Role(mapping.id, mapping.guild_id, mapping.role_id),
+            level: if roles.is_some_and(|roles| roles.contains(&mapping.role_id)) {
+                Level::Present
+            } else {
+                Level::Absent
+            },
+            notify: notify(mapping),
         })
         .collect()
 }
@@ -42,7 +50,7 @@ pub async fn observation(
     let Some(known) = guilds::find(core, guild).await? else { return Ok(None) };
     let scope = Scope::of(known.tenant_id);
     // While a new mapping's first pass runs, it may issue quietly what this member has just gained.
-    let pace = |mapping: &Mapping| if mapping.applied_at.is_none() { Pace::Again } else { Pace::Now };
-    let seen = seen(&mappings::list(core, &scope, guild).await?, roles, pace);
+    let notify = |mapping: &Mapping| if mapping.applied_at.is_none() { Notify::Resend } else { Notify::Now };
+    let seen = seen(&mappings::list(core, &scope, guild).await?, roles, notify);
     Ok((!seen.is_empty()).then_some(Observation { scope, member, actor: Actor::System, stamp, fence, seen }))
 }

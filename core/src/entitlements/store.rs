@@ -48,7 +48,7 @@ pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
         stamp: Set(source.stamp),
         live_since: Set(source.live_since),
         ends_at: Set(source.ends_at),
-        spent: Set(source.spent),
+        consumed: Set(source.consumed),
         ..ActiveModel::default()
     };
     Entity::update_many().set(row).filter(Column::Id.eq(source.id)).exec(tx.db()).await?;
@@ -61,8 +61,8 @@ pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64)
         return Ok(true);
     }
     let unchanged = match level {
-        Level::Held => Column::EndsAt.is_null(),
-        Level::Gone => Column::EndsAt.is_not_null(),
+        Level::Present => Column::EndsAt.is_null(),
+        Level::Absent => Column::EndsAt.is_not_null(),
     };
     let confirmed = Entity::update_many()
         .col_expr(Column::Stamp, Expr::value(stamp))
@@ -82,13 +82,13 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
 }
 
 /// A claim's license was ended by an admin: its roles have had their license, and a grant is over.
-pub(crate) async fn spend(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+pub(crate) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
     let of_claim = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
-    Entity::update_many().col_expr(Column::Spent, Expr::value(true)).filter(of_claim.clone()).exec(tx.db()).await?;
+    Entity::update_many().col_expr(Column::Consumed, Expr::value(true)).filter(of_claim.clone()).exec(tx.db()).await?;
     Entity::update_many()
         .col_expr(Column::EndsAt, Expr::value(tx.now()))
         .filter(of_claim)
-        .filter(Column::Kind.eq(super::Basis::Grant.kind()))
+        .filter(Column::Kind.eq(super::SourceKind::Grant.kind()))
         .exec(tx.db())
         .await?;
     Ok(())
@@ -105,7 +105,7 @@ pub(super) async fn list_over(
         .from_as(Entity, "other")
         .and_where(Expr::col(("other", Column::UserId)).equals((Entity, Column::UserId)))
         .and_where(Expr::col(("other", Column::ProductId)).equals((Entity, Column::ProductId)))
-        .and_where(Expr::col(("other", Column::Spent)).eq(false))
+        .and_where(Expr::col(("other", Column::Consumed)).eq(false))
         .cond_where(
             Condition::any()
                 .add(Expr::col(("other", Column::EndsAt)).is_null())
@@ -116,7 +116,7 @@ pub(super) async fn list_over(
         .select_only()
         .columns([Column::TenantId, Column::UserId, Column::ProductId])
         .distinct()
-        .join(JoinType::InnerJoin, standing_license())
+        .join(JoinType::InnerJoin, unrevoked_license())
         .filter(Column::EndsAt.lte(now))
         .filter(license::Column::RevokedAt.is_null())
         .filter(Expr::exists(stands).not())
@@ -127,7 +127,7 @@ pub(super) async fn list_over(
     Ok(rows)
 }
 
-fn standing_license() -> sea_orm::RelationDef {
+fn unrevoked_license() -> sea_orm::RelationDef {
     Entity::belongs_to(license::Entity)
         .from((Column::UserId, Column::ProductId))
         .to((license::Column::UserId, license::Column::ProductId))
@@ -171,7 +171,7 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
 
 /// How many members one mapping holds now.
 pub(crate) async fn count_holders(tx: &Tx, mapping: MappingId) -> Result<u64> {
-    let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Spent.eq(false));
+    let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Consumed.eq(false));
     let held = live.filter(Column::Reference.eq(mapping.0));
     Ok(held.count(tx.db()).await?)
 }

@@ -15,7 +15,7 @@ use crate::{
     crypto::{license_key::LicenseKey, seal::Purpose},
     entitlements,
     entity::license::Column,
-    events::{Actor, Draft, Kind},
+    events::{Actor, EventKind, NewEvent},
     ids::{LicenseId, ProductId, UserId},
     products::{Policy, Product},
     tx::Tx,
@@ -26,9 +26,9 @@ mod state;
 mod store;
 mod verdict;
 
-pub(crate) use self::store::lock_standing;
+pub(crate) use self::store::lock_unrevoked;
 pub use self::{
-    state::{State, state},
+    state::{LicenseState, state},
     verdict::{Question, Verdict, judge},
 };
 pub use crate::entity::license::Model as License;
@@ -92,12 +92,19 @@ async fn issue(
         tx,
         actor,
         &license,
-        Kind::LicenseCreated,
+        EventKind::LicenseCreated,
         None,
-        json!({ "state": State::Generated, "productId": product.id }),
+        json!({ "state": LicenseState::Generated, "productId": product.id }),
     );
     if owner.is_some() {
-        record(tx, actor, &license, Kind::LicenseAssigned, Some(State::Generated), json!({ "state": State::Assigned }));
+        record(
+            tx,
+            actor,
+            &license,
+            EventKind::LicenseAssigned,
+            Some(LicenseState::Generated),
+            json!({ "state": LicenseState::Assigned }),
+        );
     }
     Ok(license)
 }
@@ -109,13 +116,13 @@ async fn end(tx: &mut Tx, actor: &Actor, license: &License, reason: &str) -> Res
     }
     let times = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     store::touch(tx, license.id, times).await?;
-    let after = json!({ "state": State::Revoked, "reason": reason });
-    record(tx, actor, license, Kind::LicenseRevoked, Some(before), after);
+    let after = json!({ "state": LicenseState::Revoked, "reason": reason });
+    record(tx, actor, license, EventKind::LicenseRevoked, Some(before), after);
     Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason.to_owned()), ..license.clone() })
 }
 
-fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: Kind, before: Option<State>, after: Value) {
-    tx.record(Draft {
+fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: EventKind, before: Option<LicenseState>, after: Value) {
+    tx.record(NewEvent {
         tenant: license.tenant_id,
         kind,
         actor: actor.clone(),
@@ -150,7 +157,7 @@ pub fn reveal(core: &Core, license: &License) -> Result<String> {
 
 /// What a member is told about a license of theirs.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Held {
+pub struct MemberLicense {
     /// The product's name.
     pub product: String,
     /// The license.
@@ -158,13 +165,13 @@ pub struct Held {
     /// The key in the clear: for the member alone.
     pub key: String,
     /// Its state.
-    pub state: State,
+    pub state: LicenseState,
     /// When it ends, if it does.
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
-fn held(core: &Core, license: &License, product: &str) -> Result<Held> {
-    Ok(Held {
+fn held(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
+    Ok(MemberLicense {
         product: product.to_owned(),
         id: license.id,
         key: reveal(core, license)?,
@@ -177,7 +184,7 @@ fn held(core: &Core, license: &License, product: &str) -> Result<Held> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn held_by(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<Held>> {
+pub async fn list_usable(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<MemberLicense>> {
     let products = crate::products::list(core, scope).await?;
     let licenses = list_of(core, scope, member).await?;
     let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
@@ -201,7 +208,7 @@ pub async fn list_of(core: &Core, scope: &Scope, member: Snowflake) -> Result<Ve
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflake, Held)>> {
+pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflake, MemberLicense)>> {
     let Some(license) = store::find(core, id).await?.filter(|license| license.revoked_at.is_none()) else {
         return Ok(None);
     };
@@ -233,7 +240,7 @@ pub async fn validate(core: &Core, caller: &Caller, question: &Question) -> Resu
     let license = store::find_by_lookup(core.db.read(), lookup).await?;
     let verdict = judge(license, caller, question.product, now);
     match &verdict.license {
-        Some((license, State::Assigned)) => activate(core, caller, license.id, verdict.clone()).await,
+        Some((license, LicenseState::Assigned)) => activate(core, caller, license.id, verdict.clone()).await,
         _ => Ok(verdict),
     }
 }
@@ -244,7 +251,7 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
     let license = store::lock(&tx, id).await?;
     let now = tx.now();
     let verdict = judge(Some(license.clone()), caller, None, now);
-    if !matches!(verdict.license, Some((_, State::Assigned))) {
+    if !matches!(verdict.license, Some((_, LicenseState::Assigned))) {
         return Ok(Verdict { checked_at: seen.checked_at, ..verdict });
     }
     store::touch(&tx, id, [(Column::ActivatedAt, now.into()), (Column::FirstValidAt, now.into())]).await?;
@@ -252,9 +259,9 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
         &mut tx,
         &caller.actor,
         &license,
-        Kind::LicenseActivated,
-        Some(State::Assigned),
-        json!({ "state": State::Active }),
+        EventKind::LicenseActivated,
+        Some(LicenseState::Assigned),
+        json!({ "state": LicenseState::Active }),
     );
     tx.commit().await?;
     let license = License { activated_at: Some(now), first_valid_at: Some(now), ..license };
@@ -265,7 +272,7 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
 ///
 /// # Errors
 /// `NOT_FOUND`, or `MALFORMED_KEY` when it is neither.
-pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, State)> {
+pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, LicenseState)> {
     let license = if let Ok(id) = id_or_key.parse() {
         store::get(core, scope, LicenseId(id)).await?
     } else {
@@ -300,7 +307,7 @@ pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -
 ///
 /// # Errors
 /// `NOT_FOUND` when they hold none.
-pub async fn revoke_held(
+pub async fn revoke_member_license(
     core: &Core,
     caller: &Caller,
     member: Snowflake,
@@ -311,7 +318,7 @@ pub async fn revoke_held(
     let owner = users::find_by_discord(core, member).await?.ok_or_else(none)?;
     let mut tx = Tx::begin(core).await?;
     users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
-    let license = store::lock_standing(&tx, owner, product).await?.ok_or_else(none)?;
+    let license = store::lock_unrevoked(&tx, owner, product).await?.ok_or_else(none)?;
     let license = revoke_locked(&mut tx, caller, &license, reason).await?;
     tx.commit().await?;
     Ok(license)
@@ -323,7 +330,7 @@ async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: 
     }
     let license = apply(tx, &caller.actor, Action::Revoke { license, reason }).await?;
     if let Some(owner) = license.user_id {
-        entitlements::spend(tx, owner, license.product_id).await?;
+        entitlements::consume(tx, owner, license.product_id).await?;
     }
     Ok(license)
 }
@@ -348,12 +355,12 @@ pub async fn announce_expired(core: &Core) -> Result<u64> {
 async fn announce(core: &Core, id: LicenseId) -> Result<bool> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
-    if license.expired_seen_at.is_some() || state(&license, tx.now()) != State::Expired {
+    if license.expired_seen_at.is_some() || state(&license, tx.now()) != LicenseState::Expired {
         return Ok(false);
     }
     store::touch(&tx, id, [(Column::ExpiredSeenAt, tx.now().into())]).await?;
-    let after = json!({ "state": State::Expired, "expiresAt": license.expires_at });
-    record(&mut tx, &Actor::System, &license, Kind::LicenseExpired, None, after);
+    let after = json!({ "state": LicenseState::Expired, "expiresAt": license.expires_at });
+    record(&mut tx, &Actor::System, &license, EventKind::LicenseExpired, None, after);
     tx.commit().await?;
     Ok(true)
 }

@@ -4,11 +4,11 @@
 use chrono::{DateTime, Utc};
 
 use super::License;
-use crate::error::words;
+use crate::error::string_enum;
 
-words! {
+string_enum! {
     /// Where a license is in its life.
-    State {
+    LicenseState {
         Generated => ("generated", "made, and nobody's"),
         Assigned => ("assigned", "somebody's, and not used yet"),
         Active => ("active", "in use"),
@@ -17,7 +17,7 @@ words! {
     }
 }
 
-impl State {
+impl LicenseState {
     /// Revoked is terminal; everything else may still be ended.
     #[must_use]
     pub fn may_revoke(self) -> bool {
@@ -27,16 +27,16 @@ impl State {
 
 /// The state at `now`.
 #[must_use]
-pub fn state(license: &License, now: DateTime<Utc>) -> State {
+pub fn state(license: &License, now: DateTime<Utc>) -> LicenseState {
     if license.revoked_at.is_some() {
-        State::Revoked
+        LicenseState::Revoked
     } else if license.expires_at.is_some_and(|at| at <= now) {
-        State::Expired
+        LicenseState::Expired
     } else if license.first_valid_at.is_some() {
-        State::Active
+        LicenseState::Active
     } else if license.assigned_at.is_some() {
-        State::Assigned
+        LicenseState::Assigned
     } else {
-        State::Generated
+        LicenseState::Generated
     }
 }

@@ -44,7 +44,7 @@ pub(super) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
 }
 
 /// The one license of a claim that is not revoked, locked. The holder is locked before.
-pub(crate) async fn lock_standing(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
+pub(crate) async fn lock_unrevoked(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
     let row = Entity::find()
         .filter(Column::UserId.eq(user))
         .filter(Column::ProductId.eq(product))

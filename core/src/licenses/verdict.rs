@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{License, State, state};
+use super::{License, LicenseState, state};
 use crate::{Caller, Code, ids::ProductId};
 
 /// What `NOT_FOUND` means where a license is asked for.
@@ -27,7 +27,7 @@ pub struct Verdict {
     /// Where a malformed key is wrong: 1-based character.
     pub position: Option<usize>,
     /// The license and its state, when the caller may know of it.
-    pub license: Option<(License, State)>,
+    pub license: Option<(License, LicenseState)>,
     /// When this was true.
     pub checked_at: DateTime<Utc>,
 }
@@ -35,7 +35,7 @@ pub struct Verdict {
 impl Verdict {
     /// An answer about no license.
     pub(crate) fn without_license(code: Code, now: DateTime<Utc>) -> Self {
-        let says = if code == Code::NotFound { NO_SUCH_LICENSE } else { code.says() };
+        let says = if code == Code::NotFound { NO_SUCH_LICENSE } else { code.description() };
         Self { code, detail: says.to_owned(), position: None, license: None, checked_at: now }
     }
 }
@@ -52,10 +52,10 @@ pub fn judge(license: Option<License>, caller: &Caller, wanted: Option<ProductId
     }
     let state = state(&license, now);
     let code = match state {
-        State::Revoked => Code::Revoked,
-        State::Expired => Code::Expired,
-        State::Generated => Code::NotAssigned,
-        State::Assigned | State::Active => Code::Valid,
+        LicenseState::Revoked => Code::Revoked,
+        LicenseState::Expired => Code::Expired,
+        LicenseState::Generated => Code::NotAssigned,
+        LicenseState::Assigned | LicenseState::Active => Code::Valid,
     };
     Verdict { license: Some((license, state)), ..Verdict::without_license(code, now) }
 }

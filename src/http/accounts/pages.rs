@@ -12,18 +12,18 @@ use axum::{
 };
 use dca_core::{
     Code,
-    accounts::{self, Locale, Proved, providers},
+    accounts::{self, EmailVerification, Locale, providers},
 };
 use serde::Deserialize;
 use url::Url;
 
-use super::entry::append;
+use super::auth::append;
 use crate::{
     App,
     http::{
         compat::Dialect,
-        cookies::{self, Jar, Kind},
-        extract::{Asked, At, Seen},
+        cookies::{self, CookieKind, Cookies},
+        extract::{Client, PathParams, Query},
         problem::Problem,
     },
 };
@@ -44,9 +44,9 @@ const REFERRER: &str = "same-origin";
 /// The pages and their style sheet.
 pub(in crate::http) fn routes() -> Router<App> {
     Router::new()
-        .route("/verify", get(verify).post(verify_now))
-        .route("/reset-password", get(reset).post(reset_now))
-        .route("/second-factor", get(second_factor).post(second_factor_now))
+        .route("/verify", get(verify).post(submit_verify))
+        .route("/reset-password", get(reset).post(submit_reset))
+        .route("/second-factor", get(second_factor).post(submit_second_factor))
         .route("/pages.css", get(style))
 }
 
@@ -61,7 +61,7 @@ struct Page<'a> {
     app_name: &'a str,
     title: &'static str,
     text: &'static str,
-    trouble: Option<&'a str>,
+    problem: Option<&'a str>,
     form: Option<FormOf<'a>>,
 }
 
@@ -79,9 +79,9 @@ struct Field {
     autocomplete: &'static str,
 }
 
-/// What a page says.
+/// What a page text.
 #[derive(Clone, Copy)]
-pub(super) enum Says {
+pub(super) enum PageText {
     /// Prove the address?
     Verify,
     /// It is proved.
@@ -102,7 +102,7 @@ pub(super) enum Says {
     Refused,
 }
 
-impl Says {
+impl PageText {
     /// Title, text, label of the field, button.
     const fn words(self, locale: Locale) -> [&'static str; 4] {
         match (self, locale) {
@@ -170,22 +170,22 @@ impl Says {
     }
 }
 
-fn page(app: &App, locale: Locale, says: Says, token: Option<&str>, trouble: Option<&Problem>) -> Response {
-    let [title, text, ..] = says.words(locale);
+fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, problem: Option<&Problem>) -> Response {
+    let [title, body, ..] = page_text.words(locale);
     let page = Page {
         lang: locale.as_str(),
         app_name: &app.config.app_name,
         title,
-        text,
-        trouble: trouble.map(|problem| says_why(problem, locale)),
-        form: says.form(token, locale),
+        text: body,
+        problem: problem.map(|problem| problem_text(problem, locale)),
+        form: page_text.form(token, locale),
     };
-    let status = trouble.map_or(StatusCode::OK, Problem::http_status);
+    let status = problem.map_or(StatusCode::OK, Problem::http_status);
     match page.render() {
         Ok(html) => {
             let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];
             let mut response = (status, headers, Html(html)).into_response();
-            response.headers_mut().extend(trouble.and_then(Problem::retry));
+            response.headers_mut().extend(problem.and_then(Problem::retry));
             response
         }
         Err(error) => {
@@ -196,7 +196,7 @@ fn page(app: &App, locale: Locale, says: Says, token: Option<&str>, trouble: Opt
 }
 
 /// The sentence of a problem in the reader's language.
-fn says_why(problem: &Problem, locale: Locale) -> &str {
+fn problem_text(problem: &Problem, locale: Locale) -> &str {
     match (locale, problem.code()) {
         (Locale::En, _) => problem.detail(),
         (_, Code::InvalidOneTimeToken) => "El enlace no es válido o ha caducado.",
@@ -222,54 +222,54 @@ pub(super) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
 }
 
-/// A page that says one thing.
-pub(super) fn said(app: &App, headers: &HeaderMap, says: Says) -> Response {
-    page(app, locale(headers), says, None, None)
+/// A page that text one thing.
+pub(super) fn text_page(app: &App, headers: &HeaderMap, page_text: PageText) -> Response {
+    page(app, locale(headers), page_text, None, None)
 }
 
 /// A refusal, as a page where a person looks at it.
 pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
     if wants_page(headers) {
-        return page(app, locale(headers), Says::Refused, None, Some(&refused));
+        return page(app, locale(headers), PageText::Refused, None, Some(&refused));
     }
     refused.into_response()
 }
 
 /// What a letter's link carries.
 #[derive(Deserialize)]
-struct Carried {
+struct LinkParams {
     #[serde(default)]
     token: String,
 }
 
-async fn verify(State(app): State<App>, headers: HeaderMap, Asked(link): Asked<Carried>) -> Response {
-    page(&app, locale(&headers), Says::Verify, Some(&link.token), None)
+async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
+    page(&app, locale(&headers), PageText::Verify, Some(&link.token), None)
 }
 
 /// The same, where earlier links had the token in the path.
 pub(in crate::http) async fn verify_by_path(
     State(app): State<App>,
     headers: HeaderMap,
-    At(token): At<String>,
+    PathParams(token): PathParams<String>,
 ) -> Response {
-    page(&app, locale(&headers), Says::Verify, Some(&token), None)
+    page(&app, locale(&headers), PageText::Verify, Some(&token), None)
 }
 
-async fn verify_now(
+async fn submit_verify(
     State(app): State<App>,
     headers: HeaderMap,
-    form: Result<Form<Carried>, FormRejection>,
+    form: Result<Form<LinkParams>, FormRejection>,
 ) -> Response {
     let token = form.map(|Form(form)| form.token).unwrap_or_default();
     match accounts::verify_email(&app.core, &token).await {
-        Ok(Proved::Ready) => said(&app, &headers, Says::Verified),
-        Ok(Proved::NeedsPassword) => said(&app, &headers, Says::NeedsPassword),
-        Err(refused) => page(&app, locale(&headers), Says::Refused, None, Some(&refused.into())),
+        Ok(EmailVerification::Ready) => text_page(&app, &headers, PageText::Verified),
+        Ok(EmailVerification::NeedsPassword) => text_page(&app, &headers, PageText::NeedsPassword),
+        Err(refused) => page(&app, locale(&headers), PageText::Refused, None, Some(&refused.into())),
     }
 }
 
-async fn reset(State(app): State<App>, headers: HeaderMap, Asked(link): Asked<Carried>) -> Response {
-    page(&app, locale(&headers), Says::Reset, Some(&link.token), None)
+async fn reset(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
+    page(&app, locale(&headers), PageText::Reset, Some(&link.token), None)
 }
 
 #[derive(Default, Deserialize)]
@@ -280,26 +280,26 @@ struct NewPassword {
     password: String,
 }
 
-async fn reset_now(
+async fn submit_reset(
     State(app): State<App>,
     headers: HeaderMap,
     form: Result<Form<NewPassword>, FormRejection>,
 ) -> Response {
     let form = form.map(|Form(form)| form).unwrap_or_default();
     match accounts::reset_password(&app.core, &form.token, &form.password).await {
-        Ok(()) => said(&app, &headers, Says::WasReset),
+        Ok(()) => text_page(&app, &headers, PageText::WasReset),
         Err(refused) => {
             let problem = Problem::from(refused);
             // A weak password may be chosen again; a token that is over may not.
             let again = problem.code() == Code::ValidationError;
-            let says = if again { Says::Reset } else { Says::Refused };
-            page(&app, locale(&headers), says, Some(&form.token), Some(&problem))
+            let text = if again { PageText::Reset } else { PageText::Refused };
+            page(&app, locale(&headers), text, Some(&form.token), Some(&problem))
         }
     }
 }
 
 async fn second_factor(State(app): State<App>, headers: HeaderMap) -> Response {
-    said(&app, &headers, Says::SecondFactor)
+    text_page(&app, &headers, PageText::SecondFactor)
 }
 
 #[derive(Default, Deserialize)]
@@ -308,28 +308,28 @@ struct CodeForm {
     code: String,
 }
 
-async fn second_factor_now(
+async fn submit_second_factor(
     State(app): State<App>,
-    Seen(visitor): Seen,
+    Client(client): Client,
     headers: HeaderMap,
     form: Result<Form<CodeForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let jar = Jar::of(&headers);
-    let token = jar.one(&Kind::SecondFactor.name(&app.config))?.unwrap_or_default();
+    let cookies = Cookies::of(&headers);
+    let token = cookies.one(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
-    let signed_in = match providers::complete(&app.core, &visitor, token, &code).await {
+    let signed_in = match providers::complete_with_mfa(&app.core, &client, token, &code).await {
         Ok(signed_in) => signed_in,
         Err(refused) => {
             let problem = Problem::from(refused);
             let again = problem.code() == Code::InvalidSecondFactor || problem.code() == Code::RequiresSecondFactor;
-            let says = if again { Says::SecondFactor } else { Says::Refused };
-            return Ok(page(&app, locale(&headers), says, None, Some(&problem)));
+            let text = if again { PageText::SecondFactor } else { PageText::Refused };
+            return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
         }
     };
     let mut granted = cookies::grant(&app, Dialect::Native, &signed_in);
-    append(&mut granted, cookies::clear(&app.config, &[Kind::SecondFactor]));
+    append(&mut granted, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
     Ok(match &app.config.frontend_url {
         Some(frontend) => (granted, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
-        None => (granted, said(&app, &headers, Says::SignedIn)).into_response(),
+        None => (granted, text_page(&app, &headers, PageText::SignedIn)).into_response(),
     })
 }

@@ -17,7 +17,7 @@ use crate::{
     App,
     http::{
         RequestId,
-        accounts::{entry, me, pages, people, providers},
+        accounts::{account, admin, auth, pages, providers},
     },
 };
 
@@ -26,37 +26,37 @@ const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
 /// Every address of an account route there.
 pub(in crate::http) fn routes() -> Router<App> {
     Router::new()
-        .route("/api/auth/register", post(entry::sign_up))
-        .route("/api/auth/login", post(entry::sign_in))
-        .route("/api/auth/refresh", post(entry::refresh))
-        .route("/api/auth/logout", post(entry::sign_out))
-        .route("/api/auth/logout-all", post(entry::sign_out_everywhere))
-        .route("/api/auth/me", get(me::with_session))
-        .route("/api/auth/password/reset-request", post(entry::request_reset))
-        .route("/api/auth/password/reset", post(entry::reset_password))
-        .route("/api/auth/verify-email", post(entry::verify_email))
+        .route("/api/auth/register", post(auth::sign_up))
+        .route("/api/auth/login", post(auth::sign_in))
+        .route("/api/auth/refresh", post(auth::refresh))
+        .route("/api/auth/logout", post(auth::sign_out))
+        .route("/api/auth/logout-all", post(auth::sign_out_everywhere))
+        .route("/api/auth/me", get(account::with_session))
+        .route("/api/auth/password/reset-request", post(auth::request_reset))
+        .route("/api/auth/password/reset", post(auth::reset_password))
+        .route("/api/auth/verify-email", post(auth::verify_email))
         // A mail program that follows links must not prove anything: the page asks for a click.
         .route("/api/auth/verify-email/{token}", get(pages::verify_by_path))
-        .route("/api/auth/2fa/setup", post(me::set_up_second_factor))
-        .route("/api/auth/2fa/enable", post(me::enable_second_factor))
-        .route("/api/auth/2fa/verify", post(entry::second_factor))
-        .route("/api/auth/2fa/disable", post(me::disable_second_factor))
+        .route("/api/auth/2fa/setup", post(account::set_up_second_factor))
+        .route("/api/auth/2fa/enable", post(account::enable_second_factor))
+        .route("/api/auth/2fa/verify", post(auth::second_factor))
+        .route("/api/auth/2fa/disable", post(account::disable_second_factor))
         .route("/api/auth/{provider}", get(providers::begin_as_json).post(providers::begin_as_json))
         .route("/api/auth/{provider}/callback", get(providers::callback).post(providers::callback_as_json))
         .route("/api/auth/{provider}/link", post(providers::link))
         .route("/api/auth/{provider}/unlink", post(providers::unlink))
-        .route("/api/users/profile", get(me::profile).patch(me::change))
-        .route("/api/users/change-password", post(me::change_password))
-        .route("/api/users", get(people::list))
-        .route("/api/users/{id}", patch(people::change).get(people::get).delete(people::delete))
-        .route("/api/users/{id}/ban", post(people::ban))
-        .route("/api/users/{id}/unban", post(people::unban))
-        .route("/api/users/{id}/sessions", get(people::sessions).delete(people::end_sessions))
-        .route("/api/admin/sessions", get(people::all_sessions))
-        .route("/api/admin/sessions/{id}/revoke", post(people::end_session))
-        .route("/api/admin/roles", get(people::roles))
-        .route("/api/admin/roles/assign", post(people::assign_role))
-        .route("/api/admin/roles/revoke", post(people::revoke_role))
+        .route("/api/users/profile", get(account::profile).patch(account::change))
+        .route("/api/users/change-password", post(account::change_password))
+        .route("/api/users", get(admin::list))
+        .route("/api/users/{id}", patch(admin::change).get(admin::get).delete(admin::delete))
+        .route("/api/users/{id}/ban", post(admin::ban))
+        .route("/api/users/{id}/unban", post(admin::unban))
+        .route("/api/users/{id}/sessions", get(admin::sessions).delete(admin::end_sessions))
+        .route("/api/admin/sessions", get(admin::all_sessions))
+        .route("/api/admin/sessions/{id}/revoke", post(admin::end_session))
+        .route("/api/admin/roles", get(admin::roles))
+        .route("/api/admin/roles/assign", post(admin::assign_role))
+        .route("/api/admin/roles/revoke", post(admin::revoke_role))
 }
 
 /// The error envelope, and the client's own id for the request.

@@ -15,7 +15,7 @@
 
 pub mod mail_sink;
 mod oauth;
-mod room;
+mod shared;
 pub mod sim_discord;
 pub mod sim_google;
 

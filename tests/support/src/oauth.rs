@@ -20,7 +20,7 @@ const CODE_LIFE: Duration = Duration::from_mins(10);
 const VERIFIER_LENGTH: std::ops::RangeInclusive<usize> = 43..=128;
 
 /// Where two servers differ.
-pub(crate) struct Rules {
+pub(crate) struct AccountPolicy {
     /// The paths of the page a browser opens.
     pub pages: &'static [&'static str],
     /// The scopes the server knows.
@@ -36,7 +36,7 @@ pub(crate) struct Rules {
 
 /// One application at an authorization server, and everything granted to it.
 pub(crate) struct AuthServer {
-    rules: Rules,
+    rules: AccountPolicy,
     base: String,
     pub client_id: String,
     pub client_secret: String,
@@ -85,7 +85,7 @@ fn refused(error: &str, description: &str) -> Refused {
 
 /// What the human is shown and says.
 impl AuthServer {
-    pub fn new(rules: Rules, base: String, client_id: &str, client_secret: &str) -> Self {
+    pub fn new(rules: AccountPolicy, base: String, client_id: &str, client_secret: &str) -> Self {
         Self {
             rules,
             base,

@@ -28,7 +28,7 @@ use std::task::Poll;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::room::{LIMIT, Room, Story};
+use crate::shared::{History, LIMIT, Shared};
 
 pub use fault::{MailFault, MailScript, SmtpStep};
 pub use mail::Mail;
@@ -62,10 +62,10 @@ struct State {
     history: Vec<String>,
 }
 
-impl Story for State {
+impl History for State {
     const SIM: &'static str = "MailSink";
 
-    fn story(&self) -> &[String] {
+    fn history_lines(&self) -> &[String] {
         &self.history
     }
 }
@@ -114,7 +114,7 @@ impl State {
 /// A mail server of one's own on a local port. Clones are handles to the same one.
 #[derive(Clone)]
 pub struct MailSink {
-    room: Arc<Room<State>>,
+    room: Arc<Shared<State>>,
     /// The server ends with the last handle.
     _server: Arc<DropGuard>,
 }
@@ -134,7 +134,7 @@ impl MailSink {
     pub async fn start_on(port: u16) -> Self {
         let claim = claim(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let address = claim.local_addr().expect("a bound socket has an address");
-        let room = Arc::new(Room::new(State {
+        let room = Arc::new(Shared::new(State {
             _claim: claim,
             address,
             listener: Some(listen(address)),
@@ -314,7 +314,7 @@ fn listen(address: SocketAddr) -> TcpListener {
 }
 
 /// Accepts while there is a listener; each change may bring or take it.
-async fn accept(room: Arc<Room<State>>) {
+async fn accept(room: Arc<Shared<State>>) {
     let mut changed = room.changed.subscribe();
     loop {
         let accepted = poll_fn(|cx| match &room.lock().listener {

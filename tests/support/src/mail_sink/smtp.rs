@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{MailFault, SmtpStep, State};
-use crate::room::Room;
+use crate::shared::Shared;
 
 /// The largest message taken.
 const SIZE: usize = 10 << 20;
@@ -30,7 +30,7 @@ impl From<io::Error> for Gone {
 /// What has been said so far.
 struct Session {
     wire: BufReader<TcpStream>,
-    room: Arc<Room<State>>,
+    room: Arc<Shared<State>>,
     era: CancellationToken,
     greeted: bool,
     authenticated: bool,
@@ -46,7 +46,7 @@ struct Envelope {
 }
 
 /// Talks with one peer until either leaves, or the sink goes down.
-pub(super) async fn serve(stream: TcpStream, room: Arc<Room<State>>) {
+pub(super) async fn serve(stream: TcpStream, room: Arc<Shared<State>>) {
     let era = room.change(|state| {
         state.connections += 1;
         state.note("a connection");

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::State as Shared;
+use axum::extract::State as SharedState;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -173,7 +173,7 @@ impl State {
 }
 
 /// Answers the upgrade on `/gw`.
-pub(super) async fn connect(Shared(sim): Shared<Arc<Inner>>, upgrade: WebSocketUpgrade) -> Response {
+pub(super) async fn connect(SharedState(sim): SharedState<Arc<Inner>>, upgrade: WebSocketUpgrade) -> Response {
     if sim.lock().refuse_gateway {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

@@ -42,7 +42,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
 
-use crate::room::{LIMIT, Room};
+use crate::shared::{LIMIT, Shared};
 use gateway::Frame;
 use interactions::{AUTOCOMPLETE, Act, COMMAND, COMPONENT, FIRST_ANSWER};
 use state::State;
@@ -51,7 +51,7 @@ pub use people::{SimGuild, SimMember};
 pub use values::{Choice, Dm, Fault, FaultKind, Opt, Reply, SeenRequest};
 
 /// The state, its lock and its bell: what the server and the handles share.
-type Inner = Room<State>;
+type Inner = Shared<State>;
 
 /// A Discord of one's own on a local port. Clones are handles to the same one.
 #[derive(Clone)]

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 use super::rest::{Answer, Answered, Call, ok, refuse};
 use super::state::{State, merged, timestamp};
 use super::{SimDiscord, SimMember};
-use crate::oauth::{AuthServer, Refused, Rules};
+use crate::oauth::{AccountPolicy, AuthServer, Refused};
 
-const RULES: Rules = Rules {
+const RULES: AccountPolicy = AccountPolicy {
     pages: &["/oauth2/authorize", "/api/oauth2/authorize", "/api/v10/oauth2/authorize"],
     scopes: &[
         "identify",

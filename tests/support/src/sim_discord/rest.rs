@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Query, Request, State as Shared};
+use axum::extract::{ConnectInfo, Query, Request, State as SharedState};
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -62,7 +62,7 @@ pub(super) struct Call {
 
 /// Answers every request that is not the gateway's.
 pub(super) async fn serve(
-    Shared(sim): Shared<Arc<Inner>>,
+    SharedState(sim): SharedState<Arc<Inner>>,
     ConnectInfo(scissors): ConnectInfo<Scissors>,
     request: Request,
 ) -> Response {

@@ -14,7 +14,7 @@ use super::gateway::Session;
 use super::interactions::Interaction;
 use super::{Fault, SeenRequest};
 use crate::oauth::AuthServer;
-use crate::room::Story;
+use crate::shared::History;
 
 /// Ids count up from here, so that they are as long as real snowflakes yet the same on each run.
 const FIRST_ID: u64 = 1_100_000_000_000_000_000;
@@ -116,10 +116,10 @@ pub(super) struct State {
     pub history: Vec<String>,
 }
 
-impl Story for State {
+impl History for State {
     const SIM: &'static str = "SimDiscord";
 
-    fn story(&self) -> &[String] {
+    fn history_lines(&self) -> &[String] {
         &self.history
     }
 }

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Form, Request, State as Shared};
+use axum::extract::{Form, Request, State as SharedState};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
@@ -31,13 +31,13 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
 
-use crate::oauth::{AuthServer, Rules};
-use crate::room::{Room, Story};
+use crate::oauth::{AccountPolicy, AuthServer};
+use crate::shared::{History, Shared};
 
 const PAGE: &str = "/o/oauth2/v2/auth";
 const TOKEN: &str = "/token";
 const USERINFO: &str = "/v1/userinfo";
-const RULES: Rules = Rules {
+const RULES: AccountPolicy = AccountPolicy {
     pages: &[PAGE],
     scopes: &["openid", "email", "profile", EMAIL, PROFILE],
     identity: "openid",
@@ -51,7 +51,7 @@ const CLIENT_ID: &str = "1100000000000-sim.apps.googleusercontent.com";
 const SECRET: &str = "SimGoogle-client-secret";
 
 type Answered = (StatusCode, Json<Value>);
-type Inner = Room<State>;
+type Inner = Shared<State>;
 
 /// Somebody with an account.
 struct Account {
@@ -70,10 +70,10 @@ struct State {
     history: Vec<String>,
 }
 
-impl Story for State {
+impl History for State {
     const SIM: &'static str = "SimGoogle";
 
-    fn story(&self) -> &[String] {
+    fn history_lines(&self) -> &[String] {
         &self.history
     }
 }
@@ -210,7 +210,7 @@ impl SimGoogle {
 }
 
 /// Notes every request, and lets the next failure happen to it.
-async fn watched(Shared(sim): Shared<Arc<Inner>>, request: Request, next: Next) -> Response {
+async fn watched(SharedState(sim): SharedState<Arc<Inner>>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let failure = sim.change(|state| {
         let index = state.failures.iter().position(|(failing, _)| *failing == path)?;
@@ -224,7 +224,7 @@ async fn watched(Shared(sim): Shared<Arc<Inner>>, request: Request, next: Next) 
     response
 }
 
-async fn page(Shared(sim): Shared<Arc<Inner>>, uri: Uri) -> (StatusCode, String) {
+async fn page(SharedState(sim): SharedState<Arc<Inner>>, uri: Uri) -> (StatusCode, String) {
     let state = sim.lock();
     match state.oauth.page_error(&format!("{}{uri}", state.base)) {
         Some(error) => (StatusCode::BAD_REQUEST, error),
@@ -233,7 +233,7 @@ async fn page(Shared(sim): Shared<Arc<Inner>>, uri: Uri) -> (StatusCode, String)
 }
 
 async fn token(
-    Shared(sim): Shared<Arc<Inner>>,
+    SharedState(sim): SharedState<Arc<Inner>>,
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
 ) -> Answered {
@@ -247,7 +247,7 @@ async fn token(
     }
 }
 
-async fn userinfo(Shared(sim): Shared<Arc<Inner>>, headers: HeaderMap) -> Answered {
+async fn userinfo(SharedState(sim): SharedState<Arc<Inner>>, headers: HeaderMap) -> Answered {
     let state = sim.lock();
     let Some((grant, _)) = state.oauth.bearer(authorization(&headers)) else {
         let body = json!({ "error": "invalid_request", "error_description": "Invalid Credentials" });
@@ -270,7 +270,7 @@ async fn userinfo(Shared(sim): Shared<Arc<Inner>>, headers: HeaderMap) -> Answer
     (StatusCode::OK, Json(about))
 }
 
-async fn unknown(Shared(sim): Shared<Arc<Inner>>, uri: Uri) -> StatusCode {
+async fn unknown(SharedState(sim): SharedState<Arc<Inner>>, uri: Uri) -> StatusCode {
     sim.change(|state| state.violations.push(format!("a route the Sim does not model: {}", uri.path())));
     StatusCode::NOT_FOUND
 }

@@ -3,54 +3,57 @@
 use chrono::TimeDelta;
 use dca_core::{
     Code, Error,
-    accounts::{self, Locale, Role, SignIn, Visitor},
+    accounts::{self, ClientInfo, Locale, Role, SignIn},
 };
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    guarded::{Authenticator, account, delete, enter, entered, execute, post, reset_token, standing, told},
-    harness::{T, it_unstarted},
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    account_fixtures::{
+        Authenticator, account, auth_state, delete, events_of_kind, execute, post, reset_token, sign_in_as,
+        signed_in_as,
+    },
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::{TestApp, it_unstarted},
 };
 
 const WRONG: &str = "not this one";
 
 /// A try to sign in, from an address that a proxy tells.
-async fn login_from(t: &T, from: &str, email: &str, password: &str) -> Got {
+async fn login_from(t: &TestApp, from: &str, email: &str, password: &str) -> Response {
     let form = json!({ "email": email, "password": password });
-    Person::new(t).ask(Method::POST, "/auth/login", form, &[("x-forwarded-for", from)]).await
+    Browser::new(t).ask(Method::POST, "/auth/login", form, &[("x-forwarded-for", from)]).await
 }
 
-async fn login(t: &T, email: &str, password: &str) -> Got {
+async fn login(t: &TestApp, email: &str, password: &str) -> Response {
     login_from(t, "192.0.2.1", email, password).await
 }
 
 /// Each status, and how often.
-fn statuses(answers: &[Got]) -> std::collections::BTreeMap<u16, usize> {
-    answers.iter().fold(std::collections::BTreeMap::new(), |mut all, got| {
-        *all.entry(got.status).or_default() += 1;
+fn statuses(answers: &[Response]) -> std::collections::BTreeMap<u16, usize> {
+    answers.iter().fold(std::collections::BTreeMap::new(), |mut all, response| {
+        *all.entry(response.status).or_default() += 1;
         all
     })
 }
 
-fn assert_slowed(got: &Got) {
-    assert_eq!((got.status, got.code()), (429, "RATE_LIMIT_EXCEEDED"), "{got:?}");
-    let wait: u64 = got.header("retry-after").parse().unwrap_or_else(|_| panic!("no Retry-After: {got:?}"));
-    assert!((1..=900).contains(&wait), "{got:?}");
+fn assert_slowed(response: &Response) {
+    assert_eq!((response.status, response.code()), (429, "RATE_LIMIT_EXCEEDED"), "{response:?}");
+    let wait: u64 = response.header("retry-after").parse().unwrap_or_else(|_| panic!("no Retry-After: {response:?}"));
+    assert!((1..=900).contains(&wait), "{response:?}");
 }
 
 #[test]
 fn of_two_hundred_guesses_at_once_ten_are_tried() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         account(&t, "ana@x.example", Role::User).await;
         let answers = join_all((0..200).map(|_| login(&t, "ana@x.example", WRONG))).await;
         assert_eq!(statuses(&answers), [(401, 10), (429, 190)].into());
-        answers.iter().filter(|got| got.status == 429).for_each(assert_slowed);
-        assert_eq!(told(t.core(), "user.sign_in_refused").await.len(), 10);
+        answers.iter().filter(|response| response.status == 429).for_each(assert_slowed);
+        assert_eq!(events_of_kind(t.core(), "user.sign_in_refused").await.len(), 10);
         assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
         assert_slowed(&login(&t, " ANA@X.example ", PASSWORD).await);
         // Nobody's address is counted in the same way.
@@ -65,8 +68,8 @@ fn of_two_hundred_guesses_at_once_ten_are_tried() {
 #[test]
 fn of_a_hundred_codes_at_once_ten_are_tried() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         t.advance(TimeDelta::seconds(30));
         let code = app.wrong_code(t.clock.now());
@@ -96,13 +99,14 @@ fn of_a_hundred_codes_at_once_ten_are_tried() {
 #[test]
 fn instances_count_together() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
         account(&t, "ana@x.example", Role::User).await;
         let other = t.instance().await;
-        let visitor = Visitor { network: "198.51.100.0/24".to_owned(), agent: None, device: None, locale: Locale::En };
+        let client =
+            ClientInfo { network: "198.51.100.0/24".to_owned(), agent: None, device: None, locale: Locale::En };
         let there = async |password: &str| {
             let form = SignIn { email: "ana@x.example".to_owned(), password: password.to_owned(), code: None };
-            match accounts::sign_in(&other, &visitor, form).await {
+            match accounts::sign_in(&other, &client, form).await {
                 Err(Error::Refused(refusal)) => Some(refusal.code),
                 Err(error) => panic!("{error}"),
                 Ok(_) => None,
@@ -121,8 +125,8 @@ fn instances_count_together() {
 #[test]
 fn strangers_cannot_lock_an_owner_out() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "3")]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "3")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         for _ in 0..3 {
             assert_eq!(login(&t, "ana@x.example", WRONG).await.status, 401);
         }
@@ -146,7 +150,7 @@ fn strangers_cannot_lock_an_owner_out() {
         for forged in
             ["", ".", "x", &device[..40], &format!("{}0", &device[..device.len() - 1]), &device.replace('.', "")]
         {
-            let somebody = Person::new(&t);
+            let somebody = Browser::new(&t);
             somebody.set_cookie("dca_device", Some(forged));
             assert_slowed(&somebody.sign_in("ana@x.example").await);
         }
@@ -157,7 +161,7 @@ fn strangers_cannot_lock_an_owner_out() {
 #[test]
 fn a_network_has_its_tries_and_a_success_gives_back_no_more_than_its_own() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[
+        t.start_with_limits(&[
             ("DCA_TRUSTED_PROXIES", "127.0.0.1"),
             ("DCA_FAILURES_PER_NETWORK", "5"),
             ("DCA_FAILURES_PER_ACCOUNT", "100"),
@@ -185,25 +189,25 @@ fn a_network_has_its_tries_and_a_success_gives_back_no_more_than_its_own() {
 #[test]
 fn whoever_asks_for_the_password_again_counts_with_the_sign_in() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let (ben, _) = entered(&t, "ben@x.example", Role::User).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let (app, _) = Authenticator::enabled(&t, &ben).await;
         t.advance(TimeDelta::seconds(30));
         // A stolen access token, in another browser; with a second factor and without, the answers are the same.
         for (owner, code) in [(&ana, "000000".to_owned()), (&ben, app.code(t.clock.now()))] {
-            let thief = Person::new(&t);
+            let thief = Browser::new(&t);
             thief.set_access(owner.access().as_deref());
             let wrong = json!({ "password": WRONG, "twoFactorCode": code });
             let change = json!({ "currentPassword": WRONG, "newPassword": "another-Ketchup-42" });
-            for got in [
+            for response in [
                 thief.post("/auth/change-password", change).await,
                 thief.post("/auth/2fa/setup", wrong.clone()).await,
                 thief.post("/auth/2fa/disable", wrong.clone()).await,
                 delete(&thief, "/me", wrong.clone()).await,
             ] {
-                assert_eq!((got.status, got.code()), (401, "INVALID_CREDENTIALS"), "{got:?}");
-                assert_eq!(got.body["detail"], "Invalid credentials");
+                assert_eq!((response.status, response.code()), (401, "INVALID_CREDENTIALS"), "{response:?}");
+                assert_eq!(response.body["detail"], "Invalid credentials");
             }
             assert_slowed(&delete(&thief, "/me", json!({ "password": PASSWORD })).await);
             assert_slowed(&thief.post("/auth/2fa/disable", json!({ "password": PASSWORD, "code": code })).await);
@@ -216,11 +220,11 @@ fn whoever_asks_for_the_password_again_counts_with_the_sign_in() {
 }
 
 /// What an answer tells: all of it, but for ids and the time.
-fn tells(got: &Got) -> (u16, Vec<(String, String)>, Value) {
+fn tells(response: &Response) -> (u16, Vec<(String, String)>, Value) {
     let skipped = ["date", "x-request-id", "x-correlation-id"];
-    let headers = got.headers.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
+    let headers = response.headers.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
-    let mut body = got.body.clone();
+    let mut body = response.body.clone();
     for id in ["user_id", "userId"] {
         if body.get(id).is_some() {
             body[id] = json!("an id");
@@ -229,14 +233,14 @@ fn tells(got: &Got) -> (u16, Vec<(String, String)>, Value) {
     if let Some(id) = body.pointer_mut("/error/correlationId") {
         *id = json!("an id");
     }
-    (got.status, headers, body)
+    (response.status, headers, body)
 }
 
 #[test]
 fn an_answer_does_not_tell_who_has_an_account() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         account(&t, "ana@x.example", Role::User).await;
         let pending = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
         assert_eq!(post(&t, "/auth/signup", pending).await.status, 201);
@@ -276,7 +280,7 @@ fn an_answer_does_not_tell_who_has_an_account() {
 fn an_address_gets_five_letters_an_hour_and_nobody_is_told() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[("DCA_LETTERS_PER_NETWORK", "8")]).await;
+        t.start_with_limits(&[("DCA_LETTERS_PER_NETWORK", "8")]).await;
         account(&t, "ana@x.example", Role::User).await;
         let ask = async || post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
         let first = tells(&ask().await);
@@ -302,7 +306,7 @@ fn an_address_gets_five_letters_an_hour_and_nobody_is_told() {
 #[test]
 fn a_hash_of_an_earlier_system_is_understood_once_and_replaced() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         account(&t, "ana@x.example", Role::User).await;
         let hash = bcrypt::hash("their old password", 4).unwrap();
         execute(t.core(), &format!("UPDATE credentials SET password_hash = '{hash}'")).await;
@@ -327,10 +331,10 @@ fn a_hash_of_an_earlier_system_is_understood_once_and_replaced() {
 fn what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
-        t.start_guarded(&[("DCA_APP_NAME", "Lighthouse")]).await;
-        let (ana, _) = entered(&t, "workshop@x.example", Role::User).await;
+        t.start_with_limits(&[("DCA_APP_NAME", "Lighthouse")]).await;
+        let (ana, _) = signed_in_as(&t, "workshop@x.example", Role::User).await;
         let token = reset_token(&t, &mail, "workshop@x.example").await;
-        let before = standing(t.core()).await;
+        let before = auth_state(t.core()).await;
         for weak in [
             "password",
             "12345678",
@@ -348,7 +352,7 @@ fn what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen() {
             &"🦄".repeat(129),
         ] {
             let sign_up = json!({ "email": "workshop@x.example", "password": weak, "name": "Somebody" });
-            for (what, got) in [
+            for (what, response) in [
                 ("sign-up", post(&t, "/auth/signup", sign_up).await),
                 ("reset", post(&t, "/auth/reset-password", json!({ "token": token, "password": weak })).await),
                 (
@@ -357,12 +361,16 @@ fn what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen() {
                         .await,
                 ),
             ] {
-                assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{what} with {weak:?}: {got:?}");
-                assert_eq!(got.body["field"], "password", "{what} with {weak:?}");
-                assert!(weak.len() < 9 || !got.text.contains(weak), "{what} repeats it: {got:?}");
+                assert_eq!(
+                    (response.status, response.code()),
+                    (400, "VALIDATION_ERROR"),
+                    "{what} with {weak:?}: {response:?}"
+                );
+                assert_eq!(response.body["field"], "password", "{what} with {weak:?}");
+                assert!(weak.len() < 9 || !response.text.contains(weak), "{what} repeats it: {response:?}");
             }
         }
-        assert_eq!(standing(t.core()).await, before);
+        assert_eq!(auth_state(t.core()).await, before);
         let strong = json!({ "token": token, "password": "another-Ketchup-42" });
         assert_eq!(post(&t, "/auth/reset-password", strong).await.status, 201, "the token is still good");
         mail.next("workshop@x.example").await;
@@ -374,8 +382,8 @@ fn what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen() {
 #[test]
 fn a_password_is_taken_to_the_letter() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let long: String = (0..128_u16).map(|n| char::from(b'!' + u8::try_from(n * 7 % 90).unwrap())).collect();
         let mut current = PASSWORD.to_owned();
         for (what, chosen, near) in [
@@ -388,16 +396,16 @@ fn a_password_is_taken_to_the_letter() {
             ("more than 72 bytes", &"plow-Ketchup-41 sundial ".repeat(4), &"plow-Ketchup-41 sundial ".repeat(3)),
         ] {
             let change = json!({ "currentPassword": current, "newPassword": chosen });
-            let got = ana.post("/auth/change-password", change).await;
-            assert_eq!(got.status, 200, "{what}: {got:?}");
+            let response = ana.post("/auth/change-password", change).await;
+            assert_eq!(response.status, 200, "{what}: {response:?}");
             assert_eq!(login(&t, "ana@x.example", chosen).await.status, 200, "{what}");
             assert_eq!(login(&t, "ana@x.example", near).await.status, 401, "{what}");
             chosen.clone_into(&mut current);
         }
         let huge = json!({ "email": "ana@x.example", "password": "x".repeat(1024 * 1024) });
         for path in ["/auth/login", "/auth/signup", "/auth/reset-password", "/api/auth/login"] {
-            let got = post(&t, path, huge.clone()).await;
-            assert_eq!((got.status, got.code()), (413, "PAYLOAD_TOO_LARGE"), "{path}: {got:?}");
+            let response = post(&t, path, huge.clone()).await;
+            assert_eq!((response.status, response.code()), (413, "PAYLOAD_TOO_LARGE"), "{path}: {response:?}");
         }
         t
     });
@@ -406,21 +414,25 @@ fn a_password_is_taken_to_the_letter() {
 #[test]
 fn what_is_no_address_is_nobodys() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_NETWORK", "1000")]).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_NETWORK", "1000")]).await;
         account(&t, "ana@x.example", Role::User).await;
         let long = format!("{}@x.example", "a".repeat(300));
         for odd in ["", " ", "ana", "ana@x.example\0", "\0", "ana@x.example'--", "%", "ana@x.exampl_", "<a@b>", &long] {
-            let got = login(&t, odd, PASSWORD).await;
-            assert_eq!((got.status, got.code()), (401, "INVALID_CREDENTIALS"), "{odd:?}: {got:?}");
+            let response = login(&t, odd, PASSWORD).await;
+            assert_eq!((response.status, response.code()), (401, "INVALID_CREDENTIALS"), "{odd:?}: {response:?}");
         }
         for odd in ["", " ", "ana", "ana@x.example\0", "\0", "ana@x@y.example", "ana@localhost", "<a@b.example>", &long]
         {
             for path in ["/auth/reset-password-request", "/auth/resend-verification"] {
-                let got = post(&t, path, json!({ "email": odd })).await;
-                assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{path} {odd:?}: {got:?}");
+                let response = post(&t, path, json!({ "email": odd })).await;
+                assert_eq!(
+                    (response.status, response.code()),
+                    (400, "VALIDATION_ERROR"),
+                    "{path} {odd:?}: {response:?}"
+                );
             }
         }
-        assert_eq!(enter(&t, "ana@x.example").await.get("/me").await.status, 200);
+        assert_eq!(sign_in_as(&t, "ana@x.example").await.get("/me").await.status, 200);
         t
     });
 }

@@ -7,11 +7,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
+    account_fixtures::{
+        Authenticator, account, auth_state, delete, events_of_kind, execute, post, sign_in_as, signed_in_as,
+    },
+    browser::{Browser, PASSWORD, Response},
     cli::binary,
-    guarded::{Authenticator, account, delete, enter, entered, execute, post, standing, told},
+    fixtures::rows,
     harness::it_unstarted,
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
 };
 
 const ROLES: [Role; 5] = [Role::User, Role::Premium, Role::Moderator, Role::Admin, Role::SuperAdmin];
@@ -20,11 +22,11 @@ fn of(role: Role) -> String {
     format!("{}@x.example", role.as_str().to_lowercase().replace('_', "-"))
 }
 
-async fn do_(person: &Person, method: &str, path: &str, body: &Value) -> Got {
-    person.ask(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path, body.clone(), &[]).await
+async fn do_(browser: &Browser, method: &str, path: &str, body: &Value) -> Response {
+    browser.ask(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path, body.clone(), &[]).await
 }
 
-/// Each operation of the administration: the least role, and what is sent. `{id}` is a person's or a session's.
+/// Each operation of the administration: the least role, and what is sent. `{id}` is a browser's or a session's.
 fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> {
     vec![
         ("get", "/admin/users", Role::Moderator, Value::Null),
@@ -49,10 +51,10 @@ fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> 
 #[test]
 fn each_role_reaches_its_operations_and_no_more() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         let target = account(&t, "target@x.example", Role::User).await;
         let table = operations(target);
-        let api = Person::new(&t).get("/openapi.json").await.body;
+        let api = Browser::new(&t).get("/openapi.json").await.body;
         let documented: BTreeSet<(String, String)> = api["paths"]
             .as_object()
             .unwrap()
@@ -64,28 +66,28 @@ fn each_role_reaches_its_operations_and_no_more() {
         let known = table.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
         assert_eq!(documented, known, "an operation of the administration without a row, or a row without one");
 
-        let mut people = vec![(None, Person::new(&t))];
+        let mut people = vec![(None, Browser::new(&t))];
         for role in ROLES {
-            people.push((Some(role), entered(&t, &of(role), role).await.0));
+            people.push((Some(role), signed_in_as(&t, &of(role), role).await.0));
         }
         for (method, path, least, body) in &table {
             let at = path.replace("{id}", &target.to_string());
-            for (role, person) in &people {
-                let before = standing(t.core()).await;
-                let got = do_(person, method, &at, body).await;
-                let what = format!("{method} {path} by {role:?}: {got:?}");
+            for (role, browser) in &people {
+                let before = auth_state(t.core()).await;
+                let response = do_(browser, method, &at, body).await;
+                let what = format!("{method} {path} by {role:?}: {response:?}");
                 match role {
-                    None => assert_eq!((got.status, got.code()), (401, "NO_TOKEN"), "{what}"),
+                    None => assert_eq!((response.status, response.code()), (401, "NO_TOKEN"), "{what}"),
                     Some(role) if role < least => {
-                        assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
+                        assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
                     }
-                    // A person's id is no session's and no delivery's.
+                    // A browser's id is no session's and no delivery's.
                     Some(_) => {
-                        assert!(matches!(got.status, 200..300) || got.code() == "NOT_FOUND", "{what}");
+                        assert!(matches!(response.status, 200..300) || response.code() == "NOT_FOUND", "{what}");
                         continue;
                     }
                 }
-                assert_eq!(standing(t.core()).await, before, "{what} changed something");
+                assert_eq!(auth_state(t.core()).await, before, "{what} changed something");
             }
         }
         t
@@ -95,22 +97,22 @@ fn each_role_reaches_its_operations_and_no_more() {
 #[test]
 fn whoever_acts_outranks_whom_they_act_on() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
+        t.start_with_limits(&[]).await;
         let (mut people, mut ids) = (Vec::new(), Vec::new());
         for role in ROLES {
-            let (person, id) = entered(&t, &of(role), role).await;
-            Authenticator::enabled(&t, &person).await;
-            let session = person.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned();
-            people.push((role, person));
+            let (browser, id) = signed_in_as(&t, &of(role), role).await;
+            Authenticator::enabled(&t, &browser).await;
+            let session = browser.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned();
+            people.push((role, browser));
             ids.push((role, id, session));
         }
         let (peer, peer_session) = {
-            let (person, id) = entered(&t, "peer@x.example", Role::SuperAdmin).await;
-            (id, person.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned())
+            let (browser, id) = signed_in_as(&t, "peer@x.example", Role::SuperAdmin).await;
+            (id, browser.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned())
         };
         ids.push((Role::SuperAdmin, peer, peer_session));
-        let before = standing(t.core()).await;
-        for (actor, person) in people.iter().filter(|(role, _)| *role >= Role::Admin) {
+        let before = auth_state(t.core()).await;
+        for (actor, browser) in people.iter().filter(|(role, _)| *role >= Role::Admin) {
             for (role, id, session) in ids.iter().filter(|(role, ..)| role >= actor) {
                 for (method, path, body) in [
                     ("patch", format!("/admin/users/{id}"), json!({ "status": "BANNED" })),
@@ -123,9 +125,9 @@ fn whoever_acts_outranks_whom_they_act_on() {
                     ("post", "/admin/roles/assign".to_owned(), json!({ "userId": id.0, "role": "USER" })),
                     ("post", "/admin/roles/revoke".to_owned(), json!({ "userId": id.0, "role": role })),
                 ] {
-                    let got = do_(person, method, &path, &body).await;
-                    let what = format!("{method} {path} by {actor} on {role}: {got:?}");
-                    assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
+                    let response = do_(browser, method, &path, &body).await;
+                    let what = format!("{method} {path} by {actor} on {role}: {response:?}");
+                    assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
                 }
             }
         }
@@ -134,10 +136,10 @@ fn whoever_acts_outranks_whom_they_act_on() {
         let give = json!({ "userId": ids[0].1.0, "role": "SUPER_ADMIN" });
         assert_eq!(root.post("/admin/roles/assign", give).await.code(), "INSUFFICIENT_ROLE");
         for odd in ["ROOT", "", "admin", "ADMIN\0", "GUILD_MANAGER"] {
-            let got = root.post("/admin/roles/assign", json!({ "userId": ids[0].1.0, "role": odd })).await;
-            assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{odd:?}: {got:?}");
+            let response = root.post("/admin/roles/assign", json!({ "userId": ids[0].1.0, "role": odd })).await;
+            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{odd:?}: {response:?}");
         }
-        assert_eq!(standing(t.core()).await, before);
+        assert_eq!(auth_state(t.core()).await, before);
 
         // What is below, one can act on; who lost a role loses what it allowed, at once.
         let admin = json!({ "userId": ids[0].1.0, "role": "ADMIN" });
@@ -154,16 +156,16 @@ fn whoever_acts_outranks_whom_they_act_on() {
 #[test]
 fn nobody_makes_themselves_more_than_they_are() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let (_, root) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (_, root) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let more = json!({
             "name": "Ana Lima", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"], "status": "BANNED", "id": root.0,
             "id_user": root.0, "email": "root@x.example", "email_verified": true, "deletion_at": null, "userId": root.0,
         });
-        let got = ana.ask(Method::PATCH, "/me", more.clone(), &[]).await;
-        assert_eq!((got.status, &got.body["name"]), (200, &json!("Ana Lima")));
-        assert_eq!((&got.body["role"], &got.body["email"]), (&json!("USER"), &json!("ana@x.example")));
+        let response = ana.ask(Method::PATCH, "/me", more.clone(), &[]).await;
+        assert_eq!((response.status, &response.body["name"]), (200, &json!("Ana Lima")));
+        assert_eq!((&response.body["role"], &response.body["email"]), (&json!("USER"), &json!("ana@x.example")));
         let mut signed_up = more;
         signed_up["email"] = json!("new@x.example");
         signed_up["password"] = json!(PASSWORD);
@@ -171,8 +173,8 @@ fn nobody_makes_themselves_more_than_they_are() {
         let sql = "SELECT status, role FROM users WHERE folded_email = 'new@x.example'";
         let made = rows(t.core().db.writer(), sql).await;
         assert_eq!(made, [json!({ "status": "PENDING", "role": "USER" })]);
-        // Another person's session is none of mine, and nobody learns that it is there.
-        let theirs = enter(&t, "root@x.example").await.get("/auth/sessions").await.body[0]["id"].clone();
+        // Another browser's session is none of mine, and nobody learns that it is there.
+        let theirs = sign_in_as(&t, "root@x.example").await.get("/auth/sessions").await.body[0]["id"].clone();
         let foreign = delete(&ana, &format!("/auth/sessions/{}", theirs.as_str().unwrap()), Value::Null).await;
         let unknown = delete(&ana, "/auth/sessions/01900000-0000-7000-8000-000000000000", Value::Null).await;
         assert_eq!((foreign.status, foreign.body), (404, unknown.body));
@@ -188,15 +190,15 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
         for (name, product) in [("Makers", "Tools"), ("Rivals", "Bricks")] {
             let guild = t.discord.guild(name);
             let (gold, member) = (guild.role("Gold"), guild.join("member"));
-            t.heard(&guild).await;
-            t.sell(&guild, product, gold, 24).await;
+            t.synced(&guild).await;
+            t.map_role(&guild, product, gold, 24).await;
             member.grant(gold);
             t.discord.next_dm(&member).await;
             sold.push((guild.id().to_string(), member.user_id().to_string()));
         }
         let [(guild, member), (rival, _)] = [sold[0].clone(), sold[1].clone()];
-        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         account(&t, "ben@x.example", Role::User).await;
         let (here, there) = (format!("/admin/users?guildId={guild}"), format!("/admin/users?guildId={rival}"));
         let manage = json!({ "userId": id.0, "role": "GUILD_MANAGER", "guildId": guild });
@@ -218,17 +220,21 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
             ("get", "/admin/outbox".to_owned()),
             ("get", "/admin/roles".to_owned()),
         ] {
-            let got = do_(&ana, method, &path, &Value::Null).await;
-            assert_eq!((got.status, got.code()), (403, "INSUFFICIENT_ROLE"), "{method} {path}: {got:?}");
+            let response = do_(&ana, method, &path, &Value::Null).await;
+            assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{method} {path}: {response:?}");
         }
         assert_eq!(root.get("/admin/users?guildId=902").await.status, 404);
         for odd in ["x", "", "99999999999999999999999", "900%00", "900 OR 1=1"] {
-            let got = root.get(&format!("/admin/users?guildId={odd}")).await;
-            assert!(matches!(got.status, 400 | 422), "{odd}: {got:?}");
+            let response = root.get(&format!("/admin/users?guildId={odd}")).await;
+            assert!(matches!(response.status, 400 | 422), "{odd}: {response:?}");
         }
         assert_eq!(root.post("/admin/roles/revoke", manage).await.status, 200);
         assert_eq!(ana.get(&here).await.status, 403);
-        assert_eq!(told(t.core(), "user.access_changed").await.len(), 5, "three made by the test, two changes");
+        assert_eq!(
+            events_of_kind(t.core(), "user.access_changed").await.len(),
+            5,
+            "three made by the test, two changes"
+        );
         t
     });
 }
@@ -236,9 +242,9 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
 #[test]
 fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (root, root_id) = entered(&t, "root@x.example", Role::SuperAdmin).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (root, root_id) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = ana.cookie("rt").unwrap();
         let path = |what: &str| format!("/admin/users/{id}/{what}");
         let long = json!({ "reason": "x".repeat(301) });
@@ -246,8 +252,8 @@ fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
         let banned = root.post(&path("ban"), json!({ "reason": "spam" })).await;
         assert_eq!((banned.status, &banned.body["status"]), (200, &json!("BANNED")), "{banned:?}");
         assert_eq!(ana.get("/me").await.code(), "ACCOUNT_BANNED");
-        let got = post(&t, "/auth/refresh", json!({ "refreshToken": token })).await;
-        assert_eq!((got.status, got.code()), (401, "INVALID_SESSION"));
+        let response = post(&t, "/auth/refresh", json!({ "refreshToken": token })).await;
+        assert_eq!((response.status, response.code()), (401, "INVALID_SESSION"));
         let login = async |password: &str| {
             post(&t, "/auth/login", json!({ "email": "ana@x.example", "password": password })).await
         };
@@ -260,14 +266,14 @@ fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
         assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "what ended stays ended");
         assert_eq!(login(PASSWORD).await.status, 200);
         let suspend = json!({ "status": "SUSPENDED", "role": "ADMIN" });
-        let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), suspend, &[]).await;
-        assert_eq!((&got.body["status"], &got.body["role"]), (&json!("SUSPENDED"), &json!("USER")));
+        let response = root.ask(Method::PATCH, &format!("/admin/users/{id}"), suspend, &[]).await;
+        assert_eq!((&response.body["status"], &response.body["role"]), (&json!("SUSPENDED"), &json!("USER")));
         assert_eq!(login(PASSWORD).await.code(), "ACCOUNT_SUSPENDED");
         for odd in [json!("PENDING"), json!("GONE"), json!("active"), json!(1), Value::Null] {
-            let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), json!({ "status": odd }), &[]).await;
-            assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{odd}: {got:?}");
+            let response = root.ask(Method::PATCH, &format!("/admin/users/{id}"), json!({ "status": odd }), &[]).await;
+            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{odd}: {response:?}");
         }
-        let changes = told(t.core(), "user.status_changed").await;
+        let changes = events_of_kind(t.core(), "user.status_changed").await;
         assert_eq!(changes.len(), 3, "{changes:?}");
         assert!(changes.iter().all(|change| change["actor"] == format!("user:{root_id}")), "{changes:?}");
         t
@@ -277,17 +283,17 @@ fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
 #[test]
 fn letting_somebody_in_does_not_prove_their_address() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[]).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
         let id = post(&t, "/auth/signup", form).await.body["user_id"].as_str().unwrap().to_owned();
         assert_eq!(root.post(&format!("/admin/users/{id}/ban"), Value::Null).await.body["status"], "BANNED");
         assert_eq!(root.post(&format!("/admin/users/{id}/unban"), Value::Null).await.body["status"], "PENDING");
         let active = json!({ "status": "ACTIVE" });
-        let got = root.ask(Method::PATCH, &format!("/admin/users/{id}"), active, &[]).await;
-        assert_eq!(got.body["status"], "PENDING", "{got:?}");
-        let got = post(&t, "/auth/login", json!({ "email": "new@x.example", "password": PASSWORD })).await;
-        assert_eq!((got.status, got.code()), (403, "EMAIL_NOT_VERIFIED"));
+        let response = root.ask(Method::PATCH, &format!("/admin/users/{id}"), active, &[]).await;
+        assert_eq!(response.body["status"], "PENDING", "{response:?}");
+        let response = post(&t, "/auth/login", json!({ "email": "new@x.example", "password": PASSWORD })).await;
+        assert_eq!((response.status, response.code()), (403, "EMAIL_NOT_VERIFIED"));
         t
     });
 }
@@ -295,8 +301,8 @@ fn letting_somebody_in_does_not_prove_their_address() {
 #[test]
 fn a_list_has_its_edges_and_a_search_is_text() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (root, _) = entered(&t, "root@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[]).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         for (email, name) in
             [("a_b@x.example", "50% off"), ("acb@x.example", r"back\slash"), ("o'neil@x.example", "O'Neil \"Zed\"")]
         {
@@ -312,9 +318,9 @@ fn a_list_has_its_edges_and_a_search_is_text() {
             .await;
         }
         let found = async |query: &str| {
-            let got = root.get(&format!("/admin/users?{query}")).await;
-            assert_eq!(got.status, 200, "{query}: {got:?}");
-            got.body["pagination"]["total"].as_u64().unwrap()
+            let response = root.get(&format!("/admin/users?{query}")).await;
+            assert_eq!(response.status, 200, "{query}: {response:?}");
+            response.body["pagination"]["total"].as_u64().unwrap()
         };
         for (search, count) in [
             ("x.example", 4),
@@ -348,9 +354,9 @@ fn a_list_has_its_edges_and_a_search_is_text() {
             "status=",
             "page=1&page=2",
         ] {
-            let got = root.get(&format!("/admin/users?{query}")).await;
-            assert!(matches!(got.status, 400), "{query}: {got:?}");
-            assert!(!got.code().is_empty());
+            let response = root.get(&format!("/admin/users?{query}")).await;
+            assert!(matches!(response.status, 400), "{query}: {response:?}");
+            assert!(!response.code().is_empty());
         }
         let page = root.get("/admin/users?page=2&limit=3").await.body;
         let shown = page["users"].as_array().unwrap().len();
@@ -360,8 +366,8 @@ fn a_list_has_its_edges_and_a_search_is_text() {
         );
         assert_eq!(root.get("/admin/users?page=1000000&limit=100").await.body["users"], json!([]));
         for id in ["x", "1", "01900000-0000-7000-8000-000000000000", "%00", "..%2f.."] {
-            let got = root.get(&format!("/admin/users/{id}")).await;
-            assert_eq!((got.status, got.code()), (404, "NOT_FOUND"), "{id}: {got:?}");
+            let response = root.get(&format!("/admin/users/{id}")).await;
+            assert_eq!((response.status, response.code()), (404, "NOT_FOUND"), "{id}: {response:?}");
         }
         t
     });
@@ -399,12 +405,12 @@ fn the_first_admin_is_made_at_the_command_line() {
         assert_eq!(code, 0, "{err}");
         let made = out.lines().find_map(|line| line.strip_prefix("password, shown this once: ")).unwrap();
         assert!(made.len() >= 24 && !err.contains(made), "{out}");
-        t.start_guarded(&[]).await;
-        let ana = enter(&t, "ana@x.example").await;
+        t.start_with_limits(&[]).await;
+        let ana = sign_in_as(&t, "ana@x.example").await;
         assert_eq!(ana.get("/admin/users").await.status, 200);
         let ben = post(&t, "/auth/login", json!({ "email": "ben@x.example", "password": made })).await;
         assert_eq!((ben.status, &ben.body["user"]["role"]), (200, &json!("SUPER_ADMIN")));
-        let made = told(t.core(), "user.access_changed").await;
+        let made = events_of_kind(t.core(), "user.access_changed").await;
         assert!(made.len() == 2 && made.iter().all(|event| event["actor"] == "operator"), "{made:?}");
         t
     });

@@ -9,20 +9,20 @@ use std::{
     time::Duration,
 };
 
-use super::{Basis, Level, Observation, Stamp, observe, roles, store};
+use super::{Level, Observation, SourceKind, Stamp, observe, roles, store};
 use crate::{
     Core, Result, Scope, Snowflake,
     events::Actor,
     guilds::{self, Guild},
     ids::MappingId,
     mappings::{self, Announce, Mapping},
-    outbox::{self, Delivery, Pace},
+    outbox::{self, Delivery, Notify},
     tx::Tx,
     workers::Lease,
 };
 
 /// A pass over one guild, fed page by page.
-pub struct Sweep {
+pub struct GuildReconciliation {
     guild: Guild,
     scope: Scope,
     mappings: Vec<Mapping>,
@@ -43,9 +43,9 @@ pub struct Summary {
     /// Members whose loss was observed.
     pub lost: usize,
     /// Holders who were not in the list, to be asked about.
-    pub doubted: usize,
+    pub rechecked: usize,
     /// Losses held by the brake.
-    pub held: usize,
+    pub blocked: usize,
 }
 
 impl Summary {
@@ -55,16 +55,16 @@ impl Summary {
         Self {
             gained: self.gained + other.gained,
             lost: self.lost + other.lost,
-            doubted: self.doubted + other.doubted,
-            held: self.held + other.held,
+            rechecked: self.rechecked + other.rechecked,
+            blocked: self.blocked + other.blocked,
         }
     }
 }
 
 /// The second look at a holder who was missing from a complete list.
-const SECOND_LOOK: Duration = Duration::from_mins(1);
+const RECHECK_DELAY: Duration = Duration::from_mins(1);
 
-impl Sweep {
+impl GuildReconciliation {
     /// Begins a pass; `None` when the guild maps nothing. `gap` paces the keys born of it.
     ///
     /// # Errors
@@ -81,10 +81,10 @@ impl Sweep {
         let verifiable = mappings.iter().filter(|m| m.role_deleted_at.is_none()).map(|m| m.id).collect::<Vec<_>>();
         let holders = store::holders(core, &verifiable).await?;
         let unseen = holders.keys().copied().collect();
-        let sweep =
+        let reconcile =
             Self { guild, scope, mappings, holders, unseen, losses: Vec::new(), gained: Vec::new(), stamp, fence, gap };
-        sweep.end_removed(core, &removed).await?;
-        Ok(Some(sweep))
+        reconcile.end_removed(core, &removed).await?;
+        Ok(Some(reconcile))
     }
 
     /// The roles there are: a mapped one that no longer exists was deleted while nobody looked. Told
@@ -101,7 +101,7 @@ impl Sweep {
         self.holders.retain(|_, held| held.iter().any(|mapping| standing.contains(mapping)));
         self.unseen.retain(|member| self.holders.contains_key(member));
         for loss in &mut self.losses {
-            loss.seen.retain(|source| matches!(source.basis, Basis::Role(id, ..) if standing.contains(&id)));
+            loss.seen.retain(|source| matches!(source.kind, SourceKind::Role(id, ..) if standing.contains(&id)));
         }
         self.losses.retain(|loss| !loss.seen.is_empty());
         Ok(())
@@ -119,10 +119,11 @@ impl Sweep {
     pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<()> {
         self.unseen.remove(&member);
         let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
-        let seen = roles::seen(&self.mappings, Some(roles), |mapping| self.pace(mapping));
-        let was = |source: &super::Seen| matches!(source.basis, Basis::Role(id, ..) if held.contains(&id));
-        let gained = seen.iter().any(|source| source.level == Level::Held && !was(source));
-        let lost = seen.iter().any(|source| source.level == Level::Gone && was(source));
+        let seen = roles::seen(&self.mappings, Some(roles), |mapping| self.notify(mapping));
+        let was =
+            |source: &super::ObservedSource| matches!(source.kind, SourceKind::Role(id, ..) if held.contains(&id));
+        let gained = seen.iter().any(|source| source.level == Level::Present && !was(source));
+        let lost = seen.iter().any(|source| source.level == Level::Absent && was(source));
         let observation = self.observation(member, seen);
         if lost {
             self.losses.push(observation);
@@ -142,26 +143,26 @@ impl Sweep {
         mappings::applied(core, &self.mappings).await?;
         let ending = self.losses.len() + self.unseen.len();
         let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
-        if ending > brake(self.holders.len()) && !confirmed {
-            guilds::hold(core, &self.guild, ending, self.holders.len()).await?;
-            return Ok(Summary { gained: self.gained.len(), held: ending, ..Summary::default() });
+        if ending > breaker_limit(self.holders.len()) && !confirmed {
+            guilds::open_breaker(core, &self.guild, ending, self.holders.len()).await?;
+            return Ok(Summary { gained: self.gained.len(), blocked: ending, ..Summary::default() });
         }
         for loss in &self.losses {
             observe(core, loss).await?;
         }
         let crossed = self.gained.iter().filter(|member| is_newer(**member));
         for &member in self.unseen.iter().chain(crossed) {
-            self.doubt(core, member).await?;
+            self.recheck(core, member).await?;
         }
-        guilds::unhold(core, &self.guild).await?;
-        Ok(Summary { gained: self.gained.len(), lost: self.losses.len(), doubted: self.unseen.len(), held: 0 })
+        guilds::close_breaker(core, &self.guild).await?;
+        Ok(Summary { gained: self.gained.len(), lost: self.losses.len(), rechecked: self.unseen.len(), blocked: 0 })
     }
 
-    async fn doubt(&self, core: &Core, member: Snowflake) -> Result<()> {
+    async fn recheck(&self, core: &Core, member: Snowflake) -> Result<()> {
         let mut tx = Tx::begin(core).await?;
-        let delivery = Delivery::Refetch { guild: self.guild.id, user: member };
+        let delivery = Delivery::RecheckMember { guild: self.guild.id, user: member };
         let key = format!("refetch:{}:{member}:{}", self.guild.id, self.stamp.0);
-        let at = tx.now() + SECOND_LOOK;
+        let at = tx.now() + RECHECK_DELAY;
         outbox::send_at(&mut tx, &delivery, key, at).await?;
         tx.commit().await
     }
@@ -171,25 +172,25 @@ impl Sweep {
         let ids: Vec<_> = removed.iter().map(|mapping| mapping.id).collect();
         for (member, held) in store::holders(core, &ids).await? {
             let of_member: Vec<_> = removed.iter().filter(|mapping| held.contains(&mapping.id)).cloned().collect();
-            let gone = roles::seen(&of_member, None, |_| Pace::Quiet);
+            let gone = roles::seen(&of_member, None, |_| Notify::Silent);
             observe(core, &self.observation(member, gone)).await?;
         }
         Ok(())
     }
 
-    fn observation(&self, member: Snowflake, seen: Vec<super::Seen>) -> Observation {
+    fn observation(&self, member: Snowflake, seen: Vec<super::ObservedSource>) -> Observation {
         let (scope, stamp, fence) = (self.scope.clone(), self.stamp, self.fence.clone());
         Observation { scope, member, actor: Actor::System, stamp, fence, seen }
     }
 
     /// A new mapping tells the members it finds only if its admin said so.
-    fn pace(&self, mapping: &Mapping) -> Pace {
+    fn notify(&self, mapping: &Mapping) -> Notify {
         let quiet = mapping.applied_at.is_none() && mapping.announce != Announce::ByDm.as_str();
-        if quiet { Pace::Quiet } else { Pace::Bulk(self.gap) }
+        if quiet { Notify::Silent } else { Notify::Staggered(self.gap) }
     }
 }
 
 /// The most losses a pass may bring without being asked about: 10, or a fifth of the holders.
-fn brake(holders: usize) -> usize {
+fn breaker_limit(holders: usize) -> usize {
     (holders / 5).max(10)
 }

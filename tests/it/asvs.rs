@@ -14,10 +14,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    guarded::{entered, post, standing},
+    account_fixtures::{auth_state, post, signed_in_as},
+    browser::{Browser, PASSWORD},
+    fixtures::{Answer, Request, log_head},
     harness::it_unstarted,
-    stage::{Answer, Request, log_head},
-    visitor::{PASSWORD, Person},
 };
 
 /// Every line there is.
@@ -43,53 +43,53 @@ const LINES: &str = "
 const PROVED: &[(&str, &str)] = &[
     ("1.2.1", "pages::nothing_that_comes_from_outside_becomes_markup"),
     ("1.2.1", "src/outbound/tests::the_page_of_a_letter_has_a_button_and_escapes_everything"),
-    ("1.2.4 1.3.11", "people::a_list_has_its_edges_and_a_search_is_text"),
+    ("1.2.4 1.3.11", "administration::a_list_has_its_edges_and_a_search_is_text"),
     ("1.3.11", "src/outbound/tests::a_name_makes_neither_a_header_nor_a_paragraph_nor_markup"),
-    ("2.2.1 PD-7", "checklist::an_odd_text_is_refused_for_what_it_says_or_does_no_harm"),
-    ("2.2.1 2.2.2 15.3.7 PD-1 PD-4 PD-7 5.2.1", "checklist::bad_input_is_refused_by_every_account_route"),
+    ("2.2.1 PD-7", "asvs::an_odd_text_is_refused_for_what_it_says_or_does_no_harm"),
+    ("2.2.1 2.2.2 15.3.7 PD-1 PD-4 PD-7 5.2.1", "asvs::bad_input_is_refused_by_every_account_route"),
     ("2.3.3", "sign_in::an_account_and_its_event_are_one"),
-    ("2.4.1 6.1.1 6.3.1 T-01", "guesses::of_two_hundred_guesses_at_once_ten_are_tried"),
-    ("2.4.1", "guesses::an_address_gets_five_letters_an_hour_and_nobody_is_told"),
+    ("2.4.1 6.1.1 6.3.1 T-01", "brute_force::of_two_hundred_guesses_at_once_ten_are_tried"),
+    ("2.4.1", "brute_force::an_address_gets_five_letters_an_hour_and_nobody_is_told"),
     ("6.1.1 7.1.1 7.1.2 7.1.3", "src/config/tests::env_example_is_the_reference"),
-    ("6.1.1", "guesses::strangers_cannot_lock_an_owner_out"),
-    ("6.3.1", "guesses::a_network_has_its_tries_and_a_success_gives_back_no_more_than_its_own"),
-    ("6.3.1", "guesses::instances_count_together"),
+    ("6.1.1", "brute_force::strangers_cannot_lock_an_owner_out"),
+    ("6.3.1", "brute_force::a_network_has_its_tries_and_a_success_gives_back_no_more_than_its_own"),
+    ("6.3.1", "brute_force::instances_count_together"),
     (
         "3.3.1 3.3.2 3.3.3 3.3.4 CK-1 CK-2",
         "src/http/cookies::the_refresh_cookie_follows_the_scheme_and_what_is_configured",
     ),
     ("CK-4 CK-5", "accounts::the_refresh_cookie_is_cleared_as_it_was_set"),
-    ("CK-3 CK-4 CK-7 14.3.1", "checklist::cookies_are_small_end_and_come_with_a_sign_in_alone"),
+    ("CK-3 CK-4 CK-7 14.3.1", "asvs::cookies_are_small_end_and_come_with_a_sign_in_alone"),
     ("CK-6", "tokens::a_cookie_that_came_twice_is_no_cookie"),
     ("3.4.1", "aliases::every_answer_says_https_only_where_that_is_how_we_are_reached"),
     ("3.4.2", "aliases::pages_of_the_listed_origins_may_read_answers_and_no_others"),
     ("3.2.1 3.4.3 3.4.4 3.4.5 3.4.6 OA-14", "ops::every_answer_carries_the_safe_headers"),
     ("3.5.1 3.5.2", "aliases::a_cookie_counts_only_with_a_page_that_may_send_it"),
-    ("3.5.2", "checklist::bad_input_is_refused_by_every_account_route"),
-    ("3.5.3", "checklist::whoever_only_reads_changes_nothing"),
+    ("3.5.2", "asvs::bad_input_is_refused_by_every_account_route"),
+    ("3.5.3", "asvs::whoever_only_reads_changes_nothing"),
     ("3.5.3", "pages::opening_a_link_changes_nothing_and_its_form_proves_the_address"),
-    ("4.1.1 PD-6 13.4.4 13.4.2 16.5.1", "checklist::an_answer_says_what_it_is"),
+    ("4.1.1 PD-6 13.4.4 13.4.2 16.5.1", "asvs::an_answer_says_what_it_is"),
     ("4.1.3 15.3.4", "src/http/extract::only_trusted_proxies_are_believed"),
     ("4.1.3 15.3.4", "validate::forwarded_addresses_of_a_stranger_are_not_believed"),
-    ("6.2.1 6.2.4 6.2.11", "guesses::what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen"),
+    ("6.2.1 6.2.4 6.2.11", "brute_force::what_a_guesser_tries_first_is_refused_wherever_a_password_is_chosen"),
     ("6.2.4 6.2.11", "core/src/crypto/password::what_a_guesser_tries_first_is_no_password"),
-    ("6.2.2 6.2.3 6.2.5 6.2.8 6.2.9", "guesses::a_password_is_taken_to_the_letter"),
-    ("6.2.3 7.5.1 T-06", "guesses::whoever_asks_for_the_password_again_counts_with_the_sign_in"),
+    ("6.2.2 6.2.3 6.2.5 6.2.8 6.2.9", "brute_force::a_password_is_taken_to_the_letter"),
+    ("6.2.3 7.5.1 T-06", "brute_force::whoever_asks_for_the_password_again_counts_with_the_sign_in"),
     ("6.2.10", "tokens::a_session_ends_when_it_rests_too_long_and_after_ninety_days"),
-    ("6.3.2", "people::the_first_admin_is_made_at_the_command_line"),
+    ("6.3.2", "administration::the_first_admin_is_made_at_the_command_line"),
     ("6.3.3", "second_factor::an_admin_who_needs_one_acts_on_nobody_without_it"),
     ("6.3.4 6.4.3 T-08", "second_factor::a_new_password_and_another_way_in_do_not_go_around_it"),
     ("6.3.4", "sign_in::a_provider_does_not_stand_for_the_second_factor"),
     ("6.4.1", "tokens::a_one_time_token_ends_with_its_time"),
     ("6.4.1 T-07", "accounts::a_token_does_what_its_letter_says_and_lets_no_suspended_person_in"),
-    ("6.4.2", "guesses::an_answer_does_not_tell_who_has_an_account"),
+    ("6.4.2", "brute_force::an_answer_does_not_tell_who_has_an_account"),
     ("6.5.1", "second_factor::of_many_at_once_one_uses_a_code"),
     ("6.5.1 6.5.5 T-09", "second_factor::a_wrong_code_is_refused_and_a_right_one_works_once"),
     ("6.5.2 6.5.4", "second_factor::neither_secret_nor_recovery_code_rests_readable"),
     ("6.5.1", "second_factor::a_recovery_code_works_once_however_it_is_typed"),
-    ("6.5.3", "house::time_and_randomness_have_one_source_each"),
+    ("6.5.3", "architecture::time_and_randomness_have_one_source_each"),
     ("6.6.2 OA-7 OA-3 10.1.2 10.2.1 10.5.1", "sign_in::a_return_that_does_not_fit_its_beginning_signs_nobody_in"),
-    ("6.6.3 T-01", "guesses::of_a_hundred_codes_at_once_ten_are_tried"),
+    ("6.6.3 T-01", "brute_force::of_a_hundred_codes_at_once_ten_are_tried"),
     ("6.8.1 10.5.2 T-04", "sign_in::an_address_links_nothing"),
     ("T-04", "sign_in::an_address_that_a_provider_proved_ends_claims_and_one_it_did_not_ends_none"),
     ("T-04", "accounts::the_first_proof_of_an_address_ends_what_others_claimed"),
@@ -105,17 +105,17 @@ const PROVED: &[(&str, &str)] = &[
     ("7.3.2", "tokens::a_session_ends_when_it_rests_too_long_and_after_ninety_days"),
     ("7.4.1", "tokens::one_proof_of_a_session_is_enough_to_end_it"),
     ("7.4.2", "tokens::nobody_who_is_kept_out_refreshes"),
-    ("7.4.2 7.4.5 16.3.1", "people::a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password"),
+    ("7.4.2 7.4.5 16.3.1", "administration::a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password"),
     ("7.4.2", "erasure::a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in"),
     ("7.4.3", "second_factor::setting_it_up_ends_every_other_session"),
     ("6.4.4 7.5.1", "second_factor::taking_it_away_needs_password_and_code"),
     ("7.5.2", "accounts::logout_all_ends_the_sessions_of_who_asks_and_of_nobody_else"),
     ("7.6.1 7.6.2", "sign_in::who_may_not_enter_does_not_enter_through_a_provider"),
-    ("8.2.1 8.3.1", "people::each_role_reaches_its_operations_and_no_more"),
-    ("8.2.1", "people::whoever_acts_outranks_whom_they_act_on"),
-    ("8.2.2 8.2.3 15.3.1 15.3.3", "people::nobody_makes_themselves_more_than_they_are"),
+    ("8.2.1 8.3.1", "administration::each_role_reaches_its_operations_and_no_more"),
+    ("8.2.1", "administration::whoever_acts_outranks_whom_they_act_on"),
+    ("8.2.2 8.2.3 15.3.1 15.3.3", "administration::nobody_makes_themselves_more_than_they_are"),
     ("15.3.3", "accounts::only_documented_fields_of_a_body_count"),
-    ("8.4.1", "people::a_guilds_manager_sees_who_holds_something_there_and_nothing_else"),
+    ("8.4.1", "administration::a_guilds_manager_sees_who_holds_something_there_and_nothing_else"),
     (
         "10.1.1 14.2.1 OA-11 OA-9",
         "sign_in::the_frontend_gets_the_browser_back_with_a_cookie_and_no_token_in_the_address",
@@ -126,23 +126,23 @@ const PROVED: &[(&str, &str)] = &[
     ("OA-13 11.3.2", "sign_in::what_a_provider_gave_rests_sealed"),
     ("11.3.1 11.3.2 11.3.3", "core/src/crypto/seal::a_ciphertext_opens_only_where_it_was_sealed"),
     ("11.1.1 11.1.2", "tokens::each_kind_of_token_opens_its_own_door_and_no_other"),
-    ("11.2.2", "guesses::a_hash_of_an_earlier_system_is_understood_once_and_replaced"),
+    ("11.2.2", "brute_force::a_hash_of_an_earlier_system_is_understood_once_and_replaced"),
     ("11.4.1 11.4.2", "core/src/crypto/password::a_hash_is_compared_whoever_made_it_and_within_bounds"),
     ("13.3.1", "src/config/tests::secrets_stay_out_of_debug_and_come_from_files"),
     ("14.3.2", "ops::every_answer_carries_the_safe_headers"),
     ("16.2.5", "tokens::nothing_that_opens_a_door_rests_in_the_database_or_the_log"),
-    ("16.2.1 16.2.2 PD-3 16.4.1", "checklist::an_answer_is_found_in_the_log_and_writes_no_line_of_its_own"),
+    ("16.2.1 16.2.2 PD-3 16.4.1", "asvs::an_answer_is_found_in_the_log_and_writes_no_line_of_its_own"),
     ("16.3.1", "erasure::an_export_holds_everything_but_secrets"),
     ("16.5.3", "ops::probes_tell_what_is_away_and_the_rest_keeps_answering"),
     ("PD-2", "validate::a_bad_request_is_refused_clearly_and_leaves_no_trace"),
-    ("PD-5", "checklist::an_address_asks_so_often_and_then_waits"),
+    ("PD-5", "asvs::an_address_asks_so_often_and_then_waits"),
     ("T-02", "pages::a_mailed_link_leads_where_the_settings_say"),
     ("T-10", "src/config/tests::a_secret_everybody_knows_is_refused"),
 ];
 
 /// Lines that nothing here proves, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
-    ("1.3.6 15.3.2", "no address that a person gives is ever called"),
+    ("1.3.6 15.3.2", "no address that a browser gives is ever called"),
     ("1.3.7", "templates of letters are compiled in; nobody edits them"),
     ("1.5.2", "unknown members are ignored: clients of the earlier systems send more than is documented"),
     ("2.3.1 2.3.4", "licenses and devices; not of accounts"),
@@ -282,10 +282,10 @@ fn spoiled(good: &Value) -> Vec<(String, &'static str, Vec<u8>, u16)> {
 #[test]
 fn bad_input_is_refused_by_every_account_route() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_NETWORK", "60000"), ("DCA_LETTERS_PER_NETWORK", "60000")]).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_NETWORK", "60000"), ("DCA_LETTERS_PER_NETWORK", "60000")]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::SuperAdmin).await;
         // Every route that takes a body is in the table.
-        let api = Person::new(&t).get("/openapi.json").await.body;
+        let api = Browser::new(&t).get("/openapi.json").await.body;
         let known: BTreeSet<(String, String)> = bodies()
             .iter()
             .map(|(method, path, _)| (method.to_lowercase(), path.replace("/google", "/{provider}")))
@@ -298,7 +298,7 @@ fn bad_input_is_refused_by_every_account_route() {
             }
         }
         let bearer = format!("Bearer {}", ana.access().unwrap());
-        let (head, before) = (log_head(t.core()).await, standing(t.core()).await);
+        let (head, before) = (log_head(t.core()).await, auth_state(t.core()).await);
         let ask_all = async |method: &str, path: &str, good: &Value| {
             let at = path.replace("{id}", &id.to_string());
             let request = Request::new(&format!("{method} {at}")).with("Authorization", &bearer);
@@ -313,7 +313,7 @@ fn bad_input_is_refused_by_every_account_route() {
         // Whoever wants to leave leaves, whatever their program sends.
         let routes: Vec<_> = bodies().into_iter().filter(|(_, path, _)| *path != "/auth/logout").collect();
         join_all(routes.iter().map(|(method, path, good)| ask_all(method, path, good))).await;
-        assert_eq!((log_head(t.core()).await, standing(t.core()).await), (head, before), "something was written");
+        assert_eq!((log_head(t.core()).await, auth_state(t.core()).await), (head, before), "something was written");
 
         t
     });
@@ -322,8 +322,8 @@ fn bad_input_is_refused_by_every_account_route() {
 #[test]
 fn an_odd_text_is_refused_for_what_it_says_or_does_no_harm() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_FAILURES_PER_NETWORK", "60000"), ("DCA_LETTERS_PER_NETWORK", "60000")]).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_NETWORK", "60000"), ("DCA_LETTERS_PER_NETWORK", "60000")]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::SuperAdmin).await;
         for (method, path, good) in bodies() {
             if path == "/me" || path.starts_with("/api/") || path.ends_with("/revoke") || path.ends_with("/ban") {
                 continue;
@@ -335,13 +335,13 @@ fn an_odd_text_is_refused_for_what_it_says_or_does_no_harm() {
                     body[name] = json!(odd);
                     let at = path.replace("{id}", &id.to_string());
                     let method = Method::from_bytes(method.as_bytes()).unwrap();
-                    let got = ana.ask(method.clone(), &at, body, &[]).await;
+                    let response = ana.ask(method.clone(), &at, body, &[]).await;
                     // Everybody may sign up, sign out and ask for a letter, with odd words too.
                     let free = ["/auth/signup", "/api/auth/register", "/auth/logout", "/auth/reset-password-request"];
-                    let accepted = matches!(got.status, 200 | 201) && free.contains(&path);
-                    let refused = matches!(got.status, 400..500) && !got.code().is_empty();
-                    assert!(refused || accepted, "{method} {path}, {name} is {odd:?}: {got:?}");
-                    if path == "/auth/logout" || got.status == 401 && ana.get("/me").await.status == 401 {
+                    let accepted = matches!(response.status, 200 | 201) && free.contains(&path);
+                    let refused = matches!(response.status, 400..500) && !response.code().is_empty();
+                    assert!(refused || accepted, "{method} {path}, {name} is {odd:?}: {response:?}");
+                    if path == "/auth/logout" || response.status == 401 && ana.get("/me").await.status == 401 {
                         ana.set_access(None);
                         ana.sign_in("ana@x.example").await;
                     }
@@ -366,10 +366,10 @@ fn assert_refused(what: &str, answer: &Answer) {
 fn whoever_only_reads_changes_nothing() {
     it_unstarted(|mut t| async {
         let google = t.with_google().await;
-        t.start_guarded(&[]).await;
-        let (ana, id) = entered(&t, "ana@x.example", Role::SuperAdmin).await;
+        t.start_with_limits(&[]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::SuperAdmin).await;
         let api = ana.get("/openapi.json").await.body;
-        let (head, before) = (log_head(t.core()).await, standing(t.core()).await);
+        let (head, before) = (log_head(t.core()).await, auth_state(t.core()).await);
         let mut asked = 0;
         for (path, operations) in api["paths"].as_object().unwrap() {
             // An export is noted, and a sign-in that begins has a state.
@@ -378,14 +378,14 @@ fn whoever_only_reads_changes_nothing() {
             }
             let at = path.replace("{id}", &id.to_string()).replace("{provider}", "google");
             for method in [Method::GET, Method::HEAD] {
-                let got = ana.ask(method.clone(), &at, Value::Null, &[]).await;
-                assert!(got.status < 500, "{method} {path}: {got:?}");
-                assert!(method == Method::GET || got.text.is_empty(), "{method} {path} has a body");
+                let response = ana.ask(method.clone(), &at, Value::Null, &[]).await;
+                assert!(response.status < 500, "{method} {path}: {response:?}");
+                assert!(method == Method::GET || response.text.is_empty(), "{method} {path} has a body");
                 asked += 1;
             }
         }
         assert!(asked > 20, "{asked}");
-        assert_eq!((log_head(t.core()).await, standing(t.core()).await), (head, before));
+        assert_eq!((log_head(t.core()).await, auth_state(t.core()).await), (head, before));
         google.finish();
         t
     });
@@ -394,8 +394,8 @@ fn whoever_only_reads_changes_nothing() {
 #[test]
 fn an_answer_says_what_it_is() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         for (path, content_type) in [
             ("/me", "application/json"),
             ("/auth/sessions", "application/json"),
@@ -404,19 +404,19 @@ fn an_answer_says_what_it_is() {
             ("/auth/nothing", "application/problem+json"),
             ("/auth/login", "application/problem+json"),
         ] {
-            let got = ana.get(path).await;
-            assert_eq!(got.header("content-type").to_lowercase(), content_type, "{path}");
+            let response = ana.get(path).await;
+            assert_eq!(response.header("content-type").to_lowercase(), content_type, "{path}");
             let head = ana.ask(Method::HEAD, path, Value::Null, &[]).await;
-            assert_eq!((head.status, head.text.as_str()), (got.status, ""), "HEAD {path}");
+            assert_eq!((head.status, head.text.as_str()), (response.status, ""), "HEAD {path}");
         }
         for method in ["TRACE", "FROB", "PUT"] {
             let answer = Request::new(&format!("{method} /auth/login")).ask(t.addr()).await.unwrap();
             assert_eq!((answer.status, &answer.json()["code"]), (405, &json!("METHOD_NOT_ALLOWED")), "{method}");
         }
         for path in ["/.env", "/debug", "/auth/../me", "/auth/login/", "//me", "/%2e%2e/me"] {
-            let got = Person::new(&t).get(path).await;
-            assert!(matches!(got.status, 401 | 404 | 405), "{path}: {got:?}");
-            assert!(!got.text.contains("panicked") && !got.text.contains(".rs"), "{path}: {got:?}");
+            let response = Browser::new(&t).get(path).await;
+            assert!(matches!(response.status, 401 | 404 | 405), "{path}: {response:?}");
+            assert!(!response.text.contains("panicked") && !response.text.contains(".rs"), "{path}: {response:?}");
         }
         t
     });
@@ -425,10 +425,10 @@ fn an_answer_says_what_it_is() {
 #[test]
 fn cookies_are_small_end_and_come_with_a_sign_in_alone() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let got = ana.sign_in("ana@x.example").await;
-        let cookies = got.cookies();
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let response = ana.sign_in("ana@x.example").await;
+        let cookies = response.cookies();
         assert_eq!(cookies.len(), 3, "{cookies:?}");
         for cookie in &cookies {
             assert!(cookie.len() <= 4_096 && cookie.contains("SameSite=Lax"), "{cookie}");
@@ -453,17 +453,17 @@ fn cookies_are_small_end_and_come_with_a_sign_in_alone() {
 #[test]
 fn an_answer_is_found_in_the_log_and_writes_no_line_of_its_own() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[]).await;
-        let (ana, _) = entered(&t, "ana@x.example", Role::User).await;
-        let got = ana.get("/auth/sessions/x").await;
-        let id = got.header("x-request-id").to_owned();
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let response = ana.get("/auth/sessions/x").await;
+        let id = response.header("x-request-id").to_owned();
         let told = t.log.text();
         let lines: Vec<_> = told.lines().filter(|line| line.contains(&id)).collect();
         assert!(lines.len() == 1 && lines[0].contains("status=4"), "{lines:?}");
         let forged = "x\u{1b}[31m 2026-03-01T12:00:00Z  INFO forged";
         for name in ["Ana\nINFO forged", "Ana\r\nforged", "Ana\u{85}forged", "Ana\0forged"] {
-            let got = ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await;
-            assert_eq!((got.status, got.code()), (400, "VALIDATION_ERROR"), "{name:?}");
+            let response = ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await;
+            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{name:?}");
         }
         let request = Request::new("POST /auth/login").with("Content-Type", "application/json");
         let request = request.with("User-Agent", forged).with("X-Correlation-Id", forged).with("X-Request-Id", forged);
@@ -478,17 +478,17 @@ fn an_answer_is_found_in_the_log_and_writes_no_line_of_its_own() {
 #[test]
 fn an_address_asks_so_often_and_then_waits() {
     it_unstarted(|mut t| async {
-        t.start_guarded(&[("DCA_AUTH_PER_MINUTE", "5"), ("DCA_TRUSTED_PROXIES", "127.0.0.1")]).await;
+        t.start_with_limits(&[("DCA_AUTH_PER_MINUTE", "5"), ("DCA_TRUSTED_PROXIES", "127.0.0.1")]).await;
         let ask = async |from: &str, path: &str| {
-            Person::new(&t).ask(Method::POST, path, json!({ "email": "a" }), &[("x-forwarded-for", from)]).await
+            Browser::new(&t).ask(Method::POST, path, json!({ "email": "a" }), &[("x-forwarded-for", from)]).await
         };
         for path in ["/auth/login", "/auth/refresh", "/api/auth/login", "/auth/verify-email", "/auth/logout"] {
             assert_ne!(ask("198.51.100.7", path).await.status, 429, "{path}");
         }
         for path in ["/auth/login", "/api/auth/login", "/auth/google", "/verify"] {
-            let got = ask("198.51.100.7", path).await;
-            assert_eq!((got.status, got.code()), (429, "RATE_LIMIT_EXCEEDED"), "{path}: {got:?}");
-            assert!((1..=60).contains(&got.header("retry-after").parse::<u64>().unwrap()), "{path}: {got:?}");
+            let response = ask("198.51.100.7", path).await;
+            assert_eq!((response.status, response.code()), (429, "RATE_LIMIT_EXCEEDED"), "{path}: {response:?}");
+            assert!((1..=60).contains(&response.header("retry-after").parse::<u64>().unwrap()), "{path}: {response:?}");
         }
         assert_ne!(ask("198.51.101.7", "/auth/login").await.status, 429, "another network");
         t

@@ -1,4 +1,4 @@
-//! A person with a browser: keeps cookies, sends the access token it was given.
+//! A browser with a browser: keeps cookies, sends the access token it was given.
 
 use std::{
     collections::BTreeMap,
@@ -10,21 +10,21 @@ use serde_json::{Value, json};
 
 use dca_test_support::MailSink;
 
-use crate::harness::{T, client};
+use crate::harness::{TestApp, client};
 
 /// A password nobody guesses.
 pub const PASSWORD: &str = "plow-Ketchup-41 sundial";
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub struct Got {
+pub struct Response {
     pub status: u16,
     pub headers: header::HeaderMap,
     pub body: Value,
     pub text: String,
 }
 
-impl Got {
+impl Response {
     /// Every `Set-Cookie`.
     pub fn cookies(&self) -> Vec<String> {
         let all = self.headers.get_all(header::SET_COOKIE).iter();
@@ -42,17 +42,17 @@ impl Got {
     }
 }
 
-/// A person.
-pub struct Person {
+/// A browser.
+pub struct Browser {
     base: String,
     http: reqwest::Client,
     cookies: Mutex<BTreeMap<String, String>>,
     access: Mutex<Option<String>>,
 }
 
-impl Person {
+impl Browser {
     /// Somebody who was never here.
-    pub fn new(t: &T) -> Self {
+    pub fn new(t: &TestApp) -> Self {
         Self::at(t.url(""))
     }
 
@@ -63,12 +63,12 @@ impl Person {
     }
 
     /// Somebody who signed up, proved their address and signed in.
-    pub async fn signed_in(t: &T, mail: &MailSink, email: &str) -> Self {
-        let person = Self::new(t);
-        person.join(mail, email).await;
-        let got = person.sign_in(email).await;
-        assert_eq!(got.status, 200, "{got:?}");
-        person
+    pub async fn signed_in(t: &TestApp, mail: &MailSink, email: &str) -> Self {
+        let browser = Self::new(t);
+        browser.join(mail, email).await;
+        let response = browser.sign_in(email).await;
+        assert_eq!(response.status, 200, "{response:?}");
+        browser
     }
 
     /// Signs up and proves the address.
@@ -81,7 +81,7 @@ impl Person {
     }
 
     /// Signs in with the usual password.
-    pub async fn sign_in(&self, email: &str) -> Got {
+    pub async fn sign_in(&self, email: &str) -> Response {
         self.post("/auth/login", json!({ "email": email, "password": PASSWORD })).await
     }
 
@@ -110,17 +110,17 @@ impl Person {
     }
 
     /// `GET`.
-    pub async fn get(&self, path: &str) -> Got {
+    pub async fn get(&self, path: &str) -> Response {
         self.ask(Method::GET, path, Value::Null, &[]).await
     }
 
     /// `POST` with JSON; `null` sends no body.
-    pub async fn post(&self, path: &str, body: Value) -> Got {
+    pub async fn post(&self, path: &str, body: Value) -> Response {
         self.ask(Method::POST, path, body, &[]).await
     }
 
     /// Any request. Cookies are kept without regard to their path; the access token is taken from answers.
-    pub async fn ask(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> Got {
+    pub async fn ask(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> Response {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         let mut request = self.http.request(method, url);
         let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -137,20 +137,20 @@ impl Person {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let got = read(request.send().await.unwrap()).await;
-        for cookie in got.cookies() {
+        let response = read(request.send().await.unwrap()).await;
+        for cookie in response.cookies() {
             let (name, value) = cookie.split_once('=').unwrap();
             let value = value.split(';').next().unwrap();
             self.set_cookie(name, Some(value).filter(|value| !value.is_empty()));
         }
-        if let Some(token) = got.body["accessToken"].as_str() {
+        if let Some(token) = response.body["accessToken"].as_str() {
             self.set_access(Some(token));
         }
-        got
+        response
     }
 
     /// Posts a form, as a page without JavaScript does.
-    pub async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Got {
+    pub async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Response {
         let mut request = self.http.post(format!("{}{path}", self.base)).form(form);
         let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let line: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -158,18 +158,18 @@ impl Person {
             request = request.header(header::COOKIE, line.join("; "));
         }
         request = request.header(header::ACCEPT, "text/html");
-        let got = read(request.send().await.unwrap()).await;
-        for cookie in got.cookies() {
+        let response = read(request.send().await.unwrap()).await;
+        for cookie in response.cookies() {
             let (name, value) = cookie.split_once('=').unwrap();
             let value = value.split(';').next().unwrap();
             self.set_cookie(name, Some(value).filter(|value| !value.is_empty()));
         }
-        got
+        response
     }
 }
 
-async fn read(answer: reqwest::Response) -> Got {
+async fn read(answer: reqwest::Response) -> Response {
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
     let text = answer.text().await.unwrap();
-    Got { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
+    Response { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
 }

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use chrono::{DateTime, TimeDelta, Utc};
 use dca_core::{
     Core,
-    accounts::{Role, people},
+    accounts::{Role, admin},
     ids::UserId,
 };
 use dca_test_support::{GooglePerson, MailSink, SimGoogle};
@@ -16,14 +16,14 @@ use serde_json::{Value, json};
 use totp_rs::{Algorithm, Builder, Secret, Totp};
 
 use crate::{
-    harness::T,
-    stage::rows,
-    visitor::{Got, PASSWORD, Person},
+    browser::{Browser, PASSWORD, Response},
+    fixtures::rows,
+    harness::TestApp,
 };
 
-impl T {
+impl TestApp {
     /// Starts a process without a bot, under limits that no test meets by chance.
-    pub async fn start_guarded(&mut self, settings: &[(&str, &str)]) {
+    pub async fn start_with_limits(&mut self, settings: &[(&str, &str)]) {
         for name in ["DCA_AUTH_PER_MINUTE", "DCA_AUTH_FAILURES_PER_MINUTE", "DCA_MAILS_PER_MINUTE"] {
             self.set(name, "60000");
         }
@@ -65,66 +65,66 @@ pub async fn execute(core: &Core, sql: &str) {
 }
 
 /// An account with a proved address and the usual password.
-pub async fn account(t: &T, email: &str, role: Role) -> UserId {
-    let id = people::create_admin(t.core(), email, Some("Somebody"), PASSWORD).await.unwrap().0;
+pub async fn account(t: &TestApp, email: &str, role: Role) -> UserId {
+    let id = admin::create_admin(t.core(), email, Some("Somebody"), PASSWORD).await.unwrap().0;
     execute(t.core(), &format!("UPDATE users SET role = '{role}' WHERE folded_email = '{email}'")).await;
     id
 }
 
 /// Somebody with such an account, who has just signed in.
-pub async fn entered(t: &T, email: &str, role: Role) -> (Person, UserId) {
+pub async fn signed_in_as(t: &TestApp, email: &str, role: Role) -> (Browser, UserId) {
     let id = account(t, email, role).await;
-    (enter(t, email).await, id)
+    (sign_in_as(t, email).await, id)
 }
 
-/// The same person at another browser.
-pub async fn enter(t: &T, email: &str) -> Person {
-    let person = Person::new(t);
-    let got = person.sign_in(email).await;
-    assert_eq!(got.status, 200, "{got:?}");
-    person
+/// The same browser at another browser.
+pub async fn sign_in_as(t: &TestApp, email: &str) -> Browser {
+    let browser = Browser::new(t);
+    let response = browser.sign_in(email).await;
+    assert_eq!(response.status, 200, "{response:?}");
+    browser
 }
 
 /// The refresh token in a browser.
-pub fn refresh_token(person: &Person) -> String {
-    person.cookie("rt").expect("a refresh cookie")
+pub fn refresh_token(browser: &Browser) -> String {
+    browser.cookie("rt").expect("a refresh cookie")
 }
 
 /// Posts something with nothing but this: no cookie, no token.
-pub async fn post(t: &T, path: &str, body: Value) -> Got {
-    Person::new(t).post(path, body).await
+pub async fn post(t: &TestApp, path: &str, body: Value) -> Response {
+    Browser::new(t).post(path, body).await
 }
 
 /// Asks who an access token stands for.
-pub async fn me(t: &T, access_token: &str) -> Got {
-    let person = Person::new(t);
-    person.set_access(Some(access_token));
-    person.get("/me").await
+pub async fn me(t: &TestApp, access_token: &str) -> Response {
+    let browser = Browser::new(t);
+    browser.set_access(Some(access_token));
+    browser.get("/me").await
 }
 
 /// `DELETE`, with a body or without.
-pub async fn delete(person: &Person, path: &str, body: Value) -> Got {
-    person.ask(Method::DELETE, path, body, &[]).await
+pub async fn delete(browser: &Browser, path: &str, body: Value) -> Response {
+    browser.ask(Method::DELETE, path, body, &[]).await
 }
 
 /// A sign-in with Google that was agreed to: state and code.
-pub async fn agreed(person: &Person, google: &SimGoogle, who: &GooglePerson) -> (String, String) {
-    let begun = person.post("/auth/google", Value::Null).await;
+pub async fn google_consent(browser: &Browser, google: &SimGoogle, who: &GooglePerson) -> (String, String) {
+    let begun = browser.post("/auth/google", Value::Null).await;
     assert_eq!(begun.status, 200, "{begun:?}");
-    came_back(google, who, begun.body["authUrl"].as_str().unwrap())
+    callback_params(google, who, begun.body["authUrl"].as_str().unwrap())
 }
 
 /// State and code, as Google sends them back.
-pub fn came_back(google: &SimGoogle, who: &GooglePerson, url: &str) -> (String, String) {
+pub fn callback_params(google: &SimGoogle, who: &GooglePerson, url: &str) -> (String, String) {
     let back = reqwest::Url::parse(&google.consent(who, url)).unwrap();
     let part = |name: &str| back.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
     (part("state"), part("code"))
 }
 
 /// Signs in with Google, or begins to.
-pub async fn through_google(person: &Person, google: &SimGoogle, who: &GooglePerson) -> Got {
-    let (state, code) = agreed(person, google, who).await;
-    person.post("/auth/google/callback", json!({ "state": state, "code": code })).await
+pub async fn sign_in_with_google(browser: &Browser, google: &SimGoogle, who: &GooglePerson) -> Response {
+    let (state, code) = google_consent(browser, google, who).await;
+    browser.post("/auth/google/callback", json!({ "state": state, "code": code })).await
 }
 
 /// An authenticator app.
@@ -140,11 +140,11 @@ impl Authenticator {
     }
 
     /// Sets a second factor up: the app, and the recovery codes. The current code is used up by it.
-    pub async fn enabled(t: &T, person: &Person) -> (Self, Vec<String>) {
-        let made = person.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await;
+    pub async fn enabled(t: &TestApp, browser: &Browser) -> (Self, Vec<String>) {
+        let made = browser.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await;
         assert_eq!(made.status, 200, "{made:?}");
         let app = Self::new(made.body["secret"].as_str().unwrap());
-        let enabled = person.post("/auth/2fa/enable", json!({ "code": app.code(t.clock.now()) })).await;
+        let enabled = browser.post("/auth/2fa/enable", json!({ "code": app.code(t.clock.now()) })).await;
         assert_eq!(enabled.status, 200, "{enabled:?}");
         let codes = enabled.body["recoveryCodes"].as_array().unwrap();
         (app, codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect())
@@ -163,7 +163,7 @@ impl Authenticator {
 }
 
 /// Everything that decides who gets in, but for the counters of tries.
-pub async fn standing(core: &Core) -> String {
+pub async fn auth_state(core: &Core) -> String {
     let mut all = String::new();
     for sql in [
         "SELECT status, role, email, name, deletion_at FROM users ORDER BY created_at, email",
@@ -188,14 +188,14 @@ pub async fn rows_of(core: &Core, table: &str) -> String {
 }
 
 /// The kinds in the log, with who did them and to whom it happened, oldest first.
-pub async fn told(core: &Core, kind: &str) -> Vec<Value> {
+pub async fn events_of_kind(core: &Core, kind: &str) -> Vec<Value> {
     let sql = format!("SELECT kind, actor, after FROM events WHERE kind = '{kind}' ORDER BY seq");
     rows(core.db.writer(), &sql).await
 }
 
 /// The link of a letter, asked for.
-pub async fn reset_token(t: &T, mail: &MailSink, email: &str) -> String {
-    let got = post(t, "/auth/reset-password-request", json!({ "email": email })).await;
-    assert_eq!(got.status, 201, "{got:?}");
+pub async fn reset_token(t: &TestApp, mail: &MailSink, email: &str) -> String {
+    let response = post(t, "/auth/reset-password-request", json!({ "email": email })).await;
+    assert_eq!(response.status, 201, "{response:?}");
     mail.next(email).await.token()
 }

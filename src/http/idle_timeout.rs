@@ -12,9 +12,9 @@ const SILENCE: Duration = Duration::from_secs(40);
 
 /// Accepts streams that do not wait for ever.
 #[derive(Clone, Debug)]
-pub(super) struct Patient;
+pub(super) struct IdleTimeout;
 
-impl<I: AsyncRead + AsyncWrite, S> Accept<I, S> for Patient {
+impl<I: AsyncRead + AsyncWrite, S> Accept<I, S> for IdleTimeout {
     type Stream = Pin<Box<TimeoutStream<I>>>;
     type Service = S;
     type Future = Ready<io::Result<(Self::Stream, S)>>;

@@ -12,8 +12,8 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let ana = guild.join("ana");
-        t.heard(&guild).await;
-        let reply = t.sell(&guild, "Gold Tools", gold, 24).await;
+        t.synced(&guild).await;
+        let reply = t.map_role(&guild, "Gold Tools", gold, 24).await;
         assert!(reply.ephemeral && reply.content.contains("earns **Gold Tools**"), "{reply:?}");
         let api_key = t.api_key(&guild, "Gold Tools").await;
 
@@ -26,10 +26,10 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
         ana.take(gold);
         t.events(&guild, "user.role_changed", 2).await;
         t.advance(Duration::hours(23));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "the grace holds");
         t.advance(Duration::hours(1));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         let verdict = t.validate(&api_key, &key).await;
         assert_eq!((&verdict["valid"], &verdict["code"]), (&false.into(), &"REVOKED".into()));
         assert_eq!(
@@ -50,7 +50,7 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
 #[test]
 fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
     it(|t| async {
-        let (guild, gold, ana) = t.shop("Gold Tools", 24).await;
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         ana.take(gold);
@@ -59,7 +59,7 @@ fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
         ana.grant(gold);
         t.events(&guild, "user.role_changed", 3).await;
         t.advance(Duration::hours(48));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         let licenses = licenses_of(&t, &guild, &ana).await;
         assert_eq!((licenses.len(), licenses[0].revoked_at), (1, None));
         t
@@ -69,7 +69,7 @@ fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
 #[test]
 fn without_grace_the_license_ends_with_the_role_and_a_new_gain_is_a_new_key() {
     it(|t| async {
-        let (guild, gold, ana) = t.shop("Gold Tools", 0).await;
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
         let first = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
@@ -89,14 +89,14 @@ fn a_license_lives_while_one_of_its_roles_does() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, silver, ana) = (guild.role("Gold"), guild.role("Silver"), guild.join("ana"));
-        t.heard(&guild).await;
-        t.sell(&guild, "Tools", gold, 0).await;
+        t.synced(&guild).await;
+        t.map_role(&guild, "Tools", gold, 0).await;
         let options = [("role", Opt::Role(silver)), ("product", Opt::Str("Tools".into()))];
         t.discord.run(&guild.owner(), "/mapping add", &options).await;
         ana.set_roles(&[gold, silver]);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         ana.take(silver);
@@ -111,7 +111,7 @@ fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let options =
             [("product", Opt::Str("Month".into())), ("days", Opt::Int(30)), ("prefix", Opt::Str("mon".into()))];
         let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
@@ -125,9 +125,9 @@ fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
         t.advance(Duration::seconds(1));
         assert_eq!(t.validate(&api_key, &key).await["code"], "EXPIRED", "no worker had to run");
         t.advance(Duration::days(60));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         t.advance(Duration::hours(2));
-        t.work(Worker::Expire).await;
+        t.run_worker(Worker::Expire).await;
         let kinds = t.kinds(&guild).await;
         assert_eq!(kinds.iter().filter(|kind| *kind == "license.expired").count(), 1, "{kinds:?}");
         let shown = t.discord.run(&ana, "/key", &[]).await;
@@ -139,7 +139,7 @@ fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
 #[test]
 fn closed_direct_messages_are_never_answered_in_public_and_key_serves_the_member() {
     it(|t| async {
-        let (guild, gold, ana) = t.shop("Gold Tools", 24).await;
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 24).await;
         ana.close_dms();
         ana.grant(gold);
         t.discord
@@ -152,7 +152,7 @@ fn closed_direct_messages_are_never_answered_in_public_and_key_serves_the_member
         let public = t.discord.messages(guild.general()).iter().filter(|said| said.raw["flags"] != 64).count();
         assert_eq!(public, 0, "nothing for everybody to read");
         t.advance(Duration::days(2));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         assert!(t.discord.dms(&ana).is_empty(), "no retry for a closed door");
         t
     });
@@ -163,7 +163,7 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
-        t.heard(&guild).await;
+        t.synced(&guild).await;
         let options = [("product", Opt::Str("Gold Tools".into())), ("grace_hours", Opt::Int(0))];
         let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
         t.discord.choose(&guild.owner(), &panel, "setup:role", &[gold]).await;
@@ -173,7 +173,7 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
         t.events(&guild, "license.revoked", 1).await;
-        t.work(Worker::LogChannel).await;
+        t.run_worker(Worker::LogChannel).await;
         let mut told = Vec::new();
         for _ in 0..5 {
             let line = t.discord.next_message(logs).await.content;
@@ -183,7 +183,7 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
         let order =
             ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
         assert_eq!(told, order);
-        t.work(Worker::LogChannel).await;
+        t.run_worker(Worker::LogChannel).await;
         t
     });
 }

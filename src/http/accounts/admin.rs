@@ -5,13 +5,13 @@ use chrono::{DateTime, Utc};
 use dca_core::{
     Code, Snowflake,
     accounts::{
-        Role, Status,
-        people::{self, Admin, Wanted},
+        AccountStatus, Role,
+        admin::{self, Admin, UserFilter},
         sessions,
     },
     events::Actor,
     ids::{SessionId, UserId},
-    outbox::{self, State as DeliveryState},
+    outbox::{self, DeliveryState},
     users::User,
 };
 use serde::{Deserialize, Serialize};
@@ -19,11 +19,11 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::{Message, Refusals, UserView, me::SessionView};
+use super::{Message, Refusals, UserView, account::SessionView};
 use crate::{
     App,
     http::{
-        extract::{Asked, At, Body, Maybe, Person},
+        extract::{CurrentUser, JsonBody, OptionalJson, PathParams, Query},
         problem::Problem,
     },
 };
@@ -55,7 +55,7 @@ pub(in crate::http) struct PeopleQuery {
     /// Part of a name or address.
     search: Option<String>,
     #[param(value_type = Option<String>)]
-    status: Option<Status>,
+    status: Option<AccountStatus>,
     #[param(value_type = Option<String>)]
     role: Option<Role>,
     /// Only who holds something in this Discord server; its managers may ask too.
@@ -86,8 +86,8 @@ struct Pagination {
     responses((status = 200, body = PeopleView), Refusals))]
 pub(in crate::http) async fn list(
     State(app): State<App>,
-    Person(who): Person,
-    Asked(query): Asked<PeopleQuery>,
+    CurrentUser(principal): CurrentUser,
+    Query(query): Query<PeopleQuery>,
 ) -> Result<Json<PeopleView>, Problem> {
     let Pages { page, size } = Pages::of(query.page, query.limit)?;
     let guild = query.guild_id.as_deref().map(snowflake).transpose()?;
@@ -95,8 +95,8 @@ pub(in crate::http) async fn list(
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
         return Err(Problem::new(Code::ValidationError, "search is one line of up to 254 bytes."));
     }
-    let wanted = Wanted { search, status: query.status, role: query.role, guild: None };
-    let (found, total) = people::list(&app.core, who, guild, wanted, page, size).await?;
+    let wanted = UserFilter { search, status: query.status, role: query.role, guild: None };
+    let (found, total) = admin::list(&app.core, principal, guild, wanted, page, size).await?;
     let mut users = Vec::new();
     for user in found {
         users.push(UserView::of(&app.core, user).await?);
@@ -120,11 +120,11 @@ async fn view(app: &App, user: User) -> Result<Json<UserView>, Problem> {
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn get(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<UserView>, Problem> {
-    Admin::at_least(&app.core, Role::Moderator, who)?;
-    view(&app, people::get(&app.core, UserId(id)).await?).await
+    Admin::at_least(&app.core, Role::Moderator, principal)?;
+    view(&app, admin::get(&app.core, UserId(id)).await?).await
 }
 
 /// What an admin may change about a person; every other field is ignored.
@@ -132,7 +132,7 @@ pub(in crate::http) async fn get(
 pub(in crate::http) struct StandingRequest {
     /// `ACTIVE`, `SUSPENDED` or `BANNED`.
     #[schema(value_type = String)]
-    status: Status,
+    status: AccountStatus,
     /// Why.
     #[serde(default)]
     reason: Option<String>,
@@ -143,12 +143,12 @@ pub(in crate::http) struct StandingRequest {
     params(("id" = Uuid, Path)), request_body = StandingRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn change(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
-    Body(form): Body<StandingRequest>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    JsonBody(form): JsonBody<StandingRequest>,
 ) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    view(&app, people::set_status(&app.core, &admin, UserId(id), form.status, form.reason).await?).await
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    view(&app, admin::set_status(&app.core, &admin, UserId(id), form.status, form.reason).await?).await
 }
 
 /// Why.
@@ -163,12 +163,12 @@ pub(in crate::http) struct ReasonRequest {
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn ban(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
-    Maybe(form): Maybe<ReasonRequest>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    OptionalJson(form): OptionalJson<ReasonRequest>,
 ) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    view(&app, people::set_status(&app.core, &admin, UserId(id), Status::Banned, form.reason).await?).await
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    view(&app, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Banned, form.reason).await?).await
 }
 
 /// Let a person in again. From ADMIN.
@@ -176,11 +176,11 @@ pub(in crate::http) async fn ban(
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn unban(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    view(&app, people::set_status(&app.core, &admin, UserId(id), Status::Active, None).await?).await
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    view(&app, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Active, None).await?).await
 }
 
 /// Plan the deletion of a person's account; signing in within 14 days takes it back. From ADMIN.
@@ -188,11 +188,11 @@ pub(in crate::http) async fn unban(
     params(("id" = Uuid, Path)), responses((status = 202, body = Value), Refusals))]
 pub(in crate::http) async fn delete(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    let at = people::plan_deletion(&app.core, &admin, UserId(id)).await?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    let at = admin::plan_deletion(&app.core, &admin, UserId(id)).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "deletionAt": at }))))
 }
 
@@ -201,13 +201,13 @@ pub(in crate::http) async fn delete(
     params(("id" = Uuid, Path)), responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn sessions(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Moderator, who)?;
-    let user = people::get(&app.core, UserId(id)).await?;
+    let admin = Admin::at_least(&app.core, Role::Moderator, principal)?;
+    let user = admin::get(&app.core, UserId(id)).await?;
     let live = sessions::list(&app.core, user.id).await?;
-    Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.who.session.id)).collect()))
+    Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
 /// Sign a person out everywhere. From ADMIN.
@@ -215,11 +215,11 @@ pub(in crate::http) async fn sessions(
     params(("id" = Uuid, Path)), responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn end_sessions(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<Value>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    let ended = people::end_sessions(&app.core, &admin, UserId(id)).await?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    let ended = admin::end_sessions(&app.core, &admin, UserId(id)).await?;
     Ok(Json(json!({ "revoked": ended })))
 }
 
@@ -228,11 +228,11 @@ pub(in crate::http) async fn end_sessions(
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn remove_second_factor(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<Message>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    people::remove_second_factor(&app.core, &admin, UserId(id)).await?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    admin::remove_second_factor(&app.core, &admin, UserId(id)).await?;
     Ok(Message::json("Second factor removed"))
 }
 
@@ -250,13 +250,13 @@ pub(in crate::http) struct PageQuery {
     responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn all_sessions(
     State(app): State<App>,
-    Person(who): Person,
-    Asked(query): Asked<PageQuery>,
+    CurrentUser(principal): CurrentUser,
+    Query(query): Query<PageQuery>,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
     let Pages { page, size } = Pages::of(query.page, query.limit)?;
     let live = sessions::list_all(&app.core, page, size).await?;
-    Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.who.session.id)).collect()))
+    Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
 /// End one session. From ADMIN.
@@ -264,21 +264,25 @@ pub(in crate::http) async fn all_sessions(
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn end_session(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
-    Maybe(form): Maybe<ReasonRequest>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    OptionalJson(form): OptionalJson<ReasonRequest>,
 ) -> Result<Json<Message>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    people::end_session(&app.core, &admin, SessionId(id), form.reason).await?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    admin::end_session(&app.core, &admin, SessionId(id), form.reason).await?;
     Ok(Message::json("Session revoked"))
 }
 
 /// The roles there are, from least to most. From MODERATOR.
 #[utoipa::path(get, path = "/admin/roles", tag = "administration", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn roles(State(app): State<App>, Person(who): Person) -> Result<Json<Value>, Problem> {
-    Admin::at_least(&app.core, Role::Moderator, who)?;
-    let roles: Vec<Value> = Role::ALL.iter().map(|role| json!({ "name": role, "description": role.says() })).collect();
+pub(in crate::http) async fn roles(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+) -> Result<Json<Value>, Problem> {
+    Admin::at_least(&app.core, Role::Moderator, principal)?;
+    let roles: Vec<Value> =
+        Role::ALL.iter().map(|role| json!({ "name": role, "description": role.description() })).collect();
     Ok(Json(json!({ "roles": roles })))
 }
 
@@ -300,15 +304,15 @@ async fn set_role(app: &App, admin: &Admin, form: &RoleRequest, gives: bool) -> 
     let id = UserId(form.user_id);
     if form.role == GUILD_MANAGER {
         let guild = snowflake(form.guild_id.as_deref().unwrap_or_default())?;
-        people::set_manager(&app.core, admin, id, guild, gives).await?;
-        return view(app, people::get(&app.core, id).await?).await;
+        admin::set_manager(&app.core, admin, id, guild, gives).await?;
+        return view(app, admin::get(&app.core, id).await?).await;
     }
     let wrong = || Problem::new(Code::ValidationError, "role is none that is known.").at("role".to_owned());
     let role: Role = form.role.parse().map_err(|_| wrong())?;
     let changed = if gives {
-        people::set_role(&app.core, admin, id, role).await?
+        admin::set_role(&app.core, admin, id, role).await?
     } else {
-        people::take_role(&app.core, admin, id, role).await?
+        admin::take_role(&app.core, admin, id, role).await?
     };
     view(app, changed).await
 }
@@ -318,10 +322,10 @@ async fn set_role(app: &App, admin: &Admin, form: &RoleRequest, gives: bool) -> 
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn assign_role(
     State(app): State<App>,
-    Person(who): Person,
-    Body(form): Body<RoleRequest>,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<RoleRequest>,
 ) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::SuperAdmin, who)?;
+    let admin = Admin::at_least(&app.core, Role::SuperAdmin, principal)?;
     set_role(&app, &admin, &form, true).await
 }
 
@@ -330,10 +334,10 @@ pub(in crate::http) async fn assign_role(
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn revoke_role(
     State(app): State<App>,
-    Person(who): Person,
-    Body(form): Body<RoleRequest>,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<RoleRequest>,
 ) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::SuperAdmin, who)?;
+    let admin = Admin::at_least(&app.core, Role::SuperAdmin, principal)?;
     set_role(&app, &admin, &form, false).await
 }
 
@@ -370,13 +374,13 @@ pub(in crate::http) struct DeliveryView {
     responses((status = 200, body = [DeliveryView]), Refusals))]
 pub(in crate::http) async fn outbox(
     State(app): State<App>,
-    Person(who): Person,
-    Asked(query): Asked<OutboxQuery>,
+    CurrentUser(principal): CurrentUser,
+    Query(query): Query<OutboxQuery>,
 ) -> Result<Json<Vec<DeliveryView>>, Problem> {
-    Admin::at_least(&app.core, Role::Admin, who)?;
+    Admin::at_least(&app.core, Role::Admin, principal)?;
     let Pages { page, size } = Pages::of(query.page, query.limit)?;
     let rows = outbox::list(&app.core, query.state, page, size).await?;
-    let view = |row: outbox::Row| DeliveryView {
+    let view = |row: outbox::OutboxRow| DeliveryView {
         id: row.id,
         kind: row.kind,
         about: row.payload,
@@ -395,10 +399,10 @@ pub(in crate::http) async fn outbox(
     params(("id" = Uuid, Path)), responses((status = 202, body = Message), Refusals))]
 pub(in crate::http) async fn replay(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, who)?;
-    outbox::replay(&app.core, &Actor::User(admin.who.user.id), id).await?;
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    outbox::replay(&app.core, &Actor::User(admin.principal.user.id), id).await?;
     Ok((StatusCode::ACCEPTED, Message::json("It is tried again")))
 }

@@ -13,22 +13,22 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 const HISTORY_SHOWN: usize = 80;
 
 /// A state that remembers what happened to it.
-pub(crate) trait Story {
+pub(crate) trait History {
     /// The Sim's name, as panics print it.
     const SIM: &'static str;
 
     /// Everything that happened, one line each.
-    fn story(&self) -> &[String];
+    fn history_lines(&self) -> &[String];
 }
 
 /// The state, its lock and its bell: what a Sim's server and its handles share.
-pub(crate) struct Room<S> {
+pub(crate) struct Shared<S> {
     state: Mutex<S>,
     pub changed: watch::Sender<()>,
     pub shutdown: CancellationToken,
 }
 
-impl<S: Story> Room<S> {
+impl<S: History> Shared<S> {
     pub fn new(state: S) -> Self {
         Self { state: Mutex::new(state), changed: watch::Sender::new(()), shutdown: CancellationToken::new() }
     }
@@ -65,7 +65,7 @@ impl<S: Story> Room<S> {
     /// Everything that happened lately, as panics print it.
     pub fn history(&self) -> String {
         let state = self.lock();
-        let story = state.story();
-        story[story.len().saturating_sub(HISTORY_SHOWN)..].join("\n")
+        let history = state.history_lines();
+        history[history.len().saturating_sub(HISTORY_SHOWN)..].join("\n")
     }
 }

@@ -19,8 +19,8 @@ use crate::{
     App,
     http::{
         compat::Dialect,
-        cookies::{self, Jar, Kind},
-        extract::{Body, Maybe, Person, Seen},
+        cookies::{self, CookieKind, Cookies},
+        extract::{Client, CurrentUser, JsonBody, OptionalJson},
         problem::Problem,
     },
 };
@@ -52,11 +52,11 @@ pub(in crate::http) struct SignUpResponse {
     responses((status = 201, body = SignUpResponse), Refusals))]
 pub(in crate::http) async fn sign_up(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Body(form): Body<SignUpRequest>,
+    Client(client): Client,
+    JsonBody(form): JsonBody<SignUpRequest>,
 ) -> Result<(StatusCode, Json<SignUpResponse>), Problem> {
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let id = accounts::sign_up(&app.core, &visitor, form).await?.0;
+    let id = accounts::sign_up(&app.core, &client, form).await?.0;
     let message = "User created. Please verify your email.";
     Ok((StatusCode::CREATED, Json(SignUpResponse { message, user_id: id, user_id_camel: id })))
 }
@@ -72,7 +72,7 @@ pub(in crate::http) struct TokenRequest {
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn verify_email(
     State(app): State<App>,
-    Body(form): Body<TokenRequest>,
+    JsonBody(form): JsonBody<TokenRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     accounts::verify_email(&app.core, &form.token).await?;
     Ok((StatusCode::CREATED, Message::json("Email verified successfully")))
@@ -89,10 +89,10 @@ pub(in crate::http) struct EmailRequest {
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn resend_verification(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Body(form): Body<EmailRequest>,
+    Client(client): Client,
+    JsonBody(form): JsonBody<EmailRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    accounts::resend_verification(&app.core, &visitor, &form.email).await?;
+    accounts::resend_verification(&app.core, &client, &form.email).await?;
     Ok((StatusCode::CREATED, Message::json("If that email needs it, a verification link has been sent.")))
 }
 
@@ -114,11 +114,11 @@ pub(in crate::http) struct SignInRequest {
 pub(in crate::http) async fn sign_in(
     State(app): State<App>,
     dialect: Dialect,
-    Seen(visitor): Seen,
-    Body(form): Body<SignInRequest>,
+    Client(client): Client,
+    JsonBody(form): JsonBody<SignInRequest>,
 ) -> Result<(HeaderMap, Json<TokensView>), Problem> {
     let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
-    let signed_in = accounts::sign_in(&app.core, &visitor, form).await?;
+    let signed_in = accounts::sign_in(&app.core, &client, form).await?;
     let cookies = cookies::grant(&app, dialect, &signed_in);
     Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
 }
@@ -140,16 +140,16 @@ pub(in crate::http) struct SecondFactorRequest {
 pub(in crate::http) async fn second_factor(
     State(app): State<App>,
     dialect: Dialect,
-    Seen(visitor): Seen,
+    Client(client): Client,
     headers: HeaderMap,
-    Body(form): Body<SecondFactorRequest>,
+    JsonBody(form): JsonBody<SecondFactorRequest>,
 ) -> Result<(HeaderMap, Json<TokensView>), Problem> {
-    let jar = Jar::of(&headers);
-    let waiting = jar.one(&Kind::SecondFactor.name(&app.config))?;
+    let cookies = Cookies::of(&headers);
+    let waiting = cookies.one(&CookieKind::SecondFactor.name(&app.config))?;
     let token = form.token.as_deref().or(waiting).unwrap_or_default();
-    let signed_in = providers::complete(&app.core, &visitor, token, &form.code).await?;
+    let signed_in = providers::complete_with_mfa(&app.core, &client, token, &form.code).await?;
     let mut cookies = cookies::grant(&app, dialect, &signed_in);
-    append(&mut cookies, cookies::clear(&app.config, &[Kind::SecondFactor]));
+    append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
     Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
 }
 
@@ -167,14 +167,14 @@ pub(in crate::http) struct RefreshRequest {
 pub(in crate::http) async fn refresh(
     State(app): State<App>,
     dialect: Dialect,
-    Seen(visitor): Seen,
+    Client(client): Client,
     headers: HeaderMap,
-    Maybe(form): Maybe<RefreshRequest>,
+    OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
     let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
     let in_body = form.refresh_token.is_some();
     let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
-    match sessions::refresh(&app.core, &visitor, &token).await {
+    match sessions::refresh(&app.core, &client, &token).await {
         Ok(signed_in) => {
             let cookies = cookies::grant(&app, dialect, &signed_in);
             Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
@@ -189,10 +189,10 @@ pub(in crate::http) async fn refresh(
 
 /// The refresh cookie by whichever name it came, its own dialect's first.
 fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(Option<String>, Dialect), Problem> {
-    let jar = Jar::of(headers);
+    let cookies = Cookies::of(headers);
     let other = if dialect == Dialect::Dca { Dialect::Native } else { Dialect::Dca };
     for dialect in [dialect, other] {
-        if let Some(token) = jar.one(&Kind::Refresh(dialect).name(&app.config))? {
+        if let Some(token) = cookies.one(&CookieKind::Refresh(dialect).name(&app.config))? {
             return Ok((Some(token.to_owned()), dialect));
         }
     }
@@ -205,15 +205,15 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
 pub(in crate::http) async fn sign_out(
     State(app): State<App>,
     headers: HeaderMap,
-    person: Result<Person, Problem>,
-    form: Result<Maybe<RefreshRequest>, Problem>,
+    current_user: Result<CurrentUser, Problem>,
+    form: Result<OptionalJson<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
-    let form = form.map(|Maybe(form)| form).unwrap_or_default();
-    let jar = Jar::of(&headers);
+    let form = form.map(|OptionalJson(form)| form).unwrap_or_default();
+    let cookies = Cookies::of(&headers);
     for token in [
         form.refresh_token.as_deref(),
-        jar.one(&Kind::Refresh(Dialect::Native).name(&app.config))?,
-        jar.one(&Kind::Refresh(Dialect::Dca).name(&app.config))?,
+        cookies.one(&CookieKind::Refresh(Dialect::Native).name(&app.config))?,
+        cookies.one(&CookieKind::Refresh(Dialect::Dca).name(&app.config))?,
     ]
     .into_iter()
     .flatten()
@@ -221,9 +221,9 @@ pub(in crate::http) async fn sign_out(
         sessions::sign_out_by_token(&app.core, token).await?;
     }
     // A token that is over needs no sign-out.
-    if let Ok(Person(who)) = person {
+    if let Ok(CurrentUser(principal)) = current_user {
         // Ended a moment ago by its cookie, perhaps.
-        _ = sessions::end(&app.core, who.user.id, who.session.id).await;
+        _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
     Ok(signed_out(&app, Message::json("Logged out")))
 }
@@ -233,9 +233,9 @@ pub(in crate::http) async fn sign_out(
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out_everywhere(
     State(app): State<App>,
-    Person(who): Person,
+    CurrentUser(principal): CurrentUser,
 ) -> Result<Response, Problem> {
-    sessions::sign_out_everywhere(&app.core, who.user.id).await?;
+    sessions::sign_out_everywhere(&app.core, principal.user.id).await?;
     Ok(signed_out(&app, Message::json("All sessions revoked")))
 }
 
@@ -250,10 +250,10 @@ fn signed_out(app: &App, message: Json<Message>) -> Response {
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn request_reset(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Body(form): Body<EmailRequest>,
+    Client(client): Client,
+    JsonBody(form): JsonBody<EmailRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
-    accounts::request_reset(&app.core, &visitor, &form.email).await?;
+    accounts::request_reset(&app.core, &client, &form.email).await?;
     Ok((StatusCode::CREATED, Message::json("If that email is registered, a reset link has been sent.")))
 }
 
@@ -271,7 +271,7 @@ pub(in crate::http) struct ResetRequest {
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn reset_password(
     State(app): State<App>,
-    Body(form): Body<ResetRequest>,
+    JsonBody(form): JsonBody<ResetRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     accounts::reset_password(&app.core, &form.token, &form.password).await?;
     Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))

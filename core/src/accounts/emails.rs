@@ -1,4 +1,4 @@
-//! Letters: the e-mails there are, and what each needs when it is sent. A delivery names a letter, a user
+//! Letters: the e-mails there are, and what each needs when it is sent. A delivery names a template, a user
 //! and perhaps a one-time token by id; address, name and link are read at the last moment.
 
 use chrono::Duration;
@@ -8,17 +8,17 @@ use uuid::Uuid;
 use crate::{
     Core, Result,
     accounts::{Locale, one_time},
-    crypto::{one_time as text, seal::Purpose},
+    crypto::{one_time as codec, seal::Purpose},
     entity::user,
-    error::words,
+    error::string_enum,
     ids::UserId,
     outbox::{self, Delivery},
     tx::Tx,
 };
 
-words! {
-    /// The letters, by the name of their templates.
-    Letter {
+string_enum! {
+    /// The emails, by the name of their templates.
+    EmailTemplate {
         VerifyEmail => ("verify-email", "Prove this address."),
         WelcomeEmail => ("welcome-email", "The address is proved."),
         ResetPassword => ("reset-password", "Choose a new password."),
@@ -30,7 +30,7 @@ words! {
     }
 }
 
-impl Letter {
+impl EmailTemplate {
     /// Where the link in it leads, and under which purpose its token is derived.
     const fn link(self) -> Option<(&'static str, Purpose)> {
         match self {
@@ -41,15 +41,15 @@ impl Letter {
     }
 }
 
-/// How long a letter is worth sending when it carries no token.
-const LIFE: Duration = Duration::hours(24);
+/// How long a template is worth sending when it carries no token.
+const LIFETIME: Duration = Duration::hours(24);
 
-/// Everything a letter needs.
+/// Everything a template needs.
 #[derive(Clone, Debug)]
-pub struct Open {
+pub struct EmailData {
     /// The address.
     pub to: String,
-    /// The recipient's name, if it can be said in a letter.
+    /// The recipient's name, if it can be said in a template.
     pub name: Option<String>,
     /// The language.
     pub locale: Locale,
@@ -57,40 +57,50 @@ pub struct Open {
     pub link: Option<(&'static str, String)>,
 }
 
-/// Writes a letter into the outbox, to be sent before its token ends.
-pub(crate) async fn send(tx: &mut Tx, letter: Letter, user: UserId, token: Option<&one_time::Token>) -> Result<()> {
-    let delivery = Delivery::Mail { letter, user, token: token.map(|token| token.id) };
+/// Writes a template into the outbox, to be sent before its token ends.
+pub(crate) async fn send(
+    tx: &mut Tx,
+    template: EmailTemplate,
+    user: UserId,
+    token: Option<&one_time::Token>,
+) -> Result<()> {
+    let delivery = Delivery::Email { template, user, token: token.map(|token| token.id) };
     let unique = token.map_or_else(|| tx.core().ids.v7(tx.now()), |token| token.id);
-    let expires_at = token.map_or(tx.now() + LIFE, |token| token.expires_at);
-    outbox::send_until(tx, &delivery, format!("mail:{letter}:{unique}"), expires_at).await
+    let expires_at = token.map_or(tx.now() + LIFETIME, |token| token.expires_at);
+    outbox::send_until(tx, &delivery, format!("mail:{template}:{unique}"), expires_at).await
 }
 
 /// What is needed to send it now; `None`: the account or its token is gone, and nobody wants it.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn open(core: &Core, letter: Letter, user: UserId, token: Option<Uuid>) -> Result<Option<Open>> {
+pub async fn load(
+    core: &Core,
+    template: EmailTemplate,
+    user: UserId,
+    token: Option<Uuid>,
+) -> Result<Option<EmailData>> {
     let user = user::Entity::find_by_id(user).one(core.db.read()).await?;
     let Some(user) = user else { return Ok(None) };
     let Some(to) = user.email else { return Ok(None) };
     // Notices go to proved addresses alone.
-    if user.email_verified_at.is_none() && letter.link().is_none() {
+    if user.email_verified_at.is_none() && template.link().is_none() {
         return Ok(None);
     }
-    let link = match (letter.link(), token) {
+    let link = match (template.link(), token) {
         (None, _) => None,
         (Some((path, purpose)), Some(id)) if one_time::is_live(core, id).await? => {
-            Some((path, text::text(core.keys(), purpose, id)))
+            Some((path, codec::encode(core.keys(), purpose, id)))
         }
         (Some(_), _) => return Ok(None),
     };
     let locale = user.locale.and_then(|locale| locale.parse().ok()).unwrap_or(Locale::En);
     // To an address nobody has proved, a name is what a stranger typed.
-    let name = user.name.filter(|name| user.email_verified_at.is_some() && is_speakable(name));
-    Ok(Some(Open { to, name, locale, link }))
+    let name = user.name.filter(|name| user.email_verified_at.is_some() && is_plain_name(name));
+    Ok(Some(EmailData { to, name, locale, link }))
 }
 
 /// Whether a name is just that: what looks like an address would be made a link by mail programs.
-fn is_speakable(name: &str) -> bool {
+fn is_plain_name(name: &str) -> bool {
     !name.contains(['.', ':', '/', '@', '<', '>', '\\'])
 }

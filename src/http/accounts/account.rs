@@ -22,7 +22,7 @@ use super::{Message, Refusals, UserView};
 use crate::{
     App,
     http::{
-        extract::{At, Body, Maybe, Person, Seen},
+        extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams},
         problem::Problem,
     },
 };
@@ -30,15 +30,18 @@ use crate::{
 /// Whether the access token is good.
 #[utoipa::path(get, path = "/auth/check", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn check(_: Person) -> Json<Value> {
+pub(in crate::http) async fn check(_: CurrentUser) -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
 /// Who I am.
 #[utoipa::path(get, path = "/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn profile(State(app): State<App>, Person(who): Person) -> Result<Json<UserView>, Problem> {
-    Ok(Json(UserView::of(&app.core, who.user).await?))
+pub(in crate::http) async fn profile(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+) -> Result<Json<UserView>, Problem> {
+    Ok(Json(UserView::of(&app.core, principal.user).await?))
 }
 
 /// A session as its owner sees it.
@@ -93,10 +96,10 @@ pub(in crate::http) struct MeView {
     responses((status = 200, body = MeView), Refusals))]
 pub(in crate::http) async fn with_session(
     State(app): State<App>,
-    Person(who): Person,
+    CurrentUser(principal): CurrentUser,
 ) -> Result<Json<MeView>, Problem> {
-    let session = SessionView::of(who.session.clone(), who.session.id);
-    let user = UserView::of(&app.core, who.user).await?;
+    let session = SessionView::of(principal.session.clone(), principal.session.id);
+    let user = UserView::of(&app.core, principal.user).await?;
     Ok(Json(MeView { same: user.clone(), user, session }))
 }
 
@@ -117,11 +120,11 @@ pub(in crate::http) struct ChangeRequest {
     responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn change(
     State(app): State<App>,
-    Person(who): Person,
-    Body(form): Body<ChangeRequest>,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<ChangeRequest>,
 ) -> Result<Json<UserView>, Problem> {
     let change = Profile { name: form.name, locale: form.locale };
-    let user = accounts::change_profile(&app.core, &who, change).await?;
+    let user = accounts::change_profile(&app.core, &principal, change).await?;
     Ok(Json(UserView::of(&app.core, user).await?))
 }
 
@@ -141,11 +144,11 @@ pub(in crate::http) struct ConfirmRequest {
     responses((status = 202, body = Value), Refusals))]
 pub(in crate::http) async fn delete(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Maybe(form): Maybe<ConfirmRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    OptionalJson(form): OptionalJson<ConfirmRequest>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let at = erasure::plan(&app.core, &visitor, &who, form.password.as_deref(), form.code.as_deref()).await?;
+    let at = erasure::plan(&app.core, &client, &principal, form.password.as_deref(), form.code.as_deref()).await?;
     let message = "Your account will be deleted. Sign in before then to keep it.";
     Ok((StatusCode::ACCEPTED, Json(json!({ "message": message, "deletionAt": at }))))
 }
@@ -155,11 +158,11 @@ pub(in crate::http) async fn delete(
     responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn export(
     State(app): State<App>,
-    Person(who): Person,
+    CurrentUser(principal): CurrentUser,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
     let name = HeaderValue::from_static("attachment; filename=\"account.json\"");
     let headers = HeaderMap::from_iter([(header::CONTENT_DISPOSITION, name)]);
-    Ok((headers, Json(erasure::export(&app.core, &who).await?)))
+    Ok((headers, Json(erasure::export(&app.core, &principal).await?)))
 }
 
 /// Both passwords.
@@ -177,11 +180,11 @@ pub(in crate::http) struct ChangePasswordRequest {
     request_body = ChangePasswordRequest, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn change_password(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Body(form): Body<ChangePasswordRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<ChangePasswordRequest>,
 ) -> Result<Json<Message>, Problem> {
-    accounts::change_password(&app.core, &visitor, &who, &form.current, &form.new).await?;
+    accounts::change_password(&app.core, &client, &principal, &form.current, &form.new).await?;
     Ok(Message::json("Password changed"))
 }
 
@@ -190,10 +193,10 @@ pub(in crate::http) async fn change_password(
     responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn sessions(
     State(app): State<App>,
-    Person(who): Person,
+    CurrentUser(principal): CurrentUser,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
-    let live = sessions::list(&app.core, who.user.id).await?;
-    Ok(Json(live.into_iter().map(|session| SessionView::of(session, who.session.id)).collect()))
+    let live = sessions::list(&app.core, principal.user.id).await?;
+    Ok(Json(live.into_iter().map(|session| SessionView::of(session, principal.session.id)).collect()))
 }
 
 /// Sign out one of my sessions.
@@ -201,10 +204,10 @@ pub(in crate::http) async fn sessions(
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn end_session(
     State(app): State<App>,
-    Person(who): Person,
-    At(id): At<Uuid>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
 ) -> Result<Json<Message>, Problem> {
-    sessions::end(&app.core, who.user.id, SessionId(id)).await?;
+    sessions::end(&app.core, principal.user.id, SessionId(id)).await?;
     Ok(Message::json("Session revoked"))
 }
 
@@ -223,11 +226,11 @@ pub(in crate::http) struct SetupView {
     request_body = Option<ConfirmRequest>, responses((status = 200, body = SetupView), Refusals))]
 pub(in crate::http) async fn set_up_second_factor(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Maybe(form): Maybe<ConfirmRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    OptionalJson(form): OptionalJson<ConfirmRequest>,
 ) -> Result<Json<SetupView>, Problem> {
-    let made = second_factor::set_up(&app.core, &visitor, &who, form.password.as_deref()).await?;
+    let made = second_factor::set_up(&app.core, &client, &principal, form.password.as_deref()).await?;
     Ok(Json(SetupView { secret: made.secret, otpauth_url: made.url }))
 }
 
@@ -258,11 +261,11 @@ impl From<Vec<String>> for RecoveryView {
     request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
 pub(in crate::http) async fn enable_second_factor(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Body(form): Body<CodeRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<CodeRequest>,
 ) -> Result<Json<RecoveryView>, Problem> {
-    Ok(Json(second_factor::enable(&app.core, &visitor, &who, &form.code).await?.into()))
+    Ok(Json(second_factor::enable(&app.core, &client, &principal, &form.code).await?.into()))
 }
 
 /// Take the second factor away.
@@ -270,12 +273,12 @@ pub(in crate::http) async fn enable_second_factor(
     request_body = ConfirmRequest, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn disable_second_factor(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Body(form): Body<ConfirmRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<ConfirmRequest>,
 ) -> Result<Json<Message>, Problem> {
     let code = form.code.unwrap_or_default();
-    second_factor::disable(&app.core, &visitor, &who, form.password.as_deref(), &code).await?;
+    second_factor::disable(&app.core, &client, &principal, form.password.as_deref(), &code).await?;
     Ok(Message::json("Second factor removed"))
 }
 
@@ -284,9 +287,9 @@ pub(in crate::http) async fn disable_second_factor(
     request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
 pub(in crate::http) async fn renew_recovery_codes(
     State(app): State<App>,
-    Seen(visitor): Seen,
-    Person(who): Person,
-    Body(form): Body<CodeRequest>,
+    Client(client): Client,
+    CurrentUser(principal): CurrentUser,
+    JsonBody(form): JsonBody<CodeRequest>,
 ) -> Result<Json<RecoveryView>, Problem> {
-    Ok(Json(second_factor::renew_recovery_codes(&app.core, &visitor, &who, &form.code).await?.into()))
+    Ok(Json(second_factor::renew_recovery_codes(&app.core, &client, &principal, &form.code).await?.into()))
 }

@@ -15,7 +15,7 @@ use dca_core::{
     Db, Error, Ids,
     entitlements::{self, Level},
     events, guilds,
-    licenses::{self, State, state},
+    licenses::{self, LicenseState, state},
     products::{self, Terms},
     tenants,
 };
@@ -24,12 +24,12 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::Barrier;
 
 use crate::{
-    harness::{T, it_unstarted},
-    stage::{Seller, rows},
+    fixtures::{TestTenant, rows},
+    harness::{TestApp, it_unstarted},
 };
 
 /// The test's database as a fresh installation finds it.
-async fn empty_database(t: &T) -> Db {
+async fn empty_database(t: &TestApp) -> Db {
     _ = std::fs::remove_file(t.dir().join("dca.db"));
     app::open_database(&Config::load(t.env().clone()).unwrap()).await.unwrap()
 }
@@ -113,11 +113,11 @@ fn instances_that_meet_on_an_empty_database_agree() {
         t.set("DCA_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
         let (one, two) = tokio::join!(t.assemble(&[]), t.assemble(&[]));
         let (one, two) = (one.unwrap().core, two.unwrap().core);
-        let seller = Seller::new(&one, "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
-        let (license, key) = seller.license(&gold, 1).await;
+        let tenant = TestTenant::new(&one, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (license, key) = tenant.license(&gold, 1).await;
         assert_eq!(licenses::reveal(&two, &license).unwrap(), key);
-        let (found, _) = licenses::inspect(&two, &seller.caller.scope, &key).await.unwrap();
+        let (found, _) = licenses::inspect(&two, &tenant.caller.scope, &key).await.unwrap();
         assert_eq!(found.id, license.id);
         t
     });
@@ -127,8 +127,8 @@ fn instances_that_meet_on_an_empty_database_agree() {
 fn a_wrong_master_key_is_refused_at_start_and_harms_nothing() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let seller = Seller::new(&core, "Makers").await;
-        let (license, key) = seller.license(&seller.product("Gold", "GOLD").await, 1).await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let (license, key) = tenant.license(&tenant.product("Gold", "GOLD").await, 1).await;
         let wrong = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         let refused = t.assemble(&[("DCA_MASTER_KEY", wrong)]).await.err().expect("a wrong key was taken");
         assert_eq!(format!("{refused:#}"), "the master key is not the one this database was sealed under");
@@ -175,32 +175,32 @@ fn draw(ids: &Ids, bound: u16) -> u16 {
 fn what_the_queries_find_is_what_the_state_says() {
     it_unstarted(|t| async {
         let (core, ids) = (t.instance().await, Ids::seeded(3));
-        let seller = Seller::new(&core, "Makers").await;
+        let tenant = TestTenant::new(&core, "Makers").await;
         let mut told = 0;
         for member in 1..=40 {
             let hours = [None, Some(1 + draw(&ids, 60))][usize::from(draw(&ids, 5) > 0)];
             let duration = hours.map(|hours| std::time::Duration::from_secs(u64::from(hours) * 3_600));
-            let product = seller.terms("Gold", "GOLD", duration).await;
-            let (license, _) = seller.license(&product, member).await;
+            let product = tenant.terms("Gold", "GOLD", duration).await;
+            let (license, _) = tenant.license(&product, member).await;
             if draw(&ids, 6) == 0 {
-                licenses::revoke(&core, &seller.caller, license.id, "test").await.unwrap();
+                licenses::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
             }
         }
         for _ in 0..30 {
             t.clock.advance(Duration::hours(draw(&ids, 6).into()));
             let (mut expired, mut held) = (0, Vec::new());
             for member in 1..=40_u64 {
-                for license in licenses::list_of(&core, &seller.caller.scope, member.into()).await.unwrap() {
+                for license in licenses::list_of(&core, &tenant.caller.scope, member.into()).await.unwrap() {
                     let state = state(&license, t.clock.now());
-                    expired += u64::from(state == State::Expired && license.expired_seen_at.is_none());
-                    held.extend((state != State::Revoked).then_some((license.id, state)));
+                    expired += u64::from(state == LicenseState::Expired && license.expired_seen_at.is_none());
+                    held.extend((state != LicenseState::Revoked).then_some((license.id, state)));
                 }
             }
             assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired, "told as expired");
             told += expired;
             let mut shown = Vec::new();
             for member in 1..=40_u64 {
-                shown.extend(licenses::held_by(&core, &seller.caller.scope, member.into()).await.unwrap());
+                shown.extend(licenses::list_usable(&core, &tenant.caller.scope, member.into()).await.unwrap());
             }
             let shown: Vec<_> = shown.into_iter().map(|held| (held.id, held.state)).collect();
             assert_eq!(shown, held, "shown to members");
@@ -214,21 +214,21 @@ fn what_the_queries_find_is_what_the_state_says() {
 fn a_grace_ends_when_the_decision_says_so() {
     it_unstarted(|t| async {
         let (core, ids) = (t.instance().await, Ids::seeded(4));
-        let seller = Seller::new(&core, "Makers").await;
+        let tenant = TestTenant::new(&core, "Makers").await;
         let mut ends = Vec::new();
         for member in 1..=20 {
             let grace = 1 + u64::from(draw(&ids, 30));
             let terms = Terms { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
-            let product = products::define(&core, &seller.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
-            seller.license(&product, member).await;
-            seller.observe(&product, member, Level::Gone).await.unwrap();
+            let product = products::define(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+            tenant.license(&product, member).await;
+            tenant.observe(&product, member, Level::Absent).await.unwrap();
             ends.push(t.clock.now() + std::time::Duration::from_secs(grace * 3_600));
         }
         while !ends.is_empty() {
             t.clock.advance(Duration::hours(draw(&ids, 5).into()));
             let before = ends.len();
             ends.retain(|end| *end > t.clock.now());
-            assert_eq!(entitlements::settle_over(&core).await.unwrap(), (before - ends.len()) as u64);
+            assert_eq!(entitlements::end_expired_grace(&core).await.unwrap(), (before - ends.len()) as u64);
         }
         t
     });
@@ -238,20 +238,20 @@ fn a_grace_ends_when_the_decision_says_so() {
 fn a_claim_has_one_license_however_many_give_and_take_at_once() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
-        let seller = Seller::new(&cores[0], "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
+        let tenant = TestTenant::new(&cores[0], "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
         let tasks = (0..8).map(|task| {
-            let (seller, gold) = (seller.through(&cores[task % 2]), gold.clone());
+            let (tenant, gold) = (tenant.through(&cores[task % 2]), gold.clone());
             tokio::spawn(async move {
                 let ids = Ids::seeded(task as u64);
                 for _ in 0..50 {
                     let member = u64::from(draw(&ids, 6));
-                    let result = match seller.standing(&gold, member).await.pop() {
+                    let result = match tenant.standing(&gold, member).await.pop() {
                         Some(license) => {
-                            licenses::revoke(&seller.core, &seller.caller, license.id, "test").await.map(drop)
+                            licenses::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
                         }
                         None => {
-                            entitlements::grant(&seller.core, &seller.caller, gold.id, member.into()).await.map(drop)
+                            entitlements::grant(&tenant.core, &tenant.caller, gold.id, member.into()).await.map(drop)
                         }
                     };
                     assert!(matches!(result, Ok(()) | Err(Error::Refused(_))), "{result:?}");
@@ -262,10 +262,10 @@ fn a_claim_has_one_license_however_many_give_and_take_at_once() {
             task.await.unwrap();
         }
         for member in 0..6 {
-            if seller.standing(&gold, member).await.is_empty() {
-                entitlements::grant(&seller.core, &seller.caller, gold.id, member.into()).await.unwrap();
+            if tenant.standing(&gold, member).await.is_empty() {
+                entitlements::grant(&tenant.core, &tenant.caller, gold.id, member.into()).await.unwrap();
             }
-            assert_eq!(seller.standing(&gold, member).await.len(), 1, "member {member}");
+            assert_eq!(tenant.standing(&gold, member).await.len(), 1, "member {member}");
         }
         t
     });
@@ -275,9 +275,9 @@ fn a_claim_has_one_license_however_many_give_and_take_at_once() {
 fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
-        let (seller, gate) = (Seller::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
+        let (tenant, gate) = (TestTenant::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
         let tasks = (0..8).map(|task| {
-            let (core, seller, gate) = (cores[task % 2].clone(), seller.through(&cores[task % 2]), gate.clone());
+            let (core, tenant, gate) = (cores[task % 2].clone(), tenant.through(&cores[task % 2]), gate.clone());
             tokio::spawn(async move {
                 for n in 0..5 {
                     gate.wait().await;
@@ -285,7 +285,7 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
                     let terms =
                         Terms { source_grace: Some(std::time::Duration::from_secs(task as u64)), ..Terms::default() };
                     let name = format!("Product {n}");
-                    let defined = products::define(&core, &seller.caller, &name, Some(&format!("P{n}")), &terms).await;
+                    let defined = products::define(&core, &tenant.caller, &name, Some(&format!("P{n}")), &terms).await;
                     assert!(matches!(defined, Ok(_) | Err(Error::Refused(_))), "{defined:?}");
                 }
             })
@@ -293,8 +293,8 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
         for task in tasks.collect::<Vec<_>>() {
             task.await.unwrap();
         }
-        assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the seller");
-        assert_eq!(products::list(&cores[0], &seller.caller.scope).await.unwrap().len(), 5);
+        assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the tenant");
+        assert_eq!(products::list(&cores[0], &tenant.caller.scope).await.unwrap().len(), 5);
         t
     });
 }
@@ -303,16 +303,16 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
 fn the_log_has_no_gaps_and_nobody_is_ever_late() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
-        let seller = Seller::new(&cores[0], "Makers").await;
-        let gold = seller.product("Gold", "GOLD").await;
+        let tenant = TestTenant::new(&cores[0], "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
         let done = Arc::new(AtomicBool::new(false));
         let reader = tokio::spawn({
-            let (seller, done) = (seller.through(&cores[1]), done.clone());
+            let (tenant, done) = (tenant.through(&cores[1]), done.clone());
             async move {
                 let (mut newest, mut looks) = (0, 0);
                 // `done` is read before the look, so that the last look sees everything.
                 while !done.load(Ordering::SeqCst) || newest == 0 {
-                    let log = events::list(&seller.core, &seller.caller.scope, 10_000).await.unwrap();
+                    let log = events::list(&tenant.core, &tenant.caller.scope, 10_000).await.unwrap();
                     let seqs: Vec<_> = log.iter().rev().map(|event| event.seq).collect();
                     assert!(seqs.iter().copied().eq((1..).take(seqs.len())), "a gap, after {newest}: {seqs:?}");
                     assert!(seqs.len() >= newest, "something vanished");
@@ -322,10 +322,10 @@ fn the_log_has_no_gaps_and_nobody_is_ever_late() {
             }
         });
         let writers = (0..8_u64).map(|writer| {
-            let (seller, gold) = (seller.through(&cores[usize::from(writer > 3)]), gold.clone());
+            let (tenant, gold) = (tenant.through(&cores[usize::from(writer > 3)]), gold.clone());
             tokio::spawn(async move {
                 for n in 0..15 {
-                    seller.observe(&gold, writer * 100 + n, Level::Held).await.unwrap();
+                    tenant.observe(&gold, writer * 100 + n, Level::Present).await.unwrap();
                 }
             })
         });
@@ -334,7 +334,7 @@ fn the_log_has_no_gaps_and_nobody_is_ever_late() {
         }
         done.store(true, Ordering::SeqCst);
         assert!(reader.await.unwrap() > 3, "the reader hardly looked");
-        let log = events::list(&cores[0], &seller.caller.scope, 10_000).await.unwrap();
+        let log = events::list(&cores[0], &tenant.caller.scope, 10_000).await.unwrap();
         assert_eq!(log.len(), 8 * 15 * 2, "created and assigned, for each");
         t
     });

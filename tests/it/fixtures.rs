@@ -1,4 +1,4 @@
-//! What the tests of the other doors stand on: a seller without Discord, and a socket without manners.
+//! What the tests of the other doors stand on: a tenant without Discord, and a socket without manners.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,10 +6,10 @@ use dca_auth::{App, Config, app::Inputs, telemetry};
 use dca_core::{
     Caller, Core, Ids,
     api_keys::{self, ApiKey},
-    crypto::api_key::Kind,
-    entitlements::{self, Basis, Change, Level, Observation, Seen},
+    crypto::api_key::ApiKeyKind,
+    entitlements::{self, Change, Level, Observation, ObservedSource, SourceKind},
     licenses::{self, License},
-    outbox::Pace,
+    outbox::Notify,
     products::{self, Product, Terms},
     tenants,
 };
@@ -21,13 +21,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{LIMIT, T};
+use crate::harness::{LIMIT, TestApp};
 
-impl T {
+impl TestApp {
     /// Starts the process without a bot.
     pub async fn start_without_bot(&mut self) {
         self.set("DCA_DISCORD_TOKEN", "");
-        self.start_deaf().await;
+        self.start_without_waiting().await;
     }
 
     /// A mail server, for the process that is started next.
@@ -55,12 +55,12 @@ impl T {
 }
 
 /// A tenant, as its operator handles it.
-pub struct Seller {
+pub struct TestTenant {
     pub core: Core,
     pub caller: Caller,
 }
 
-impl Seller {
+impl TestTenant {
     /// A new tenant.
     pub async fn new(core: &Core, name: &str) -> Self {
         let tenant = tenants::create(core, name).await.unwrap();
@@ -84,7 +84,7 @@ impl Seller {
     }
 
     /// An API key and its text.
-    pub async fn api_key(&self, kind: Kind, covered: &[&Product]) -> (ApiKey, String) {
+    pub async fn api_key(&self, kind: ApiKeyKind, covered: &[&Product]) -> (ApiKey, String) {
         let covered: Vec<_> = covered.iter().map(|product| product.id).collect();
         let (row, text) = api_keys::create(&self.core, &self.caller, "test", kind, &covered).await.unwrap();
         (row, text.expose().to_owned())
@@ -93,7 +93,7 @@ impl Seller {
     /// Gives or takes a member's right to a product, told to nobody.
     pub async fn observe(&self, product: &Product, member: u64, level: Level) -> dca_core::Result<Vec<Change>> {
         let core = &self.core;
-        let seen = vec![Seen { product: product.id, basis: Basis::Grant, level, pace: Pace::Quiet }];
+        let seen = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify: Notify::Silent }];
         let (scope, actor) = (self.caller.scope.clone(), self.caller.actor.clone());
         let stamp = core.stamps.next(&core.clock);
         let observation = Observation { scope, member: member.into(), actor, stamp, fence: None, seen };
@@ -102,7 +102,7 @@ impl Seller {
 
     /// A member's license and its key.
     pub async fn license(&self, product: &Product, member: u64) -> (License, String) {
-        self.observe(product, member, Level::Held).await.unwrap();
+        self.observe(product, member, Level::Present).await.unwrap();
         let license = self.standing(product, member).await.pop().expect("a license was issued");
         let key = licenses::reveal(&self.core, &license).unwrap();
         (license, key)

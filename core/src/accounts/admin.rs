@@ -8,25 +8,25 @@ use serde_json::json;
 use crate::{
     Code, Core, Result, Snowflake,
     accounts::{
-        Email, Principal, Role, Status, erasure,
-        letters::{self, Letter},
-        name, record, second_factor, sessions, set_password,
+        AccountStatus, Email, Principal, Role,
+        emails::{self, EmailTemplate},
+        erasure, name, record, second_factor, sessions, set_password,
     },
     entity::guild_manager,
-    events::{Actor, Kind},
+    events::{Actor, EventKind},
     guilds,
     ids::{SessionId, UserId},
     tx::Tx,
     users::{self, User},
 };
 
-pub use crate::users::Wanted;
+pub use crate::users::UserFilter;
 
 /// A person with the right to look after others.
 #[derive(Clone, Debug)]
 pub struct Admin {
     /// The person.
-    pub who: Principal,
+    pub principal: Principal,
     role: Role,
 }
 
@@ -35,16 +35,16 @@ impl Admin {
     ///
     /// # Errors
     /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
-    pub fn at_least(core: &Core, least: Role, who: Principal) -> Result<Self> {
-        let role = who.user.role()?;
+    pub fn at_least(core: &Core, least: Role, principal: Principal) -> Result<Self> {
+        let role = principal.user.role()?;
         if role < least {
             return Err(Code::InsufficientRole.refusal());
         }
-        let is_weak = who.session.second_factor_at.is_none();
+        let is_weak = principal.session.second_factor_at.is_none();
         if is_weak && role >= Role::Admin && core.rules.admins_need_second_factor {
             return Err(Code::RequiresSecondFactor.because("Set up a second factor, and sign in with it."));
         }
-        Ok(Self { who, role })
+        Ok(Self { principal, role })
     }
 
     /// Locks a person this admin outranks.
@@ -58,7 +58,7 @@ impl Admin {
     }
 
     fn actor(&self) -> Actor {
-        Actor::User(self.who.user.id)
+        Actor::User(self.principal.user.id)
     }
 }
 
@@ -69,24 +69,24 @@ impl Admin {
 /// `INSUFFICIENT_ROLE`; `NOT_FOUND` for a guild that is not there.
 pub async fn list(
     core: &Core,
-    who: Principal,
+    principal: Principal,
     guild: Option<Snowflake>,
-    wanted: Wanted,
+    wanted: UserFilter,
     page: u64,
     size: u64,
 ) -> Result<(Vec<User>, u64)> {
     let Some(id) = guild else {
-        Admin::at_least(core, Role::Moderator, who)?;
+        Admin::at_least(core, Role::Moderator, principal)?;
         return users::list(core, &wanted, page, size).await;
     };
-    let is_manager = manages(core, who.user.id, id).await?;
+    let is_manager = manages(core, principal.user.id, id).await?;
     if !is_manager {
-        Admin::at_least(core, Role::Moderator, who)?;
+        Admin::at_least(core, Role::Moderator, principal)?;
     }
     if guilds::find(core, id).await?.is_none() {
         return Err(Code::NotFound.because("No such server."));
     }
-    let (mut found, total) = users::list(core, &Wanted { guild, ..wanted }, page, size).await?;
+    let (mut found, total) = users::list(core, &UserFilter { guild, ..wanted }, page, size).await?;
     if is_manager {
         // Who manages a server knows its members, not their addresses.
         for user in &mut found {
@@ -116,14 +116,14 @@ pub async fn set_status(
     core: &Core,
     admin: &Admin,
     id: UserId,
-    status: Status,
+    status: AccountStatus,
     reason: Option<String>,
 ) -> Result<User> {
     let mut tx = Tx::begin(core).await?;
     let mut user = admin.lock_lesser(&tx, id).await?;
     let before = user.status()?;
-    if !matches!(status, Status::Active | Status::Suspended | Status::Banned) {
-        return Err(Code::wrong("status", "status must be ACTIVE, SUSPENDED or BANNED"));
+    if !matches!(status, AccountStatus::Active | AccountStatus::Suspended | AccountStatus::Banned) {
+        return Err(Code::invalid_field("status", "status must be ACTIVE, SUSPENDED or BANNED"));
     }
     if before == status {
         return Ok(user);
@@ -131,14 +131,14 @@ pub async fn set_status(
     let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
     // Letting in somebody who never proved their address would prove it for them.
     let unproved = user.email.is_some() && user.email_verified_at.is_none();
-    user.status = if status == Status::Active && unproved { Status::Pending } else { status }.to_string();
+    user.status = if status == AccountStatus::Active && unproved { AccountStatus::Pending } else { status }.to_string();
     user.status_reason = reason;
     users::update(&tx, &user).await?;
-    if status != Status::Active {
+    if status != AccountStatus::Active {
         sessions::end_all(&mut tx, id, None, &admin.actor(), status.as_str()).await?;
     }
     let change = json!({ "from": before, "to": user.status, "reason": user.status_reason });
-    record(&mut tx, Kind::UserStatusChanged, &admin.actor(), id, change);
+    record(&mut tx, EventKind::UserStatusChanged, &admin.actor(), id, change);
     tx.commit().await?;
     Ok(user)
 }
@@ -163,7 +163,7 @@ async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>,
     let before = std::mem::replace(&mut user.role, role.to_string());
     if before != user.role {
         users::update(&tx, &user).await?;
-        record(&mut tx, Kind::AccessChanged, &admin.actor(), id, json!({ "from": before, "to": role }));
+        record(&mut tx, EventKind::AccessChanged, &admin.actor(), id, json!({ "from": before, "to": role }));
     }
     tx.commit().await?;
     Ok(user)
@@ -199,7 +199,7 @@ pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflak
     };
     if changed > 0 {
         let change = json!({ "guildId": guild.to_string(), "manages": manages });
-        record(&mut tx, Kind::AccessChanged, &admin.actor(), id, change);
+        record(&mut tx, EventKind::AccessChanged, &admin.actor(), id, change);
     }
     tx.commit().await
 }
@@ -264,8 +264,8 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     admin.lock_lesser(&tx, id).await?;
     second_factor::remove(&tx, id).await?;
     sessions::end_all(&mut tx, id, None, &admin.actor(), "second factor removed").await?;
-    record(&mut tx, Kind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
-    letters::send(&mut tx, Letter::SecondFactorChanged, id, None).await?;
+    record(&mut tx, EventKind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
+    emails::send(&mut tx, EmailTemplate::SecondFactorChanged, id, None).await?;
     tx.commit().await
 }
 
@@ -277,16 +277,16 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
 pub async fn create_admin(core: &Core, email: &str, called: Option<&str>, word: &str) -> Result<(UserId, bool)> {
     let (email, called) = (Email::parse(email)?, called.map(name).transpose()?);
     let known = called.as_deref().unwrap_or_default();
-    let hash = core.passwords().choose(word, &[&email.folded, known, &core.rules.app_name]).await?;
+    let hash = core.passwords().hash_new(word, &[&email.folded, known, &core.rules.app_name]).await?;
     let mut tx = Tx::begin(core).await?;
-    let claims = users::lock_claims(&tx, &email.folded).await?;
+    let claims = users::lock_unverified_and_owner(&tx, &email.folded).await?;
     let (proved, claims): (Vec<_>, Vec<_>) = claims.into_iter().partition(|user| user.email_verified_at.is_some());
     for claim in claims {
         users::delete(&tx, claim.id).await?;
     }
     let is_new = proved.is_empty();
     let user = proved.into_iter().next().unwrap_or_else(|| User {
-        email: Some(email.shown),
+        email: Some(email.code),
         folded_email: Some(email.folded),
         registered_at: Some(tx.now()),
         ..users::seen(UserId(core.ids.v7(tx.now())), tx.now())
@@ -294,20 +294,20 @@ pub async fn create_admin(core: &Core, email: &str, called: Option<&str>, word: 
     let user = User {
         email_verified_at: user.email_verified_at.or(Some(tx.now())),
         name: called.or_else(|| user.name.clone()),
-        status: Status::Active.to_string(),
+        status: AccountStatus::Active.to_string(),
         role: Role::SuperAdmin.to_string(),
         deletion_at: None,
         ..user
     };
     if is_new {
         users::insert(&tx, user.clone()).await?;
-        record(&mut tx, Kind::UserRegistered, &Actor::Operator, user.id, json!({ "method": "operator" }));
+        record(&mut tx, EventKind::UserRegistered, &Actor::Operator, user.id, json!({ "method": "operator" }));
     } else {
         users::update(&tx, &user).await?;
         sessions::end_all(&mut tx, user.id, None, &Actor::Operator, "made an admin").await?;
     }
     set_password(&tx, user.id, hash).await?;
-    record(&mut tx, Kind::AccessChanged, &Actor::Operator, user.id, json!({ "to": Role::SuperAdmin }));
+    record(&mut tx, EventKind::AccessChanged, &Actor::Operator, user.id, json!({ "to": Role::SuperAdmin }));
     tx.commit().await?;
     Ok((user.id, is_new))
 }
