@@ -1,12 +1,12 @@
-# The image is one binary, the system's root certificates and a volume. The tag below and the channel in
-# rust-toolchain.toml are the same version.
+# The image contains one binary and the system's root certificates. Keep the tag below equal to the channel in
+# rust-toolchain.toml.
 FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /src
-# Use the image's own toolchain: the file would also fetch clippy and rustfmt.
+# Use the image's toolchain: rust-toolchain.toml would also install clippy and rustfmt.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 COPY . .
-# Registry and target stay in cache mounts, so a rebuild compiles only what changed. They are not part of
-# the layer: copy the binary out in the same step.
+# Registry and target are cache mounts, so that a rebuild compiles only what changed. They are not part of the
+# layer, so the binary is copied out in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked -p dca-auth --bin dca-auth \
@@ -19,16 +19,16 @@ RUN apt-get update \
  && useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin dca \
  && install -d -o 10001 -g 10001 -m 0700 /data
 COPY --from=build /usr/local/bin/dca-auth /usr/local/bin/dca-auth
-# Inside a container loopback reaches nobody; outside, the default stays 127.0.0.1:3000.
+# Loopback is not reachable from outside the container. The program's own default is 127.0.0.1:3000.
 ENV DCA_DATA_DIR=/data \
     DCA_HTTP_ADDR=0.0.0.0:3000
-# By number, so that a platform can tell it is not root without reading /etc/passwd.
+# Numeric, so that platforms can verify that it is not root.
 USER 10001:10001
 WORKDIR /data
-# The SQLite file and the generated secrets: lose it and every license key is unreadable.
+# The SQLite file and the generated secrets. Without them, license keys cannot be recovered.
 VOLUME /data
 EXPOSE 3000
-# SIGTERM drains and exits, within 30 s; give it that long. Probes: GET /live and GET /ready.
+# SIGTERM drains requests and exits within 30 s. Probes: GET /live and GET /ready.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["dca-auth"]
 CMD ["serve"]

@@ -1,8 +1,8 @@
-//! What two hundred people who sign in at once cost everybody else.
+//! How 200 concurrent sign-ins affect the latency of validations.
 //!
-//! One process, as shipped: validations arrive at 2,000 a second whatever happens (an open loop: a late answer
-//! counts from when its request was due), first alone, then while 200 accounts sign in at the same moment and
-//! try again when they are told to wait. Prints both tails and their ratio.
+//! One process with the default settings except for its rate limits. Sends 2,000 validations per second in an open
+//! loop (latency counts from when a request was due), first alone, then while 200 accounts sign in at once and
+//! retry when the server is busy. Prints the latencies of both phases and the ratio of their 99th percentiles.
 //!
 //! `cargo bench --bench logins`
 
@@ -28,7 +28,7 @@ use dca_core::{
     api_keys,
     crypto::api_key::ApiKeyKind,
     entitlements, licenses,
-    products::{self, Terms},
+    products::{self, PolicyChanges},
     tenants,
 };
 use tokio::{
@@ -36,26 +36,26 @@ use tokio::{
     net::TcpStream,
 };
 
-type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const PER_SECOND: u64 = 2_000;
 const CONNECTIONS: usize = 64;
-const PEOPLE: usize = 200;
-const IDLE: Duration = Duration::from_secs(10);
+const ACCOUNTS: usize = 200;
+const IDLE_DURATION: Duration = Duration::from_secs(10);
 const PASSWORD: &str = "plow-Ketchup-41 sundial";
 
-fn main() -> Outcome<()> {
-    // `cargo test --all-targets` runs benches too, with an argument of its own.
+fn main() -> BenchResult<()> {
+    // `cargo test --all-targets` runs this too, but without `--bench`.
     if !std::env::args().any(|argument| argument == "--bench") {
         return Ok(());
     }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure())
 }
 
-async fn measure() -> Outcome<()> {
+async fn measure() -> BenchResult<()> {
     let dir = tempfile::tempdir()?;
     let settings = [
-        ("DCA_DATA_DIR", dir.path().to_str().ok_or("a path that is text")?),
+        ("DCA_DATA_DIR", dir.path().to_str().ok_or("the temporary path is not UTF-8")?),
         ("DCA_HTTP_ADDR", "127.0.0.1:0"),
         ("DCA_VALIDATE_PER_MINUTE", "100000000"),
         ("DCA_AUTH_PER_MINUTE", "100000000"),
@@ -64,53 +64,59 @@ async fn measure() -> Outcome<()> {
     let env: BTreeMap<String, String> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics: telemetry::recorder()?.handle() };
     let running = App::build(Config::load(env)?, &[Part::Api], inputs).await?.start().await?;
-    let (core, addr) = (&running.app.core, running.addr.ok_or("an address")?);
+    let (core, addr) = (&running.app.core, running.addr.ok_or("the service has no address")?);
     let request = validation(core).await?;
-    for browser in 0..PEOPLE {
-        admin::create_admin(core, &format!("browser{browser}@bench.example"), Some("Browser"), PASSWORD).await?;
+    for index in 0..ACCOUNTS {
+        admin::create_admin(core, &format!("user{index}@bench.example"), Some("User"), PASSWORD).await?;
     }
 
     let idle = {
         let stop = Arc::new(AtomicBool::new(false));
         let load = tokio::spawn(validate(addr, request.clone(), Arc::clone(&stop)));
-        tokio::time::sleep(IDLE).await;
+        tokio::time::sleep(IDLE_DURATION).await;
         stop.store(true, Ordering::Relaxed);
         load.await??
     };
     let stop = Arc::new(AtomicBool::new(false));
     let load = tokio::spawn(validate(addr, request, Arc::clone(&stop)));
-    let began = Instant::now();
-    let waited = Arc::new(AtomicU64::new(0));
-    let logins: Vec<_> = (0..PEOPLE).map(|browser| tokio::spawn(sign_in(addr, browser, Arc::clone(&waited)))).collect();
+    let start = Instant::now();
+    let retries = Arc::new(AtomicU64::new(0));
+    let logins: Vec<_> = (0..ACCOUNTS).map(|index| tokio::spawn(sign_in(addr, index, Arc::clone(&retries)))).collect();
     for login in logins {
         login.await??;
     }
-    let took = began.elapsed();
+    let elapsed = start.elapsed();
     stop.store(true, Ordering::Relaxed);
     let busy = load.await??;
 
     println!("{:<28}{:>10}{:>10}{:>10}{:>10}", "validate, ms", "count", "p50", "p99", "max");
-    for (name, all) in [("alone", &idle), ("while 200 sign in", &busy)] {
-        println!("{name:<28}{:>10}{:>10.2}{:>10.2}{:>10.2}", all.len(), at(all, 50), at(all, 99), at(all, 100));
+    for (name, samples) in [("alone", &idle), ("while 200 sign in", &busy)] {
+        println!(
+            "{name:<28}{:>10}{:>10.2}{:>10.2}{:>10.2}",
+            samples.len(),
+            percentile(samples, 50),
+            percentile(samples, 99),
+            percentile(samples, 100)
+        );
     }
-    println!("p99 while signing in / alone: {:.2}", at(&busy, 99) / at(&idle, 99));
+    println!("p99 while signing in / alone: {:.2}", percentile(&busy, 99) / percentile(&idle, 99));
     println!(
-        "{PEOPLE} signed in within {:.1} s; {} times somebody was told to wait",
-        took.as_secs_f64(),
-        waited.load(Ordering::Relaxed)
+        "{ACCOUNTS} signed in within {:.1} s, with {} retries",
+        elapsed.as_secs_f64(),
+        retries.load(Ordering::Relaxed)
     );
     running.stop().await?;
     Ok(())
 }
 
-/// A request to validate a license that is there.
-async fn validation(core: &Core) -> Outcome<Vec<u8>> {
+/// A request that validates an existing license.
+async fn validation(core: &Core) -> BenchResult<Vec<u8>> {
     let caller = Caller::operator(tenants::create(core, "Bench").await?);
-    let terms = Terms { duration: None, source_grace: None };
-    let product = products::define(core, &caller, "Bench", Some("BENCH"), &terms).await?;
+    let terms = PolicyChanges { duration: None, source_grace: None };
+    let product = products::create_or_update(core, &caller, "Bench", Some("BENCH"), &terms).await?;
     let (_, api_key) = api_keys::create(core, &caller, "bench", ApiKeyKind::Secret, &[product.id]).await?;
     entitlements::grant(core, &caller, product.id, 7_u64.into()).await?;
-    let license = licenses::list_of(core, &caller.scope, 7_u64.into()).await?.pop().ok_or("a license")?;
+    let license = licenses::list_of(core, &caller.scope, 7_u64.into()).await?.pop().ok_or("no license was issued")?;
     let body = format!("{{\"licenseKey\":\"{}\"}}", licenses::reveal(core, &license)?);
     Ok(post("/licenses/validate", &format!("X-API-Key: {}\r\n", api_key.expose()), &body))
 }
@@ -123,70 +129,70 @@ fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Sends one request and reads its answer; the status.
-async fn ask(stream: &mut TcpStream, request: &[u8]) -> Outcome<u16> {
+/// Sends a request, reads the response, and returns its status.
+async fn send(stream: &mut TcpStream, request: &[u8]) -> BenchResult<u16> {
     stream.write_all(request).await?;
-    let mut answer = Vec::with_capacity(2_048);
+    let mut response = Vec::with_capacity(2_048);
     loop {
-        if stream.read_buf(&mut answer).await? == 0 {
-            return Err("the connection was closed".into());
+        if stream.read_buf(&mut response).await? == 0 {
+            return Err("the server closed the connection".into());
         }
-        let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-        let text = std::str::from_utf8(&answer[..head])?.to_ascii_lowercase();
+        let Some(head) = response.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+        let text = std::str::from_utf8(&response[..head])?.to_ascii_lowercase();
         let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-        if answer.len() >= head + 4 + length.trim().parse::<usize>()? {
-            return Ok(text.split(' ').nth(1).ok_or("a status")?.parse()?);
+        if response.len() >= head + 4 + length.trim().parse::<usize>()? {
+            return Ok(text.split(' ').nth(1).ok_or("the response has no status")?.parse()?);
         }
     }
 }
 
-/// Validates at a fixed rate until `stop`; how long each took from when it was due, in ms, sorted.
-async fn validate(addr: SocketAddr, request: Vec<u8>, stop: Arc<AtomicBool>) -> Outcome<Vec<f64>> {
-    let (next, began, request) = (Arc::new(AtomicU64::new(0)), Instant::now(), Arc::new(request));
+/// Validates at a fixed rate until `stop`. Returns the sorted latencies in ms, measured from when a request was due.
+async fn validate(addr: SocketAddr, request: Vec<u8>, stop: Arc<AtomicBool>) -> BenchResult<Vec<f64>> {
+    let (next, start, request) = (Arc::new(AtomicU64::new(0)), Instant::now(), Arc::new(request));
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         let (next, request, stop) = (Arc::clone(&next), Arc::clone(&request), Arc::clone(&stop));
         connections.push(tokio::spawn(async move {
             let mut stream = TcpStream::connect(addr).await?;
             stream.set_nodelay(true)?;
-            let mut took = Vec::new();
+            let mut latencies = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                let due = began + Duration::from_micros(number * 1_000_000 / PER_SECOND);
+                let due = start + Duration::from_micros(number * 1_000_000 / PER_SECOND);
                 tokio::time::sleep_until(due.into()).await;
-                let status = ask(&mut stream, &request).await?;
+                let status = send(&mut stream, &request).await?;
                 if status != 200 {
-                    return Err(format!("a validation was answered with {status}").into());
+                    return Err(format!("a validation returned status {status}").into());
                 }
-                took.push(due.elapsed().as_secs_f64() * 1_000.0);
+                latencies.push(due.elapsed().as_secs_f64() * 1_000.0);
             }
-            Outcome::Ok(took)
+            BenchResult::Ok(latencies)
         }));
     }
-    let mut all = Vec::new();
+    let mut latencies = Vec::new();
     for connection in connections {
-        all.extend(connection.await??);
+        latencies.extend(connection.await??);
     }
-    all.sort_by(f64::total_cmp);
-    Ok(all)
+    latencies.sort_by(f64::total_cmp);
+    Ok(latencies)
 }
 
-/// Signs one browser in, as often as it takes.
-async fn sign_in(addr: SocketAddr, browser: usize, waited: Arc<AtomicU64>) -> Outcome<()> {
-    let body = format!("{{\"email\":\"browser{browser}@bench.example\",\"password\":\"{PASSWORD}\"}}");
+/// Signs in to one account, and retries while the server is busy.
+async fn sign_in(addr: SocketAddr, index: usize, retries: Arc<AtomicU64>) -> BenchResult<()> {
+    let body = format!("{{\"email\":\"user{index}@bench.example\",\"password\":\"{PASSWORD}\"}}");
     let mut stream = TcpStream::connect(addr).await?;
     loop {
-        match ask(&mut stream, &post("/auth/login", "", &body)).await? {
+        match send(&mut stream, &post("/auth/login", "", &body)).await? {
             200 => return Ok(()),
-            503 => waited.fetch_add(1, Ordering::Relaxed),
-            status => return Err(format!("a sign-in was answered with {status}").into()),
+            503 => retries.fetch_add(1, Ordering::Relaxed),
+            status => return Err(format!("a sign-in returned status {status}").into()),
         };
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
 }
 
-/// The value below which this many percent lie.
-fn at(sorted: &[f64], percent: usize) -> f64 {
+/// The given percentile of sorted values.
+fn percentile(sorted: &[f64], percent: usize) -> f64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get(last * percent / 100).copied().unwrap_or(f64::NAN)
 }

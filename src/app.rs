@@ -1,8 +1,8 @@
-//! The composition root: `main` and the tests build and run the same thing.
+//! Builds, runs and stops a process. `main` and the tests use the same code.
 //!
 //! ```text
 //! build: data directory -> database (migrated) -> Redis? -> Core -> bot?
-//! run:   HTTP | bot | workers, until told to stop
+//! run:   HTTP | bot | workers, until stopped
 //! stop:  unready -> gateway closed -> requests finished -> workers released -> pools closed
 //! ```
 
@@ -41,7 +41,7 @@ use crate::{
     workers,
 };
 
-/// The parts a process may be split into.
+/// The parts of the service, which can run in separate processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// The HTTP API.
@@ -52,54 +52,56 @@ pub enum Part {
     Workers,
 }
 
-/// What a test replaces; everything else is the real stack.
+/// The dependencies that tests replace; everything else is the real stack.
 #[derive(Clone)]
 pub struct Inputs {
-    /// Domain time.
+    /// The source of the current time.
     pub clock: Clock,
-    /// Randomness.
+    /// The source of ids and random bytes.
     pub ids: Ids,
-    /// Reads the metrics that this process's recorder gathers.
+    /// Renders the metrics collected by this process's recorder.
     pub metrics: PrometheusHandle,
 }
 
-/// A built process: doors call [`App::core`], workers too.
+/// A built process. HTTP handlers, the bot and the workers all call [`App::core`].
 #[derive(Clone)]
 pub struct App {
-    /// The product.
+    /// The domain logic.
     pub core: Core,
-    /// The settings.
+    /// The configuration.
     pub config: Arc<Config>,
-    /// Calls to Discord; `None` without a token.
+    /// The Discord client; `None` without a token.
     pub discord: Option<DiscordClient>,
-    /// The providers people may sign in with.
+    /// The configured OAuth sign-in providers.
     pub oauth_providers: OAuthProviders,
-    /// The bot, where this process may hold the gateway.
+    /// The bot; `None` if this process must not connect to the gateway.
     pub bot: Option<Arc<Bot>>,
-    /// Sends letters.
+    /// Sends emails.
     pub mailer: Mailer,
-    /// Reads the metrics.
+    /// Renders the metrics.
     pub metrics: PrometheusHandle,
-    /// Until when direct messages rest because Discord asked for it.
+    /// Pauses direct messages while Discord rate-limits them.
     pub(crate) dm_pause: workers::relay::DmPause,
     parts: Arc<[Part]>,
     ready: Arc<AtomicBool>,
 }
 
 impl App {
-    /// Opens everything the settings name.
+    /// Opens everything that the configuration names.
     ///
     /// # Errors
-    /// What cannot be opened, and what to do about it.
+    /// What cannot be opened, and how to fix it.
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
-        let core = open(&config, &inputs).await?;
+        let core = open_core(&config, &inputs).await?;
         let discord = config.discord_token.as_ref().map(|token| {
             DiscordClient::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout)
         });
-        let may_listen = parts.contains(&Part::Bot);
-        let bot =
-            discord.clone().filter(|_| may_listen).map(|discord| Bot::new(core.clone(), discord, config.gateway_lease));
+        let can_connect = parts.contains(&Part::Bot);
+        let bot = discord
+            .clone()
+            .filter(|_| can_connect)
+            .map(|discord| Bot::new(core.clone(), discord, config.gateway_lease));
         let mailer = Mailer::new(&config, core.db.is_shared())?;
         for worker in workers::Worker::ALL {
             dca_core::workers::register(&core, worker.name()).await?;
@@ -118,37 +120,39 @@ impl App {
         })
     }
 
-    /// Whether requests should come here.
+    /// Whether this instance accepts requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// `embedded` (one process, one file) or `cluster`.
+    /// `embedded` (one process with a SQLite file) or `cluster`.
     #[must_use]
     pub fn mode(&self) -> &'static str {
         if self.core.db.is_shared() { "cluster" } else { "embedded" }
     }
 
-    /// What Discord is to this process, in a word and a sentence.
+    /// The status of the Discord connection: one word and a description.
     #[must_use]
     pub fn discord_status(&self) -> (&'static str, String) {
         match (&self.bot, &self.discord) {
             (None, None) => ("off", "no DCA_DISCORD_TOKEN".to_owned()),
-            (None, Some(_)) => ("off", "another process holds the gateway (--only)".to_owned()),
+            (None, Some(_)) => ("off", "the gateway runs in another process (--only)".to_owned()),
             (Some(bot), _) => match bot.status.borrow().clone() {
-                GatewayStatus::Standby => ("standby", "another instance listens, or this one is about to".to_owned()),
-                GatewayStatus::Connecting => ("connecting", "waiting for Discord".to_owned()),
-                GatewayStatus::Connected => ("ok", "events arrive".to_owned()),
-                GatewayStatus::Refused(why) => ("refused", why),
+                GatewayStatus::Standby => {
+                    ("standby", "connected from another instance, or about to connect".to_owned())
+                }
+                GatewayStatus::Connecting => ("connecting", "connecting to Discord".to_owned()),
+                GatewayStatus::Connected => ("ok", "receiving events".to_owned()),
+                GatewayStatus::Refused(reason) => ("refused", reason),
             },
         }
     }
 
-    /// Starts the parts.
+    /// Starts the configured parts.
     ///
     /// # Errors
-    /// When the address cannot be bound or the certificate cannot be read.
+    /// If the address cannot be bound or the certificate cannot be read.
     pub async fn start(self) -> Result<Running> {
         let (stop, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = Vec::new();
@@ -174,15 +178,12 @@ impl App {
         Ok(Running { app: self, addr, stop, drained, tasks })
     }
 
-    /// The one start line, and one line for settings of earlier systems that do nothing yet.
+    /// Logs one start line, and a warning if settings of earlier systems are ignored.
     fn announce(&self, addr: Option<SocketAddr>) {
         let mail = self.mailer.disabled_reason();
         let off: Vec<&str> = [
             (self.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
-            (
-                self.config.redis_url.is_none(),
-                "redis: no DCA_REDIS_URL, limits and notifications are this process's own",
-            ),
+            (self.config.redis_url.is_none(), "redis: no DCA_REDIS_URL, rate limits are not shared between instances"),
             (self.config.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
             (mail.is_some(), mail.as_deref().unwrap_or_default()),
             (!self.parts.contains(&Part::Api), "api: --only"),
@@ -190,8 +191,8 @@ impl App {
             (!self.parts.contains(&Part::Workers), "workers: --only"),
         ]
         .into_iter()
-        .filter(|(off, _)| *off)
-        .map(|(_, why)| why)
+        .filter(|(is_off, _)| *is_off)
+        .map(|(_, reason)| reason)
         .collect();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -202,16 +203,16 @@ impl App {
             "DCA-Auth is up"
         );
         if !self.config.ignored.is_empty() {
-            warn!(names = self.config.ignored.join(" "), "these settings are understood but have no effect yet");
+            warn!(names = self.config.ignored.join(" "), "these settings are recognized but not used yet");
         }
     }
 }
 
 /// A started process.
 pub struct Running {
-    /// What was started.
+    /// The process.
     pub app: App,
-    /// Where HTTP listens.
+    /// The address of the HTTP listener.
     pub addr: Option<SocketAddr>,
     stop: CancellationToken,
     drained: CancellationToken,
@@ -219,55 +220,55 @@ pub struct Running {
 }
 
 impl Running {
-    /// Ends in order: unready, gateway closed and workers released while requests finish, pools
-    /// closed.
+    /// Shuts down in order: stops accepting requests, closes the gateway and releases the workers
+    /// while requests finish, then closes the pools.
     ///
     /// # Errors
-    /// When a pool does not close cleanly.
+    /// If a pool does not close cleanly.
     pub async fn stop(self) -> Result<()> {
         self.app.ready.store(false, Ordering::Relaxed);
         self.stop.cancel();
         self.drained.cancel();
         let all = futures::future::join_all(self.tasks);
         if tokio::time::timeout(self.app.config.drain_timeout + Duration::from_secs(10), all).await.is_err() {
-            warn!("some work did not finish in time; its leases end by themselves");
+            warn!("some tasks did not finish in time; their leases will expire");
         }
         Ok(self.app.core.db.close().await?)
     }
 }
 
-/// Messages that may go out at once.
+/// How many messages may be sent in one burst.
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
-async fn open(config: &Config, inputs: &Inputs) -> Result<Core> {
+async fn open_core(config: &Config, inputs: &Inputs) -> Result<Core> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&config.data_dir)
-        .with_context(|| format!("the data directory {} cannot be made", config.data_dir.display()))?;
+        .with_context(|| format!("cannot create the data directory {} (DCA_DATA_DIR)", config.data_dir.display()))?;
     let db = open_database(config).await?;
     migrate(&db).await?;
     let master = master_key(config, &inputs.ids, Keyring::is_sealed(&db).await?)?;
-    let shared = open_redis(config)?;
+    let redis = open_redis(config)?;
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
         (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
         (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.dm_per_minute) }),
         (Bucket::Auth, Rate::per_minute(config.auth_per_minute)),
-        (Bucket::Mail, Rate { burst: BURST, ..Rate::per_minute(config.emails_per_minute) }),
+        (Bucket::Email, Rate { burst: BURST, ..Rate::per_minute(config.emails_per_minute) }),
     ];
-    let (bus, limiter) = match shared {
+    let (bus, limiter) = match redis {
         None => (Bus::memory(), Limiter::new(&rates, None)),
         Some((client, connection)) => (
             Bus::redis(client, connection.clone(), &config.redis_prefix),
             Limiter::new(&rates, Some((connection, &config.redis_prefix))),
         ),
     };
-    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, rules(config), &master).await?)
+    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, account_policy(config), &master).await?)
 }
 
-fn rules(config: &Config) -> AccountPolicy {
-    // One core stays with the requests that are not sign-ins.
+fn account_policy(config: &Config) -> AccountPolicy {
+    // Leave one CPU core for requests that do not hash passwords.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     AccountPolicy {
         access_ttl: config.access_ttl,
@@ -282,42 +283,42 @@ fn rules(config: &Config) -> AccountPolicy {
     }
 }
 
-/// Opens the database; an `SQLite` file is made with rights for its owner alone.
+/// Opens the database. A new `SQLite` file is readable by its owner only.
 ///
 /// # Errors
-/// When it cannot be reached; the address is not part of the message.
+/// If the database cannot be reached. The message does not contain the URL.
 pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.database_url.expose();
     if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
         let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
-        file.with_context(|| format!("the database file {path} cannot be written"))?;
+        file.with_context(|| format!("cannot write the database file {path}"))?;
     }
-    Db::connect(url, config.database_pool_size).await.context("the database cannot be opened (DCA_DATABASE_URL)")
+    Db::connect(url, config.database_pool_size).await.context("cannot open the database. Check DCA_DATABASE_URL")
 }
 
-/// Brings the schema up to date. Instances that start at once agree.
+/// Applies pending migrations. Instances may call this at the same time.
 ///
 /// # Errors
-/// When a migration fails.
+/// If a migration fails.
 pub async fn migrate(db: &Db) -> Result<()> {
-    dca_migration::up(db.writer()).await.context("the schema cannot be brought up to date")
+    dca_migration::up(db.writer()).await.context("cannot migrate the database")
 }
 
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
     let Some(url) = &config.redis_url else { return Ok(None) };
-    let client = redis::Client::open(url.expose()).context("DCA_REDIS_URL cannot be used")?;
+    let client = redis::Client::open(url.expose()).context("cannot use DCA_REDIS_URL")?;
     let timeout = Duration::from_millis(500);
     let settings = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
         .set_response_timeout(Some(timeout))
         .set_connection_timeout(Some(timeout));
-    let connection =
-        ConnectionManager::new_lazy_with_config(client.clone(), settings).context("Redis cannot be used")?;
+    let connection = ConnectionManager::new_lazy_with_config(client.clone(), settings)
+        .context("cannot set up the Redis connection")?;
     Ok(Some((client, connection)))
 }
 
-/// Whether Redis answers; `None` without one.
+/// Pings Redis; `None` if it is not configured.
 pub async fn ping_redis(config: &Config) -> Option<Result<(), String>> {
     let opened = open_redis(config).map_err(|error| format!("{error:#}")).transpose()?;
     let ping = async {
@@ -327,25 +328,25 @@ pub async fn ping_redis(config: &Config) -> Option<Result<(), String>> {
     Some(ping.await)
 }
 
-/// The configured master key, or the one in the data directory, made on first start.
+/// Returns the configured master key, or the one in the data directory, which is generated on first start.
 fn master_key(config: &Config, ids: &Ids, is_sealed: bool) -> Result<MasterKey> {
-    if let Some(given) = &config.master_key {
-        return decode(given.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64");
+    if let Some(key) = &config.master_key {
+        return decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64");
     }
     let path = config.data_dir.join("master.key");
     match fs::read_to_string(&path) {
         Ok(text) => decode(text.trim()).with_context(|| format!("{} is not 32 bytes of base64", path.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_sealed => bail!(
-            "{} is missing, but this database was sealed under a master key: restore it from your backup, or set DCA_MASTER_KEY",
+            "{} is missing, but this database needs its master key: restore it from your backup, or set DCA_MASTER_KEY",
             path.display()
         ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let key = ids.bytes::<32>();
             write_secret(&path, &STANDARD.encode(key))?;
-            info!(path = %path.display(), "made a master key; back it up with the database, one is worthless without the other");
+            info!(path = %path.display(), "generated a master key; back it up with the database, which needs it");
             Ok(MasterKey::new(key))
         }
-        Err(error) => bail!("{} cannot be read: {error}", path.display()),
+        Err(error) => bail!("cannot read {}: {error}", path.display()),
     }
 }
 
@@ -354,18 +355,18 @@ fn decode(text: &str) -> Result<MasterKey> {
     Ok(MasterKey::new(bytes.try_into().map_err(|_| anyhow::anyhow!("wrong length"))?))
 }
 
-/// Writes a new file that only its owner can read; never overwrites one.
+/// Writes a new file that only its owner can read. Never overwrites a file.
 fn write_secret(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
-        .with_context(|| format!("{} cannot be written", path.display()))?;
+        .with_context(|| format!("cannot write {}", path.display()))?;
     let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
     written.with_context(|| {
-        // Half a secret would be taken for a whole one at the next start.
+        // The next start would use an incomplete secret.
         _ = fs::remove_file(path);
-        format!("{} cannot be written", path.display())
+        format!("cannot write {}", path.display())
     })
 }

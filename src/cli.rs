@@ -1,4 +1,4 @@
-//! The command line. Exit codes: 0 done, 1 failed, 2 wrong usage, 78 wrong configuration.
+//! The command line. Exit codes: 0 success, 1 failure, 2 invalid usage, 78 invalid configuration.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -33,61 +33,61 @@ pub struct Cli {
 enum Command {
     /// Run the service (the default)
     Serve(Serve),
-    /// Bring the database schema up to date, look at it, or take it back
+    /// Apply, show or revert database migrations
     Migrate {
         #[command(subcommand)]
-        to: Migrate,
+        command: Migrate,
     },
-    /// Fill an empty installation with something to try
+    /// Add example data to try the service with
     Seed {
         #[command(subcommand)]
-        what: Seed,
+        command: Seed,
     },
-    /// Look at everything that must be right, and say how to mend what is not
+    /// Check the configuration, database, Redis, email and Discord, and suggest fixes
     Doctor {
-        /// One JSON array instead of lines
+        /// Print a JSON array instead of text
         #[arg(long)]
         json: bool,
     },
-    /// License keys
+    /// Issue, revoke and inspect license keys
     Key {
         #[command(subcommand)]
-        what: Key,
+        command: Key,
         #[command(flatten)]
         tenant_arg: TenantArg,
     },
-    /// API keys, with which apps validate
+    /// Create and revoke the API keys that apps use to validate licenses
     Apikey {
         #[command(subcommand)]
-        what: Apikey,
+        command: Apikey,
         #[command(flatten)]
         tenant_arg: TenantArg,
     },
-    /// People who look after this installation
+    /// Manage administrator accounts
     Admin {
         #[command(subcommand)]
-        what: AdminCommand,
+        command: AdminCommand,
     },
-    /// Print the description of the HTTP API
+    /// Print the OpenAPI document of the HTTP API
     Openapi,
 }
 
 #[derive(Args, Debug, Default)]
 struct Serve {
-    /// Run only these parts; the others run elsewhere
+    /// Run only these parts, for example `--only api,workers`
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Migrate {
-    /// Apply what is missing
+    /// Apply pending migrations
     Up,
-    /// Show what is applied
+    /// Show which migrations are applied
     Status,
-    /// Take the last migration back, with all of its data
+    /// Revert the last migration and delete its data
     Down {
-        /// Yes, the data too; stop every running service first
+        /// Confirm the deletion; stop every running instance first
         #[arg(long, required = true)]
         yes: bool,
     },
@@ -95,95 +95,95 @@ enum Migrate {
 
 #[derive(Debug, Subcommand)]
 enum Seed {
-    /// A product, a license, and an API key to validate it with
+    /// Create a product, a license, and an API key to validate it with
     Demo,
 }
 
 #[derive(Args, Debug)]
 struct TenantArg {
-    /// The seller: a tenant's id or a Discord server's id; needed when there are several
+    /// The tenant's name or ID, or a Discord server ID; required if there is more than one tenant
     #[arg(long, global = true)]
     tenant: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Key {
-    /// Make a license and print its key
+    /// Create a license and print its key
     Issue {
-        /// The product's name or id
+        /// The product's name or ID
         #[arg(long)]
         product: String,
-        /// The Discord user it belongs to; without one it is nobody's yet
+        /// The ID of the Discord user to assign it to; without it, the key is not assigned
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..=i64::MAX.cast_unsigned()))]
         member: Option<u64>,
     },
-    /// End a license now
+    /// Revoke a license immediately
     Revoke {
-        /// Its id or its key
+        /// The license ID or key
         license: String,
-        /// Why, for the log
+        /// The reason, for the audit log
         #[arg(long, default_value = "operator_decision")]
         reason: String,
     },
-    /// Show a license
+    /// Show a license as JSON
     Inspect {
-        /// Its id or its key
+        /// The license ID or key
         license: String,
     },
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum KeyKind {
-    /// Stays on servers
+    /// For servers; must be kept secret
     Secret,
-    /// Ships inside apps
+    /// May be shipped inside apps
     Publishable,
 }
 
 #[derive(Debug, Subcommand)]
 enum Apikey {
-    /// Make an API key and print it, this once
+    /// Create an API key and print it; it is not shown again
     Create {
-        /// A product it may ask about, by name or id; repeatable
+        /// The name or ID of a product whose licenses it can validate; may be repeated
         #[arg(long, required = true)]
         product: Vec<String>,
-        /// What it is for
+        /// A label for the key
         #[arg(long, default_value = "command line")]
         name: String,
-        /// Where it will live
+        /// Where the key is used
         #[arg(long, value_enum, default_value = "secret")]
         kind: KeyKind,
     },
-    /// End an API key now
+    /// Revoke an API key immediately
     Revoke {
-        /// Its id
+        /// The API key's ID
         id: Uuid,
     },
 }
 
 #[derive(Debug, Subcommand)]
 enum AdminCommand {
-    /// Make a SUPER_ADMIN account, or make one of the account with this address, and print a new password
+    /// Create a SUPER_ADMIN account, or promote the account with this email, and set a new password
     Create {
-        /// Their e-mail address
+        /// The email address
         #[arg(long)]
         email: String,
-        /// What to call them
+        /// The display name
         #[arg(long)]
         name: Option<String>,
-        /// Read the password from standard input instead of making one
+        /// Read the password from standard input instead of generating one
         #[arg(long)]
         password_stdin: bool,
     },
 }
 
-/// Wrong configuration (`EX_CONFIG` of sysexits).
-const WRONG_CONFIG: u8 = 78;
+/// Exit code for an invalid configuration (`EX_CONFIG` in `sysexits.h`).
+const INVALID_CONFIG: u8 = 78;
 
-/// Does what the command line says and answers with its exit code.
+/// Runs the command and returns its exit code.
 ///
 /// # Panics
-/// When the operating system gives no threads.
+/// If the operating system cannot create threads.
 #[must_use]
 pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
@@ -191,7 +191,7 @@ pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("dca-auth: {error:#}");
-            ExitCode::from(if error.is::<Faults>() { WRONG_CONFIG } else { 1 })
+            ExitCode::from(if error.is::<Faults>() { INVALID_CONFIG } else { 1 })
         }
     }
 }
@@ -203,19 +203,19 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
     }
     let config = Config::load(env)?;
     match command {
-        Command::Serve(serve_with) => serve(config, &serve_with.only).await?,
-        Command::Migrate { to } => migrate(&config, &to).await?,
-        Command::Seed { what: Seed::Demo } => seed_demo(&build(config).await?).await?,
-        Command::Doctor { json } => return diagnose(config, json).await,
-        Command::Key { what, tenant_arg } => key(&build(config).await?, what, &tenant_arg).await?,
-        Command::Apikey { what, tenant_arg } => apikey(&build(config).await?, what, &tenant_arg).await?,
-        Command::Admin { what } => admin(&build(config).await?, what).await?,
+        Command::Serve(args) => serve(config, &args.only).await?,
+        Command::Migrate { command } => migrate(&config, &command).await?,
+        Command::Seed { command: Seed::Demo } => seed_demo(&build(config).await?).await?,
+        Command::Doctor { json } => return run_doctor(config, json).await,
+        Command::Key { command, tenant_arg } => key(&build(config).await?, command, &tenant_arg).await?,
+        Command::Apikey { command, tenant_arg } => apikey(&build(config).await?, command, &tenant_arg).await?,
+        Command::Admin { command } => admin(&build(config).await?, command).await?,
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The process without any running part: for commands that call core and end.
+/// Builds the process without starting any part, for commands that only call core.
 async fn build(config: Config) -> Result<App> {
     let metrics = telemetry::recorder()?.handle();
     App::build(config, &[], Inputs { clock: Clock::system(), ids: Ids::system(), metrics }).await
@@ -230,21 +230,21 @@ async fn serve(config: Config, only: &[Part]) -> Result<()> {
     let parts = if only.is_empty() { &all[..] } else { only };
     let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics };
     let app = App::build(config, parts, inputs).await?;
-    // Before anything is served: from the first request on, a signal ends in order.
+    // Before the first request, so that a signal always shuts down in order.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let running = app.start().await?;
     tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-    tracing::info!("stopping; a second signal ends at once");
+    tracing::info!("shutting down; send a second signal to stop immediately");
     tokio::select! {
         stopped = running.stop() => stopped,
-        _ = terminate.recv() => bail!("ended by a second signal"),
-        _ = interrupt.recv() => bail!("ended by a second signal"),
+        _ = terminate.recv() => bail!("stopped by a second signal"),
+        _ = interrupt.recv() => bail!("stopped by a second signal"),
     }
 }
 
-async fn migrate(config: &Config, to: &Migrate) -> Result<()> {
+async fn migrate(config: &Config, command: &Migrate) -> Result<()> {
     let db = app::open_database(config).await?;
-    match to {
+    match command {
         Migrate::Up => app::migrate(&db).await?,
         Migrate::Down { .. } => Migrator::down(db.writer(), Some(1)).await?,
         Migrate::Status => {}
@@ -257,7 +257,7 @@ async fn migrate(config: &Config, to: &Migrate) -> Result<()> {
     Ok(())
 }
 
-async fn diagnose(config: Config, as_json: bool) -> Result<ExitCode> {
+async fn run_doctor(config: Config, as_json: bool) -> Result<ExitCode> {
     let mut findings = doctor::check_database(&config).await;
     if findings.iter().all(|finding| finding.outcome != doctor::Outcome::Fail) {
         match build(config).await {
@@ -269,37 +269,37 @@ async fn diagnose(config: Config, as_json: bool) -> Result<ExitCode> {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
         for finding in &findings {
-            let mark = match finding.outcome {
+            let label = match finding.outcome {
                 doctor::Outcome::Ok => "ok  ",
                 doctor::Outcome::Off => "off ",
                 doctor::Outcome::Fail => "FAIL",
             };
             let fix = finding.fix.as_ref().map_or_else(String::new, |fix| format!("\n       → {fix}"));
-            println!("{mark} {}: {}{fix}", finding.check, finding.detail);
+            println!("{label} {}: {}{fix}", finding.check, finding.detail);
         }
     }
-    let well = findings.iter().all(|finding| finding.outcome != doctor::Outcome::Fail);
-    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_healthy = findings.iter().all(|finding| finding.outcome != doctor::Outcome::Fail);
+    Ok(if is_healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The operator, for the tenant that was named, or the only one there is.
+/// Returns the operator as a caller for the given tenant, or for the only one.
 async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller> {
     let all = tenants::list(&app.core).await?;
     let id = match &tenant_arg.tenant {
-        Some(name) => named(app, name, &all).await?,
+        Some(name) => find_tenant(app, name, &all).await?,
         None => match all.as_slice() {
             [(only, _)] => *only,
-            [] => bail!("there is no tenant yet: invite the bot, or run dca-auth seed demo"),
+            [] => bail!("No tenant yet. Invite the bot to a server, or run `dca-auth seed demo`."),
             several => {
                 let names: Vec<_> = several.iter().map(|(id, name)| format!("  {id}  {name}")).collect();
-                bail!("there are several tenants; name one with --tenant:\n{}", names.join("\n"))
+                bail!("There are several tenants. Choose one with --tenant:\n{}", names.join("\n"))
             }
         },
     };
     Ok(Caller::operator(id))
 }
 
-async fn named(app: &App, name: &str, all: &[(TenantId, String)]) -> Result<TenantId> {
+async fn find_tenant(app: &App, name: &str, all: &[(TenantId, String)]) -> Result<TenantId> {
     if let Some((id, _)) = all.iter().find(|(id, known)| id.to_string() == name || known == name) {
         return Ok(*id);
     }
@@ -307,12 +307,14 @@ async fn named(app: &App, name: &str, all: &[(TenantId, String)]) -> Result<Tena
         Ok(id) => guilds::find(&app.core, id.into()).await?,
         Err(_) => None,
     };
-    guild.map(|guild| guild.tenant_id).with_context(|| format!("there is no tenant {name:?}"))
+    guild
+        .map(|guild| guild.tenant_id)
+        .with_context(|| format!("No tenant {name:?}. Use its name or ID, or a Discord server ID."))
 }
 
-async fn key(app: &App, what: Key, tenant_arg: &TenantArg) -> Result<()> {
+async fn key(app: &App, command: Key, tenant_arg: &TenantArg) -> Result<()> {
     let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
-    match what {
+    match command {
         Key::Issue { product, member } => {
             let product = products::get(core, &caller.scope, &product).await?;
             let key = match member {
@@ -328,13 +330,13 @@ async fn key(app: &App, what: Key, tenant_arg: &TenantArg) -> Result<()> {
         }
         Key::Inspect { license } => {
             let (license, state) = licenses::inspect(core, &caller.scope, &license).await?;
-            let facts = json!({
+            let details = json!({
                 "id": license.id, "keyHint": license.key_hint, "state": state,
                 "productId": license.product_id, "policyId": license.policy_id, "userId": license.user_id,
                 "createdAt": license.created_at, "assignedAt": license.assigned_at, "activatedAt": license.activated_at,
                 "expiresAt": license.expires_at, "revokedAt": license.revoked_at, "revokeReason": license.revoke_reason,
             });
-            println!("{}", serde_json::to_string_pretty(&facts)?);
+            println!("{}", serde_json::to_string_pretty(&details)?);
         }
     }
     Ok(())
@@ -342,38 +344,39 @@ async fn key(app: &App, what: Key, tenant_arg: &TenantArg) -> Result<()> {
 
 async fn grant(app: &App, caller: &Caller, product: &products::Product, member: Snowflake) -> Result<String> {
     let id = entitlements::grant(&app.core, caller, product.id, member).await?;
-    let held = licenses::list_usable(&app.core, &caller.scope, member).await?;
-    held.into_iter().find(|held| held.id == id).map(|held| held.key).context("the license ended at once")
+    let licenses = licenses::list_usable(&app.core, &caller.scope, member).await?;
+    let license = licenses.into_iter().find(|license| license.id == id);
+    license.map(|license| license.key).context("the license was revoked before its key could be read")
 }
 
-async fn admin(app: &App, what: AdminCommand) -> Result<()> {
-    let AdminCommand::Create { email, name, password_stdin } = what;
-    let made = BASE64_URL.encode(app.core.ids.bytes::<18>());
-    let given = password_stdin.then(|| std::io::read_to_string(std::io::stdin())).transpose()?;
-    let password = given.as_deref().map_or(made.as_str(), |text| text.trim_end_matches(['\n', '\r']));
+async fn admin(app: &App, command: AdminCommand) -> Result<()> {
+    let AdminCommand::Create { email, name, password_stdin } = command;
+    let generated = BASE64_URL.encode(app.core.ids.bytes::<18>());
+    let input = password_stdin.then(|| std::io::read_to_string(std::io::stdin())).transpose()?;
+    let password = input.as_deref().map_or(generated.as_str(), |text| text.trim_end_matches(['\n', '\r']));
     let (id, is_new) = admin::create_admin(&app.core, &email, name.as_deref(), password).await?;
-    let how = if is_new { "made" } else { "was there; its password is new" };
-    println!("{id}  {email}  SUPER_ADMIN, {how}");
-    if given.is_none() {
-        println!("password, shown this once: {made}");
+    let action = if is_new { "created" } else { "already existed; its password was changed" };
+    println!("{id}  {email}  SUPER_ADMIN, {action}");
+    if input.is_none() {
+        println!("password, not shown again: {generated}");
     }
     Ok(())
 }
 
-async fn apikey(app: &App, what: Apikey, tenant_arg: &TenantArg) -> Result<()> {
+async fn apikey(app: &App, command: Apikey, tenant_arg: &TenantArg) -> Result<()> {
     let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
-    match what {
+    match command {
         Apikey::Create { product, name, kind } => {
-            let mut bound = Vec::new();
+            let mut product_ids = Vec::new();
             for name in product {
-                bound.push(products::get(core, &caller.scope, &name).await?.id);
+                product_ids.push(products::get(core, &caller.scope, &name).await?.id);
             }
             let kind = match kind {
                 KeyKind::Secret => ApiKeyKind::Secret,
                 KeyKind::Publishable => ApiKeyKind::Publishable,
             };
-            let (row, text) = api_keys::create(core, &caller, &name, kind, &bound).await?;
-            eprintln!("id {}; the key is shown this once:", row.id);
+            let (row, text) = api_keys::create(core, &caller, &name, kind, &product_ids).await?;
+            eprintln!("id {}; save the key now, it is not shown again:", row.id);
             println!("{}", text.expose());
         }
         Apikey::Revoke { id } => println!("revoked {}", api_keys::revoke(core, &caller.scope, id).await?),
@@ -381,25 +384,30 @@ async fn apikey(app: &App, what: Apikey, tenant_arg: &TenantArg) -> Result<()> {
     Ok(())
 }
 
-/// The Discord account of the demo's member; nobody's real one.
+/// The Discord user id of the demo member; no real account has it.
 const DEMO_MEMBER: u64 = 1;
 
 async fn seed_demo(app: &App) -> Result<()> {
     let core = &app.core;
-    let known = tenants::list(core).await?.into_iter().find(|(_, name)| name == "Demo");
-    let tenant = match known {
+    let existing = tenants::list(core).await?.into_iter().find(|(_, name)| name == "Demo");
+    let tenant = match existing {
         Some((id, _)) => id,
         None => tenants::create(core, "Demo").await?,
     };
     let caller = Caller::operator(tenant);
-    let product = products::define(core, &caller, "Demo Tools", Some("DEMO"), &products::Terms::default()).await?;
-    let held = licenses::list_usable(core, &caller.scope, DEMO_MEMBER.into()).await?;
-    let license = match held.into_iter().next() {
-        Some(held) => held.key,
+    let product =
+        products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &products::PolicyChanges::default())
+            .await?;
+    let licenses = licenses::list_usable(core, &caller.scope, DEMO_MEMBER.into()).await?;
+    let license = match licenses.into_iter().next() {
+        Some(license) => license.key,
         None => grant(app, &caller, &product, DEMO_MEMBER.into()).await?,
     };
     let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
-    println!("license key: {license}\nAPI key:     {}\n\nWith `dca-auth serve` running:\n", api_key.expose());
+    println!(
+        "license key: {license}\nAPI key:     {}\n\nWhile `dca-auth serve` is running, validate the license:\n",
+        api_key.expose()
+    );
     println!(
         "curl {}/licenses/validate -H 'X-API-Key: {}' -H 'Content-Type: application/json' -d '{{\"licenseKey\":\"{license}\"}}'",
         app.config.public_url,

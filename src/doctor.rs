@@ -1,4 +1,4 @@
-//! `dca-auth doctor`: is everything as it must be, and if not, what exactly is to be done.
+//! `dca-auth doctor`: checks the installation and suggests a fix for each problem.
 
 use dca_commands::{checks, rest};
 use dca_core::{Scope, guilds, mappings};
@@ -7,28 +7,28 @@ use serde::Serialize;
 
 use crate::{App, Config, app};
 
-/// How a check ended.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// As it must be.
+    /// The check passed.
     Ok,
-    /// Not in use.
+    /// The feature is not in use.
     Off,
-    /// Wrong.
+    /// The check failed.
     Fail,
 }
 
-/// One answer.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// What was looked at.
+    /// What was checked.
     pub check: String,
-    /// How it is.
+    /// Whether it passed.
     pub outcome: Outcome,
-    /// What was seen.
+    /// What was found.
     pub detail: String,
-    /// What to do about it.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -47,28 +47,32 @@ impl Finding {
     }
 }
 
-/// The database and its schema, looked at before anything else touches them.
+/// Checks the database and its schema, before anything else uses them.
 pub async fn check_database(config: &Config) -> Vec<Finding> {
-    let fix = "Check DCA_DATABASE_URL and that the server runs.";
+    let fix = "Check DCA_DATABASE_URL, and that the database server is running.";
     let db = match app::open_database(config).await {
         Ok(db) => db,
         Err(error) => return vec![Finding::fail("database", format!("{error:#}"), fix)],
     };
     let schema = match Migrator::get_pending_migrations(db.writer()).await {
         Ok(pending) if pending.is_empty() => Finding::ok("migrations", "all applied"),
-        Ok(pending) => Finding::off("migrations", &format!("{} not applied yet; serve applies them", pending.len())),
+        Ok(pending) => Finding::off("migrations", &format!("{} pending; `dca-auth serve` applies them", pending.len())),
         Err(error) => return vec![Finding::fail("database", error.to_string(), fix)],
     };
-    vec![Finding::ok("database", if db.is_shared() { "answers (cluster)" } else { "answers (embedded)" }), schema]
+    vec![Finding::ok("database", if db.is_shared() { "reachable (cluster)" } else { "reachable (embedded)" }), schema]
 }
 
-/// The process cannot be built: a wrong master key, a folder that cannot be written.
+/// The finding if the process cannot be built, for example because of a wrong master key.
 #[must_use]
 pub fn startup_failure(error: &anyhow::Error) -> Finding {
-    Finding::fail("start", format!("{error:#}"), "Mend this first; nothing else could be looked at.")
+    Finding::fail(
+        "start",
+        format!("{error:#}"),
+        "Fix this first, then run `dca-auth doctor` again. The other checks were skipped.",
+    )
 }
 
-/// Everything else that can be looked at from here.
+/// Checks Redis, email and Discord.
 pub async fn check_app(app: &App) -> Vec<Finding> {
     let mut findings = vec![check_redis(app).await, check_mail(app).await];
     match &app.discord {
@@ -80,11 +84,13 @@ pub async fn check_app(app: &App) -> Vec<Finding> {
 
 async fn check_redis(app: &App) -> Finding {
     match app::ping_redis(&app.config).await {
-        None => Finding::off("redis", "no DCA_REDIS_URL; limits and notifications are each process's own"),
-        Some(Ok(())) => Finding::ok("redis", "answers"),
-        Some(Err(why)) => {
-            Finding::fail("redis", why, "Check DCA_REDIS_URL and that Redis runs; until then limits are per process.")
-        }
+        None => Finding::off("redis", "no DCA_REDIS_URL; rate limits are not shared between instances"),
+        Some(Ok(())) => Finding::ok("redis", "reachable"),
+        Some(Err(error)) => Finding::fail(
+            "redis",
+            error,
+            "Check DCA_REDIS_URL, and that Redis is running. Until then, each instance counts its own rate limits.",
+        ),
     }
 }
 
@@ -94,66 +100,74 @@ async fn check_mail(app: &App) -> Finding {
             "mail",
             app.mailer.disabled_reason().as_deref().unwrap_or_default().trim_start_matches("mail: "),
         ),
-        Some(Ok(())) => Finding::ok("mail", "the mail server greets us and lets us in"),
-        Some(Err(failure)) => Finding::fail("mail", failure.to_string(), failure.fix()),
+        Some(Ok(())) => Finding::ok("mail", "connected to the mail server"),
+        Some(Err(error)) => Finding::fail("mail", error.to_string(), error.fix()),
     }
 }
 
 async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding> {
-    let members_allowed = match discord.application().await {
-        Ok((_, allowed)) => allowed,
-        Err(why) => return vec![Finding::fail("token", why.to_string(), checks::fix(&why))],
+    let has_members_intent = match discord.application().await {
+        Ok((_, is_enabled)) => is_enabled,
+        Err(error) => return vec![Finding::fail("token", error.to_string(), checks::fix(&error))],
     };
     let mut findings = vec![Finding::ok("token", "accepted")];
-    findings.push(if members_allowed {
-        Finding::ok("intents", "Server Members is switched on")
+    findings.push(if has_members_intent {
+        Finding::ok("intents", "Server Members Intent is on")
     } else {
-        let fix = "Developer Portal → Bot → Privileged Gateway Intents: switch on Server Members Intent.";
-        Finding::fail("intents", "Server Members is switched off", fix)
+        let fix = "Turn on Server Members Intent in the Developer Portal → Bot → Privileged Gateway Intents.";
+        Finding::fail("intents", "Server Members Intent is off", fix)
     });
     match guilds::list_joined(&app.core).await {
         Ok(joined) if joined.is_empty() => {
-            findings.push(Finding::off("servers", "the bot is in no server yet; see the invite link in the README"));
+            findings.push(Finding::off(
+                "servers",
+                "the bot is not in any server yet; invite it with the link in the README",
+            ));
         }
         Ok(joined) => {
             for guild in joined {
                 findings.extend(check_guild(app, discord, &guild).await);
             }
         }
-        Err(error) => findings.push(Finding::fail("servers", error.to_string(), "Check the database.")),
+        Err(error) => {
+            findings.push(Finding::fail("servers", error.to_string(), "Check that the database is reachable."))
+        }
     }
     findings
 }
 
 async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::Guild) -> Vec<Finding> {
-    let at = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
+    let check = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
     let access = match discord.bot_access(guild.id).await {
         Ok(access) => access,
-        Err(why) => return vec![Finding::fail(at("access"), why.to_string(), checks::fix(&why))],
+        Err(error) => return vec![Finding::fail(check("access"), error.to_string(), checks::fix(&error))],
     };
     let missing = checks::missing_permissions(&access);
     let permissions = if missing.is_empty() {
-        Finding::ok(at("permissions"), "all there")
+        Finding::ok(check("permissions"), "all granted")
     } else {
-        let fix = "Server Settings → Roles → the bot's role: switch them on, or use the invite link again.";
-        Finding::fail(at("permissions"), format!("missing: {}", missing.join(", ")), fix)
+        let fix = "Grant them in Server Settings → Roles → the bot's role, or invite the bot again (see the README).";
+        Finding::fail(check("permissions"), format!("missing: {}", missing.join(", ")), fix)
     };
     let scope = Scope::operator(guild.tenant_id);
     let mappings = match mappings::list(&app.core, &scope, guild.id).await {
         Ok(mappings) => mappings,
         Err(error) => {
-            return vec![permissions, Finding::fail(at("role order"), error.to_string(), "Check the database.")];
+            return vec![
+                permissions,
+                Finding::fail(check("role order"), error.to_string(), "Check that the database is reachable."),
+            ];
         }
     };
-    let wrong = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
-    let wrong: Vec<String> = wrong.map(|error| error.to_string()).collect();
-    let order = if wrong.is_empty() {
-        Finding::ok(at("role order"), format!("{} mapped roles below the bot's", mappings.len()))
+    let errors = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
+    let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+    let order = if errors.is_empty() {
+        Finding::ok(check("role order"), format!("{} mapped roles, all below the bot's role", mappings.len()))
     } else {
         Finding::fail(
-            at("role order"),
-            wrong.join(" "),
-            "Server Settings → Roles: drag the bot's role above the mapped roles; unmap deleted ones.",
+            check("role order"),
+            errors.join(" "),
+            "In Server Settings → Roles, drag the bot's role above the mapped roles. Remove deleted roles with /mapping.",
         )
     };
     vec![permissions, order]

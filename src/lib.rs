@@ -1,7 +1,7 @@
-//! The other doors (HTTP, CLI), outbound deliveries, workers, and the wiring of everything.
+//! The HTTP API, the command line, outbound connections and background workers, and the code that connects them.
 //!
-//! `main` reads the environment, [`config`] types it, [`app::App`] builds and runs the process from
-//! it; a test does the same with a map and its own clock.
+//! `main` reads the environment, [`config`] parses it, and [`app::App`] builds and runs the process.
+//! Tests do the same with their own settings and clock.
 
 pub mod app;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The process. Everything it can do is in the library; this reads the environment and nothing else.
+//! The `dca-auth` binary: passes the arguments and the environment to the library.
 
 use std::process::ExitCode;
 

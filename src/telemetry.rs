@@ -1,5 +1,5 @@
-//! Logs and metrics. Logs are text on a terminal and JSON elsewhere; metrics are Prometheus text.
-//! Neither ever sees a key or a token: what is logged are ids, hints and routes.
+//! Logs and metrics. Logs are text on a terminal and JSON otherwise; metrics use the Prometheus text format.
+//! Neither contains keys or tokens, only ids, key hints and routes.
 
 use std::io::IsTerminal;
 
@@ -8,32 +8,31 @@ use tracing_subscriber::{EnvFilter, Registry, filter::LevelFilter, layer::Subscr
 
 use crate::config::{Config, LogFormat};
 
-/// Bounds of latency histograms, in seconds.
+/// Bucket bounds of latency histograms, in seconds.
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-/// A recorder that nobody has installed yet: `main` installs it for the process, a test for its own
-/// threads.
+/// Creates a metrics recorder. The binary installs it globally, a test for its own threads.
 ///
 /// # Errors
-/// Never with these settings.
+/// Never with these buckets.
 pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let seconds = Matcher::Suffix("_seconds".to_owned());
     Ok(PrometheusBuilder::new().set_buckets_for_metric(seconds, &BUCKETS)?.build_recorder())
 }
 
-/// Begins to log to standard error.
+/// Starts logging to standard error.
 pub fn log(config: &Config) {
     let json = match config.log_format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    // Below this the libraries tell their own story, and may quote requests.
-    let quiet = "serenity=warn,poise=warn,sqlx=warn,sea_orm=warn,apalis=error,hyper=warn,rustls=warn";
-    let asked = EnvFilter::new(&config.log_filter);
-    let filter = match asked.max_level_hint() {
-        Some(LevelFilter::ERROR | LevelFilter::OFF) => asked,
-        _ => EnvFilter::new(format!("{},{quiet}", config.log_filter)),
+    // More verbose levels of these libraries may log the content of requests.
+    let library_levels = "serenity=warn,poise=warn,sqlx=warn,sea_orm=warn,apalis=error,hyper=warn,rustls=warn";
+    let requested = EnvFilter::new(&config.log_filter);
+    let filter = match requested.max_level_hint() {
+        Some(LevelFilter::ERROR | LevelFilter::OFF) => requested,
+        _ => EnvFilter::new(format!("{},{library_levels}", config.log_filter)),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(json);
     let registry = Registry::default().with(filter);

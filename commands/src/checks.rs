@@ -1,5 +1,5 @@
-//! What must be true in Discord for the product to work, each with its fix: asked by `/mapping add`
-//! before it saves, and by `doctor` for everything.
+//! What must be set up in Discord, with a fix for everything that is not. `/mapping add` checks it before
+//! it saves; `doctor` checks all of it.
 
 use dca_core::{Code, Snowflake};
 
@@ -18,47 +18,50 @@ pub fn missing_permissions(access: &BotAccess) -> Vec<&'static str> {
     named.into_iter().filter(|(bit, _)| has & bit == 0).map(|(_, name)| name).collect()
 }
 
-/// A role that may be mapped.
+/// Finds a role and checks that it can be mapped.
 ///
 /// # Errors
-/// `ROLE_UNMANAGEABLE` or `NOT_FOUND`, with what to do about it.
+/// `NOT_FOUND`, or `ROLE_UNMANAGEABLE` with what to do about it.
 pub fn mappable(access: &BotAccess, guild: Snowflake, role: Snowflake) -> dca_core::Result<&RoleFacts> {
     let Some(role) = access.roles.iter().find(|known| known.id == role) else {
         return Err(Code::NotFound.because("That role does not exist in this server."));
     };
-    let refuse = |why: String| Err(Code::RoleUnmanageable.because(why));
+    let refuse = |detail: String| Err(Code::RoleUnmanageable.because(detail));
     if role.id == guild {
-        return refuse("@everyone cannot earn a product: every member has it. Choose a role that is given.".to_owned());
+        return refuse("@everyone cannot be mapped: every member has it. Choose another role.".to_owned());
     }
     if role.managed {
         return refuse(format!(
-            "{} belongs to an integration, which alone gives it. Choose a role of your own.",
+            "{} belongs to an integration, so it cannot be assigned. Choose another role.",
             role.name
         ));
     }
     if role.rank >= access.top_role {
         return refuse(format!(
-            "{} is not below the bot's role. Server Settings → Roles: drag the bot's role above it.",
+            "{} is not below the bot's role. In Server Settings → Roles, drag the bot's role above it.",
             role.name
         ));
     }
     if missing_permissions(access).contains(&"Manage Roles") {
         return refuse(
-            "The bot lacks Manage Roles. Server Settings → Roles → the bot's role: switch it on.".to_owned(),
+            "The bot lacks the Manage Roles permission. Turn it on in Server Settings → Roles → the bot's role."
+                .to_owned(),
         );
     }
     Ok(role)
 }
 
-/// What an operator should do about a failed call.
+/// What to do about a failed call.
 #[must_use]
-pub fn fix(failure: &DiscordError) -> &'static str {
-    match failure {
+pub fn fix(error: &DiscordError) -> &'static str {
+    match error {
         DiscordError::Unauthorized => {
-            "Copy the token anew: Developer Portal → Bot → Reset Token, then set DCA_DISCORD_TOKEN."
+            "Get a new token in Developer Portal → Bot → Reset Token and set DCA_DISCORD_TOKEN."
         }
         DiscordError::Forbidden(_) | DiscordError::Unknown(_) => "Invite the bot again with the link in the README.",
-        DiscordError::RateLimited | DiscordError::DmLimited => "Wait; Discord asked for a pause.",
-        DiscordError::DmClosed | DiscordError::Transient(_) => "Try again; if it stays so, see status.discord.com.",
+        DiscordError::RateLimited | DiscordError::DmLimited => "Wait a few minutes, then try again.",
+        DiscordError::DmClosed | DiscordError::Transient(_) => {
+            "Try again. If it keeps failing, check status.discord.com."
+        }
     }
 }

@@ -1,13 +1,13 @@
-//! The ordered door: what Discord tells while we listen.
+//! The gateway connection: what Discord reports while this instance is connected, in order.
 //!
 //! ```text
 //! lease -> client -> READY -> collector callback (inline, in order) -> UpdateBuffer -> observe
-//!                          \-> full pass (worker `reconcile_roles`): what was missed before
+//!                          \-> reconciliation (worker `reconcile_roles`): what was missed before
 //! ```
-//! A callback only notes the newest roles of a (guild, member) with a `Stamp`; it never waits. A update
-//! goes away when its observation has committed, so that a database that is down for a while loses
-//! nothing, and a burst of updates costs one decision. Exactly one instance listens: the holder of the
-//! `gateway` lease, whose token fences what a former holder may still write.
+//! The callback only buffers the newest roles of a (guild, member) with a `Stamp`; it never waits. An
+//! update leaves the buffer when its observation has committed, so that a database outage loses nothing
+//! and a burst of updates costs one decision. Exactly one instance is connected: the holder of the
+//! `gateway` lease, whose token fences writes of a former holder.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -35,46 +35,46 @@ use tracing::{error, info, warn};
 
 use crate::{Bot, CommandError, GatewayStatus, rest::DiscordError, setup};
 
-/// What callbacks have noted of one member since it was last stored.
+/// The changes of one member that are not stored yet.
 #[derive(Clone)]
 struct PendingUpdate {
-    /// The newest. `None`: they left.
+    /// The newest roles. `None`: the member left.
     roles: Option<Vec<Snowflake>>,
     stamp: Stamp,
-    /// Every role they had intermediate_roles, and when at the latest: a gain counts even if it was taken back
-    /// before it could be stored.
+    /// Every role the member had in between, with the newest stamp of those updates: a gained role counts
+    /// even if it was removed before it could be stored.
     intermediate_roles: Option<(Vec<Snowflake>, Stamp)>,
 }
 
 impl PendingUpdate {
-    /// This guild_changes, after what was noted before.
+    /// This update, combined with the one before it.
     fn after(self, before: Option<Self>) -> Self {
         let Some(before) = before else { return self };
-        let (mut had, _) = before.intermediate_roles.unwrap_or_else(|| (Vec::new(), before.stamp));
-        had.extend(before.roles.into_iter().flatten().filter(|role| !had.contains(role)).collect::<Vec<_>>());
-        Self { intermediate_roles: (!had.is_empty()).then_some((had, before.stamp)), ..self }
+        let (mut roles, _) = before.intermediate_roles.unwrap_or_else(|| (Vec::new(), before.stamp));
+        roles.extend(before.roles.into_iter().flatten().filter(|role| !roles.contains(role)).collect::<Vec<_>>());
+        Self { intermediate_roles: (!roles.is_empty()).then_some((roles, before.stamp)), ..self }
     }
 }
 
-/// GuildChange about a guild as a whole; handled before any update.
+/// A change to a guild as a whole; handled before any member update.
 #[derive(Clone)]
 enum GuildChange {
-    /// Every guild the bot is in; it left the others while nobody listened.
+    /// Every guild the bot is in; it was removed from all others while disconnected.
     Present(Vec<Snowflake>),
     Joined(Snowflake, String),
     Left(Snowflake),
     RoleDeleted(Snowflake, Snowflake),
-    /// Something was missed, or could not be read: only a full pass tells.
+    /// Events were missed or could not be parsed; only a reconciliation recovers them.
     Gap,
 }
 
-/// What was buffered and is not stored yet.
+/// Updates that are not stored yet.
 #[derive(Default)]
 pub(crate) struct UpdateBuffer {
     buffered: Mutex<Buffered>,
     wake: Notify,
     stored: Notify,
-    /// Keeps the callback registered; a new READY replaces it.
+    /// Keeps the callback registered; each READY replaces it.
     callback: Mutex<Option<Pin<Box<dyn Stream<Item = ()> + Send>>>>,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct UpdateBuffer {
 struct Buffered {
     guild_changes: VecDeque<GuildChange>,
     members: HashMap<(Snowflake, Snowflake), PendingUpdate>,
-    /// Members buffered of since the last full pass began: what they were in its list is older.
+    /// Members updated since the last reconciliation began; its member list is older.
     recent: HashSet<(Snowflake, Snowflake)>,
 }
 
@@ -97,7 +97,7 @@ impl UpdateBuffer {
         self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns when nothing waits to be stored.
+    /// Returns when nothing is buffered.
     pub(crate) async fn drained(&self) {
         loop {
             let stored = self.stored.notified();
@@ -108,12 +108,12 @@ impl UpdateBuffer {
         }
     }
 
-    /// A full pass begins: who was buffered of before is in its list as they are.
+    /// Begins a reconciliation: its member list is newer than all earlier updates.
     pub(crate) fn begin_reconcile(&self) {
         self.lock().recent.clear();
     }
 
-    /// Whether a member was buffered of since the full pass began.
+    /// Whether a member was updated since the reconciliation began.
     pub(crate) fn updated_since_reconcile(&self, guild: Snowflake, member: Snowflake) -> bool {
         self.lock().recent.contains(&(guild, member))
     }
@@ -124,17 +124,17 @@ impl UpdateBuffer {
     }
 
     fn push_member(&self, guild: GuildId, user: u64, roles: Option<Vec<Snowflake>>, stamp: Stamp) {
-        let who = (guild.get().into(), user.into());
+        let key = (guild.get().into(), user.into());
         let mut buffered = self.lock();
-        buffered.recent.insert(who);
-        let before = buffered.members.remove(&who);
-        buffered.members.insert(who, PendingUpdate { roles, stamp, intermediate_roles: None }.after(before));
+        buffered.recent.insert(key);
+        let before = buffered.members.remove(&key);
+        buffered.members.insert(key, PendingUpdate { roles, stamp, intermediate_roles: None }.after(before));
         drop(buffered);
         self.wake.notify_one();
     }
 }
 
-/// Events whose loss would lose a role change.
+/// Events that must not be lost: one that cannot be parsed starts a reconciliation.
 const CONSUMED: [&str; 6] = [
     "GUILD_MEMBER_ADD",
     "GUILD_MEMBER_UPDATE",
@@ -144,7 +144,7 @@ const CONSUMED: [&str; 6] = [
     "GUILD_DELETE",
 ];
 
-/// The callback: notes, never waits.
+/// The callback: buffers an event without waiting.
 fn push_event(bot: &Bot, event: &Event) {
     let updates = &bot.updates;
     let roles = |roles: &[serenity::model::id::RoleId]| Some(roles.iter().map(|role| role.get().into()).collect());
@@ -165,14 +165,14 @@ fn push_event(bot: &Bot, event: &Event) {
             updates.push_guild_change(GuildChange::Left(e.guild.id.get().into()))
         }
         Event::Unknown(e) if CONSUMED.contains(&e.kind.as_str()) => {
-            warn!(kind = e.kind, "an event could not be read; its guild is looked at anew");
+            warn!(kind = e.kind, "could not parse a gateway event; starting a reconciliation");
             updates.push_guild_change(GuildChange::Gap);
         }
         _ => {}
     }
 }
 
-/// The events that need no order: READY, and interactions poise leaves to us.
+/// Handles events that need no order: READY, and interactions that poise does not handle.
 pub(crate) async fn handle(
     framework: poise::FrameworkContext<'_, Arc<Bot>, CommandError>,
     event: &FullEvent,
@@ -180,16 +180,16 @@ pub(crate) async fn handle(
     let (ctx, bot) = (framework.serenity_context, framework.user_data().await);
     match event {
         FullEvent::Ready { data_about_bot } => {
-            let listener = bot.clone();
+            let callback_bot = bot.clone();
             let callback = collector::collect(&ctx.shard, move |event| {
-                push_event(&listener, event);
+                push_event(&callback_bot, event);
                 None::<()>
             });
             *bot.updates.callback.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(callback));
             let present: Vec<Snowflake> = data_about_bot.guilds.iter().map(|guild| guild.id.get().into()).collect();
             let guilds = present.len();
             bot.updates.push_guild_change(GuildChange::Present(present));
-            // Whatever happened before the callback was there is found by a full pass.
+            // A reconciliation finds what happened before the callback was registered.
             bot.updates.push_guild_change(GuildChange::Gap);
             bot.status.send_replace(GatewayStatus::Connected);
             info!(guilds, "Discord is connected");
@@ -197,7 +197,7 @@ pub(crate) async fn handle(
         FullEvent::InteractionCreate { interaction: Interaction::Component(choice) } => {
             setup::component(ctx, bot, choice).await?;
         }
-        // GUILD_CREATE of the first connection may come before the callback is there.
+        // GUILD_CREATE of the first connection may arrive before the callback is registered.
         FullEvent::GuildCreate { guild, .. } => {
             bot.updates.push_guild_change(GuildChange::Joined(guild.id.get().into(), guild.name.clone()))
         }
@@ -206,27 +206,27 @@ pub(crate) async fn handle(
     Ok(())
 }
 
-/// How long the last of what was buffered may take to be stored when listening ends.
-const FLUSH: Duration = Duration::from_secs(3);
+/// How long storing the remaining updates may take after the connection ends.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Stores what is buffered. Different members in parallel, one member in order.
+/// Stores buffered updates: different members in parallel, the updates of one member in order.
 async fn store_updates(bot: &Bot, lease: &Lease) {
     loop {
-        let (guild_changes, updates) = {
+        let (guild_change, updates) = {
             let buffered = bot.updates.lock();
             let updates: Vec<_> =
-                buffered.members.iter().take(256).map(|(who, update)| (*who, update.clone())).collect();
+                buffered.members.iter().take(256).map(|(key, update)| (*key, update.clone())).collect();
             (buffered.guild_changes.front().cloned(), updates)
         };
-        let stored = match guild_changes {
-            Some(guild_changes) => store_guild_change(bot, lease, guild_changes).await,
+        let stored = match guild_change {
+            Some(change) => store_guild_change(bot, lease, change).await,
             None if updates.is_empty() => {
                 bot.updates.wake.notified().await;
                 Ok(())
             }
             None => {
                 futures::stream::iter(updates)
-                    .map(|(who, update)| store_update(bot, lease, who, update))
+                    .map(|(key, update)| store_update(bot, lease, key, update))
                     .buffer_unordered(8)
                     .fold(Ok(()), |all, one| async { all.and(one) })
                     .await
@@ -234,28 +234,28 @@ async fn store_updates(bot: &Bot, lease: &Lease) {
         };
         bot.updates.stored.notify_waiters();
         if let Err(error) = stored {
-            warn!(%error, "what Discord told is not stored yet; trying again");
+            warn!(%error, "could not store updates from Discord; retrying");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
 }
 
-async fn store_guild_change(bot: &Bot, lease: &Lease, guild_changes: GuildChange) -> dca_core::Result<()> {
-    if !workers::is_held(&bot.core, lease).await? {
-        // A former holder's guild_changes: the present one hears it too.
+async fn store_guild_change(bot: &Bot, lease: &Lease, change: GuildChange) -> dca_core::Result<()> {
+    if !workers::is_current(&bot.core, lease).await? {
+        // This instance no longer holds the lease; the current holder receives the change too.
         bot.updates.lock().guild_changes.pop_front();
         return Ok(());
     }
-    match guild_changes {
+    match change {
         GuildChange::Present(present) => {
             for guild in guilds::list_joined(&bot.core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
-                guilds::left(&bot.core, guild.id).await?;
+                guilds::record_leave(&bot.core, guild.id).await?;
             }
         }
-        GuildChange::Joined(guild, name) => guilds::joined(&bot.core, guild, &name).await.map(drop)?,
-        GuildChange::Left(guild) => guilds::left(&bot.core, guild).await?,
-        GuildChange::RoleDeleted(guild, role) => mappings::role_deleted(&bot.core, guild, role).await?,
-        GuildChange::Gap => workers::wake_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
+        GuildChange::Joined(guild, name) => guilds::record_join(&bot.core, guild, &name).await.map(drop)?,
+        GuildChange::Left(guild) => guilds::record_leave(&bot.core, guild).await?,
+        GuildChange::RoleDeleted(guild, role) => mappings::set_role_deleted(&bot.core, guild, role).await?,
+        GuildChange::Gap => workers::schedule_in(&bot.core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
     }
     bot.updates.lock().guild_changes.pop_front();
     Ok(())
@@ -269,9 +269,10 @@ async fn store_update(
 ) -> dca_core::Result<()> {
     let intermediate_roles = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
     for (roles, stamp) in intermediate_roles.into_iter().chain([(update.roles.as_deref(), update.stamp)]) {
-        let seen = entitlements::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
-        if let Some(seen) = seen {
-            entitlements::observe(&bot.core, &seen).await?;
+        let observation =
+            entitlements::observation(&bot.core, guild, member, roles, stamp, Some(lease.clone())).await?;
+        if let Some(observation) = observation {
+            entitlements::observe(&bot.core, &observation).await?;
         }
     }
     let mut buffered = bot.updates.lock();
@@ -281,8 +282,9 @@ async fn store_update(
     Ok(())
 }
 
-/// Listens whenever this instance holds the gateway, until `stop`. Returns when the lease is given
-/// back; a refusal by Discord that only an operator can mend leaves the rest of the process running.
+/// Connects to the gateway whenever this instance holds the lease, until `stop`. Returns after releasing
+/// the lease. If Discord refuses the connection and only an operator can fix it, the rest of the process
+/// keeps running.
 pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
     loop {
         match acquire(&bot).await {
@@ -292,14 +294,14 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
                 listen(&bot, &lease, &stop).await;
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
-                    warn!(%error, "the gateway lease was not given back; it ends by itself");
+                    warn!(%error, "could not release the gateway lease; it expires on its own");
                 }
                 if !matches!(*bot.status.borrow(), GatewayStatus::Refused(_)) {
                     bot.status.send_replace(GatewayStatus::Standby);
                 }
             }
             Ok(None) => {}
-            Err(error) => warn!(%error, "the gateway lease cannot be asked for"),
+            Err(error) => warn!(%error, "could not acquire the gateway lease; retrying"),
         }
         let refused = matches!(*bot.status.borrow(), GatewayStatus::Refused(_));
         let pause =
@@ -314,31 +316,31 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
     let lease = workers::acquire(&bot.core, workers::GATEWAY, bot.lease_duration, now).await?;
     if lease.is_some() {
         bot.core.stamps.catch_up(&bot.core).await?;
-        // A pass that a former holder left behind, or is still at, is not waited for.
-        workers::take_over(&bot.core, workers::RECONCILE_ROLES).await?;
+        // Do not wait for a reconciliation that a former holder abandoned or is still running.
+        workers::revoke_lease(&bot.core, workers::RECONCILE_ROLES).await?;
     }
     Ok(lease)
 }
 
-/// One stretch of listening: until the client ends, the lease is lost, or `stop`.
+/// Stays connected until the client ends, the lease is lost, or `stop`.
 async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) {
     let mut client = match connect(bot).await {
         Ok(client) => client,
-        Err(error) => return warn!(error = %CommandError::from(error), "Discord cannot be reached"),
+        Err(error) => return warn!(error = %CommandError::from(error), "could not connect to Discord; retrying"),
     };
     let shards = client.shard_manager.clone();
-    let storing = tokio::spawn({
+    let store_task = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
         async move { store_updates(&bot, &lease).await }
     });
     tokio::select! {
         ended = client.start() => if let Err(error) = ended { report_disconnect(bot, &error) },
-        () = renew_lease(bot, lease) => warn!("another instance may hold the gateway now; this one stops listening"),
+        () = renew_lease(bot, lease) => warn!("lost the gateway lease; disconnecting from Discord"),
         () = stop.cancelled() => {}
     }
     shards.shutdown_all().await;
-    _ = tokio::time::timeout(FLUSH, bot.updates.drained()).await;
-    storing.abort();
+    _ = tokio::time::timeout(FLUSH_TIMEOUT, bot.updates.drained()).await;
+    store_task.abort();
 }
 
 async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
@@ -357,30 +359,30 @@ async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
     ClientBuilder::new_with_http(bot.discord.client(), intents).framework(framework).await
 }
 
-/// Tells Discord which commands there are; keeps trying in the background, since nothing else waits for
-/// it. (A set-up that fails would leave the framework deaf for good.)
+/// Registers the slash commands. Retries in the background, since nothing waits for it; an error returned
+/// from the framework's setup would leave it without event handling for good.
 async fn register(http: Arc<Http>, commands: Vec<CreateCommand>) {
     let Err(error) = Command::set_global_commands(&http, commands.clone()).await else { return };
-    warn!(error = %DiscordError::from(error), "the commands could not be registered; trying again");
+    warn!(error = %DiscordError::from(error), "could not register the slash commands; retrying");
     tokio::spawn(async move {
         for pause in (0..10).map(|n| Duration::from_secs(1 << n)) {
             tokio::time::sleep(pause).await;
             if Command::set_global_commands(&http, commands.clone()).await.is_ok() {
-                return info!("the commands are registered");
+                return info!("slash commands registered");
             }
         }
-        error!("the commands could not be registered; restart when Discord is well again");
+        error!("could not register the slash commands; check status.discord.com, then restart");
     });
 }
 
-/// Renews the lease, and returns when this instance must no longer believe that it holds it.
+/// Renews the lease. Returns when this instance can no longer be sure that it holds it.
 async fn renew_lease(bot: &Bot, lease: &Lease) {
     let mut trusted_until = Instant::now() + bot.lease_duration;
     loop {
         tokio::time::sleep(bot.lease_duration / 4).await;
-        let asked = Instant::now();
+        let started = Instant::now();
         match tokio::time::timeout(bot.lease_duration / 4, workers::renew(&bot.core, lease, bot.lease_duration)).await {
-            Ok(Ok(true)) => trusted_until = asked + bot.lease_duration,
+            Ok(Ok(true)) => trusted_until = started + bot.lease_duration,
             Ok(Ok(false)) => return,
             Ok(Err(_)) | Err(_) if Instant::now() + bot.lease_duration / 4 >= trusted_until => return,
             Ok(Err(_)) | Err(_) => {}
@@ -388,18 +390,18 @@ async fn renew_lease(bot: &Bot, lease: &Lease) {
     }
 }
 
-/// Says what an operator must do, where only an operator can.
+/// Logs why the connection ended, and what to do if only an operator can fix it.
 fn report_disconnect(bot: &Bot, error: &serenity::Error) {
-    let says = match error {
+    let message = match error {
         serenity::Error::Gateway(GatewayError::InvalidAuthentication | GatewayError::NoAuthentication) => {
-            "Discord does not accept the bot token (4004). Developer Portal → Bot → Reset Token, set DCA_DISCORD_TOKEN, restart."
+            "Discord rejected the bot token (4004). Get a new one in Developer Portal → Bot → Reset Token, set DCA_DISCORD_TOKEN, then restart."
         }
         serenity::Error::Gateway(GatewayError::DisallowedGatewayIntents | GatewayError::InvalidGatewayIntents) => {
-            "Discord refuses the Server Members intent (4013/4014). Developer Portal → Bot → Privileged Gateway Intents: \
-             switch on Server Members Intent, then restart."
+            "Discord rejected the Server Members intent (4013/4014). Turn on Server Members Intent in Developer Portal → \
+             Bot → Privileged Gateway Intents, then restart."
         }
-        _ => return warn!("the connection to Discord ended; connecting anew"),
+        _ => return warn!("the connection to Discord ended; reconnecting"),
     };
-    error!("{says} The license API keeps serving.");
-    bot.status.send_replace(GatewayStatus::Refused(says.to_owned()));
+    error!("{message} The license API keeps running.");
+    bot.status.send_replace(GatewayStatus::Refused(message.to_owned()));
 }

@@ -1,10 +1,10 @@
-//! All of Discord in one room: the gateway, REST, one file per slash command, and every sentence the
-//! bot says. Nothing here knows HTTP servers or SQL.
+//! Everything that talks to Discord: the gateway, REST calls, one file per slash command, and the bot's
+//! texts. This crate contains no HTTP server and no SQL.
 //!
 //! ```text
-//! gateway: ordered callbacks -> updates -> dca_core::entitlements::observe
-//! a command: defer -> who may -> one call into core -> a sentence from `reply`
-//! rest:     every outbound call to Discord
+//! gateway: ordered callbacks -> UpdateBuffer -> dca_core::entitlements::observe
+//! command: defer -> check permissions -> one call into core -> a text from `reply`
+//! rest:    every outbound call to Discord
 //! ```
 
 use std::{
@@ -33,28 +33,28 @@ pub use rest::DiscordClient;
 /// The permissions the bot asks for in its invite link: View Channels, Send Messages, Manage Roles.
 pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
 
-/// Whether this instance hears Discord.
+/// The status of this instance's gateway connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayStatus {
-    /// Another instance holds the gateway; this one takes over when it falls silent.
+    /// Another instance holds the gateway lease; this one takes over when it expires.
     Standby,
-    /// This instance holds the gateway and is connecting.
+    /// This instance holds the gateway lease and is connecting.
     Connecting,
-    /// Events arrive.
+    /// Connected; events arrive.
     Connected,
-    /// Discord refuses us until an operator acts; says what to do.
+    /// Discord refuses the connection until an operator acts; contains what to do.
     Refused(String),
 }
 
-/// The bot: what commands and workers share.
+/// The bot: state shared by commands and workers.
 pub struct Bot {
-    /// The product.
+    /// The core services.
     pub core: Core,
-    /// Calls to Discord.
+    /// The client of Discord's REST API.
     pub discord: DiscordClient,
     /// How long the gateway lease lasts without being renewed.
     pub lease_duration: Duration,
-    /// Whether events arrive.
+    /// The status of the gateway connection.
     pub status: watch::Sender<GatewayStatus>,
     lease: Mutex<Option<Lease>>,
     updates: gateway::UpdateBuffer,
@@ -75,25 +75,25 @@ impl Bot {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A full pass begins: see [`Bot::updated_since_reconcile`].
+    /// Begins a reconciliation; see [`Bot::updated_since_reconcile`].
     pub fn begin_reconcile(&self) {
         self.updates.begin_reconcile();
     }
 
-    /// Whether the gateway spoke of a member since the full pass began: its word is newer than the
-    /// list's.
+    /// Whether the gateway reported a member since the reconciliation began; if so, that update is newer
+    /// than the member list.
     #[must_use]
     pub fn updated_since_reconcile(&self, guild: dca_core::Snowflake, member: dca_core::Snowflake) -> bool {
         self.updates.updated_since_reconcile(guild, member)
     }
 
-    /// Returns when everything buffered so far is stored.
+    /// Returns when every buffered update is stored.
     pub async fn drained(&self) {
         self.updates.drained().await;
     }
 }
 
-/// What went wrong in a command: a refusal to say, or a fault to log.
+/// Why a command failed: a refusal to show, or an error to log.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error(transparent)]
@@ -101,22 +101,22 @@ enum CommandError {
     #[error("Discord: {0}")]
     Discord(#[from] serenity::Error),
     #[error(transparent)]
-    Rest(#[from] rest::DiscordError),
+    DiscordApi(#[from] rest::DiscordError),
 }
 
 type Context<'a> = poise::Context<'a, Arc<Bot>, CommandError>;
 
-/// Everything the bot can be told to do. A new command is a file and a line here.
+/// All slash commands. A new command is a file and a line here.
 fn commands() -> Vec<poise::Command<Arc<Bot>, CommandError>> {
     vec![key::key(), license::license(), mapping::mapping(), setup::setup(), sync::sync()]
 }
 
-/// The same framework_options for every command: deferred at once, ephemeral, nobody pinged, panics caught.
+/// Options for every command: deferred at once, ephemeral, without pings, panics caught.
 fn framework_options() -> poise::FrameworkOptions<Arc<Bot>, CommandError> {
     poise::FrameworkOptions {
         commands: commands(),
         command_check: Some(|ctx| Box::pin(defer(ctx))),
-        on_error: |error| Box::pin(answer_failure(error)),
+        on_error: |error| Box::pin(respond_to_error(error)),
         allowed_mentions: Some(serenity::builder::CreateAllowedMentions::new()),
         event_handler: |framework, event| Box::pin(gateway::handle(framework, event)),
         initialize_owners: false,
@@ -124,8 +124,8 @@ fn framework_options() -> poise::FrameworkOptions<Arc<Bot>, CommandError> {
     }
 }
 
-/// Answers within Discord's three seconds that an answer is coming. A defer that Discord refuses means
-/// that another instance answers, or that it is too late: the command must not run then.
+/// Defers the response within Discord's limit of three seconds. If Discord rejects it, another instance
+/// has responded or it is too late, and the command must not run.
 async fn defer(ctx: Context<'_>) -> Result<bool, CommandError> {
     if let poise::Context::Application(application) = ctx
         && application.interaction_type == poise::CommandInteractionType::Command
@@ -135,14 +135,14 @@ async fn defer(ctx: Context<'_>) -> Result<bool, CommandError> {
     Ok(true)
 }
 
-/// Says a refusal, logs a fault; the member sees the id that the log carries.
-async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, CommandError>) {
+/// Shows a refusal, or logs the error under the interaction id that the user sees.
+async fn respond_to_error(error: poise::FrameworkError<'_, Arc<Bot>, CommandError>) {
     let Some(ctx) = error.ctx() else {
-        tracing::error!(%error, "a gateway event was not handled");
+        tracing::error!(%error, "could not handle a gateway event");
         return;
     };
-    if let poise::FrameworkError::CommandCheckFailed { error: Some(why), .. } = &error {
-        tracing::warn!(error = %why, "a command was not run: Discord did not take our first answer");
+    if let poise::FrameworkError::CommandCheckFailed { error: Some(reason), .. } = &error {
+        tracing::warn!(error = %reason, "command not run: Discord rejected the deferred response");
         return;
     }
     let text = match &error {
@@ -158,23 +158,23 @@ async fn answer_failure(error: poise::FrameworkError<'_, Arc<Bot>, CommandError>
         }
     };
     if let Err(error) = ctx.send(CreateReply::default().content(text).ephemeral(true)).await {
-        tracing::warn!(%error, "an answer did not reach Discord");
+        tracing::warn!(%error, "could not send a response to Discord");
     }
 }
 
-/// A refusal in its own words; anything else is logged under the id the member sees.
-fn error_text(failure: &CommandError, id: u64) -> String {
-    match failure {
+/// The text for an error. Anything but a refusal is logged under the interaction id that the user sees.
+fn error_text(error: &CommandError, id: u64) -> String {
+    match error {
         CommandError::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
-        CommandError::Rest(why) => reply::discord_refused(why),
+        CommandError::DiscordApi(error) => reply::discord_refused(error),
         CommandError::Core(_) | CommandError::Discord(_) => {
-            tracing::error!(error = %failure, interaction = id, "a command failed");
+            tracing::error!(%error, interaction = id, "a command failed");
             reply::fault(id)
         }
     }
 }
 
-/// Who calls, in the guild they call from.
+/// The caller, in the guild the command was called in.
 async fn caller(ctx: Context<'_>) -> Result<dca_core::Caller, CommandError> {
     Ok(dca_core::Caller::in_guild(&ctx.data().core, guild(ctx), ctx.author().id.get().into()).await?)
 }
@@ -184,7 +184,7 @@ fn guild(ctx: Context<'_>) -> dca_core::Snowflake {
     ctx.guild_id().map_or(0, serenity::model::id::GuildId::get).into()
 }
 
-/// The interaction's id: what a member may quote and the log carries.
+/// The interaction id, shown to the user and logged.
 fn interaction(ctx: Context<'_>) -> u64 {
     match ctx {
         poise::Context::Application(application) => application.interaction.id.get(),
@@ -192,12 +192,12 @@ fn interaction(ctx: Context<'_>) -> u64 {
     }
 }
 
-/// Runs core work as part of this interaction: its events carry the interaction's id.
+/// Runs core work as part of this interaction, so that its events carry the interaction id.
 fn in_request<'a, T: 'a>(ctx: Context<'_>, work: impl Future<Output = T> + Send + 'a) -> BoxFuture<'a, T> {
-    Box::pin(dca_core::events::in_request(format!("interaction:{}", interaction(ctx)), work))
+    Box::pin(dca_core::events::with_request_id(format!("interaction:{}", interaction(ctx)), work))
 }
 
-/// Product names that contain what was typed so far.
+/// Autocompletes product names that contain the typed text.
 async fn complete_product(ctx: Context<'_>, partial: &str) -> serenity::builder::CreateAutocompleteResponse {
     let typed = partial.to_lowercase();
     let known = match caller(ctx).await {

@@ -3,7 +3,7 @@ use serenity::model::user::User;
 
 use crate::{CommandError, Context, caller, complete_product, in_request, reply};
 
-/// Look at, grant or revoke a member's license
+/// Show, grant or revoke a member's licenses
 #[poise::command(
     slash_command,
     guild_only,
@@ -16,9 +16,9 @@ pub(crate) async fn license(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Show a member's licenses, ended ones too
+/// Show a member's licenses, including revoked ones
 #[poise::command(slash_command)]
-async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) -> Result<(), CommandError> {
+async fn show(ctx: Context<'_>, #[description = "The member"] member: User) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let known = products::list(core, &caller.scope).await?;
     let found = licenses::list_of(core, &caller.scope, member.id.get().into()).await?;
@@ -29,11 +29,11 @@ async fn show(ctx: Context<'_>, #[description = "Whose licenses"] member: User) 
     Ok(())
 }
 
-/// Give a member a license, whatever their roles
+/// Give a member a license, regardless of their roles
 #[poise::command(slash_command)]
 async fn grant(
     ctx: Context<'_>,
-    #[description = "Who gets it"] member: User,
+    #[description = "The member"] member: User,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
     #[max_length = 80]
@@ -47,16 +47,16 @@ async fn grant(
     Ok(())
 }
 
-/// End a member's license now; a new one needs a new grant or the role anew
+/// Revoke a member's license now; a new grant, or regaining the role, issues a new one
 #[poise::command(slash_command)]
 async fn revoke(
     ctx: Context<'_>,
-    #[description = "Whose license"] member: User,
+    #[description = "The member"] member: User,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
     #[max_length = 80]
     product: String,
-    #[description = "Why, for the log"]
+    #[description = "The reason, shown in the log, for example: refunded"]
     #[max_length = 200]
     reason: Option<String>,
 ) -> Result<(), CommandError> {
@@ -64,7 +64,7 @@ async fn revoke(
     let product = products::get(core, &caller.scope, &product).await?;
     let member = member.id.get().into();
     let reason = reason.as_deref().unwrap_or("admin_decision");
-    let ended = in_request(ctx, licenses::revoke_member_license(core, &caller, member, product.id, reason)).await?;
-    ctx.say(reply::revoked(member, &product.name, &ended.key_hint)).await?;
+    let revoked = in_request(ctx, licenses::revoke_member_license(core, &caller, member, product.id, reason)).await?;
+    ctx.say(reply::revoked(member, &product.name, &revoked.key_hint)).await?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use serenity::model::guild::Role;
 
 use crate::{CommandError, Context, caller, checks, complete_product, guild, in_request, reply};
 
-/// Which role earns which product
+/// Manage which roles get which products
 #[poise::command(
     slash_command,
     guild_only,
@@ -19,7 +19,7 @@ pub(crate) async fn mapping(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Show which role earns which product
+/// Show which roles get which products
 #[poise::command(slash_command)]
 async fn list(ctx: Context<'_>) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
@@ -30,32 +30,32 @@ async fn list(ctx: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Let a role earn a product
+/// Map a role to a product: members with the role get a license
 #[poise::command(slash_command)]
 async fn add(
     ctx: Context<'_>,
-    #[description = "Members with this role get a key"] role: Role,
+    #[description = "Members with this role get a license key"] role: Role,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
     #[max_length = 80]
     product: String,
-    #[description = "Send members who have the role already their key by direct message"] dm_existing: Option<bool>,
+    #[description = "Send members who already have the role their key by direct message"] dm_existing: Option<bool>,
 ) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     let product = products::get(&ctx.data().core, &caller.scope, &product).await?;
-    let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Quietly };
+    let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Silently };
     let access = ctx.data().discord.bot_access(guild(ctx)).await?;
     let role = checks::mappable(&access, guild(ctx), role.id.get().into())?.id;
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
-    ctx.say(reply::mapped(role, &product.name, announce == Announce::Quietly)).await?;
+    ctx.say(reply::mapped(role, &product.name, announce == Announce::Silently)).await?;
     Ok(())
 }
 
-/// Let a role no longer earn a product; its licenses end after their grace
+/// Remove a mapping; licenses that depend on it are revoked after their grace period
 #[poise::command(slash_command)]
 async fn remove(
     ctx: Context<'_>,
-    #[description = "The role, or the id of a deleted one (see /mapping list)"] role: String,
+    #[description = "The role, or the ID of a deleted one (see /mapping list)"] role: String,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
     #[max_length = 80]

@@ -1,4 +1,4 @@
-//! Every sentence the bot says. Names that people chose are escaped; nobody is ever pinged.
+//! The bot's texts. Names chosen by users are escaped, and no message pings anyone.
 
 use dca_core::{
     Refusal, Snowflake,
@@ -9,12 +9,12 @@ use dca_core::{
 
 use crate::rest::DiscordError;
 
-/// Discord takes 2,000 characters a message; this many leave room for what is added.
-const ROOM: usize = 1_800;
+/// Discord allows 2,000 characters per message; the rest is left for what is added.
+const MAX_CHARS: usize = 1_800;
 
-/// Text as it is, not as Markdown, a mention or a link.
+/// Escapes text, so that Discord shows no Markdown, mention or link.
 #[must_use]
-pub fn plain(text: &str) -> String {
+pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_ascii_punctuation() && !matches!(c, '.' | ',' | '\'' | '"' | '!' | '?' | ';' | '%' | '&' | '=' | '$') {
@@ -26,9 +26,9 @@ pub fn plain(text: &str) -> String {
 }
 
 pub(crate) fn refusal(refusal: &Refusal) -> String {
-    // Names that people chose are part of it; our own backticks stay.
+    // The detail may contain names chosen by users; its backticks are ours and stay.
     let mut text = String::from("❌ ");
-    for c in refusal.detail.chars().take(ROOM) {
+    for c in refusal.detail.chars().take(MAX_CHARS) {
         if "*_~|[]()<>@#\\".contains(c) {
             text.push('\\');
         }
@@ -37,81 +37,80 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
     text
 }
 
-pub(crate) fn discord_refused(why: &DiscordError) -> String {
-    format!("❌ {why}. {}", crate::checks::fix(why))
+pub(crate) fn discord_refused(error: &DiscordError) -> String {
+    format!("❌ The request to Discord failed: {error}. {}", crate::checks::fix(error))
 }
 
 pub(crate) fn missing_permission() -> String {
-    "❌ This needs the Manage Server permission. Ask an admin of this server.".to_owned()
+    "❌ You need the Manage Server permission for this. Ask an admin of this server.".to_owned()
 }
 
 pub(crate) fn guild_only() -> String {
-    "❌ This works in a server, not in a direct message.".to_owned()
+    "❌ Use this command in a server, not in a direct message.".to_owned()
 }
 
-pub(crate) fn bad_argument(why: &str) -> String {
-    format!("❌ An option cannot be read: {}. Choose it from the list Discord offers.", plain(why))
+pub(crate) fn bad_argument(error: &str) -> String {
+    format!("❌ Invalid option: {}. Choose a value from the list that Discord offers.", escape(error))
 }
 
 pub(crate) fn fault(id: u64) -> String {
-    format!(
-        "❌ Something went wrong on our side; nothing was changed halfway. If it stays so, tell the operator: {id}."
-    )
+    format!("❌ Something went wrong on our side. Try again. If it keeps failing, send the operator this ID: {id}.")
 }
 
-/// The message that carries a key.
+/// The direct message with a license key.
 #[must_use]
-pub fn key_dm(held: &MemberLicense) -> String {
-    let ends = held.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until <t:{}:f>.", at.timestamp()));
+pub fn key_dm(license: &MemberLicense) -> String {
+    let expiry =
+        license.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until <t:{}:f>.", at.timestamp()));
     format!(
-        "🔑 Your license for **{}**\n```\n{}\n```Keep it to yourself. `/key` in the server shows it again.{ends}",
-        plain(&held.product),
-        held.key,
+        "🔑 Your license key for **{}**\n```\n{}\n```Keep it private. Use `/key` in the server to see it again.{expiry}",
+        escape(&license.product),
+        license.key,
     )
 }
 
-pub(crate) fn keys(held: &[MemberLicense]) -> String {
-    if held.is_empty() {
-        return "You hold no license here. If you have just got the role, try again in a minute.".to_owned();
+pub(crate) fn keys(licenses: &[MemberLicense]) -> String {
+    if licenses.is_empty() {
+        return "You have no license in this server. If you just got the role, try again in a minute.".to_owned();
     }
-    let line = |held: &MemberLicense| {
-        let state = match held.state {
+    let line = |license: &MemberLicense| {
+        let state = match license.state {
             LicenseState::Expired => " (expired)",
             _ => "",
         };
-        format!("**{}**{state}\n```\n{}\n```", plain(&held.product), held.key)
+        format!("**{}**{state}\n```\n{}\n```", escape(&license.product), license.key)
     };
-    list(held.iter().map(line)).unwrap_or_default()
+    list(licenses.iter().map(line)).unwrap_or_default()
 }
 
 pub(crate) fn mapped(role: Snowflake, product: &str, quiet: bool) -> String {
     let holders = if quiet {
-        "Members who have the role already get their license now, without a message: `/key` shows it."
+        "Members who already have the role get theirs now, without a message: `/key` shows it."
     } else {
-        "Members who have the role already get their key by direct message, one every few seconds."
+        "Members who already have the role get their key by direct message, one every few seconds."
     };
-    format!("✅ <@&{role}> earns **{}** from now on. {holders}", plain(product))
+    format!("✅ Members with <@&{role}> now get a license for **{}**. {holders}", escape(product))
 }
 
 pub(crate) fn unmapped(role: Snowflake, product: &str, holders: u64) -> String {
     let holders = match holders {
-        0 => "Nobody held a license through it.".to_owned(),
-        n => {
-            format!("{n} licenses stood on it and end after their grace, unless something else entitles their holder.")
-        }
+        0 => "No license depended on it.".to_owned(),
+        n => format!(
+            "Licenses affected: {n}. They are revoked after their grace period, unless another role or a grant remains."
+        ),
     };
-    format!("✅ <@&{role}> no longer earns **{}**. {holders}", plain(product))
+    format!("✅ <@&{role}> is no longer mapped to **{}**. {holders}", escape(product))
 }
 
 pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -> String {
     let line = |(mapping, product): (&Mapping, &str)| {
-        let rests = match mapping.role_deleted_at {
-            Some(_) => " ⚠️ the role was deleted: its licenses are kept; `/mapping remove` lets them end",
+        let note = match mapping.role_deleted_at {
+            Some(_) => " ⚠️ The role was deleted. Its licenses are kept until you use `/mapping remove`.",
             None => "",
         };
-        format!("<@&{}> (`{}`) → **{}**{rests}", mapping.role_id, mapping.role_id, plain(product))
+        format!("<@&{}> (`{}`) → **{}**{note}", mapping.role_id, mapping.role_id, escape(product))
     };
-    list(rows.map(line)).unwrap_or_else(|| "No role earns anything yet. `/setup` begins.".to_owned())
+    list(rows.map(line)).unwrap_or_else(|| "No role is mapped yet. Use `/setup` to map one.".to_owned())
 }
 
 pub(crate) fn licenses<'a>(
@@ -119,21 +118,22 @@ pub(crate) fn licenses<'a>(
     rows: impl Iterator<Item = (&'a License, LicenseState, &'a str)>,
 ) -> String {
     let line = |(license, state, product): (&License, LicenseState, &str)| {
-        let why = license.revoke_reason.as_deref().map_or_else(String::new, |why| format!(" ({})", plain(why)));
-        let ended = license.revoked_at.map_or_else(String::new, |at| format!(" <t:{}:f>", at.timestamp()));
+        let reason =
+            license.revoke_reason.as_deref().map_or_else(String::new, |reason| format!(" ({})", escape(reason)));
+        let revoked = license.revoked_at.map_or_else(String::new, |at| format!(" <t:{}:f>", at.timestamp()));
         let issued = license.created_at.timestamp();
-        format!("**{}** `{}` issued <t:{issued}:f>, {state}{ended}{why}", plain(product), license.key_hint)
+        format!("**{}** `{}` issued <t:{issued}:f>, {state}{revoked}{reason}", escape(product), license.key_hint)
     };
-    list(rows.map(line)).unwrap_or_else(|| format!("<@{member}> never had a license here."))
+    list(rows.map(line)).unwrap_or_else(|| format!("<@{member}> has never had a license in this server."))
 }
 
-/// One per line, as far as a message reaches; `None` for none.
+/// One item per line, as many as fit in a message; `None` if there are none.
 fn list(lines: impl Iterator<Item = String>) -> Option<String> {
     let lines: Vec<String> = lines.collect();
     let mut text = String::new();
-    for (at, line) in lines.iter().enumerate() {
-        if text.len() + line.len() > ROOM {
-            return Some(format!("{text}… and {} more", lines.len() - at));
+    for (index, line) in lines.iter().enumerate() {
+        if text.len() + line.len() > MAX_CHARS {
+            return Some(format!("{text}… and {} more", lines.len() - index));
         }
         text += line;
         text.push('\n');
@@ -142,45 +142,42 @@ fn list(lines: impl Iterator<Item = String>) -> Option<String> {
 }
 
 pub(crate) fn granted(member: Snowflake, product: &str) -> String {
-    format!("✅ <@{member}> has a license for **{}**; the key goes to them by direct message.", plain(product))
+    format!("✅ <@{member}> now has a license for **{}**. The key is sent to them by direct message.", escape(product))
 }
 
 pub(crate) fn revoked(member: Snowflake, product: &str, hint: &str) -> String {
-    format!(
-        "✅ The license `{hint}` of <@{member}> for **{}** is revoked. The key is refused from now on.",
-        plain(product)
-    )
+    format!("✅ The license `{hint}` of <@{member}> for **{}** is revoked. The key no longer works.", escape(product))
 }
 
 pub(crate) fn setup_panel(product: &str, prefix: &str) -> String {
     format!(
-        "**{}** is ready; its keys begin with `{prefix}-`.\n\
-         **1.** Choose the role that earns it. **2.** Choose a channel for the log, if you like.",
-        plain(product)
+        "**{}** is ready. Its keys begin with `{prefix}-`.\n\
+         **1.** Choose the role whose members get a license. **2.** Optional: choose a log channel.",
+        escape(product)
     )
 }
 
 pub(crate) fn log_channel_set(channel: Snowflake) -> String {
-    format!("✅ What happens to licenses is written in <#{channel}>.")
+    format!("✅ License events are now posted in <#{channel}>.")
 }
 
 pub(crate) fn stale_panel() -> String {
-    "❌ This panel is not yours, or too old. Run `/setup` again.".to_owned()
+    "❌ This panel has expired or is not yours. Use `/setup` to get a new one.".to_owned()
 }
 
 pub(crate) fn sync_confirmed() -> String {
-    "✅ The next sync may end the licenses it was held for. It runs now.".to_owned()
+    "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.".to_owned()
 }
 
-/// A line of the log channel, about this member.
+/// A line for the log channel. `member` is the subject of the event.
 #[must_use]
 pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
-    let fact = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
-    let text = |name: &str| fact(name).and_then(|value| value.as_str()).map(plain);
+    let value = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
+    let text = |name: &str| value(name).and_then(|value| value.as_str()).map(escape);
     let member = member.map_or_else(String::new, |member| format!(" · <@{member}>"));
     let license = event.license_id.map_or_else(String::new, |id| format!(" · license `{id}`"));
-    let reason = text("reason").map_or_else(String::new, |why| format!(" · {why}"));
-    let change = match fact("held").and_then(serde_json::Value::as_bool) {
+    let reason = text("reason").map_or_else(String::new, |reason| format!(" · {reason}"));
+    let change = match value("held").and_then(serde_json::Value::as_bool) {
         Some(true) => " gained",
         Some(false) => " lost",
         None => "",
@@ -188,15 +185,15 @@ pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
     let role = text("roleId").map_or_else(String::new, |role| format!(" ·{change} role <@&{role}>"));
     let hint = match event.kind.as_str() {
         "source.unverifiable" => {
-            "\n⚠️ A mapped role was deleted. Its licenses are kept; `/mapping remove` lets them end."
+            "\n⚠️ A mapped role was deleted. Its licenses are kept until you use `/mapping remove`."
         }
         "sync.breaker_tripped" => {
-            "\n⚠️ Too many licenses would end at once, so none did. Look first; `/sync confirm` lets them end."
+            "\n⚠️ The sync was stopped because it would revoke many licenses. If that is intended, use `/sync confirm`."
         }
         _ => "",
     };
     let request = event.request_id.as_deref().map_or_else(String::new, |id| format!(" · `{id}`"));
-    let actor = event.actor.strip_prefix("discord:").map_or_else(|| plain(&event.actor), |id| format!("<@{id}>"));
+    let actor = event.actor.strip_prefix("discord:").map_or_else(|| escape(&event.actor), |id| format!("<@{id}>"));
     let line = format!("`{}`{member}{license}{role}{reason} · by {actor}{request}", event.kind);
-    line.chars().take(ROOM).chain(hint.chars()).collect()
+    line.chars().take(MAX_CHARS).chain(hint.chars()).collect()
 }

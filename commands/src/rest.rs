@@ -1,4 +1,4 @@
-//! Every outbound call to Discord's REST API.
+//! Outbound calls to Discord's REST API.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -17,38 +17,38 @@ use serenity::{
 /// Members per page: Discord's maximum.
 pub const PAGE: u64 = 1_000;
 
-/// A call that did not succeed, by what can be done about it.
+/// Why a call failed, by what can be done about it.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscordError {
-    /// What was asked for does not exist (404 with a code that says so).
-    #[error("Discord does not know that {0}")]
+    /// The object does not exist (404 with a code that says so).
+    #[error("Discord found no such {0}")]
     Unknown(&'static str),
-    /// The member does not take messages from us: 50007, 50278.
+    /// The member does not accept messages from the bot: 50007, 50278.
     #[error("the member does not accept direct messages")]
     DmClosed,
-    /// Opening direct messages too fast (40003), or flagged for it (20026): all of them must stop.
-    #[error("Discord asks to stop opening direct messages")]
+    /// The bot opens direct messages too fast (40003), or was flagged for it (20026). All of them must pause.
+    #[error("Discord does not allow new direct messages for now")]
     DmLimited,
-    /// Slow down for this long.
-    #[error("Discord asks to wait")]
+    /// The rate limit was exceeded (429).
+    #[error("too many requests")]
     RateLimited,
-    /// The token is not accepted.
-    #[error("Discord does not accept the bot token")]
+    /// The bot token was rejected (401).
+    #[error("Discord rejected the bot token")]
     Unauthorized,
-    /// The bot may not do that there; trying again changes nothing.
+    /// The bot lacks access (403, with Discord's code); retrying does not help.
     #[error("the bot lacks access ({0})")]
     Forbidden(isize),
-    /// Anything that may pass: no answer, 5xx.
-    #[error("Discord did not answer: {0}")]
+    /// A temporary failure: no response, 5xx.
+    #[error("Discord is not available ({0})")]
     Transient(String),
 }
 
 impl From<serenity::Error> for DiscordError {
     fn from(error: serenity::Error) -> Self {
-        let serenity::Error::Http(HttpError::UnsuccessfulRequest(answer)) = &error else {
+        let serenity::Error::Http(HttpError::UnsuccessfulRequest(response)) = &error else {
             return Self::Transient(brief(&error));
         };
-        match (answer.status_code.as_u16(), answer.error.code) {
+        match (response.status_code.as_u16(), response.error.code) {
             (_, 50007 | 50278) => Self::DmClosed,
             (_, 40003 | 20026) => Self::DmLimited,
             (429, _) => Self::RateLimited,
@@ -62,26 +62,26 @@ impl From<serenity::Error> for DiscordError {
     }
 }
 
-/// serenity's errors may quote an address; only their kind is kept.
+/// The kind of a serenity error; its text may contain a URL.
 fn brief(error: &serenity::Error) -> String {
     match error {
         serenity::Error::Http(HttpError::Request(error)) if error.is_timeout() => "timed out".to_owned(),
         serenity::Error::Http(HttpError::Request(_)) => "no connection".to_owned(),
-        serenity::Error::Json(_) => "the answer cannot be read".to_owned(),
-        _ => "unexpected answer".to_owned(),
+        serenity::Error::Json(_) => "invalid response".to_owned(),
+        _ => "unexpected error".to_owned(),
     }
 }
 
-/// A role as mapping rules need it.
+/// What the checks need to know about a role.
 #[derive(Clone, Debug)]
 pub struct RoleFacts {
     /// Its id.
     pub id: Snowflake,
     /// Its name.
     pub name: String,
-    /// Whether an integration owns it.
+    /// Whether an integration manages it.
     pub managed: bool,
-    /// Its place: higher outranks; equal places are ordered by id, the lower id first.
+    /// Its position, higher outranks; of equal positions the lower id outranks.
     pub rank: (u16, std::cmp::Reverse<u64>),
     /// Permission bits.
     pub permissions: u64,
@@ -97,13 +97,13 @@ pub struct DiscordClient {
 }
 
 impl DiscordClient {
-    /// Calls with this token. `api_url` stands in for `https://discord.com`; serenity's own limiter
-    /// must be off then, because it ignores the stand-in while it is on.
+    /// A client with this token. `api_url` replaces `https://discord.com`; serenity's rate limiter is off
+    /// then, because it would ignore the replacement.
     #[must_use]
     pub fn new(token: &str, api_url: Option<&str>, timeout: Duration) -> Self {
-        let rest =
+        let client =
             Self { http: Arc::new(Http::new("")), token: token.into(), api_url: api_url.map(Into::into), timeout };
-        Self { http: Arc::new(rest.client()), ..rest }
+        Self { http: Arc::new(client.client()), ..client }
     }
 
     /// A client for serenity's gateway and interactions.
@@ -116,14 +116,11 @@ impl DiscordClient {
     }
 
     async fn call<T>(&self, call: impl Future<Output = serenity::Result<T>>) -> Result<T, DiscordError> {
-        let answer = tokio::time::timeout(self.timeout, call).await;
-        answer.map_err(|_| DiscordError::Transient("timed out".to_owned()))?.map_err(DiscordError::from)
+        let result = tokio::time::timeout(self.timeout, call).await;
+        result.map_err(|_| DiscordError::Transient("timed out".to_owned()))?.map_err(DiscordError::from)
     }
 
-    /// The application behind the token, and whether its portal allows the Server Members intent.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// The application of the token, and whether the Server Members intent is enabled for it.
     pub async fn application(&self) -> Result<(CurrentApplicationInfo, bool), DiscordError> {
         let info = self.call(self.http.get_current_application_info()).await?;
         let members = ApplicationFlags::GATEWAY_GUILD_MEMBERS | ApplicationFlags::GATEWAY_GUILD_MEMBERS_LIMITED;
@@ -132,17 +129,11 @@ impl DiscordClient {
     }
 
     /// The bot's own user.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
     pub async fn bot_user(&self) -> Result<Snowflake, DiscordError> {
         Ok(self.call(self.http.get_current_user()).await?.id.get().into())
     }
 
-    /// One page of a guild's members after this one, by rising id.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// One page of a guild's members with their roles, by ascending id, starting after `after`.
     pub async fn members(
         &self,
         guild: Snowflake,
@@ -153,10 +144,7 @@ impl DiscordClient {
         Ok(page.into_iter().map(|member| (member.user.id.get().into(), roles_of(&member))).collect())
     }
 
-    /// One member's roles; `None` when Discord says that they are not in the guild.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// A member's roles; `None` if they are not in the guild.
     pub async fn member(&self, guild: Snowflake, user: Snowflake) -> Result<Option<Vec<Snowflake>>, DiscordError> {
         let call = self.http.get_member(GuildId::new(guild.into()), UserId::new(user.into()));
         match self.call(call).await {
@@ -167,19 +155,13 @@ impl DiscordClient {
     }
 
     /// A guild's roles.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
     pub async fn roles(&self, guild: Snowflake) -> Result<Vec<RoleFacts>, DiscordError> {
         let roles = self.call(self.http.get_guild_roles(GuildId::new(guild.into()))).await?;
         Ok(roles.iter().map(role_facts).collect())
     }
 
-    /// Sends a member a direct message, once: the same `nonce` again within minutes is the same
-    /// message.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
+    /// `nonce` within minutes.
     pub async fn dm(&self, user: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let channel = self.call(UserId::new(user.into()).create_dm_channel(&self.http)).await?;
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
@@ -187,18 +169,12 @@ impl DiscordClient {
     }
 
     /// The guild a channel belongs to.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
     pub async fn guild_of(&self, channel: Snowflake) -> Result<Option<Snowflake>, DiscordError> {
         let channel = self.call(self.http.get_channel(ChannelId::new(channel.into()))).await?;
         Ok(channel.guild().map(|channel| channel.guild_id.get().into()))
     }
 
-    /// Posts a line in a channel; `nonce` as for [`DiscordClient::dm`].
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
     pub async fn line(&self, channel: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
         self.call(ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
@@ -223,7 +199,7 @@ fn role_facts(role: &Role) -> RoleFacts {
     }
 }
 
-/// The bot's place in a guild: its highest role and all its permissions there.
+/// The bot's highest role and permissions in a guild.
 #[derive(Clone, Debug)]
 pub struct BotAccess {
     /// Every role of the guild.
@@ -235,15 +211,13 @@ pub struct BotAccess {
 }
 
 impl DiscordClient {
-    /// The bot's standing in a guild.
-    ///
-    /// # Errors
-    /// See [`DiscordError`].
+    /// The bot's highest role and permissions in a guild.
     pub async fn bot_access(&self, guild: Snowflake) -> Result<BotAccess, DiscordError> {
         let roles = self.roles(guild).await?;
         let bot = self.bot_user().await?;
-        let mine: HashSet<_> = self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([guild]).collect();
-        let own = roles.iter().filter(|role| mine.contains(&role.id));
+        let own_ids: HashSet<_> =
+            self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([guild]).collect();
+        let own = roles.iter().filter(|role| own_ids.contains(&role.id));
         let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, std::cmp::Reverse(u64::MAX)));
         let permissions = own.fold(0, |bits, role| bits | role.permissions);
         Ok(BotAccess { roles, top_role, permissions })

@@ -1,12 +1,12 @@
-//! `/setup`: a product, the role that earns it, a log channel. The panel is stateless: its custom ids
-//! name the product and the admin, and are checked again when they come back.
+//! `/setup`: a product, its role and a log channel. The panel is stateless: its custom ids contain the
+//! product and the admin, which are checked when a choice is made.
 
 use std::{sync::Arc, time::Duration};
 
 use dca_core::{
     Caller, Code, Snowflake, guilds,
     mappings::{self, Announce},
-    products::{self, Terms},
+    products::{self, PolicyChanges},
 };
 use serenity::{
     all::{
@@ -19,7 +19,7 @@ use serenity::{
 
 use crate::{Bot, CommandError, Context, caller, checks, in_request, reply};
 
-/// Sell a product through a role: choose the role and a log channel
+/// Create or change a product and choose its role and log channel
 #[poise::command(
     slash_command,
     guild_only,
@@ -28,27 +28,27 @@ use crate::{Bot, CommandError, Context, caller, checks, in_request, reply};
 )]
 pub(crate) async fn setup(
     ctx: Context<'_>,
-    #[description = "The product's name"]
+    #[description = "The product name, for example Studio"]
     #[max_length = 80]
     product: String,
-    #[description = "How its keys begin: 2 to 8 letters or digits"]
+    #[description = "The prefix of its keys, 2 to 8 letters or digits, for example STUDIO"]
     #[min_length = 2]
     #[max_length = 8]
     prefix: Option<String>,
-    #[description = "Days a license lives; 0, and at first: for ever"]
+    #[description = "Days a license is valid; 0 means forever, the default of a new product"]
     #[min = 0]
     #[max = 36500]
     days: Option<u32>,
-    #[description = "Hours a license outlives its role; at first 24"]
+    #[description = "Hours a license outlives its role; a new product starts with 24"]
     #[min = 0]
     #[max = 8760]
     grace_hours: Option<u32>,
 ) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
-    let terms = Terms { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
-    let defined = products::define(&ctx.data().core, &caller, &product, prefix.as_deref(), &terms);
-    let product = in_request(ctx, defined).await?;
+    let terms = PolicyChanges { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
+    let define = products::create_or_update(&ctx.data().core, &caller, &product, prefix.as_deref(), &terms);
+    let product = in_request(ctx, define).await?;
     let panel = poise::CreateReply::default()
         .content(reply::setup_panel(&product.name, &product.prefix))
         .components(panel(product.id, ctx.author().id.get()));
@@ -68,52 +68,52 @@ fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> 
             CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind).placeholder(placeholder),
         )
     };
-    vec![menu(ROLE, role, "Role that earns the product"), menu(LOG, channel, "Channel for the log (optional)")]
+    vec![menu(ROLE, role, "Role whose members get a license"), menu(LOG, channel, "Log channel (optional)")]
 }
 
-/// A choice in a panel; others are not ours to answer.
+/// Handles a choice in a panel; ignores other components.
 pub(crate) async fn component(
     ctx: &Gateway,
     bot: &Arc<Bot>,
     choice: &ComponentInteraction,
 ) -> Result<(), CommandError> {
-    let Some((what, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
+    let Some((menu, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
     choice.defer_ephemeral(&ctx.http).await?;
-    let may = choice
+    let is_allowed = choice
         .member
         .as_ref()
         .and_then(|member| member.permissions)
         .is_some_and(|p| p.manage_guild() || p.administrator());
     let text = if admin != choice.user.id.get() {
         reply::stale_panel()
-    } else if !may {
+    } else if !is_allowed {
         reply::missing_permission()
     } else {
-        let chosen =
-            dca_core::events::in_request(format!("interaction:{}", choice.id), choose(bot, choice, what, product));
-        chosen.await.unwrap_or_else(|failure| crate::error_text(&failure, choice.id.get()))
+        let apply =
+            dca_core::events::with_request_id(format!("interaction:{}", choice.id), choose(bot, choice, menu, product));
+        apply.await.unwrap_or_else(|error| crate::error_text(&error, choice.id.get()))
     };
-    let answer = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
-    choice.edit_response(&ctx.http, answer).await?;
+    let response = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
+    choice.edit_response(&ctx.http, response).await?;
     Ok(())
 }
 
 fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
     let (head, admin) = custom_id.rsplit_once(':')?;
-    let (what, product) = head.rsplit_once(':')?;
-    matches!(what, ROLE | LOG).then_some((what, product, admin.parse().ok()?))
+    let (menu, product) = head.rsplit_once(':')?;
+    matches!(menu, ROLE | LOG).then_some((menu, product, admin.parse().ok()?))
 }
 
-async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &str) -> Result<String, CommandError> {
+async fn choose(bot: &Bot, choice: &ComponentInteraction, menu: &str, product: &str) -> Result<String, CommandError> {
     let guild: Snowflake = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
     let caller = Caller::in_guild(&bot.core, guild, choice.user.id.get().into()).await?;
-    match (&choice.data.kind, what) {
+    match (&choice.data.kind, menu) {
         (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
             let role = values.first().map_or(0, |role| role.get()).into();
             let product = products::get(&bot.core, &caller.scope, product).await?;
             let access = bot.discord.bot_access(guild).await?;
             checks::mappable(&access, guild, role)?;
-            mappings::add(&bot.core, &caller, guild, role, &product, Announce::Quietly).await?;
+            mappings::add(&bot.core, &caller, guild, role, &product, Announce::Silently).await?;
             Ok(reply::mapped(role, &product.name, true))
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
@@ -125,6 +125,8 @@ async fn choose(bot: &Bot, choice: &ComponentInteraction, what: &str, product: &
             guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
             Ok(reply::log_channel_set(channel))
         }
-        _ => Err(Code::BadRequest.because("That choice does not fit its menu.").into()),
+        _ => Err(Code::BadRequest
+            .because("This choice does not belong to this menu. Use `/setup` to get a new one.")
+            .into()),
     }
 }

@@ -2,7 +2,7 @@ use dca_core::guilds;
 
 use crate::{CommandError, Context, caller, guild, in_request, reply};
 
-/// The comparison of Discord's roles with licenses
+/// Manage the sync of Discord roles with licenses
 #[poise::command(
     slash_command,
     guild_only,
@@ -15,7 +15,7 @@ pub(crate) async fn sync(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Let a sync that was held for safety end the licenses it found without a role
+/// Confirm a sync that was stopped because it would revoke many licenses
 #[poise::command(slash_command)]
 async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;

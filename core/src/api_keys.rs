@@ -1,4 +1,4 @@
-//! API keys: which app asks, and about which products.
+//! API keys: the credentials of apps, each limited to a set of products.
 
 use std::collections::HashSet;
 
@@ -18,16 +18,13 @@ use crate::{
     entity::{api_key, api_key_product, product},
     events::Actor,
     ids::{ApiKeyId, ProductId},
-    tenants::Covered,
+    tenants::CoveredProduct,
     tx::Tx,
 };
 
 pub use crate::entity::api_key::Model as ApiKey;
 
-/// Makes a key for these products. The text is shown once: only its HMAC is kept.
-///
-/// # Errors
-/// When the database does not answer.
+/// Creates a key for these products. Its text cannot be shown again: only its HMAC is stored.
 pub async fn create(
     core: &Core,
     caller: &Caller,
@@ -50,43 +47,42 @@ pub async fn create(
     };
     api_key::Entity::insert(api_key::ActiveModel::from(row.clone())).exec_without_returning(tx.db()).await?;
     let distinct: HashSet<ProductId> = products.iter().copied().collect();
-    let bound = distinct
+    let assignments = distinct
         .into_iter()
         .map(|product_id| api_key_product::ActiveModel { api_key_id: Set(row.id), product_id: Set(product_id) });
-    api_key_product::Entity::insert_many(bound).exec_without_returning(tx.db()).await?;
+    api_key_product::Entity::insert_many(assignments).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
     Ok((row, text))
 }
 
-/// The caller behind a key.
+/// Returns the caller that a key authenticates.
 ///
 /// # Errors
-/// `INVALID_API_KEY` for a key that was never issued, was revoked, or has expired: always the same
-/// answer.
+/// `INVALID_API_KEY` if the key was never issued, was revoked, or has expired. The response does not differ.
 pub async fn authenticate(core: &Core, text: &str) -> Result<Caller> {
-    let refuse = || Code::InvalidApiKey.because(Code::InvalidApiKey.description());
-    let key = ApiKeyText::parse(text).ok_or_else(refuse)?;
+    let invalid = || Code::InvalidApiKey.refusal();
+    let key = ApiKeyText::parse(text).ok_or_else(invalid)?;
     let row = api_key::Entity::find()
         .filter(api_key::Column::Lookup.eq(core.keys().mac(Purpose::ApiKeyLookup, key.expose())))
         .one(core.db.read())
         .await?
-        .ok_or_else(refuse)?;
+        .ok_or_else(invalid)?;
     let now = core.clock.now();
-    if row.revoked_at.is_some() || row.expires_at.is_some_and(|at| at <= now) {
-        return Err(refuse());
+    if row.revoked_at.is_some() || row.expires_at.is_some_and(|expires_at| expires_at <= now) {
+        return Err(invalid());
     }
-    let covered = product::Entity::find()
-        .filter(product::Column::Id.in_subquery(products_of(row.id)))
+    let products = product::Entity::find()
+        .filter(product::Column::Id.in_subquery(product_ids(row.id)))
         .all(core.db.read())
         .await?;
     Ok(Caller {
         scope: Scope::of(row.tenant_id),
         actor: Actor::ApiKey(row.id),
-        products: covered.into_iter().map(|row| Covered { id: row.id, prefix: row.prefix }).collect(),
+        products: products.into_iter().map(|row| CoveredProduct { id: row.id, prefix: row.prefix }).collect(),
     })
 }
 
-fn products_of(id: ApiKeyId) -> SelectStatement {
+fn product_ids(id: ApiKeyId) -> SelectStatement {
     api_key_product::Entity::find()
         .select_only()
         .column(api_key_product::Column::ProductId)
@@ -94,18 +90,19 @@ fn products_of(id: ApiKeyId) -> SelectStatement {
         .into_query()
 }
 
-/// Ends a key at once. Answers its hint.
+/// Revokes a key. Returns its hint.
 ///
 /// # Errors
-/// `NOT_FOUND` for an id this tenant does not have or that was revoked before.
+/// `NOT_FOUND` if the tenant has no key with this id, or if it is already revoked.
 pub async fn revoke(core: &Core, scope: &Scope, id: Uuid) -> Result<String> {
-    let ended = api_key::Entity::update_many()
+    let revoked = api_key::Entity::update_many()
         .col_expr(api_key::Column::RevokedAt, Expr::value(core.clock.now()))
         .filter(api_key::Column::Id.eq(id))
         .filter(api_key::Column::TenantId.eq(scope.tenant()))
         .filter(api_key::Column::RevokedAt.is_null())
         .exec_with_returning(core.db.writer())
         .await?;
-    let row = ended.into_iter().next();
-    row.map(|row| row.hint).ok_or_else(|| Code::NotFound.because("There is no live API key with that id."))
+    let row = revoked.into_iter().next();
+    row.map(|row| row.hint)
+        .ok_or_else(|| Code::NotFound.because("There is no active API key with this ID. It may already be revoked."))
 }

@@ -1,5 +1,5 @@
-//! Nudges: hints that there is work. Everything durable is a row that a timer finds anyway, so a
-//! lost nudge costs latency, never correctness.
+//! Notifications that there is new work. All work is stored in rows that a timer polls as well, so a lost
+//! notification costs latency, never correctness.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use tracing::{debug, warn};
 use crate::error::string_enum;
 
 string_enum! {
-    /// What there may be work on.
+    /// The kind of work that may be waiting.
     Topic {
-        Outbox => ("outbox", "Deliveries were written."),
-        Workers => ("workers", "A scheduled worker became due."),
+        Outbox => ("outbox", "Deliveries were added to the outbox."),
+        Workers => ("workers", "A scheduled worker is due."),
     }
 }
 
-/// Carries notifications inside the process and, with Redis, to every instance.
+/// Distributes notifications within the process and, with Redis, to all instances.
 #[derive(Clone)]
 pub struct Bus {
     local: broadcast::Sender<Topic>,
@@ -26,14 +26,14 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// For one process.
+    /// A bus for a single process.
     #[must_use]
     pub fn memory() -> Self {
         Self { local: broadcast::channel(64).0, remote: None }
     }
 
-    /// For many: publishes on `<prefix>:nudge` and forwards what arrives there. The forwarding task
-    /// ends with the last clone of the bus.
+    /// A bus for several instances: publishes to the channel `<prefix>:notify` and forwards what arrives
+    /// there. The forwarding task ends when the last clone of the bus is dropped.
     #[must_use]
     pub fn redis(client: Client, connection: ConnectionManager, prefix: &str) -> Self {
         let channel = format!("{prefix}:notify");
@@ -42,20 +42,20 @@ impl Bus {
         bus
     }
 
-    /// Says that there may be work. Never fails and never waits for Redis.
+    /// Sends a notification. Never fails and does not wait for Redis.
     pub fn notify(&self, topic: Topic) {
         _ = self.local.send(topic);
         if let Some((connection, channel)) = &self.remote {
             let (mut connection, channel) = (connection.clone(), channel.clone());
             tokio::spawn(async move {
                 if let Err(error) = connection.publish::<_, _, ()>(channel, topic.as_str()).await {
-                    debug!(%error, "a nudge did not reach Redis");
+                    debug!(%error, "could not publish a notification to Redis");
                 }
             });
         }
     }
 
-    /// Nudges from now on, of this instance and of the others.
+    /// Receives the notifications of all instances from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Topic> {
         self.local.subscribe()
@@ -65,8 +65,10 @@ impl Bus {
 async fn forward(client: Client, channel: String, local: broadcast::WeakSender<Topic>) {
     while local.upgrade().is_some() {
         match listen(&client, &channel, &local).await {
-            Ok(()) => debug!("Redis closed the nudge subscription"),
-            Err(error) => warn!(%error, "no notifications from other instances until Redis is back"),
+            Ok(()) => debug!("Redis closed the notification subscription; subscribing again"),
+            Err(error) => {
+                warn!(%error, "not subscribed to Redis; retrying, no notifications from other instances until then")
+            }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
@@ -75,15 +77,15 @@ async fn forward(client: Client, channel: String, local: broadcast::WeakSender<T
 async fn listen(client: &Client, channel: &str, local: &broadcast::WeakSender<Topic>) -> redis::RedisResult<()> {
     let mut subscription = client.get_async_pubsub().await?;
     subscription.subscribe(channel).await?;
-    // What was published while nobody listened is unknown: look at everything once.
+    // Notifications may have been missed before the subscription, so notify every topic once.
     for topic in Topic::ALL {
         local.upgrade().map(|local| local.send(*topic));
     }
     let mut messages = subscription.on_message();
     while let Some(message) = messages.next().await {
-        let word = message.get_payload::<String>()?;
+        let payload = message.get_payload::<String>()?;
         let Some(local) = local.upgrade() else { break };
-        for topic in Topic::ALL.iter().filter(|topic| topic.as_str() == word) {
+        for topic in Topic::ALL.iter().filter(|topic| topic.as_str() == payload) {
             _ = local.send(*topic);
         }
     }

@@ -1,5 +1,5 @@
-//! The two times. *Domain* time (`Clock`) is UTC in whole microseconds: stored, compared, moved by
-//! tests. *Elapsed* time (`std::time::Instant`) is for timeouts and limits and is never stored.
+//! Domain time: UTC in whole microseconds, which is stored, compared and controlled by tests. Timeouts and
+//! rate limits use `std::time::Instant` instead, which is never stored.
 
 use std::sync::{
     Arc,
@@ -8,24 +8,24 @@ use std::sync::{
 
 use chrono::{DateTime, Duration, Utc};
 
-/// Domain time as an input.
+/// The source of domain time.
 #[derive(Clone, Debug)]
 pub struct Clock(Option<Arc<AtomicI64>>);
 
 impl Clock {
-    /// The machine's clock.
+    /// The system clock.
     #[must_use]
     pub const fn system() -> Self {
         Self(None)
     }
 
-    /// A clock that stands still until [`Clock::advance`].
+    /// A clock that only moves with [`Clock::advance`], for tests.
     #[must_use]
     pub fn manual(start: DateTime<Utc>) -> Self {
         Self(Some(Arc::new(AtomicI64::new(start.timestamp_micros()))))
     }
 
-    /// Now, truncated to microseconds: what both databases keep.
+    /// The current time in whole microseconds, the precision of both databases.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match &self.0 {
@@ -38,14 +38,14 @@ impl Clock {
     /// Moves a manual clock forward.
     ///
     /// # Panics
-    /// On the system clock, which nobody moves.
+    /// If this is the system clock.
     pub fn advance(&self, by: Duration) {
-        let manual = self.0.as_ref().expect("only a manual clock can be moved");
+        let manual = self.0.as_ref().expect("only a manual clock can be advanced");
         manual.fetch_add(by.num_microseconds().unwrap_or(i64::MAX), Ordering::SeqCst);
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the machine's clock")]
+#[expect(clippy::disallowed_methods, reason = "the only place that reads the system clock")]
 fn system_micros() -> i64 {
     Utc::now().timestamp_micros()
 }

@@ -1,4 +1,4 @@
-//! The one value that doors and workers carry.
+//! The shared context of request handlers, commands and workers.
 
 use std::sync::Arc;
 
@@ -13,32 +13,32 @@ use crate::{
     tx::Db,
 };
 
-/// What every domain function works with; cheap to clone.
+/// The dependencies of every domain function. Cheap to clone.
 #[derive(Clone)]
 pub struct Core {
     /// The database.
     pub db: Db,
-    /// Domain time.
+    /// The source of domain time.
     pub clock: Clock,
-    /// Randomness and ids.
+    /// The source of randomness and ids.
     pub ids: Ids,
-    /// Nudges.
+    /// Notifications about new work.
     pub bus: Bus,
-    /// Token buckets.
+    /// Rate limits.
     pub limiter: Limiter,
-    /// The order of observations.
+    /// Orders observations.
     pub stamps: Stamps,
-    /// What accounts are held to.
+    /// Account settings, such as token lifetimes and attempt limits.
     pub rules: Arc<AccountPolicy>,
     passwords: Passwords,
     keys: Keyring,
 }
 
 impl Core {
-    /// Puts the parts together and opens the keyring, so that a wrong master key fails here.
+    /// Builds the context and opens the keyring.
     ///
     /// # Errors
-    /// When the database does not answer or the master key is wrong.
+    /// If the master key is wrong.
     pub async fn open(
         db: Db,
         clock: Clock,
@@ -53,12 +53,12 @@ impl Core {
         Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), rules: Arc::new(rules), passwords, keys })
     }
 
-    /// Hashes and compares passwords.
+    /// Hashes and verifies passwords.
     pub(crate) fn passwords(&self) -> &Passwords {
         &self.passwords
     }
 
-    /// The data keys.
+    /// The data encryption keys.
     pub(crate) fn keys(&self) -> &Keyring {
         &self.keys
     }

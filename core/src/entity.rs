@@ -1,11 +1,11 @@
-//! The tables as rows. `Model` is the domain's value; columns and `ActiveModel` are used only by the
-//! file that owns the table. Never serialized.
+//! The database entities. `Model` is used throughout the domain; columns and `ActiveModel` only by the
+//! module that owns the table. Entities are never serialized.
 
 use sea_orm::entity::prelude::*;
 
 use crate::ids::{ApiKeyId, LicenseId, MappingId, PolicyId, ProductId, SessionId, Snowflake, TenantId, UserId};
 
-/// A table: its module, its name, its columns.
+/// Declares an entity module from a table name and its columns.
 macro_rules! table {
     ($(#[$doc:meta])* $module:ident $name:literal { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? }) => {
         $(#[$doc])*
@@ -17,7 +17,7 @@ macro_rules! table {
             #[sea_orm(table_name = $name)]
             pub struct Model { $(#[doc = concat!("Column `", stringify!($field), "`.")] $(#[$attr])* pub $field: $type),* }
 
-            /// Relations are followed by explicit joins.
+            /// Unused: relations are queried with explicit joins.
             #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
             pub enum Relation {}
 
@@ -27,7 +27,7 @@ macro_rules! table {
 }
 
 table! {
-    /// An owner of guilds, products and API keys.
+    /// A tenant: the owner of guilds, products and API keys.
     tenant "tenants" {
         #[sea_orm(primary_key, auto_increment = false)] id: TenantId,
         name: String,
@@ -50,7 +50,7 @@ table! {
 }
 
 table! {
-    /// A person: seen in Discord, or signed up here.
+    /// A user, whether known from Discord or signed up here.
     user "users" {
         #[sea_orm(primary_key, auto_increment = false)] id: UserId,
         created_at: DateTimeUtc,
@@ -68,7 +68,7 @@ table! {
 }
 
 table! {
-    /// How a person is known at a provider.
+    /// A user's account at a provider.
     identity "identities" {
         #[sea_orm(primary_key, auto_increment = false)] provider: String,
         #[sea_orm(primary_key, auto_increment = false)] subject: String,
@@ -80,7 +80,7 @@ table! {
 }
 
 table! {
-    /// The row that is locked before anything about a member's licenses is decided.
+    /// The row to lock before changing a user's licenses in a tenant.
     holder "holders" {
         #[sea_orm(primary_key, auto_increment = false)] tenant_id: TenantId,
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
@@ -88,7 +88,7 @@ table! {
 }
 
 table! {
-    /// A thing that is sold.
+    /// A licensed product.
     product "products" {
         #[sea_orm(primary_key, auto_increment = false)] id: ProductId,
         tenant_id: TenantId,
@@ -100,7 +100,7 @@ table! {
 }
 
 table! {
-    /// One version of a product's rules; a license keeps the version it was born under.
+    /// One version of a product's license terms. A license keeps the version it was issued with.
     policy "policies" {
         #[sea_orm(primary_key, auto_increment = false)] id: PolicyId,
         product_id: ProductId,
@@ -112,7 +112,7 @@ table! {
 }
 
 table! {
-    /// "This role earns that product."
+    /// A mapping from a Discord role to a product.
     role_mapping "role_mappings" {
         #[sea_orm(primary_key, auto_increment = false)] id: MappingId,
         tenant_id: TenantId,
@@ -128,7 +128,7 @@ table! {
 }
 
 table! {
-    /// One reason why a member may hold a product: a role, or an admin's grant.
+    /// A source of an entitlement: a role, or a grant by an admin.
     source "entitlement_sources" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         tenant_id: TenantId,
@@ -144,7 +144,7 @@ table! {
 }
 
 table! {
-    /// A license; its state is a function of these times.
+    /// A license. Its state is computed from these times.
     license "licenses" {
         #[sea_orm(primary_key, auto_increment = false)] id: LicenseId,
         tenant_id: TenantId,
@@ -167,7 +167,7 @@ table! {
 }
 
 table! {
-    /// The one log.
+    /// An entry of the event log.
     event "events" {
         #[sea_orm(primary_key, auto_increment = false)] seq: i64,
         tenant_id: TenantId,
@@ -183,7 +183,7 @@ table! {
 }
 
 table! {
-    /// The log's newest sequence number: one row.
+    /// The newest sequence number of the event log, in a single row.
     event_head "event_head" {
         #[sea_orm(primary_key, auto_increment = false)] id: i32,
         seq: i64,
@@ -191,7 +191,7 @@ table! {
 }
 
 table! {
-    /// How far a reader of the log has come.
+    /// The position of a reader of the event log.
     cursor "cursors" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         seq: i64,
@@ -199,7 +199,7 @@ table! {
 }
 
 table! {
-    /// An effect to perform for one recipient.
+    /// A delivery: an effect to perform for one recipient.
     outbox "outbox" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         kind: String,
@@ -218,7 +218,7 @@ table! {
 }
 
 table! {
-    /// A scheduled worker, or a lease that exactly one instance holds.
+    /// The schedule and lease of a worker.
     worker "workers" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         due_at: DateTimeUtc,
@@ -230,7 +230,7 @@ table! {
 }
 
 table! {
-    /// A data key, sealed under the master key.
+    /// A data encryption key, encrypted with the master key.
     key "keyring" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         purpose: String,
@@ -242,7 +242,7 @@ table! {
 }
 
 table! {
-    /// An app's credential.
+    /// An API key.
     api_key "api_keys" {
         #[sea_orm(primary_key, auto_increment = false)] id: ApiKeyId,
         tenant_id: TenantId,
@@ -257,7 +257,7 @@ table! {
 }
 
 table! {
-    /// The products an API key may ask about.
+    /// A product that an API key may validate.
     api_key_product "api_key_products" {
         #[sea_orm(primary_key, auto_increment = false)] api_key_id: ApiKeyId,
         #[sea_orm(primary_key, auto_increment = false)] product_id: ProductId,
@@ -265,7 +265,7 @@ table! {
 }
 
 table! {
-    /// A person's password.
+    /// A user's password.
     credential "credentials" {
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
         password_hash: String,
@@ -274,7 +274,7 @@ table! {
 }
 
 table! {
-    /// One sign-in, and everything that was refreshed from it.
+    /// A session: one sign-in and all tokens refreshed from it.
     session "sessions" {
         #[sea_orm(primary_key, auto_increment = false)] id: SessionId,
         user_id: UserId,
@@ -291,7 +291,7 @@ table! {
 }
 
 table! {
-    /// A refresh token that was handed out, by its hash.
+    /// An issued refresh token, stored as a hash.
     refresh_token "refresh_tokens" {
         #[sea_orm(primary_key, auto_increment = false)] hash: Vec<u8>,
         session_id: SessionId,
@@ -303,7 +303,7 @@ table! {
 }
 
 table! {
-    /// A token that works once; its text is derived, never stored.
+    /// A single-use token. Its text is derived from the id and never stored.
     one_time_token "one_time_tokens" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         purpose: String,
@@ -316,7 +316,7 @@ table! {
 }
 
 table! {
-    /// How many tries were taken under a name, until when.
+    /// The attempts counted under a name in the current window.
     throttle "throttles" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         used: i32,
@@ -325,7 +325,7 @@ table! {
 }
 
 table! {
-    /// A person's authenticator app.
+    /// A user's authenticator app.
     second_factor "second_factors" {
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
         secret_sealed: Vec<u8>,
@@ -336,7 +336,7 @@ table! {
 }
 
 table! {
-    /// A code for the day the authenticator is lost.
+    /// A recovery code, for users who lost their authenticator app.
     recovery_code "recovery_codes" {
         #[sea_orm(primary_key, auto_increment = false)] lookup: Vec<u8>,
         user_id: UserId,
@@ -345,7 +345,7 @@ table! {
 }
 
 table! {
-    /// "This person manages that guild here."
+    /// The guild manager role of a user for one guild.
     guild_manager "guild_managers" {
         #[sea_orm(primary_key, auto_increment = false)] guild_id: Snowflake,
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,

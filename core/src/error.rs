@@ -1,10 +1,9 @@
-//! What can go wrong, free of any door: a [`Refusal`] is an answer for the caller, everything else
-//! is ours to log. Doors turn a [`Code`] into a status (`http/problem`) or a sentence
-//! (`commands/reply`).
+//! Errors, independent of the interface. A [`Refusal`] is shown to the caller; other errors are logged.
+//! `http/problem` maps a [`Code`] to an HTTP status, `commands/reply` to a bot reply.
 
 use std::time::Duration;
 
-/// Declares a public vocabulary once: variant, wire word, and what it says to a person.
+/// Declares an enum whose variants have a wire string and a human-readable description.
 macro_rules! string_enum {
     ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $description:literal)),* $(,)? }) => {
         $(#[$doc])*
@@ -14,16 +13,16 @@ macro_rules! string_enum {
         }
 
         impl $name {
-            /// Every word, in order.
+            /// All variants, in declaration order.
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
-            /// The wire form; frozen.
+            /// The wire string. Stable.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
             }
 
-            /// One sentence for a person.
+            /// A human-readable description.
             #[must_use]
             pub const fn description(self) -> &'static str {
                 match self { $(Self::$variant => $description),* }
@@ -33,8 +32,8 @@ macro_rules! string_enum {
         impl std::str::FromStr for $name {
             type Err = $crate::error::UnknownVariant;
 
-            fn from_str(word: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|known| known.as_str() == word).ok_or($crate::error::UnknownVariant)
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                Self::ALL.iter().copied().find(|variant| variant.as_str() == text).ok_or($crate::error::UnknownVariant)
             }
         }
 
@@ -52,43 +51,43 @@ macro_rules! string_enum {
 
         impl<'de> serde::Deserialize<'de> for $name {
             fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let word = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
-                word.parse().map_err(serde::de::Error::custom)
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
 }
 pub(crate) use string_enum;
 
-/// A word that its vocabulary does not have.
+/// The string matches no variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown word")]
+#[error("unknown value")]
 pub struct UnknownVariant;
 
 string_enum! {
-    /// The stable codes of verdicts and refusals.
+    /// The codes of verdicts and refusals. Stable.
     Code {
         Valid => ("VALID", "License is valid."),
         MalformedKey => ("MALFORMED_KEY", "This is not a license key."),
-        NotFound => ("NOT_FOUND", "There is no such thing."),
+        NotFound => ("NOT_FOUND", "Not found."),
         ProductMismatch => ("PRODUCT_MISMATCH", "This license is for another product."),
         Revoked => ("REVOKED", "License was revoked."),
         Expired => ("EXPIRED", "License has expired."),
-        NotAssigned => ("NOT_ASSIGNED", "License belongs to nobody yet."),
+        NotAssigned => ("NOT_ASSIGNED", "This key is not assigned to anyone yet. Ask the seller."),
         NoApiKey => ("NO_API_KEY", "Send an API key as X-API-Key or as a Bearer token."),
         InvalidApiKey => ("INVALID_API_KEY", "This API key is not valid."),
-        BadRequest => ("BAD_REQUEST", "The request cannot be read."),
+        BadRequest => ("BAD_REQUEST", "The request is malformed."),
         UnsupportedMediaType => ("UNSUPPORTED_MEDIA_TYPE", "Send application/json."),
         PayloadTooLarge => ("PAYLOAD_TOO_LARGE", "The request body is too large."),
         ValidationError => ("VALIDATION_ERROR", "The request has a wrong or missing field."),
-        MethodNotAllowed => ("METHOD_NOT_ALLOWED", "This route does not know that method."),
+        MethodNotAllowed => ("METHOD_NOT_ALLOWED", "This route does not support this method."),
         RateLimitExceeded => ("RATE_LIMIT_EXCEEDED", "Too many requests."),
         RequestTimeout => ("REQUEST_TIMEOUT", "The request took too long."),
-        Unavailable => ("UNAVAILABLE", "Something this depends on does not answer; try again."),
+        Unavailable => ("UNAVAILABLE", "A service this depends on is not responding. Try again later."),
         Internal => ("INTERNAL", "Something went wrong on our side."),
-        InvalidTransition => ("INVALID_TRANSITION", "The license cannot do that in its state."),
-        Conflict => ("CONFLICT", "That exists already."),
-        RoleUnmanageable => ("ROLE_UNMANAGEABLE", "That role cannot be mapped."),
+        InvalidTransition => ("INVALID_TRANSITION", "The state of the license does not allow this."),
+        Conflict => ("CONFLICT", "This conflicts with the current state."),
+        RoleUnmanageable => ("ROLE_UNMANAGEABLE", "This role cannot be mapped."),
         NoToken => ("NO_TOKEN", "Sign in, and send the access token as a Bearer token."),
         InvalidToken => ("INVALID_TOKEN", "This access token is not valid."),
         TokenExpired => ("TOKEN_EXPIRED", "The access token has expired."),
@@ -100,75 +99,75 @@ string_enum! {
         EmailNotVerified => ("EMAIL_NOT_VERIFIED", "Email not verified"),
         AccountSuspended => ("ACCOUNT_SUSPENDED", "Account suspended"),
         AccountBanned => ("ACCOUNT_BANNED", "Account banned"),
-        RequiresSecondFactor => ("REQUIRES_2FA", "A code of the second factor is needed."),
+        RequiresSecondFactor => ("REQUIRES_2FA", "A two-factor code is required."),
         InvalidSecondFactor => ("INVALID_2FA_CODE", "Invalid two-factor code"),
-        InsufficientRole => ("INSUFFICIENT_ROLE", "Your role does not allow that."),
-        AccessDenied => ("ACCESS_DENIED", "This request may not be made from there."),
+        InsufficientRole => ("INSUFFICIENT_ROLE", "Your role does not allow this."),
+        AccessDenied => ("ACCESS_DENIED", "This request is not allowed from this origin."),
         SignInFailed => ("SIGN_IN_FAILED", "The sign-in was not completed."),
     }
 }
 
-/// An action was declined: a stable code and a sentence.
+/// A declined action: a stable code and an explanation.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {detail}")]
 pub struct Refusal {
-    /// Why, for programs.
+    /// The machine-readable reason.
     pub code: Code,
-    /// Why and what to do, for people; never a secret.
+    /// The reason and what to do next, in words. Contains no secrets.
     pub detail: String,
-    /// The field that is wrong, where one is.
+    /// The invalid field, if there is one.
     pub field: Option<&'static str>,
-    /// How long to wait before the next try, where that helps.
+    /// How long to wait before retrying, if waiting helps.
     pub retry: Option<Duration>,
 }
 
-/// Any failure of a core call.
+/// The error of a core call. Every function that uses the database can return [`Error::Database`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The caller's turn.
+    /// The request was declined; the caller can correct it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The database did not do its part.
+    /// The database failed or cannot be reached.
     #[error("database: {0}")]
     Database(#[from] sea_orm::DbErr),
-    /// A state that should not exist: a wrong master key, a row that does not open.
+    /// An invalid internal state, such as a wrong master key or a row that cannot be decrypted.
     #[error("{0}")]
-    Broken(String),
+    Internal(String),
 }
 
 /// The result of a core call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// What is answered to programs.
+    /// The code to report to the caller.
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
             Self::Refused(refusal) => refusal.code,
             Self::Database(_) => Code::Unavailable,
-            Self::Broken(_) => Code::Internal,
+            Self::Internal(_) => Code::Internal,
         }
     }
 }
 
 impl Code {
-    /// A refusal with its own sentence.
+    /// A refusal with a specific explanation.
     pub fn because(self, detail: impl Into<String>) -> Error {
         Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: None })
     }
 
-    /// A refusal that its code explains.
+    /// A refusal explained by the description of its code.
     #[must_use]
     pub fn refusal(self) -> Error {
         self.because(self.description())
     }
 
-    /// A refusal that ends with time.
+    /// A refusal of a request that may be retried after `retry`.
     pub fn retry_after(self, detail: impl Into<String>, retry: Duration) -> Error {
         Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: Some(retry) })
     }
 
-    /// A field that does not fit.
+    /// A refusal because of an invalid field.
     pub fn invalid_field(field: &'static str, detail: impl Into<String>) -> Error {
         let (code, detail) = (Self::ValidationError, detail.into());
         Error::Refused(Refusal { code, detail, field: Some(field), retry: None })

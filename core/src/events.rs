@@ -1,7 +1,7 @@
-//! The one log: audit, log channel, webhooks and cache are readers of it with a cursor each.
+//! The event log. Its readers, such as the log channel, each keep a cursor.
 //!
-//! The head's update and the inserts are the last statements before a commit, so that commit order
-//! is sequence order on both databases: a reader that has seen `n` will never find a new `n - 1`.
+//! Updating the head and inserting the events are the last statements before a commit, so that commit order
+//! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -23,7 +23,7 @@ use crate::{
 pub use crate::entity::event::Model as Event;
 
 string_enum! {
-    /// What can happen; the words are public and frozen.
+    /// The kinds of events. The wire strings are public and stable.
     EventKind {
         LicenseCreated => ("license.created", "A license was created"),
         LicenseAssigned => ("license.assigned", "A license was assigned"),
@@ -32,42 +32,42 @@ string_enum! {
         LicenseRevoked => ("license.revoked", "A license was revoked"),
         RoleChanged => ("user.role_changed", "A mapped role was gained or lost"),
         SourceUnverifiable => ("source.unverifiable", "A mapped role was deleted; its licenses are kept"),
-        BreakerTripped => ("sync.breaker_tripped", "A sync would end too many licenses and waits"),
-        SyncConfirmed => ("sync.confirmed", "An admin let a held sync end licenses"),
-        UserRegistered => ("user.registered", "Somebody signed up"),
-        SignUpRepeated => ("user.sign_up_repeated", "Somebody signed up with an address that has an account"),
-        EmailVerified => ("user.email_verified", "Somebody proved an e-mail address"),
-        SignedIn => ("user.signed_in", "Somebody signed in"),
+        BreakerTripped => ("sync.breaker_tripped", "A sync was stopped because it would revoke many licenses"),
+        SyncConfirmed => ("sync.confirmed", "A stopped sync was confirmed"),
+        UserRegistered => ("user.registered", "A user signed up"),
+        SignUpRepeated => ("user.sign_up_repeated", "A sign-up used the email address of an existing account"),
+        EmailVerified => ("user.email_verified", "A user verified their email address"),
+        SignedIn => ("user.signed_in", "A user signed in"),
         SignInRefused => ("user.sign_in_refused", "A sign-in was refused"),
         PasswordChanged => ("user.password_changed", "A password was changed"),
-        SecondFactorChanged => ("user.second_factor_changed", "A second factor was set up or taken away"),
-        IdentityLinked => ("user.identity_linked", "A provider's account was linked"),
-        IdentityUnlinked => ("user.identity_unlinked", "A provider's account was unlinked"),
-        ProfileChanged => ("user.profile_changed", "Somebody changed their profile"),
-        UserStatusChanged => ("user.status_changed", "An account was banned, suspended or let in again"),
-        AccessChanged => ("user.access_changed", "What a person may do here was changed"),
+        SecondFactorChanged => ("user.second_factor_changed", "A second factor was enabled or disabled"),
+        IdentityLinked => ("user.identity_linked", "A provider account was linked"),
+        IdentityUnlinked => ("user.identity_unlinked", "A provider account was unlinked"),
+        ProfileChanged => ("user.profile_changed", "A user changed their profile"),
+        UserStatusChanged => ("user.status_changed", "An account was banned, suspended or reactivated"),
+        AccessChanged => ("user.access_changed", "A user's permissions were changed"),
         SessionRevoked => ("session.revoked", "A session was ended"),
-        TokenReused => ("session.token_reused", "A refresh token was used twice; all sessions were ended"),
+        TokenReused => ("session.token_reused", "A refresh token was reused; all sessions were ended"),
         UserExported => ("user.exported", "An account's data was exported"),
-        DeletionPlanned => ("user.deletion_planned", "An account is to be deleted"),
-        DeletionUndone => ("user.deletion_undone", "An account's deletion was taken back"),
+        DeletionPlanned => ("user.deletion_planned", "An account was scheduled for deletion"),
+        DeletionUndone => ("user.deletion_undone", "An account's deletion was canceled"),
         UserErased => ("user.erased", "An account was deleted"),
-        DeliveryReplayed => ("delivery.replayed", "A delivery that had ended is tried again"),
+        DeliveryReplayed => ("delivery.replayed", "A delivery was replayed"),
     }
 }
 
-/// Who did it.
+/// The originator of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// The product itself: a worker, the clock.
+    /// The service itself, such as a worker.
     System,
     /// The operator at the command line.
     Operator,
-    /// A person or bot at a provider: `discord`, `123…`.
+    /// A Discord user or bot.
     Discord(crate::Snowflake),
-    /// An app.
+    /// An app that uses an API key.
     ApiKey(crate::ids::ApiKeyId),
-    /// A person who signed in here.
+    /// A signed-in user.
     User(UserId),
 }
 
@@ -83,7 +83,7 @@ impl std::fmt::Display for Actor {
     }
 }
 
-/// An event that will be written with its unit of work.
+/// An event to write when its transaction commits.
 #[derive(Clone, Debug)]
 pub(crate) struct NewEvent {
     pub tenant: TenantId,
@@ -95,7 +95,7 @@ pub(crate) struct NewEvent {
     pub after: Option<Value>,
 }
 
-/// Writes the events under the head's next numbers. Called by [`Tx::commit`] alone.
+/// Writes the events with the next sequence numbers. Only [`Tx::commit`] calls this.
 pub(crate) async fn append(
     db: &impl ConnectionTrait,
     now: DateTime<Utc>,
@@ -108,7 +108,7 @@ pub(crate) async fn append(
         .filter(event_head::Column::Id.eq(1))
         .exec_with_returning(db)
         .await?;
-    let head = head.first().ok_or_else(|| Error::Broken("the event head is gone".to_owned()))?.seq;
+    let head = head.first().ok_or_else(|| Error::Internal("the event_head row is missing".to_owned()))?.seq;
     let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| event::ActiveModel {
         seq: Set(seq),
         tenant_id: Set(event.tenant),
@@ -122,20 +122,20 @@ pub(crate) async fn append(
         at: Set(now),
     });
     event::Entity::insert_many(rows).exec_without_returning(db).await?;
-    workers::no_later_than(db, workers::LOG_CHANNEL, now).await
+    workers::schedule_no_later_than(db, workers::LOG_CHANNEL, now).await
 }
 
-/// The next events after a reader's cursor, which moves past them if the unit of work commits. Only
-/// one instance reads on at a time: the cursor's row is locked by moving it.
-pub(crate) async fn advance(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Event>> {
+/// Returns the next events of a reader and moves its cursor past them when the transaction commits. The
+/// cursor's row is locked, so that one instance reads at a time.
+pub(crate) async fn read_next(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Event>> {
     let row = cursor::ActiveModel { name: Set(reader.to_owned()), seq: Set(0) };
     cursor::Entity::insert(row)
         .on_conflict(OnConflict::column(cursor::Column::Name).do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
-    let at = cursor::Entity::find_by_id(reader).lock_exclusive().one(tx.db()).await?.map_or(0, |row| row.seq);
+    let seq = cursor::Entity::find_by_id(reader).lock_exclusive().one(tx.db()).await?.map_or(0, |row| row.seq);
     let next = event::Entity::find()
-        .filter(event::Column::Seq.gt(at))
+        .filter(event::Column::Seq.gt(seq))
         .order_by_asc(event::Column::Seq)
         .limit(limit)
         .all(tx.db())
@@ -150,35 +150,32 @@ pub(crate) async fn advance(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Eve
     Ok(next)
 }
 
-/// One event.
+/// Returns the event with this sequence number.
 pub(crate) async fn find(core: &Core, seq: i64) -> Result<Option<Event>> {
     Ok(event::Entity::find_by_id(seq).one(core.db.read()).await?)
 }
 
-/// The latest events of a tenant, newest first.
-///
-/// # Errors
-/// When the database does not answer.
+/// Returns the latest events of a tenant, newest first.
 pub async fn list(core: &Core, scope: &crate::Scope, limit: u64) -> Result<Vec<Event>> {
-    let found = event::Entity::find()
+    let events = event::Entity::find()
         .filter(event::Column::TenantId.eq(scope.tenant()))
         .order_by_desc(event::Column::Seq)
         .limit(limit)
         .all(core.db.read())
         .await?;
-    Ok(found)
+    Ok(events)
 }
 
 tokio::task_local! {
     static REQUEST_ID: String;
 }
 
-/// Runs `work` as part of a request: its events carry the request's id.
-pub async fn in_request<T>(id: String, work: impl Future<Output = T>) -> T {
+/// Runs `work` as part of a request; its events are recorded with the request id.
+pub async fn with_request_id<T>(id: String, work: impl Future<Output = T>) -> T {
     REQUEST_ID.scope(id, work).await
 }
 
-/// The id of the request this task works for.
+/// The id of the current request, if there is one.
 pub(crate) fn request_id() -> Option<String> {
     REQUEST_ID.try_with(Clone::clone).ok()
 }

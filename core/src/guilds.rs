@@ -1,5 +1,4 @@
-//! Guilds: the bot joins and leaves, the admin chooses a log channel, the brake holds a sync until the
-//! admin has looked.
+//! Guilds: joining and leaving, the log channel, and the circuit breaker of the sync.
 
 use std::time::Duration;
 
@@ -24,17 +23,11 @@ use crate::{
 pub use crate::entity::guild::Model as Guild;
 
 /// A guild by its Discord id.
-///
-/// # Errors
-/// When the database does not answer.
 pub async fn find(core: &Core, id: Snowflake) -> Result<Option<Guild>> {
     Ok(guild::Entity::find_by_id(id).one(core.db.read()).await?)
 }
 
 /// The guilds the bot is in.
-///
-/// # Errors
-/// When the database does not answer.
 pub async fn list_joined(core: &Core) -> Result<Vec<Guild>> {
     let found = guild::Entity::find()
         .filter(guild::Column::LeftAt.is_null())
@@ -44,11 +37,8 @@ pub async fn list_joined(core: &Core) -> Result<Vec<Guild>> {
     Ok(found)
 }
 
-/// The bot is in this guild: known from now on, with a tenant of its own.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
+/// Records that the bot is in this guild. A new guild gets its own tenant.
+pub async fn record_join(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
     if let Some(known) = find(core, id).await?.filter(|guild| guild.left_at.is_none() && guild.name == name) {
         return Ok(known);
     }
@@ -70,7 +60,7 @@ pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
             .exec_without_returning(tx.db())
             .await?;
         if written == 0 {
-            // Another instance won: its tenant counts.
+            // Another instance inserted the guild first; its tenant is used.
             tenants::delete(&tx, tenant).await?;
         }
     }
@@ -81,14 +71,11 @@ pub async fn joined(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
         .exec_with_returning(tx.db())
         .await?;
     tx.commit().await?;
-    known.into_iter().next().ok_or_else(|| crate::Error::Broken(format!("guild {id} vanished")))
+    known.into_iter().next().ok_or_else(|| crate::Error::Internal(format!("guild {id} disappeared")))
 }
 
-/// The bot was removed from this guild: its licenses stay, since nobody's role was seen to go.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn left(core: &Core, id: Snowflake) -> Result<()> {
+/// Records that the bot was removed from this guild. Licenses stay: no member was seen to lose a role.
+pub async fn record_leave(core: &Core, id: Snowflake) -> Result<()> {
     change(core, id, guild::Column::LeftAt, Expr::value(core.clock.now())).await
 }
 
@@ -98,34 +85,34 @@ async fn change(core: &Core, id: Snowflake, column: guild::Column, value: Expr) 
     Ok(())
 }
 
-/// Where the guild's log lines go.
+/// Sets the channel that receives the guild's log lines.
 ///
 /// # Errors
-/// `NOT_FOUND` for a guild that is not the caller's.
+/// `NOT_FOUND` if the guild does not belong to the caller's tenant.
 pub async fn set_log_channel(core: &Core, caller: &Caller, id: Snowflake, channel: Snowflake) -> Result<()> {
-    let mine = find(core, id).await?.is_some_and(|guild| guild.tenant_id == caller.scope.tenant());
-    if !mine {
-        return Err(Code::NotFound.because("This server is not set up; invite the bot again."));
+    let in_tenant = find(core, id).await?.is_some_and(|guild| guild.tenant_id == caller.scope.tenant());
+    if !in_tenant {
+        return Err(Code::NotFound.because("This server is not set up. Invite the bot again."));
     }
     change(core, id, guild::Column::LogChannelId, Expr::value(channel)).await
 }
 
-/// The admin has looked: the pass that the brake held may end licenses for the next 15 minutes.
+/// Confirms a sync that the circuit breaker stopped: for 15 minutes it may revoke licenses.
 ///
 /// # Errors
-/// `CONFLICT` when nothing is held.
+/// `CONFLICT` if no sync was stopped.
 pub async fn confirm_sync(core: &Core, caller: &Caller, id: Snowflake) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let now = tx.now();
-    let held = guild::Entity::update_many()
+    let confirmed = guild::Entity::update_many()
         .col_expr(guild::Column::ConfirmedUntil, Expr::value(now + Duration::from_mins(15)))
         .filter(guild::Column::Id.eq(id))
         .filter(guild::Column::TenantId.eq(caller.scope.tenant()))
         .filter(guild::Column::BreakerOpenedAt.is_not_null())
         .exec(tx.db())
         .await?;
-    if held.rows_affected == 0 {
-        return Err(Code::Conflict.because("No sync of this server is held; there is nothing to confirm."));
+    if confirmed.rows_affected == 0 {
+        return Err(Code::Conflict.because("There is nothing to confirm: no sync of this server was stopped."));
     }
     record(
         &mut tx,
@@ -134,12 +121,12 @@ pub async fn confirm_sync(core: &Core, caller: &Caller, id: Snowflake) -> Result
         EventKind::SyncConfirmed,
         json!({ "guildId": id.to_string() }),
     );
-    workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await
 }
 
-/// The brake holds a guild's sync; told once in the log.
-pub(crate) async fn open_breaker(core: &Core, guild: &Guild, ending: usize, held: usize) -> Result<()> {
+/// Opens a guild's circuit breaker and records the event, unless it is already open.
+pub(crate) async fn open_breaker(core: &Core, guild: &Guild, losses: usize, holders: usize) -> Result<()> {
     if guild.breaker_opened_at.is_some() {
         return Ok(());
     }
@@ -155,13 +142,13 @@ pub(crate) async fn open_breaker(core: &Core, guild: &Guild, ending: usize, held
         &Actor::System,
         EventKind::BreakerTripped,
         json!({
-            "guildId": guild.id.to_string(), "ending": ending, "holders": held,
+            "guildId": guild.id.to_string(), "ending": losses, "holders": holders,
         }),
     );
     tx.commit().await
 }
 
-/// The guild's sync went through: a confirmation is used up.
+/// Closes a guild's circuit breaker after a complete sync and clears the confirmation.
 pub(crate) async fn close_breaker(core: &Core, guild: &Guild) -> Result<()> {
     if guild.breaker_opened_at.is_none() && guild.confirmed_until.is_none() {
         return Ok(());
@@ -175,7 +162,7 @@ pub(crate) async fn close_breaker(core: &Core, guild: &Guild) -> Result<()> {
     Ok(())
 }
 
-/// Records something about a guild as a whole.
+/// Records an event about a guild as a whole.
 pub(crate) fn record(tx: &mut Tx, tenant: TenantId, actor: &Actor, kind: EventKind, after: serde_json::Value) {
     let actor = actor.clone();
     tx.record(NewEvent { tenant, kind, actor, subject: None, license: None, before: None, after: Some(after) });

@@ -1,4 +1,4 @@
-//! Randomness as an input, and the typed ids made from it.
+//! Typed ids, and the source of randomness they are generated from.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,30 +30,30 @@ macro_rules! ids {
 }
 
 ids! {
-    /// An owner of guilds, products and API keys; one per seller.
+    /// A tenant: the owner of guilds, products and API keys.
     TenantId,
-    /// A person, whatever doors they come through.
+    /// A user, whether known from Discord or signed up here.
     UserId,
-    /// A thing that is sold.
+    /// A licensed product.
     ProductId,
-    /// One version of a product's rules.
+    /// One version of a product's license terms.
     PolicyId,
-    /// "This role earns that product."
+    /// A mapping from a Discord role to a product.
     MappingId,
-    /// A license; public, unlike its key.
+    /// A license. The id is public, unlike the license key.
     LicenseId,
-    /// An API key's public id.
+    /// An API key. The id is public, unlike the key.
     ApiKeyId,
-    /// One sign-in of a person.
+    /// A session: one sign-in of a user.
     SessionId,
 }
 
 impl TenantId {
-    /// Whom events belong to that are nobody's shop: accounts are the installation's.
+    /// The owner of events that belong to no tenant, such as account events.
     pub const INSTALLATION: Self = Self(Uuid::nil());
 }
 
-/// A Discord id (guild, role, channel, user). Snowflakes stay below 2^63.
+/// A Discord id (guild, role, channel, user). Snowflakes are below 2^63.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, DeriveValueType, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Snowflake(pub i64);
@@ -76,18 +76,18 @@ impl From<Snowflake> for u64 {
     }
 }
 
-/// The source of ids, keys and nonces: the operating system's generator, or a seed in tests.
+/// Generates ids, keys and nonces, from the operating system or from a seed in tests.
 #[derive(Clone, Debug)]
 pub struct Ids(Option<Arc<Mutex<StdRng>>>);
 
 impl Ids {
-    /// The operating system's CSPRNG.
+    /// Uses the operating system's CSPRNG.
     #[must_use]
     pub const fn system() -> Self {
         Self(None)
     }
 
-    /// A repeatable sequence, for tests.
+    /// Produces a repeatable sequence, for tests.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
@@ -96,7 +96,7 @@ impl Ids {
     /// `N` random bytes.
     ///
     /// # Panics
-    /// When the operating system has no randomness to give: nothing safe can follow.
+    /// If the operating system provides no randomness.
     #[must_use]
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
@@ -107,10 +107,10 @@ impl Ids {
         bytes
     }
 
-    /// A `UUIDv7` (RFC 9562): a public id that sorts by `now`, and by order within a millisecond.
+    /// A `UUIDv7` (RFC 9562). Ids sort by `now`, and by order of generation within a millisecond.
     #[must_use]
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
-        /// The last millisecond used, and how many ids it has; 12 bits of an id count them.
+        /// The last timestamp used, in milliseconds, and the 12-bit counter within it.
         static LAST: Mutex<(u64, u16)> = Mutex::new((0, 0));
         let now = now.timestamp_millis().max(0).cast_unsigned();
         let (millis, count) = {

@@ -1,4 +1,4 @@
-//! The `keyring` table.
+//! Queries of the `keyring` table.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
@@ -10,17 +10,17 @@ use crate::{
     entity::key::{ActiveModel, Column, Entity, Model},
 };
 
-/// Whether there is any key.
+/// Returns whether any key exists.
 pub(crate) async fn exists(db: &Db) -> Result<bool> {
     Ok(Entity::find().one(db.writer()).await?.is_some())
 }
 
-/// The newest key of a purpose; `fresh` becomes the first. Two instances that start at once agree: the
-/// second insert does nothing, and both read the first.
+/// Returns the newest key of a purpose, or creates the first one from `id` and `sealed`. When two instances
+/// start at once, the second insert does nothing and both read the first key.
 pub(crate) async fn find_or_create(
     db: &Db,
     purpose: Purpose,
-    fresh: Uuid,
+    id: Uuid,
     sealed: Vec<u8>,
     now: DateTime<Utc>,
 ) -> Result<Model> {
@@ -29,7 +29,7 @@ pub(crate) async fn find_or_create(
         return Ok(row);
     }
     let row = ActiveModel {
-        id: Set(fresh),
+        id: Set(id),
         purpose: Set(purpose.to_string()),
         generation: Set(1),
         sealed: Set(sealed),
@@ -40,5 +40,8 @@ pub(crate) async fn find_or_create(
         .on_conflict(OnConflict::columns([Column::Purpose, Column::Generation]).do_nothing().to_owned())
         .exec_without_returning(db.writer())
         .await?;
-    newest.one(db.writer()).await?.ok_or_else(|| Error::Broken(format!("no {purpose} key")))
+    newest
+        .one(db.writer())
+        .await?
+        .ok_or_else(|| Error::Internal(format!("the {purpose} key is missing from the keyring table")))
 }

@@ -1,12 +1,12 @@
-//! Everything the product knows, and nothing of HTTP, Discord, SMTP or Patreon's wire.
+//! The domain: accounts, entitlements and licenses, independent of HTTP, Discord, SMTP and Patreon.
 //!
-//! The cast: an **Observation** is a fact someone saw; [`entitlements::observe`] records it if it is
-//! newer, lets the pure `decide` answer with an **Action**, and [`licenses`] applies it, all in one
-//! [`tx::Tx`] that also writes the **Events** (the one log) and the **Deliveries** (the outbox).
-//! [`licenses::judge`] answers an app's question from a license's facts and the clock.
+//! An **Observation** is a fact reported by a source. [`entitlements::observe`] records it if it is newer
+//! than what is stored, the pure function `decide` returns an **Action**, and [`licenses`] applies it. All of
+//! this happens in one [`tx::Tx`], which also writes the **Events** (the event log) and the **Deliveries**
+//! (the outbox). [`licenses::judge`] computes a **Verdict** from a license and the current time.
 //! A **Refusal** ([`error`]) is a declined action; a verdict is never an error.
 //!
-//! Read in this order: `entitlements/mod`, `entitlements/decide`, `licenses/mod`, `licenses/state`,
+//! Suggested reading order: `entitlements/mod`, `entitlements/decide`, `licenses/mod`, `licenses/state`,
 //! `licenses/verdict`.
 
 pub mod accounts;

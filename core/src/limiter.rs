@@ -1,5 +1,5 @@
-//! Token buckets (GCRA): `governor` in one process, one Lua script when instances share Redis.
-//! A Redis that does not answer falls back to the process's own buckets: no lockout, no open door.
+//! Rate limits with token buckets (GCRA): `governor` within a process, a Lua script when instances share
+//! Redis. If Redis does not respond, the limits of the process apply.
 
 use std::{
     collections::HashMap,
@@ -15,48 +15,48 @@ use tracing::warn;
 use crate::{Clock, error::string_enum};
 
 string_enum! {
-    /// What is counted.
+    /// The kind of request to limit.
     Bucket {
         Validate => ("validate", "Validations, per API key and client address."),
-        AuthFailure => ("auth_failure", "Wrong API keys, per client address."),
+        AuthFailure => ("auth_failure", "Invalid API keys, per client address."),
         Dm => ("dm", "Direct messages, for the whole bot."),
         Auth => ("auth", "Account requests, per network."),
-        Mail => ("mail", "E-mails, per domain they go to."),
+        Email => ("mail", "Emails, per recipient domain."),
     }
 }
 
-/// How many may pass: a burst of `burst`, refilled one per `every`.
+/// A rate: bursts of `burst` requests, replenished by one per `every`.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// Passes that may be used at once.
+    /// The number of requests allowed at once.
     pub burst: NonZeroU32,
-    /// Time to win one pass back.
+    /// The time to replenish one request.
     pub every: Duration,
 }
 
 impl Rate {
-    /// `n` per minute, all of which may be used at once.
+    /// `n` requests per minute, all of which may be made at once.
     #[must_use]
     pub fn per_minute(n: NonZeroU32) -> Self {
         Self { burst: n, every: Duration::from_mins(1) / n.get() }
     }
 }
 
-/// All buckets of an instance.
+/// The rate limiter of an instance.
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
 
 struct Inner {
     buckets: HashMap<Bucket, (Rate, DefaultKeyedRateLimiter<String>)>,
     shared: Option<(ConnectionManager, String, Script)>,
-    /// Until when Redis is left alone after it did not answer.
-    away_until: Mutex<Option<Instant>>,
+    /// When Redis may be used again after a failure.
+    redis_paused_until: Mutex<Option<Instant>>,
 }
 
-/// How long Redis is left alone after it did not answer: a stalled one must not slow every request.
-const AWAY: Duration = Duration::from_secs(2);
+/// How long Redis is not used after a failure, so that a stalled Redis does not slow every request.
+const REDIS_PAUSE: Duration = Duration::from_secs(2);
 
-/// KEYS[1] bucket; ARGV now, interval, tolerance (µs). Answers 0, or the µs to wait.
+/// `KEYS[1]`: bucket. `ARGV`: now, interval and tolerance in µs. Returns 0, or the µs to wait.
 const GCRA: &str = "
 local now, every, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
@@ -66,10 +66,10 @@ redis.call('SET', KEYS[1], string.format('%.0f', tat + every), 'PX', math.ceil((
 return 0";
 
 impl Limiter {
-    /// Buckets with these rates; shared through Redis under `<prefix>:limit:` when given.
+    /// Creates buckets with these rates. With `shared`, they are stored in Redis under `<prefix>:limit:`.
     ///
     /// # Panics
-    /// Never: a rate's period is at least a nanosecond.
+    /// Never: periods are at least one nanosecond.
     #[must_use]
     pub fn new(rates: &[(Bucket, Rate)], shared: Option<(ConnectionManager, &str)>) -> Self {
         let buckets = rates.iter().map(|&(bucket, rate)| {
@@ -79,37 +79,37 @@ impl Limiter {
             (bucket, (rate, RateLimiter::keyed(quota)))
         });
         let shared = shared.map(|(connection, prefix)| (connection, format!("{prefix}:limit"), Script::new(GCRA)));
-        Self(Arc::new(Inner { buckets: buckets.collect(), shared, away_until: Mutex::new(None) }))
+        Self(Arc::new(Inner { buckets: buckets.collect(), shared, redis_paused_until: Mutex::new(None) }))
     }
 
-    /// Takes one pass.
+    /// Counts a request against a bucket.
     ///
     /// # Errors
-    /// The time to wait when there is none.
+    /// The time to wait, if the limit is exceeded.
     pub async fn check(&self, bucket: Bucket, key: &str) -> Result<(), Duration> {
         let Some((rate, local)) = self.0.buckets.get(&bucket) else { return Ok(()) };
-        let away = self
+        let paused = self
             .0
-            .away_until
+            .redis_paused_until
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .is_some_and(|until| until > Instant::now());
-        if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !away) {
+        if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !paused) {
             let every = micros(rate.every);
-            let answer = script
+            let response = script
                 .key(format!("{prefix}:{bucket}:{key}"))
                 .arg(Clock::system().now().timestamp_micros())
                 .arg(every)
                 .arg(every.saturating_mul(rate.burst.get().into()))
                 .invoke_async::<u64>(&mut connection.clone())
                 .await;
-            match answer {
+            match response {
                 Ok(0) => return Ok(()),
                 Ok(wait) => return Err(Duration::from_micros(wait)),
                 Err(error) => {
-                    warn!(%error, "rate limits are this instance's own until Redis is back");
-                    let until = Some(Instant::now() + AWAY);
-                    *self.0.away_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+                    warn!(%error, "Redis does not respond; rate limits are not shared between instances until it does");
+                    let until = Some(Instant::now() + REDIS_PAUSE);
+                    *self.0.redis_paused_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
                 }
             }
         }
@@ -118,7 +118,7 @@ impl Limiter {
             .map_err(|not_until| not_until.wait_time_from(governor::clock::DefaultClock::default().now()))
     }
 
-    /// Forgets what no longer limits anybody; called by the cleanup of a long-lived process.
+    /// Drops the buckets that have refilled. Called regularly to bound memory use.
     pub fn drop_idle(&self) {
         for (_, local) in self.0.buckets.values() {
             local.retain_recent();

@@ -1,5 +1,5 @@
-//! The log channels: a reader of the one log. An event becomes one delivery per guild of its tenant that
-//! chose a channel; its words are found when it is sent.
+//! Log channels: an event becomes one delivery for each guild of its tenant that has a log channel. The
+//! text is produced when the delivery is sent.
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
@@ -12,16 +12,14 @@ use crate::{
     users,
 };
 
-/// Turns new events into deliveries. Answers how many events were read.
-///
-/// # Errors
-/// When the database does not answer; the same events are read again then.
-pub async fn read_on(core: &Core) -> Result<usize> {
+/// Turns new events into deliveries. Returns how many events were read. After an error, the next call
+/// reads the same events again.
+pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
     const BATCH: u64 = 100;
     let mut read = 0;
     loop {
         let mut tx = Tx::begin(core).await?;
-        let events = events::advance(&tx, "log_channel", BATCH).await?;
+        let events = events::read_next(&tx, "log_channel", BATCH).await?;
         if events.is_empty() {
             return Ok(read);
         }
@@ -34,7 +32,7 @@ pub async fn read_on(core: &Core) -> Result<usize> {
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
                 let delivery = Delivery::LogLine { channel, seq: event.seq };
-                outbox::send(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Notify::Now).await?;
+                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Notify::Now).await?;
             }
         }
         read += events.len();
@@ -43,10 +41,7 @@ pub async fn read_on(core: &Core) -> Result<usize> {
 }
 
 /// An event and the Discord account of the member it is about.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn find(core: &Core, seq: i64) -> Result<Option<(Event, Option<Snowflake>)>> {
+pub async fn find_event(core: &Core, seq: i64) -> Result<Option<(Event, Option<Snowflake>)>> {
     let Some(event) = events::find(core, seq).await? else { return Ok(None) };
     let member = match event.subject {
         Some(user) => users::discord_id(core, user).await?,

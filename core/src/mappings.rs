@@ -1,8 +1,8 @@
-//! Role mappings: which role earns which product.
+//! Role mappings: members with a role are entitled to a product.
 //!
-//! A mapping ends in two ways. Removed by an admin: its sources end, and licenses follow after their
-//! grace. Its role deleted in Discord: nobody's roles were positively taken, so the mapping rests, the
-//! licenses stay, and the admin is told what to do.
+//! If an admin removes a mapping, its sources end and their licenses are revoked after the grace. If its
+//! role is deleted in Discord, no member is known to have lost it: the mapping becomes inactive, the
+//! licenses stay, and the admin is notified.
 
 use sea_orm::{
     ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder,
@@ -23,29 +23,29 @@ use crate::{
 
 pub use crate::entity::role_mapping::Model as Mapping;
 
-/// What members who hold the role already are told when a mapping is made.
+/// How to notify members who already have the role of a new mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announce {
-    /// Nothing: `/key` shows them their key.
-    Quietly,
-    /// Their key, by paced direct messages.
+    /// Not at all: `/key` shows their key.
+    Silently,
+    /// By direct messages with their key, sent one after the other.
     ByDm,
 }
 
 impl Announce {
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
-            Self::Quietly => "quietly",
+            Self::Silently => "quietly",
             Self::ByDm => "by_dm",
         }
     }
 }
 
-/// Maps a role to a product; members who hold the role get their license with the next sync, at once.
-/// The door has checked that the role exists and can be managed.
+/// Maps a role to a product and starts a sync, which issues licenses to members who already have the
+/// role. The caller has checked that the role exists and can be managed.
 ///
 /// # Errors
-/// `CONFLICT` when that role earns that product already.
+/// `CONFLICT` if the role is already mapped to the product.
 pub async fn add(
     core: &Core,
     caller: &Caller,
@@ -67,25 +67,25 @@ pub async fn add(
         removed_at: None,
         created_at: tx.now(),
     };
-    // The partial unique index cannot be named as a conflict target on both databases alike.
+    // There is no syntax that names a partial unique index as conflict target on both databases.
     let written = role_mapping::Entity::insert(role_mapping::ActiveModel::from(mapping.clone()))
         .on_conflict(OnConflict::new().do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
     if written == 0 {
-        return Err(Code::Conflict.because(format!("That role earns {} already.", product.name)));
+        return Err(Code::Conflict.because(format!("That role is already mapped to {}.", product.name)));
     }
     let now = tx.now();
-    workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await?;
     Ok(mapping)
 }
 
-/// Takes a mapping away; the licenses that stand on it alone end after their grace. Answers how many
-/// members it held.
+/// Removes a mapping; licenses without another source are revoked after their grace. Returns how many
+/// members had a source from it.
 ///
 /// # Errors
-/// `NOT_FOUND` when that role does not earn that product.
+/// `NOT_FOUND` if the role is not mapped to the product.
 pub async fn remove(core: &Core, caller: &Caller, guild: Snowflake, role: Snowflake, product: &Product) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     let removed = role_mapping::Entity::update_many()
@@ -96,11 +96,12 @@ pub async fn remove(core: &Core, caller: &Caller, guild: Snowflake, role: Snowfl
         .exec_with_returning(tx.db())
         .await?;
     let mapping = removed.first().ok_or_else(|| {
-        Code::NotFound.because(format!("That role does not earn {}; `/mapping list` shows what does.", product.name))
+        Code::NotFound
+            .because(format!("That role is not mapped to {}. Use `/mapping list` to see the mappings.", product.name))
     })?;
     let holders = entitlements::count_holders(&tx, mapping.id).await?;
     let now = tx.now();
-    workers::wake_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await?;
     Ok(holders)
 }
@@ -112,10 +113,7 @@ fn of(scope: &Scope, guild: Snowflake) -> Condition {
         .add(role_mapping::Column::RemovedAt.is_null())
 }
 
-/// The guild's mappings that stand, oldest first.
-///
-/// # Errors
-/// When the database does not answer.
+/// The guild's mappings that were not removed, oldest first.
 pub async fn list(core: &Core, scope: &Scope, guild: Snowflake) -> Result<Vec<Mapping>> {
     let found = role_mapping::Entity::find()
         .filter(of(scope, guild))
@@ -125,7 +123,7 @@ pub async fn list(core: &Core, scope: &Scope, guild: Snowflake) -> Result<Vec<Ma
     Ok(found)
 }
 
-/// The guild's mappings that an admin has removed.
+/// The guild's mappings that an admin removed.
 pub(crate) async fn list_removed(core: &Core, guild: Snowflake) -> Result<Vec<Mapping>> {
     let found = role_mapping::Entity::find()
         .filter(role_mapping::Column::GuildId.eq(guild))
@@ -135,24 +133,21 @@ pub(crate) async fn list_removed(core: &Core, guild: Snowflake) -> Result<Vec<Ma
     Ok(found)
 }
 
-/// Members who hold these mappings' roles have been looked at once.
-pub(crate) async fn applied(core: &Core, mappings: &[Mapping]) -> Result<()> {
-    let fresh = mappings.iter().filter(|mapping| mapping.applied_at.is_none()).map(|mapping| mapping.id);
+/// Sets `applied_at` on new mappings after their first complete reconciliation.
+pub(crate) async fn set_applied(core: &Core, mappings: &[Mapping]) -> Result<()> {
+    let new = mappings.iter().filter(|mapping| mapping.applied_at.is_none()).map(|mapping| mapping.id);
     role_mapping::Entity::update_many()
         .col_expr(role_mapping::Column::AppliedAt, Expr::value(core.clock.now()))
-        .filter(role_mapping::Column::Id.is_in(fresh))
+        .filter(role_mapping::Column::Id.is_in(new))
         .exec(core.db.writer())
         .await?;
     Ok(())
 }
 
-/// A role is gone from Discord: its mappings rest and their licenses stay.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Result<()> {
+/// Records that a role was deleted in Discord: its mappings become inactive, their licenses stay.
+pub async fn set_role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
-    let resting = role_mapping::Entity::update_many()
+    let affected = role_mapping::Entity::update_many()
         .col_expr(role_mapping::Column::RoleDeletedAt, Expr::value(tx.now()))
         .filter(role_mapping::Column::GuildId.eq(guild))
         .filter(role_mapping::Column::RoleId.eq(role))
@@ -160,7 +155,7 @@ pub async fn role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Res
         .filter(role_mapping::Column::RoleDeletedAt.is_null())
         .exec_with_returning(tx.db())
         .await?;
-    for mapping in resting {
+    for mapping in affected {
         guilds::record(
             &mut tx,
             mapping.tenant_id,

@@ -1,11 +1,13 @@
-//! Deliveries: effects to perform for one recipient, written with the change that causes them.
+//! The outbox: deliveries, each an effect to perform for one recipient, written in the transaction of the
+//! change that causes it.
 //!
 //! ```text
-//! Tx -> send -> [pending] -> claim (lease, attempt paid) -> worker `relay` -> settle
-//!                   ^------------- retry at / lease ran out -------|-> sent | undelivered | dead
+//! Tx -> send -> [pending] -> claim (lease, attempt + 1) -> worker `relay` -> complete
+//!                   ^---------- retry / lease expired --------|-> sent | undelivered | dead
 //! ```
-//! A claim is paid for when it is taken, so that a payload that kills the process dies too. Only the
-//! holder of the newest lease token may settle. Payloads are ids: a key is read when it is sent.
+//! The attempt is counted when a delivery is claimed, so that a payload that crashes the process is given
+//! up eventually. Only the newest lease token can complete a delivery. Payloads contain ids, not secrets: a
+//! license key is read when it is sent.
 
 use std::time::Duration;
 
@@ -32,50 +34,50 @@ use crate::{
 
 pub use crate::entity::outbox::Model as OutboxRow;
 
-/// What is to be done, and for whom.
+/// The effect to perform and its recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Delivery {
-    /// Send a member the key of their license.
+    /// Sends members their license key by direct message.
     KeyDm {
         /// The license.
         license: LicenseId,
     },
-    /// One line in a guild's log channel.
+    /// Posts an event to a guild's log channel.
     LogLine {
         /// The channel.
         channel: Snowflake,
-        /// The event it tells of.
+        /// The sequence number of the event.
         seq: i64,
     },
-    /// Ask Discord about one member, before a doubt ends a license.
+    /// Fetches a member from Discord before revoking a license on uncertain information.
     RecheckMember {
         /// The guild.
         guild: Snowflake,
         /// The member.
         user: Snowflake,
     },
-    /// An e-mail.
+    /// Sends an email.
     Email {
-        /// What it says.
+        /// The template.
         template: EmailTemplate,
-        /// To whom.
+        /// The recipient.
         user: UserId,
-        /// The one-time token its link carries, by id.
+        /// The id of the one-time token in its link.
         token: Option<Uuid>,
     },
 }
 
 string_enum! {
-    /// Who carries a delivery: each is claimed apart, so that one that stalls holds up only its own.
+    /// The service that performs a delivery. Each is claimed separately, so that they do not delay each other.
     Transport {
         Discord => ("discord", "Discord's REST API."),
         Smtp => ("smtp", "The mail server."),
     }
 }
 
-/// The one kind that is not Discord's.
-const MAIL: &str = "mail";
+/// The kind of deliveries sent by SMTP; all others use Discord.
+const EMAIL_KIND: &str = "mail";
 
 impl Delivery {
     fn kind(&self) -> &'static str {
@@ -83,68 +85,68 @@ impl Delivery {
             Self::KeyDm { .. } => "key_dm",
             Self::LogLine { .. } => "log_line",
             Self::RecheckMember { .. } => "refetch",
-            Self::Email { .. } => MAIL,
+            Self::Email { .. } => EMAIL_KIND,
         }
     }
 
-    /// One at a time within a lane.
+    /// Deliveries with the same key are performed one at a time, in order.
     fn ordering_key(&self) -> String {
         match self {
             Self::KeyDm { license } => format!("license:{license}"),
             Self::LogLine { channel, .. } => format!("channel:{channel}"),
             Self::RecheckMember { guild, user } => format!("member:{guild}:{user}"),
-            // A letter that waits holds up no other: the next may be worth less time.
+            // Unique, so that a delayed email does not delay others, which may expire earlier.
             Self::Email { template, user, token } => format!("mail:{template}:{user}:{}", token.unwrap_or_default()),
         }
     }
 }
 
-/// How eager a delivery is.
+/// When to perform a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
-    /// As soon as it is committed: somebody waits for it.
+    /// As soon as it is committed.
     Now,
-    /// The same, and also for a license that was issued quietly a moment before.
+    /// Like `Now`, but also if the license was just issued silently.
     Resend,
-    /// One of many: this long after the one before it.
+    /// This long after the previous delivery of its kind, for bulk changes.
     Staggered(Duration),
-    /// Not at all: a command shows it on request.
+    /// Never; a command shows the result on request.
     Silent,
 }
 
-/// A delivery this instance may perform until its lease ends.
+/// A delivery that this instance may perform until its lease expires.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The row.
+    /// The id of the delivery.
     pub id: Uuid,
-    /// 1 for the first try.
+    /// The number of this attempt, starting at 1.
     pub attempt: u32,
-    /// What to do.
+    /// The effect to perform.
     pub delivery: Delivery,
-    /// When it was written.
+    /// When the delivery was created.
     pub created_at: DateTime<Utc>,
     token: i64,
 }
 
-/// How it went.
+/// The result of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done.
+    /// Performed.
     Sent,
-    /// Not our turn yet; costs no attempt.
+    /// Postponed, for example by a rate limit. Does not count as an attempt.
     Wait(Duration),
-    /// Failed in a way that may pass; the backoff decides when.
+    /// Failed temporarily; retried after the backoff.
     Failed(String),
-    /// The recipient cannot be reached; a command serves it instead.
+    /// The recipient cannot be reached.
     Undelivered(String),
-    /// Will never work.
+    /// Failed permanently.
     Dead(String),
 }
 
 impl Outcome {
-    /// For metrics.
+    /// The label in metrics.
     #[must_use]
-    pub const fn word(&self) -> &'static str {
+    pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Sent => "sent",
             Self::Wait(_) => "wait",
@@ -155,43 +157,43 @@ impl Outcome {
     }
 }
 
-/// Tries before a delivery is dead: with the backoff below, about a day.
+/// Attempts before a delivery is dead: about a day with [`backoff`].
 const MAX_ATTEMPTS: u32 = 18;
 
-/// 5 s, 10 s, 20 s … at most 4 h.
+/// The delay after a failed attempt: 5 s, 10 s, 20 s … at most 4 h.
 fn backoff(attempt: u32) -> Duration {
     let doublings = std::cmp::min(attempt.saturating_sub(1), 12);
     std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_hours(4))
 }
 
 string_enum! {
-    /// How a delivery stands.
+    /// The state of a delivery.
     DeliveryState {
-        Pending => ("pending", "To be performed, now or later."),
-        Sent => ("sent", "Done."),
-        Undelivered => ("undelivered", "Nobody could be reached, or nobody wants it any more."),
-        Dead => ("dead", "Given up."),
+        Pending => ("pending", "Waiting to be performed."),
+        Sent => ("sent", "Performed."),
+        Undelivered => ("undelivered", "The recipient could not be reached, or the delivery expired or is obsolete."),
+        Dead => ("dead", "Given up after a permanent failure or too many attempts."),
     }
 }
 
 const PENDING: &str = DeliveryState::Pending.as_str();
 
-/// Writes a delivery. `key` makes it unique for ever: the second one does nothing.
-pub(crate) async fn send(tx: &mut Tx, delivery: &Delivery, key: String, notify: Notify) -> Result<()> {
+/// Adds a delivery. `key` is unique: adding a second delivery with the same key does nothing.
+pub(crate) async fn enqueue(tx: &mut Tx, delivery: &Delivery, key: String, notify: Notify) -> Result<()> {
     let due_at = match notify {
         Notify::Silent => return Ok(()),
         Notify::Now | Notify::Resend => tx.now(),
-        Notify::Staggered(gap) => after_last(tx, delivery, gap).await?,
+        Notify::Staggered(gap) => staggered_due_at(tx, delivery, gap).await?,
     };
-    write(tx, delivery, key, due_at, None).await
+    insert(tx, delivery, key, due_at, None).await
 }
 
-async fn after_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
+async fn staggered_due_at(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
     let last: Option<Option<DateTime<Utc>>> = Entity::find()
         .select_only()
         .column_as(Column::DueAt.max(), "last")
         .filter(Column::Kind.eq(delivery.kind()))
-        // One that is being tried again later is no measure of when the queue ends.
+        // Ignore scheduled retries: they do not mark the end of the queue.
         .filter(
             Condition::any()
                 .add(Column::State.ne(PENDING))
@@ -204,18 +206,18 @@ async fn after_last(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateT
     Ok(last.flatten().map_or(tx.now(), |last| std::cmp::max(tx.now(), last + gap)))
 }
 
-/// Writes a delivery for later.
-pub(crate) async fn send_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
-    write(tx, delivery, key, due_at, None).await
+/// Adds a delivery to perform at `due_at`.
+pub(crate) async fn enqueue_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
+    insert(tx, delivery, key, due_at, None).await
 }
 
-/// Writes a delivery that nobody wants after `expires_at`.
-pub(crate) async fn send_until(tx: &mut Tx, delivery: &Delivery, key: String, expires_at: DateTime<Utc>) -> Result<()> {
+/// Adds a delivery that is dropped after `expires_at`.
+pub(crate) async fn enqueue_until(tx: &mut Tx, delivery: &Delivery, key: String, expires_at: DateTime<Utc>) -> Result<()> {
     let now = tx.now();
-    write(tx, delivery, key, now, Some(expires_at)).await
+    insert(tx, delivery, key, now, Some(expires_at)).await
 }
 
-async fn write(
+async fn insert(
     tx: &mut Tx,
     delivery: &Delivery,
     key: String,
@@ -227,7 +229,7 @@ async fn write(
         kind: Set(delivery.kind().to_owned()),
         ordering_key: Set(delivery.ordering_key()),
         dedupe_key: Set(key),
-        payload: Set(serde_json::to_value(delivery).map_err(|e| Error::Broken(e.to_string()))?),
+        payload: Set(serde_json::to_value(delivery).map_err(|error| Error::Internal(error.to_string()))?),
         due_at: Set(due_at),
         expires_at: Set(expires_at),
         attempt: Set(0),
@@ -245,12 +247,9 @@ async fn write(
     Ok(())
 }
 
-/// Takes up to `count` due deliveries of a transport under a lease of `lease`, oldest first. What has
-/// expired is put away instead.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn claim(core: &Core, transport: Transport, count: u64, lease: Duration) -> Result<Vec<Claim>> {
+/// Claims up to `count` due deliveries of a transport for `lease_duration`, oldest first. Expired deliveries
+/// are marked as undelivered instead.
+pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration: Duration) -> Result<Vec<Claim>> {
     let now = core.clock.now();
     let earlier_with_same_key = Query::select()
         .expr(Expr::value(1))
@@ -262,15 +261,15 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease: Duratio
     let due = Entity::find()
         .filter(Column::State.eq(PENDING))
         .filter(match transport {
-            Transport::Smtp => Column::Kind.eq(MAIL),
-            Transport::Discord => Column::Kind.ne(MAIL),
+            Transport::Smtp => Column::Kind.eq(EMAIL_KIND),
+            Transport::Discord => Column::Kind.ne(EMAIL_KIND),
         })
         .filter(Column::DueAt.lte(now))
         .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
         .filter(Expr::exists(earlier_with_same_key).not())
         .order_by_asc(Column::DueAt)
         .limit(count);
-    // Looking costs no write lock; an idle service leaves SQLite's one writer alone.
+    // Check without a write lock first, so that an idle service does not occupy SQLite's single writer.
     if due.clone().count(core.db.read()).await? == 0 {
         return Ok(Vec::new());
     }
@@ -279,7 +278,7 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease: Duratio
     Entity::update_many()
         .col_expr(Column::Attempt, Expr::col(Column::Attempt).add(1))
         .col_expr(Column::LeaseToken, Expr::col(Column::LeaseToken).add(1))
-        .col_expr(Column::LeaseUntil, Expr::value(now + lease))
+        .col_expr(Column::LeaseUntil, Expr::value(now + lease_duration))
         .filter(Column::Id.is_in(rows.iter().map(|row| row.id)))
         .exec(tx.db())
         .await?;
@@ -288,27 +287,26 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease: Duratio
     for row in rows {
         let (id, token) = (row.id, row.lease_token + 1);
         let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
-        if row.expires_at.is_some_and(|at| at <= now) {
+        if row.expires_at.is_some_and(|expires_at| expires_at <= now) {
             complete_row(core, id, attempt, token, Outcome::Undelivered("expired before it could be sent".to_owned()))
                 .await?;
             continue;
         }
         match serde_json::from_value(row.payload) {
             Ok(delivery) => claims.push(Claim { id, attempt, delivery, created_at: row.created_at, token }),
-            // A newer process wrote it, or it is damaged: it must hold up no other.
-            Err(why) => {
-                tracing::warn!(delivery = %id, kind = row.kind, %why, "a delivery cannot be read; it is tried again");
-                complete_row(core, id, attempt, token, Outcome::Failed("unreadable".to_owned())).await?;
+            // Written by a newer version, or damaged. It must not block the other deliveries.
+            Err(error) => {
+                tracing::warn!(delivery = %id, kind = row.kind, %error, "could not parse a delivery; it will be retried");
+                complete_row(core, id, attempt, token, Outcome::Failed("the payload could not be parsed".to_owned()))
+                    .await?;
             }
         }
     }
     Ok(claims)
 }
 
-/// Writes down how it went, unless the lease was lost meanwhile. Answers whether it counted.
-///
-/// # Errors
-/// When the database does not answer; the lease then ends by itself.
+/// Records the outcome, unless the lease was lost. Returns whether it was recorded. If this fails, the
+/// delivery becomes due again when its lease expires.
 pub async fn complete(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bool> {
     complete_row(core, claim.id, claim.attempt, claim.token, outcome).await
 }
@@ -318,10 +316,10 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
     let (state, due_at, error, attempt) = match outcome {
         Outcome::Sent => ("sent", None, None, attempt),
         Outcome::Wait(wait) => (PENDING, Some(now + wait), None, attempt - 1),
-        Outcome::Failed(why) if attempt >= MAX_ATTEMPTS => ("dead", None, Some(why), attempt),
-        Outcome::Failed(why) => (PENDING, Some(now + backoff(attempt)), Some(why), attempt),
-        Outcome::Undelivered(why) => ("undelivered", None, Some(why), attempt),
-        Outcome::Dead(why) => ("dead", None, Some(why), attempt),
+        Outcome::Failed(reason) if attempt >= MAX_ATTEMPTS => ("dead", None, Some(reason), attempt),
+        Outcome::Failed(reason) => (PENDING, Some(now + backoff(attempt)), Some(reason), attempt),
+        Outcome::Undelivered(reason) => ("undelivered", None, Some(reason), attempt),
+        Outcome::Dead(reason) => ("dead", None, Some(reason), attempt),
     };
     let mut update = Entity::update_many()
         .col_expr(Column::State, Expr::value(state))
@@ -333,33 +331,32 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
     if let Some(due_at) = due_at {
         update = update.col_expr(Column::DueAt, Expr::value(due_at));
     }
-    let counted = update.exec(core.db.writer()).await?.rows_affected == 1;
-    // The next of its lane may go now.
+    let recorded = update.exec(core.db.writer()).await?.rows_affected == 1;
+    // The next delivery with the same ordering key may be performed now.
     core.bus.notify(Topic::Outbox);
-    Ok(counted)
+    Ok(recorded)
 }
 
-/// A page of the outbox, newest first: for admins.
-///
-/// # Errors
-/// When the database does not answer.
+/// Returns a page of the outbox, newest first.
 pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u64) -> Result<Vec<OutboxRow>> {
-    let wanted = Condition::all().add_option(state.map(|state| Column::State.eq(state.as_str())));
-    let found = Entity::find().filter(wanted).order_by_desc(Column::Id);
-    Ok(found.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
+    let filter = Condition::all().add_option(state.map(|state| Column::State.eq(state.as_str())));
+    let rows = Entity::find().filter(filter).order_by_desc(Column::Id);
+    Ok(rows.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
 }
 
-/// Tries a delivery again that came to an end without being done.
+/// Makes a dead or undelivered delivery due again.
 ///
 /// # Errors
-/// `NOT_FOUND`; `CONFLICT` for one that is still to come, was done, or is wanted by nobody any more.
+/// `NOT_FOUND` if no delivery has this id; `CONFLICT` if it is pending, was sent, or has expired.
 pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
-    let row = row.ok_or_else(|| Code::NotFound.because("No such delivery."))?;
-    let ended = [DeliveryState::Dead, DeliveryState::Undelivered].iter().any(|state| state.as_str() == row.state);
-    if !ended || row.expires_at.is_some_and(|at| at <= tx.now()) {
-        return Err(Code::Conflict.because("It is still to come, was done, or nobody wants it any more."));
+    let row = row.ok_or_else(|| Code::NotFound.because("There is no delivery with this ID."))?;
+    let failed = [DeliveryState::Dead, DeliveryState::Undelivered].iter().any(|state| state.as_str() == row.state);
+    if !failed || row.expires_at.is_some_and(|expires_at| expires_at <= tx.now()) {
+        return Err(
+            Code::Conflict.because("Only dead or undelivered deliveries that have not expired can be replayed.")
+        );
     }
     Entity::update_many()
         .col_expr(Column::State, Expr::value(PENDING))
@@ -381,36 +378,30 @@ pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
     tx.commit().await
 }
 
-/// Forgets deliveries that came to their end more than 30 days ago. Answers how many.
-///
-/// # Errors
-/// When the database does not answer.
+/// Deletes completed deliveries that were due more than 30 days ago. Returns how many.
 pub async fn delete_old(core: &Core) -> Result<u64> {
-    let old = core.clock.now() - Duration::from_hours(720);
-    let completed = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(old));
+    let cutoff = core.clock.now() - Duration::from_hours(720);
+    let completed = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(cutoff));
     Ok(completed.exec(core.db.writer()).await?.rows_affected)
 }
 
-/// Deliveries by state, and the age of the oldest that is due.
+/// The number of deliveries by state, and the age of the oldest due one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueDepth {
-    /// Not done yet.
+    /// Pending deliveries.
     pub pending: u64,
-    /// Of these, due.
+    /// Pending deliveries that are due.
     pub due: u64,
-    /// Of these, claimed.
+    /// Pending deliveries that are claimed.
     pub claimed: u64,
-    /// Given up.
+    /// Dead deliveries.
     pub dead: u64,
-    /// Seconds the oldest due delivery has been waiting.
+    /// How long the oldest due delivery has been due, in seconds.
     pub oldest_due_s: i64,
 }
 
-/// For metrics and `/health`.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn depth(core: &Core) -> Result<QueueDepth> {
+/// Returns the queue depth, for metrics and `/health`.
+pub async fn queue_depth(core: &Core) -> Result<QueueDepth> {
     let now = core.clock.now();
     let pending = Entity::find().filter(Column::State.eq(PENDING));
     let due = pending.clone().filter(Column::DueAt.lte(now));

@@ -1,4 +1,4 @@
-//! Products and their policies. A policy is versioned; a license keeps the version it was born under.
+//! Products and their policies. Policies are versioned; a license keeps the version it was issued under.
 
 use std::time::Duration;
 
@@ -17,33 +17,36 @@ use crate::{
 
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 
-/// A change to a product's rules, for its next license; what is not named stays, or begins with its
-/// default.
+/// Changes to a product's policy, for new licenses only. `None` keeps the current value, or uses the
+/// default for a new product.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
-    /// How long a license lives from its assignment; zero, and the default: for ever.
+pub struct PolicyChanges {
+    /// How long a license is valid after its assignment. Zero, the default, means forever.
     pub duration: Option<Duration>,
-    /// How long a license outlives its last source; zero ends it at once. A day by default: a revoked
-    /// license never comes back, so a slip should not end it.
+    /// How long a license outlives its last source. Zero revokes it at once. The default is one day:
+    /// a revoked license never comes back, so a role removed by mistake should not end it.
     pub source_grace: Option<Duration>,
 }
 
 const DEFAULT_GRACE_S: i64 = 24 * 3_600;
 
-/// Makes a product, or gives the one of that name new terms; an existing product keeps its prefix.
+/// Creates a product, or changes the policy of the product with this name. A prefix never changes.
 ///
 /// # Errors
-/// `VALIDATION_ERROR` for a name or prefix that cannot be used, `CONFLICT` for a prefix of another
-/// product.
-pub async fn define(core: &Core, caller: &Caller, name: &str, prefix: Option<&str>, terms: &Terms) -> Result<Product> {
+/// `VALIDATION_ERROR` for an invalid name or prefix; `CONFLICT` if another product uses the prefix, or
+/// this product has a different one.
+pub async fn create_or_update(core: &Core, caller: &Caller, name: &str, prefix: Option<&str>, terms: &PolicyChanges) -> Result<Product> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 80 || name.chars().any(char::is_control) {
-        return Err(Code::ValidationError.because("A product's name has 1 to 80 visible characters."));
+        return Err(
+            Code::ValidationError.because("A product name must have 1 to 80 visible characters, for example Studio.")
+        );
     }
     let mut tx = Tx::begin(core).await?;
     let product = match find_in(tx.db(), &caller.scope, name).await? {
         Some(known) if prefix.is_some_and(|p| !p.eq_ignore_ascii_case(&known.prefix)) => {
-            return Err(Code::Conflict.because(format!("{name} exists with the prefix {}; it keeps it.", known.prefix)));
+            return Err(Code::Conflict
+                .because(format!("{name} already has the prefix {}, which cannot be changed.", known.prefix)));
         }
         Some(known) => known,
         None => insert(&tx, &caller.scope, name, prefix).await?,
@@ -56,7 +59,9 @@ pub async fn define(core: &Core, caller: &Caller, name: &str, prefix: Option<&st
 async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Result<Product> {
     let prefix = prefix.map_or_else(|| suggest_prefix(name), |p| p.trim().to_ascii_uppercase());
     if !license_key::is_prefix(&prefix) {
-        return Err(Code::ValidationError.because("A key prefix has 2 to 8 letters A–Z or digits."));
+        return Err(
+            Code::ValidationError.because("A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.")
+        );
     }
     let row = product::ActiveModel {
         id: Set(ProductId(tx.core().ids.v7(tx.now()))),
@@ -70,20 +75,21 @@ async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Res
         .on_conflict(OnConflict::new().do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
-    // By name: somebody else may have made it meanwhile.
+    // Found by name, since a concurrent call may have created it.
     find_in(tx.db(), scope, name).await?.ok_or_else(|| {
-        Code::Conflict.because(format!("The key prefix {prefix} (or one that reads alike) is taken; choose another."))
+        Code::Conflict
+            .because(format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one."))
     })
 }
 
-/// The first letters and digits of a name: "Gold Tools" → `GOLDTOOL`.
+/// The first eight letters and digits of a name: "Gold Tools" → `GOLDTOOL`.
 fn suggest_prefix(name: &str) -> String {
     let plain: String = name.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
     if plain.len() < 2 { "KEY".to_owned() } else { plain.to_ascii_uppercase() }
 }
 
-async fn set_terms(tx: &mut Tx, product: ProductId, terms: &Terms) -> Result<()> {
-    // One version after the other, whoever else sets terms now.
+async fn set_terms(tx: &mut Tx, product: ProductId, terms: &PolicyChanges) -> Result<()> {
+    // The lock orders concurrent policy changes.
     product::Entity::find_by_id(product).lock_exclusive().one(tx.db()).await?;
     let newest = newest_policy(tx.db(), product).await?;
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
@@ -91,8 +97,8 @@ async fn set_terms(tx: &mut Tx, product: ProductId, terms: &Terms) -> Result<()>
         Some(given) => Some(seconds(given)).filter(|s| *s > 0),
         None => newest.as_ref().and_then(|p| p.duration_s),
     };
-    let standing_grace_s = newest.as_ref().map_or(DEFAULT_GRACE_S, |p| p.source_grace_s);
-    let source_grace_s = terms.source_grace.map_or(standing_grace_s, seconds);
+    let current_grace_s = newest.as_ref().map_or(DEFAULT_GRACE_S, |p| p.source_grace_s);
+    let source_grace_s = terms.source_grace.map_or(current_grace_s, seconds);
     if newest.as_ref().is_some_and(|p| p.duration_s == duration_s && p.source_grace_s == source_grace_s) {
         return Ok(());
     }
@@ -117,17 +123,17 @@ async fn newest_policy(db: &impl ConnectionTrait, product: ProductId) -> Result<
     Ok(newest)
 }
 
-/// The product and the rules its next license is born under.
+/// A product and its current policy.
 pub(crate) async fn get_current(tx: &Tx, product: ProductId) -> Result<(Product, Policy)> {
     let row = product::Entity::find_by_id(product).one(tx.db()).await?;
     let policy = newest_policy(tx.db(), product).await?;
-    row.zip(policy).ok_or_else(|| Error::Broken(format!("product {product} has no policy")))
+    row.zip(policy).ok_or_else(|| Error::Internal(format!("product {product} has no policy")))
 }
 
-/// The rules a license was born under.
+/// The policy a license was issued under.
 pub(crate) async fn get_policy(tx: &Tx, id: PolicyId) -> Result<Policy> {
     let row = policy::Entity::find_by_id(id).one(tx.db()).await?;
-    row.ok_or_else(|| Error::Broken(format!("policy {id} is gone")))
+    row.ok_or_else(|| Error::Internal(format!("policy {id} is missing")))
 }
 
 async fn find_in(db: &impl ConnectionTrait, scope: &Scope, name: &str) -> Result<Option<Product>> {
@@ -142,7 +148,7 @@ async fn find_in(db: &impl ConnectionTrait, scope: &Scope, name: &str) -> Result
 /// A product by name or id.
 ///
 /// # Errors
-/// `NOT_FOUND`, naming the ones there are.
+/// `NOT_FOUND`, listing the existing products.
 pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product> {
     let all = list(core, scope).await?;
     let wanted = name_or_id.trim();
@@ -157,10 +163,7 @@ pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product
     })
 }
 
-/// Every product of the tenant, by name.
-///
-/// # Errors
-/// When the database does not answer.
+/// All products of a tenant, sorted by name.
 pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<Product>> {
     let found = product::Entity::find()
         .filter(product::Column::TenantId.eq(scope.tenant()))

@@ -11,8 +11,8 @@ use crate::{
     tx::Tx,
 };
 
-/// The tenant a caller was proved to belong to. Authentication makes one; inside core, the row that is
-/// worked on does. What lists or finds for a caller takes it, so that a filter is not forgotten.
+/// Proof that a caller may act for a tenant. Authentication creates it, or, within core, the row being
+/// processed. Functions that read data for a caller take it, so that the tenant filter is not forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope(TenantId);
 
@@ -23,7 +23,7 @@ impl Scope {
         self.0
     }
 
-    /// The operator of this installation may look at any tenant.
+    /// A scope for the operator of this installation, for any tenant.
     #[must_use]
     pub fn operator(tenant: TenantId) -> Self {
         Self(tenant)
@@ -34,55 +34,51 @@ impl Scope {
     }
 }
 
-/// Who calls, on whose behalf, and about which products.
+/// The caller of a function: its tenant, actor and products.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// The tenant.
     pub scope: Scope,
-    /// The name in the log.
+    /// The actor recorded in events.
     pub actor: Actor,
-    /// The products an API key covers; empty for people.
-    pub products: Vec<Covered>,
+    /// The products an API key covers; empty for users.
+    pub products: Vec<CoveredProduct>,
 }
 
-/// A product an API key may ask about.
+/// A product that an API key covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Covered {
+pub struct CoveredProduct {
     /// The product.
     pub id: ProductId,
-    /// The prefix of its keys, implied when an app sends a key without one.
+    /// The prefix of its license keys, assumed if an app sends a key without one.
     pub prefix: String,
 }
 
 impl Caller {
-    /// A person Discord vouches for, acting in a guild the bot is in. The door checks what Discord
-    /// lets them do.
+    /// A Discord user acting in a guild the bot is in. This function does not check their permissions.
     ///
     /// # Errors
-    /// `NOT_FOUND` for a guild the bot never saw.
-    pub async fn in_guild(core: &Core, guild: Snowflake, person: Snowflake) -> Result<Self> {
+    /// `NOT_FOUND` if the guild is unknown.
+    pub async fn in_guild(core: &Core, guild: Snowflake, user: Snowflake) -> Result<Self> {
         let guild = guilds::find(core, guild).await?;
-        let guild = guild.ok_or_else(|| Code::NotFound.because("This server is not set up; invite the bot again."))?;
-        Ok(Self { scope: Scope(guild.tenant_id), actor: Actor::Discord(person), products: Vec::new() })
+        let guild = guild.ok_or_else(|| Code::NotFound.because("This server is not set up. Invite the bot again."))?;
+        Ok(Self { scope: Scope(guild.tenant_id), actor: Actor::Discord(user), products: Vec::new() })
     }
 
-    /// The operator of this installation, on behalf of any tenant.
+    /// The operator of this installation, acting for a tenant.
     #[must_use]
     pub fn operator(tenant: TenantId) -> Self {
         Self { scope: Scope(tenant), actor: Actor::Operator, products: Vec::new() }
     }
 }
 
-/// Every tenant: for the operator.
-///
-/// # Errors
-/// When the database does not answer.
+/// All tenants; for the operator.
 pub async fn list(core: &Core) -> Result<Vec<(TenantId, String)>> {
     let rows = tenant::Entity::find().all(core.db.read()).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
 }
 
-/// A new tenant.
+/// Inserts a tenant.
 pub(crate) async fn insert(tx: &Tx, name: &str) -> Result<TenantId> {
     let id = TenantId(tx.core().ids.v7(tx.now()));
     let row = tenant::ActiveModel { id: Set(id), name: Set(name.to_owned()), created_at: Set(tx.now()) };
@@ -90,16 +86,13 @@ pub(crate) async fn insert(tx: &Tx, name: &str) -> Result<TenantId> {
     Ok(id)
 }
 
-/// Takes back a tenant that nothing refers to.
+/// Deletes a tenant that nothing refers to.
 pub(crate) async fn delete(tx: &Tx, id: TenantId) -> Result<()> {
     tenant::Entity::delete_by_id(id).exec(tx.db()).await?;
     Ok(())
 }
 
-/// A new tenant without a guild: for the operator.
-///
-/// # Errors
-/// When the database does not answer.
+/// Creates a tenant without a guild; for the operator.
 pub async fn create(core: &Core, name: &str) -> Result<TenantId> {
     let tx = Tx::begin(core).await?;
     let id = insert(&tx, name).await?;

@@ -1,6 +1,8 @@
-//! Throttles: tries under a name within a window, as rows. A try is used before it is made, in a unit of
-//! work of its own, so that two hundred at once find no more than there are; what turned out to be
-//! harmless is given back. For guesses at secrets: what may be lost with Redis belongs to the limiter.
+//! Throttles: limits on attempts to guess a secret, counted per name and window in the database.
+//!
+//! Attempts are reserved in a transaction of their own before they are made, and refunded if they turn out to
+//! be harmless, so that concurrent attempts cannot exceed the limit. Use [`crate::limiter`] for limits that
+//! may be lost with Redis.
 
 use std::time::Duration;
 
@@ -18,26 +20,26 @@ use crate::{
     tx::Tx,
 };
 
-/// So many tries in so long.
+/// At most `max` attempts per `window`.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     name: String,
-    most: u32,
+    max: u32,
     window: Duration,
 }
 
 impl Limit {
-    /// The name says what is result and by whom; whom is kept as a keyed hash.
-    pub(crate) fn new(core: &Core, what: &str, who: &str, most: u32, window: Duration) -> Self {
-        let who = hex(&core.keys().mac(Purpose::ThrottleName, who)[..16]);
-        Self { name: format!("{what}:{who}"), most, window }
+    /// Limits `action` for `subject`, of which only a keyed hash is stored.
+    pub(crate) fn new(core: &Core, action: &str, subject: &str, max: u32, window: Duration) -> Self {
+        let subject = hex(&core.keys().mac(Purpose::ThrottleName, subject)[..16]);
+        Self { name: format!("{action}:{subject}"), max, window }
     }
 }
 
-/// Takes a try of each, or of none.
+/// Reserves an attempt under every limit, or under none.
 ///
 /// # Errors
-/// `RATE_LIMIT_EXCEEDED` with the time to wait.
+/// `RATE_LIMIT_EXCEEDED` with the time to wait, if a limit is reached.
 pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut limits: Vec<&Limit> = limits.iter().collect();
     limits.sort_by(|a, b| a.name.cmp(&b.name));
@@ -45,9 +47,9 @@ pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     for limit in limits {
         match peek(tx, limit).await? {
             Ok(row) => rows.push(row),
-            Err(until) => {
-                let wait = (until - tx.now()).to_std().unwrap_or_default();
-                return Err(Code::RateLimitExceeded.retry_after("Too many attempts; wait before the next one.", wait));
+            Err(resets_at) => {
+                let wait = (resets_at - tx.now()).to_std().unwrap_or_default();
+                return Err(Code::RateLimitExceeded.retry_after("Too many attempts. Wait before you try again.", wait));
             }
         }
     }
@@ -57,7 +59,7 @@ pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     Ok(())
 }
 
-/// Takes a try if there is one left; for what is then silently left undone.
+/// Reserves an attempt. Returns `false` if the limit is reached.
 pub(crate) async fn try_acquire(tx: &Tx, limit: &Limit) -> Result<bool> {
     match peek(tx, limit).await? {
         Ok(row) => write(tx, row).await.map(|()| true),
@@ -65,22 +67,22 @@ pub(crate) async fn try_acquire(tx: &Tx, limit: &Limit) -> Result<bool> {
     }
 }
 
-/// Locks a name, there or not, until the unit of work ends.
-pub(crate) async fn lock(tx: &Tx, what: &str, who: &str) -> Result<()> {
-    peek(tx, &Limit::new(tx.core(), what, who, u32::MAX, Duration::from_mins(1))).await.map(drop)
+/// Locks a name until the transaction ends, whether or not its row exists.
+pub(crate) async fn lock(tx: &Tx, action: &str, subject: &str) -> Result<()> {
+    peek(tx, &Limit::new(tx.core(), action, subject, u32::MAX, Duration::from_mins(1))).await.map(drop)
 }
 
-/// Locks a row and answers how it would look with a try more, or when it resets.
+/// Locks the row and returns it with one more attempt, or when the window resets if the limit is reached.
 async fn peek(tx: &Tx, limit: &Limit) -> Result<Result<Model, DateTime<Utc>>> {
-    let fresh = ActiveModel { name: Set(limit.name.clone()), used: Set(0), resets_at: Set(tx.now() + limit.window) };
-    Entity::insert(fresh)
+    let new = ActiveModel { name: Set(limit.name.clone()), used: Set(0), resets_at: Set(tx.now() + limit.window) };
+    Entity::insert(new)
         .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
         .exec_without_returning(tx.db())
         .await?;
     let row = Entity::find_by_id(&limit.name).lock_exclusive().one(tx.db()).await?;
     let row = row.map_or((0, tx.now() + limit.window), |row| (row.used, row.resets_at));
     let (used, resets_at) = if row.1 <= tx.now() { (0, tx.now() + limit.window) } else { row };
-    if u32::try_from(used).unwrap_or(u32::MAX) >= limit.most {
+    if u32::try_from(used).unwrap_or(u32::MAX) >= limit.max {
         return Ok(Err(resets_at));
     }
     Ok(Ok(Model { name: limit.name.clone(), used: used + 1, resets_at }))
@@ -96,7 +98,7 @@ async fn write(tx: &Tx, row: Model) -> Result<()> {
     Ok(())
 }
 
-/// Gives the tries back where what they were used for could not even be result.
+/// Refunds the attempts if `result` is an error, because the attempt was not made.
 pub(crate) async fn refund_on_error<T>(core: &Core, limits: &[Limit], result: Result<T>) -> Result<T> {
     if result.is_err() {
         let tx = Tx::begin(core).await?;
@@ -106,7 +108,7 @@ pub(crate) async fn refund_on_error<T>(core: &Core, limits: &[Limit], result: Re
     result
 }
 
-/// Gives a try of each back.
+/// Refunds an attempt under every limit.
 pub(crate) async fn refund(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
     names.sort_unstable();
@@ -121,8 +123,8 @@ pub(crate) async fn refund(tx: &Tx, limits: &[Limit]) -> Result<()> {
     Ok(())
 }
 
-/// Forgets windows that are over. Answers how many.
+/// Deletes expired windows. Returns how many.
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
-    let over = Entity::delete_many().filter(Column::ResetsAt.lt(core.clock.now()));
-    Ok(over.exec(core.db.writer()).await?.rows_affected)
+    let expired = Entity::delete_many().filter(Column::ResetsAt.lt(core.clock.now()));
+    Ok(expired.exec(core.db.writer()).await?.rows_affected)
 }

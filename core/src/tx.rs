@@ -1,8 +1,8 @@
-//! The database and the unit of work.
+//! The database and its transactions.
 //!
-//! "Lock, recheck, write" is one algorithm on both databases: `SQLite` takes its one writer with
-//! `BEGIN IMMEDIATE`, Postgres takes row locks. Lock order: fence → holder → licenses by id → event head.
-//! Whatever takes `&mut Tx` neither opens nor commits, and reads nothing from the pool.
+//! Both databases run the same algorithm: lock, recheck, write. `SQLite` takes its single writer with
+//! `BEGIN IMMEDIATE`; Postgres takes row locks. Lock order: fence → holder → licenses by id → event head.
+//! Functions that take `&Tx` or `&mut Tx` neither begin nor commit, and do not read from the pool.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -15,26 +15,26 @@ use sea_orm::{
 
 use crate::{Core, Result, bus::Topic, events};
 
-/// The pools. On `SQLite` one writer connection (first come, first served) beside readers that
-/// cannot write; on Postgres one pool serves both.
+/// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
+/// Postgres, one pool for both.
 #[derive(Clone, Debug)]
 pub struct Db {
     writer: DatabaseConnection,
     reader: DatabaseConnection,
 }
 
-/// How long a statement may wait or run, on either database.
+/// The limit for acquiring a connection, for a `SQLite` lock and for a Postgres statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Db {
     /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections.
     ///
     /// # Errors
-    /// When the database cannot be reached or the file cannot be opened.
+    /// If the database cannot be reached or the file cannot be opened.
     pub async fn connect(url: &str, pool: u32) -> Result<Self> {
         if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite(url, 1, false)).await?;
-            let reader = Database::connect(sqlite(url, pool.min(8), true)).await?;
+            let writer = Database::connect(sqlite_options(url, 1, false)).await?;
+            let reader = Database::connect(sqlite_options(url, pool.min(8), true)).await?;
             return Ok(Self { writer, reader });
         }
         let mut options = ConnectOptions::new(url);
@@ -47,27 +47,24 @@ impl Db {
         Ok(Self { writer: pool.clone(), reader: pool })
     }
 
-    /// For reads outside a unit of work.
+    /// The connection for reads outside a transaction.
     pub(crate) fn read(&self) -> &DatabaseConnection {
         &self.reader
     }
 
-    /// For migrations, and for single statements that are their own unit of work.
+    /// The connection for migrations and for single statements that need no transaction.
     #[must_use]
     pub fn writer(&self) -> &DatabaseConnection {
         &self.writer
     }
 
-    /// Whether many instances may share this database.
+    /// Whether several instances can share this database.
     #[must_use]
     pub fn is_shared(&self) -> bool {
         self.writer.get_database_backend() == DbBackend::Postgres
     }
 
-    /// One round trip.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Checks the connection with one round trip.
     pub async fn ping(&self) -> Result<()> {
         Ok(self.reader.ping().await?)
     }
@@ -75,14 +72,14 @@ impl Db {
     /// Closes both pools.
     ///
     /// # Errors
-    /// When a connection does not close cleanly.
+    /// If a connection does not close cleanly.
     pub async fn close(self) -> Result<()> {
         self.reader.close_by_ref().await?;
         Ok(self.writer.close_by_ref().await?)
     }
 }
 
-fn sqlite(url: &str, pool: u32, reads_only: bool) -> ConnectOptions {
+fn sqlite_options(url: &str, pool: u32, read_only: bool) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
         move |options| {
@@ -91,13 +88,13 @@ fn sqlite(url: &str, pool: u32, reads_only: bool) -> ConnectOptions {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(TIMEOUT)
                 .foreign_keys(true)
-                .pragma("query_only", if reads_only { "on" } else { "off" })
+                .pragma("query_only", if read_only { "on" } else { "off" })
         },
     );
     options
 }
 
-/// A unit of work: rows, the events that say what happened, and the notifications that follow.
+/// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
     db: DatabaseTransaction,
     core: Core,
@@ -108,7 +105,7 @@ pub struct Tx {
 }
 
 impl Tx {
-    /// Opens a unit of work.
+    /// Begins a transaction.
     pub(crate) async fn begin(core: &Core) -> Result<Self> {
         let options = TransactionOptions {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
@@ -133,32 +130,32 @@ impl Tx {
         &self.core
     }
 
-    /// The moment all of this happens at.
+    /// The time of this transaction; constant, so that all of its rows agree.
     pub(crate) fn now(&self) -> DateTime<Utc> {
         self.now
     }
 
-    /// Adds to the one log; written as the last statements before the commit.
+    /// Adds an event to the event log. Events are written as the last statements before the commit.
     pub(crate) fn record(&mut self, event: events::NewEvent) {
         self.events.push(event);
         self.notifications.insert(Topic::Workers);
     }
 
-    /// Nudges after the commit.
+    /// Sends a notification after the commit.
     pub(crate) fn notify(&mut self, topic: Topic) {
         self.notifications.insert(topic);
     }
 
-    /// Commits, then notifications: in a task of its own, so that a caller who goes away cannot split the
-    /// two.
+    /// Commits, then sends the notifications. Both run in a spawned task, so that a cancelled caller cannot
+    /// separate them.
     pub(crate) async fn commit(self) -> Result<()> {
-        let done = tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             events::append(&self.db, self.now, self.request_id, self.events).await?;
             self.db.commit().await?;
             self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())
         });
-        done.await.map_err(|gone| crate::Error::Broken(format!("the commit did not finish: {gone}")))?
+        task.await.map_err(|error| crate::Error::Internal(format!("the commit did not finish: {error}")))?
     }
 }
 
@@ -169,10 +166,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_reads_cannot_write() {
+    async fn reader_connections_are_read_only() {
         let db = Db::connect("sqlite::memory:", 2).await.unwrap();
-        let refused = db.read().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap_err();
-        assert!(refused.to_string().contains("readonly database"), "{refused}");
+        let error = db.read().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap_err();
+        assert!(error.to_string().contains("readonly database"), "{error}");
         db.writer().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap();
     }
 }

@@ -1,6 +1,6 @@
-//! People and how providers know them: the tables `users` and `identities`. The owner of a license is a
-//! user; a Discord id is one of that user's identities. A user may never have signed in: Discord showed
-//! them with a role.
+//! Users and their identities at providers: the tables `users` and `identities`. A license belongs to a
+//! user; a Discord account is one of the user's identities. A user known only from a Discord role has no
+//! account and never signed in.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -23,7 +23,7 @@ use crate::{
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
 
 string_enum! {
-    /// Who vouches for an identity.
+    /// An identity provider.
     Provider {
         Discord => ("discord", "Discord"),
         Google => ("google", "Google"),
@@ -31,25 +31,25 @@ string_enum! {
 }
 
 impl User {
-    /// What this person may do in this installation.
+    /// The user's role in this installation.
     ///
     /// # Errors
-    /// When the row holds no role that is known.
+    /// Fails if the stored role is unknown.
     pub fn role(&self) -> Result<Role> {
-        self.role.parse().map_err(|_| Error::Broken(format!("user {} has no known role", self.id)))
+        self.role.parse().map_err(|_| Error::Internal(format!("user {} has an unknown role", self.id)))
     }
 
-    /// How this person stands.
+    /// The status of the user's account.
     ///
     /// # Errors
-    /// When the row holds no status that is known.
+    /// Fails if the stored status is unknown.
     pub fn status(&self) -> Result<AccountStatus> {
-        self.status.parse().map_err(|_| Error::Broken(format!("user {} has no known status", self.id)))
+        self.status.parse().map_err(|_| Error::Internal(format!("user {} has an unknown status", self.id)))
     }
 }
 
-/// A person as Discord shows them: without an account here.
-pub(crate) fn seen(id: UserId, now: DateTime<Utc>) -> User {
+/// A user without an account and without personal data.
+pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
     User {
         id,
         created_at: now,
@@ -66,10 +66,7 @@ pub(crate) fn seen(id: UserId, now: DateTime<Utc>) -> User {
     }
 }
 
-/// The user behind a Discord account, if they were ever seen.
-///
-/// # Errors
-/// When the database does not answer.
+/// The user with a Discord account, if known.
 pub async fn find_by_discord(core: &Core, id: Snowflake) -> Result<Option<UserId>> {
     let row = identity::Entity::find_by_id((Provider::Discord.to_string(), id.to_string())).one(core.db.read()).await?;
     Ok(row.map(|row| row.user_id))
@@ -85,24 +82,24 @@ pub(crate) async fn discord_id(core: &Core, user: UserId) -> Result<Option<Snowf
     Ok(row.and_then(|row| row.subject.parse().ok().map(Snowflake)))
 }
 
-/// The user behind a provider's account, made on first sight.
+/// The user with a provider's account, created if unknown.
 pub(crate) async fn ensure(tx: &Tx, provider: Provider, subject: &str) -> Result<UserId> {
     let find = identity::Entity::find_by_id((provider.to_string(), subject.to_owned()));
     if let Some(known) = find.clone().one(tx.db()).await? {
         return Ok(known.user_id);
     }
     let user = UserId(tx.core().ids.v7(tx.now()));
-    insert(tx, seen(user, tx.now())).await?;
+    insert(tx, without_account(user, tx.now())).await?;
     link(tx, provider, subject, user).await?;
-    let known = find.one(tx.db()).await?.ok_or_else(|| Error::Broken("an identity vanished".to_owned()))?;
+    let known = find.one(tx.db()).await?.ok_or_else(|| Error::Internal("an identity disappeared".to_owned()))?;
     if known.user_id != user {
-        // Another instance won: its user counts.
+        // Another instance inserted the identity first; its user is used.
         delete(tx, user).await?;
     }
     Ok(known.user_id)
 }
 
-/// Notes that this provider's account is this user's, unless it is somebody's already.
+/// Links a provider's account to a user, unless it is already linked.
 pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserId) -> Result<()> {
     let row = identity::ActiveModel {
         provider: Set(provider.to_string()),
@@ -121,12 +118,12 @@ pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserI
     Ok(())
 }
 
-/// A provider's account here.
+/// The identity for a provider's account.
 pub(crate) async fn identity(tx: &Tx, provider: Provider, subject: &str) -> Result<Option<Identity>> {
     Ok(identity::Entity::find_by_id((provider.to_string(), subject.to_owned())).one(tx.db()).await?)
 }
 
-/// Keeps what the provider calls them, and its tokens.
+/// Stores the name and tokens that the provider returned.
 pub(crate) async fn store_provider_tokens(
     tx: &Tx,
     identity: &Identity,
@@ -143,15 +140,12 @@ pub(crate) async fn store_provider_tokens(
     Ok(())
 }
 
-/// Every account of a user at a provider.
-///
-/// # Errors
-/// When the database does not answer.
+/// All identities of a user.
 pub async fn identities(core: &Core, user: UserId) -> Result<Vec<Identity>> {
     Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(core.db.read()).await?)
 }
 
-/// The same, as this unit of work sees them.
+/// Like [`identities`], within a transaction.
 pub(crate) async fn identities_in(tx: &Tx, user: UserId) -> Result<Vec<Identity>> {
     Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(tx.db()).await?)
 }
@@ -164,33 +158,33 @@ pub(crate) async fn has_identity(tx: &Tx, provider: Provider, user: UserId) -> R
     Ok(found.one(tx.db()).await?.is_some())
 }
 
-/// Makes one person of two rows: who was only seen in Discord turns out to be `owner`, who holds nothing
-/// yet, since everything is held by a Discord account.
-pub(crate) async fn merge_users(tx: &Tx, seen: UserId, owner: UserId) -> Result<()> {
-    macro_rules! hand_over {
+/// Merges a user known only from Discord into `owner`, who has no licenses yet: only a Discord account
+/// can have them.
+pub(crate) async fn merge_users(tx: &Tx, discord_user: UserId, owner: UserId) -> Result<()> {
+    macro_rules! reassign {
         ($($table:ident),*) => {$(
             $table::Entity::update_many()
                 .col_expr($table::Column::UserId, Expr::value(owner))
-                .filter($table::Column::UserId.eq(seen))
+                .filter($table::Column::UserId.eq(discord_user))
                 .exec(tx.db())
                 .await?;
         )*};
     }
-    hand_over!(holder, source, license, identity);
-    delete(tx, seen).await
+    reassign!(holder, source, license, identity);
+    delete(tx, discord_user).await
 }
 
-/// Takes a provider's account from a user. Answers whether there was one.
+/// Removes a user's identity at a provider. Returns whether there was one.
 pub(crate) async fn unlink(tx: &Tx, provider: Provider, user: UserId) -> Result<bool> {
-    let gone = identity::Entity::delete_many()
+    let deleted = identity::Entity::delete_many()
         .filter(identity::Column::UserId.eq(user))
         .filter(identity::Column::Provider.eq(provider.as_str()))
         .exec(tx.db())
         .await?;
-    Ok(gone.rows_affected > 0)
+    Ok(deleted.rows_affected > 0)
 }
 
-/// Forgets what a provider gave besides the account's number.
+/// Deletes the names and tokens of a user's identities, but not the account ids.
 pub(crate) async fn delete_provider_tokens(tx: &Tx, user: UserId) -> Result<()> {
     identity::Entity::update_many()
         .col_expr(identity::Column::Name, Expr::value(None::<String>))
@@ -201,38 +195,36 @@ pub(crate) async fn delete_provider_tokens(tx: &Tx, user: UserId) -> Result<()> 
     Ok(())
 }
 
-/// One user.
-///
-/// # Errors
-/// When the database does not answer.
+/// A user by id.
 pub async fn find(core: &Core, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).one(core.db.read()).await?)
 }
 
-/// One user, as this unit of work sees them.
+/// Like [`find`], within a transaction.
 pub(crate) async fn find_in(tx: &Tx, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).one(tx.db()).await?)
 }
 
-/// One user, locked until the unit of work ends. Rows that refer to them may be written meanwhile.
+/// A user by id, locked until the transaction ends. Rows that refer to the user can still be written.
 pub(crate) async fn lock(tx: &Tx, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(tx.db()).await?)
 }
 
-/// Whom an address means: who proved it, and who claimed it last without.
+/// The user who verified an email address, and the newest user who has not verified it.
 pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<User>; 2]> {
-    let claims = user::Entity::find().filter(user::Column::FoldedEmail.eq(&email.folded));
-    let newest = claims.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id);
+    let with_email = user::Entity::find().filter(user::Column::FoldedEmail.eq(&email.folded));
+    let newest = with_email.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id);
     let owner = newest.clone().filter(user::Column::EmailVerifiedAt.is_not_null()).one(core.db.read()).await?;
-    let claimant = newest.filter(user::Column::EmailVerifiedAt.is_null()).one(core.db.read()).await?;
-    Ok([owner, claimant])
+    let unverified = newest.filter(user::Column::EmailVerifiedAt.is_null()).one(core.db.read()).await?;
+    Ok([owner, unverified])
 }
 
-/// Everybody who claims an address, locked in the order of their ids; that nobody does is locked too.
-pub(crate) async fn lock_unverified_and_owner(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
+/// All users with an email address, verified or not, locked in the order of their ids. The address is
+/// locked too, in case there are none.
+pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
     throttles::lock(tx, "address", folded_email).await?;
-    let claims = user::Entity::find().filter(user::Column::FoldedEmail.eq(folded_email));
-    Ok(claims.order_by_asc(user::Column::Id).lock(LockType::NoKeyUpdate).all(tx.db()).await?)
+    let with_email = user::Entity::find().filter(user::Column::FoldedEmail.eq(folded_email));
+    Ok(with_email.order_by_asc(user::Column::Id).lock(LockType::NoKeyUpdate).all(tx.db()).await?)
 }
 
 pub(crate) async fn insert(tx: &Tx, user: User) -> Result<()> {
@@ -240,7 +232,7 @@ pub(crate) async fn insert(tx: &Tx, user: User) -> Result<()> {
     Ok(())
 }
 
-/// Writes a user that was locked before.
+/// Stores a user that the caller has locked.
 pub(crate) async fn update(tx: &Tx, user: &User) -> Result<()> {
     let row = user::ActiveModel { created_at: NotSet, ..user::ActiveModel::from(user.clone()).reset_all() };
     user::Entity::update(row).exec(tx.db()).await?;
@@ -252,57 +244,57 @@ pub(crate) async fn delete(tx: &Tx, id: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Sign-ups nobody proved for so long.
+/// Deletes unverified sign-ups created before `since`. Returns how many.
 pub(crate) async fn delete_unverified(core: &Core, since: DateTime<Utc>) -> Result<u64> {
-    let stale = user::Entity::delete_many()
+    let expired = user::Entity::delete_many()
         .filter(user::Column::Status.eq(AccountStatus::Pending.as_str()))
         .filter(user::Column::CreatedAt.lt(since));
-    Ok(stale.exec(core.db.writer()).await?.rows_affected)
+    Ok(expired.exec(core.db.writer()).await?.rows_affected)
 }
 
-/// Whose deletion is due.
+/// Users whose deletion is due.
 pub(crate) async fn list_due_for_deletion(core: &Core) -> Result<Vec<UserId>> {
     let due = user::Entity::find().filter(user::Column::DeletionAt.lte(core.clock.now())).all(core.db.read()).await?;
     Ok(due.into_iter().map(|user| user.id).collect())
 }
 
-/// Which of the people with an account are wanted.
+/// A filter for the list of users.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {
-    /// Part of the name or address.
+    /// Part of the name or email address.
     pub search: Option<String>,
-    /// How they stand.
+    /// The status of the account.
     pub status: Option<AccountStatus>,
-    /// What they may do.
+    /// The role.
     pub role: Option<Role>,
-    /// Only whom a role of this server earned something.
+    /// Only users with a source from a role of this server.
     pub guild: Option<Snowflake>,
 }
 
-/// A page of the people with an account, or of a tenant's, newest first, and how many there are in all.
-pub(crate) async fn list(core: &Core, wanted: &UserFilter, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
-    let mut found = user::Entity::find();
-    found = match wanted.guild {
-        None => found.filter(user::Column::RegisteredAt.is_not_null()),
-        Some(guild) => found.filter(user::Column::Id.in_subquery(earned_in(guild))),
+/// A page of the users with an account, or with a source from a guild, newest first; and the total count.
+pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
+    let mut query = user::Entity::find();
+    query = match filter.guild {
+        None => query.filter(user::Column::RegisteredAt.is_not_null()),
+        Some(guild) => query.filter(user::Column::Id.in_subquery(users_with_source_in(guild))),
     };
-    if let Some(text) = &wanted.search {
-        // What a person types is text, not a pattern.
-        let part = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-        let part = || LikeExpr::new(format!("%{part}%")).escape('\\');
-        let named = Condition::any()
-            .add(Expr::col(user::Column::FoldedEmail).like(part()))
-            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(part()));
-        found = found.filter(named);
+    if let Some(text) = &filter.search {
+        // The search term is text, not a pattern.
+        let escaped = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+        let pattern = || LikeExpr::new(format!("%{escaped}%")).escape('\\');
+        let matches = Condition::any()
+            .add(Expr::col(user::Column::FoldedEmail).like(pattern()))
+            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(pattern()));
+        query = query.filter(matches);
     }
-    if let Some(status) = wanted.status {
-        found = found.filter(user::Column::Status.eq(status.as_str()));
+    if let Some(status) = filter.status {
+        query = query.filter(user::Column::Status.eq(status.as_str()));
     }
-    if let Some(role) = wanted.role {
-        found = found.filter(user::Column::Role.eq(role.as_str()));
+    if let Some(role) = filter.role {
+        query = query.filter(user::Column::Role.eq(role.as_str()));
     }
-    let total = found.clone().count(core.db.read()).await?;
-    let rows = found
+    let total = query.clone().count(core.db.read()).await?;
+    let rows = query
         .order_by_desc(user::Column::CreatedAt)
         .order_by_desc(user::Column::Id)
         .offset((page - 1).saturating_mul(size))
@@ -312,7 +304,7 @@ pub(crate) async fn list(core: &Core, wanted: &UserFilter, page: u64, size: u64)
     Ok((rows, total))
 }
 
-fn earned_in(guild: Snowflake) -> SelectStatement {
+fn users_with_source_in(guild: Snowflake) -> SelectStatement {
     let mappings = role_mapping::Entity::find()
         .select_only()
         .column(role_mapping::Column::Id)
@@ -325,12 +317,12 @@ fn earned_in(guild: Snowflake) -> SelectStatement {
         .into_query()
 }
 
-/// Whether a user holds, or ever held, anything of a tenant.
+/// Whether a user has, or ever had, an entitlement of any tenant.
 pub(crate) async fn is_holder(tx: &Tx, user: UserId) -> Result<bool> {
     Ok(holder::Entity::find().filter(holder::Column::UserId.eq(user)).one(tx.db()).await?.is_some())
 }
 
-/// Locks everything about a member's licenses with a tenant; absence is locked too.
+/// Locks everything about a user's licenses with a tenant, even if there are none yet.
 pub(crate) async fn lock_holder(tx: &Tx, tenant: TenantId, user: UserId) -> Result<()> {
     let row = holder::ActiveModel { tenant_id: Set(tenant), user_id: Set(user) };
     holder::Entity::insert(row)

@@ -1,9 +1,9 @@
 //! Scheduled workers and leases, one row each.
 //!
-//! A worker is a reconciler: no input, idempotent. Its row says when it is next due; one
-//! compare-and-set makes an instance its leader for one run, and a run that was missed is caught up
-//! once. The gateway lease is the same row, renewed instead of finished: its token only rises, so
-//! that what a former holder still writes can be told apart.
+//! A worker takes no input and is idempotent. Its row stores when it is due next. One compare-and-set
+//! leases it to an instance for one run; any number of missed runs is caught up with one. The gateway lease
+//! is such a row that is renewed instead of released. Its token only increases, so that it serves as a
+//! fence: writes of a former holder can be rejected.
 
 use std::time::Duration;
 
@@ -21,32 +21,29 @@ use crate::{
     tx::Tx,
 };
 
-pub use crate::entity::worker::Model as Report;
+pub use crate::entity::worker::Model as WorkerRow;
 
-/// Ends what the clock ends: licenses past their grace, and news of expiry.
+/// Revokes licenses whose grace has expired, and records license expiry.
 pub const EXPIRE: &str = "expire";
-/// The full pass over every guild's members.
+/// Reconciles the roles of all members of all guilds.
 pub const RECONCILE_ROLES: &str = "reconcile_roles";
-/// Reads the log on for the log channels.
+/// Posts new events to the log channels.
 pub const LOG_CHANNEL: &str = "log_channel";
-/// Forgets what is over.
+/// Deletes expired data.
 pub const CLEANUP: &str = "cleanup";
-/// The lease of the one instance that listens to the gateway.
+/// The lease of the instance that is connected to the Discord gateway.
 pub const GATEWAY: &str = "gateway";
 
-/// A row this instance holds.
+/// A lease acquired by this instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The row's name.
+    /// The name of the worker.
     pub name: String,
-    /// Rises with every holder.
+    /// The fencing token; increases with every holder.
     pub token: i64,
 }
 
-/// Makes sure that the row exists, due now.
-///
-/// # Errors
-/// When the database does not answer.
+/// Creates the row, due now, unless it exists.
 pub async fn register(core: &Core, name: &str) -> Result<()> {
     let row = ActiveModel {
         name: Set(name.to_owned()),
@@ -63,50 +60,42 @@ pub async fn register(core: &Core, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Takes the row if it is due and nobody holds it, or if its holder died; from then on it is next
-/// due at `next`.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn acquire(core: &Core, name: &str, lease: Duration, next: DateTime<Utc>) -> Result<Option<Lease>> {
+/// Acquires the lease if the worker is due and not leased, or if the previous lease expired. Sets the next
+/// due time to `next`.
+pub async fn acquire(core: &Core, name: &str, lease_duration: Duration, next: DateTime<Utc>) -> Result<Option<Lease>> {
     let now = core.clock.now();
     let due = Condition::all().add(Column::LeaseUntil.is_null()).add(Column::DueAt.lte(now));
-    let free = Condition::any().add(due).add(Column::LeaseUntil.lte(now));
-    let free = Condition::all().add(Column::Name.eq(name)).add(free);
-    // Looking costs no write lock.
-    if Entity::find().filter(free.clone()).one(core.db.read()).await?.is_none() {
+    let available = Condition::any().add(due).add(Column::LeaseUntil.lte(now));
+    let available = Condition::all().add(Column::Name.eq(name)).add(available);
+    // Check without a write lock first.
+    if Entity::find().filter(available.clone()).one(core.db.read()).await?.is_none() {
         return Ok(None);
     }
-    let taken = Entity::update_many()
+    let updated = Entity::update_many()
         .col_expr(Column::Token, Expr::col(Column::Token).add(1))
-        .col_expr(Column::LeaseUntil, Expr::value(now + lease))
+        .col_expr(Column::LeaseUntil, Expr::value(now + lease_duration))
         .col_expr(Column::DueAt, Expr::value(next))
         .col_expr(Column::LastRun, Expr::value(now))
-        .filter(free)
+        .filter(available)
         .exec_with_returning(core.db.writer())
         .await?;
-    Ok(taken.into_iter().next().map(|row| Lease { name: row.name, token: row.token }))
+    Ok(updated.into_iter().next().map(|row| Lease { name: row.name, token: row.token }))
 }
 
-/// Keeps the row for another `lease`. `false`: somebody else holds it now.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn renew(core: &Core, held: &Lease, lease: Duration) -> Result<bool> {
-    let kept = Entity::update_many()
-        .col_expr(Column::LeaseUntil, Expr::value(core.clock.now() + lease))
-        .filter(Column::Name.eq(&held.name))
-        .filter(Column::Token.eq(held.token))
+/// Renews the lease for another `lease_duration`. Returns `false` if it was lost.
+pub async fn renew(core: &Core, lease: &Lease, lease_duration: Duration) -> Result<bool> {
+    let updated = Entity::update_many()
+        .col_expr(Column::LeaseUntil, Expr::value(core.clock.now() + lease_duration))
+        .filter(Column::Name.eq(&lease.name))
+        .filter(Column::Token.eq(lease.token))
         .exec(core.db.writer())
         .await?;
-    Ok(kept.rows_affected == 1)
+    Ok(updated.rows_affected == 1)
 }
 
-/// Takes a row from whoever holds it and makes it due: for a holder who lost the right to it.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn take_over(core: &Core, name: &str) -> Result<()> {
+/// Invalidates the current lease, if any, and makes the worker due now, so that the next run does not wait for
+/// the previous holder.
+pub async fn revoke_lease(core: &Core, name: &str) -> Result<()> {
     Entity::update_many()
         .col_expr(Column::Token, Expr::col(Column::Token).add(1))
         .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
@@ -117,73 +106,58 @@ pub async fn take_over(core: &Core, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Gives the row back, with a line on how it went.
-///
-/// # Errors
-/// When the database does not answer; the lease then ends by itself.
-pub async fn release(core: &Core, held: &Lease, result: &str) -> Result<()> {
+/// Releases the lease and stores the result of the run. If this fails, the lease expires on its own.
+pub async fn release(core: &Core, lease: &Lease, result: &str) -> Result<()> {
     Entity::update_many()
         .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
         .col_expr(Column::LastResult, Expr::value(result))
-        .filter(Column::Name.eq(&held.name))
-        .filter(Column::Token.eq(held.token))
+        .filter(Column::Name.eq(&lease.name))
+        .filter(Column::Token.eq(lease.token))
         .exec(core.db.writer())
         .await?;
     Ok(())
 }
 
-/// Whether the lease is still this one. Nobody can take it over until the unit of work ends: so it
-/// fences a former holder.
-pub(crate) async fn holds(tx: &Tx, lease: &Lease) -> Result<bool> {
+/// Returns whether the lease is current, and locks it until the transaction ends. This fences off former
+/// holders.
+pub(crate) async fn lock_if_current(tx: &Tx, lease: &Lease) -> Result<bool> {
     let row = Entity::find_by_id(&lease.name).lock_shared().one(tx.db()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
 }
 
-/// Whether the lease was still this one a moment ago.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn is_held(core: &Core, lease: &Lease) -> Result<bool> {
+/// Returns whether the lease is current, without locking it.
+pub async fn is_current(core: &Core, lease: &Lease) -> Result<bool> {
     let row = Entity::find_by_id(&lease.name).one(core.db.writer()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
 }
 
-/// The next run comes no later than `at`.
-///
-/// # Errors
-/// When the database does not answer.
-pub(crate) async fn no_later_than(db: &impl ConnectionTrait, name: &str, at: DateTime<Utc>) -> Result<()> {
+/// Moves the next run forward to `due_at` if it is due later.
+pub(crate) async fn schedule_no_later_than(db: &impl ConnectionTrait, name: &str, due_at: DateTime<Utc>) -> Result<()> {
     Entity::update_many()
-        .col_expr(Column::DueAt, Expr::value(at))
+        .col_expr(Column::DueAt, Expr::value(due_at))
         .filter(Column::Name.eq(name))
-        .filter(Column::DueAt.gt(at))
+        .filter(Column::DueAt.gt(due_at))
         .exec(db)
         .await?;
     Ok(())
 }
 
-/// The next run comes no later than `at`, if this unit of work commits.
-pub(crate) async fn wake_at(tx: &mut Tx, name: &str, at: DateTime<Utc>) -> Result<()> {
-    if at <= tx.now() {
+/// Moves the next run forward to `due_at` if it is due later, when the transaction commits.
+pub(crate) async fn schedule_at(tx: &mut Tx, name: &str, due_at: DateTime<Utc>) -> Result<()> {
+    if due_at <= tx.now() {
         tx.notify(Topic::Workers);
     }
-    no_later_than(tx.db(), name, at).await
+    schedule_no_later_than(tx.db(), name, due_at).await
 }
 
-/// The next run comes as soon as somebody looks, and no later than in `delay`.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn wake_in(core: &Core, name: &str, delay: Duration) -> Result<()> {
-    no_later_than(core.db.writer(), name, core.clock.now() + delay).await?;
+/// Moves the next run forward to `delay` from now if it is due later, and notifies the workers.
+pub async fn schedule_in(core: &Core, name: &str, delay: Duration) -> Result<()> {
+    schedule_no_later_than(core.db.writer(), name, core.clock.now() + delay).await?;
     core.bus.notify(Topic::Workers);
     Ok(())
 }
 
-/// Every row, for `/health`.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn list(core: &Core) -> Result<Vec<Report>> {
+/// Returns all rows, for `/health`.
+pub async fn list(core: &Core) -> Result<Vec<WorkerRow>> {
     Ok(Entity::find().all(core.db.read()).await?)
 }

@@ -1,28 +1,28 @@
-//! The schema, for `SQLite` and Postgres from one source.
+//! The database schema, for both `SQLite` and Postgres.
 //!
-//! AccountPolicy: additive once released; no column defaults and no SQL clock (the application binds every
-//! value, so that tests own time); a uniqueness the product relies on is an index here, not a hope.
+//! Rules: released migrations are only added to. Columns have no defaults and do not use the SQL clock: the
+//! application binds every value, so that tests control time. Uniqueness is enforced by an index.
 
 use sea_orm_migration::sea_orm::{
     DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-mod m0001_spine;
+mod m0001_licensing;
 mod m0002_accounts;
 
 pub use sea_orm_migration::prelude::*;
 
-/// Names our advisory lock among a Postgres server's.
+/// The key of the Postgres advisory lock for migrations.
 const LOCK: i64 = 0x6463_615f_6175_7468;
 
-/// Brings the schema up to date, all or nothing. Instances that start at once wait for each other: the
-/// first does it, the others find it done.
+/// Applies all pending migrations in one transaction. Instances that start at the same time wait for each
+/// other; the first one migrates.
 ///
 /// # Errors
-/// When a migration fails or the database does not answer.
+/// If a migration fails.
 pub async fn up(db: &DatabaseConnection) -> Result<(), DbErr> {
-    let alone = Some(SqliteTransactionMode::Immediate);
-    let options = TransactionOptions { sqlite_transaction_mode: alone, ..TransactionOptions::default() };
+    let mode = Some(SqliteTransactionMode::Immediate);
+    let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
     let tx = db.begin_with_options(options).await?;
     if tx.get_database_backend() == DbBackend::Postgres {
         tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
@@ -31,12 +31,12 @@ pub async fn up(db: &DatabaseConnection) -> Result<(), DbErr> {
     tx.commit().await
 }
 
-/// Runs the migrations, in order.
+/// The list of migrations, in order.
 #[derive(Debug)]
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_spine::Migration), Box::new(m0002_accounts::Migration)]
+        vec![Box::new(m0001_licensing::Migration), Box::new(m0002_accounts::Migration)]
     }
 }

@@ -1,13 +1,13 @@
-//! Accounts: who a person is, how they prove it, and for how long.
+//! Accounts: credentials, sessions, tokens, throttles, second factors and guild managers.
 
 use sea_orm_migration::{
     prelude::*,
     schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null, var_binary},
 };
 
-use crate::m0001_spine::{at, at_null, index, to};
+use crate::m0001_licensing::{timestamp, timestamp_null, index, foreign_key_to};
 
-/// See the module.
+/// Creates the account tables.
 #[derive(Debug)]
 pub struct Migration;
 
@@ -17,8 +17,8 @@ impl MigrationName for Migration {
     }
 }
 
-/// What `users` and `identities` gain. The two defaults are for the rows that are there: a person seen
-/// in Discord who never signed in.
+/// New columns of `users` and `identities`. The two defaults are for existing rows: users known from Discord
+/// who never signed in.
 fn columns() -> Vec<(&'static str, ColumnDef)> {
     let mut status = text("status");
     let mut role = text("role");
@@ -27,28 +27,28 @@ fn columns() -> Vec<(&'static str, ColumnDef)> {
     vec![
         ("users", text_null("email")),
         ("users", text_null("folded_email")),
-        ("users", at_null("email_verified_at")),
+        ("users", timestamp_null("email_verified_at")),
         ("users", text_null("name")),
         ("users", text_null("locale")),
         ("users", status),
         ("users", text_null("status_reason")),
         ("users", role),
-        ("users", at_null("registered_at")),
-        ("users", at_null("deletion_at")),
+        ("users", timestamp_null("registered_at")),
+        ("users", timestamp_null("deletion_at")),
         ("identities", text_null("name")),
         ("identities", ColumnDef::new("tokens_sealed").blob().null().to_owned()),
     ]
 }
 
 fn tables() -> Vec<TableCreateStatement> {
-    let of_user = |table: &str| to(table, "user_id", "users");
+    let user_key = |table: &str| foreign_key_to(table, "user_id", "users");
     vec![
         Table::create()
             .table("credentials")
             .col(uuid("user_id").primary_key())
             .col(text("password_hash"))
-            .col(at("changed_at"))
-            .foreign_key(&mut of_user("credentials"))
+            .col(timestamp("changed_at"))
+            .foreign_key(&mut user_key("credentials"))
             .to_owned(),
         Table::create()
             .table("sessions")
@@ -57,23 +57,23 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("method"))
             .col(text_null("agent"))
             .col(text("network"))
-            .col(at("created_at"))
-            .col(at("last_seen_at"))
-            .col(at("expires_at"))
-            .col(at_null("second_factor_at"))
-            .col(at_null("revoked_at"))
+            .col(timestamp("created_at"))
+            .col(timestamp("last_seen_at"))
+            .col(timestamp("expires_at"))
+            .col(timestamp_null("second_factor_at"))
+            .col(timestamp_null("revoked_at"))
             .col(text_null("revoke_reason"))
-            .foreign_key(&mut of_user("sessions"))
+            .foreign_key(&mut user_key("sessions"))
             .to_owned(),
         Table::create()
             .table("refresh_tokens")
             .col(var_binary("hash", 32).primary_key())
             .col(uuid("session_id"))
             .col(integer("generation"))
-            .col(at("created_at"))
-            .col(at("expires_at"))
-            .col(at_null("used_at"))
-            .foreign_key(&mut to("refresh_tokens", "session_id", "sessions"))
+            .col(timestamp("created_at"))
+            .col(timestamp("expires_at"))
+            .col(timestamp_null("used_at"))
+            .foreign_key(&mut foreign_key_to("refresh_tokens", "session_id", "sessions"))
             .index(Index::create().name("refresh_tokens_generation").unique().col("session_id").col("generation"))
             .to_owned(),
         Table::create()
@@ -82,41 +82,41 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("purpose"))
             .col(uuid_null("user_id"))
             .col(json_binary_null("data"))
-            .col(at("created_at"))
-            .col(at("expires_at"))
-            .col(at_null("used_at"))
-            .foreign_key(&mut of_user("one_time_tokens"))
+            .col(timestamp("created_at"))
+            .col(timestamp("expires_at"))
+            .col(timestamp_null("used_at"))
+            .foreign_key(&mut user_key("one_time_tokens"))
             .to_owned(),
         Table::create()
             .table("throttles")
             .col(text("name").primary_key())
             .col(integer("used"))
-            .col(at("resets_at"))
+            .col(timestamp("resets_at"))
             .to_owned(),
         Table::create()
             .table("second_factors")
             .col(uuid("user_id").primary_key())
             .col(blob("secret_sealed"))
-            .col(at("created_at"))
-            .col(at_null("confirmed_at"))
+            .col(timestamp("created_at"))
+            .col(timestamp_null("confirmed_at"))
             .col(big_integer("last_step"))
-            .foreign_key(&mut of_user("second_factors"))
+            .foreign_key(&mut user_key("second_factors"))
             .to_owned(),
         Table::create()
             .table("recovery_codes")
             .col(var_binary("lookup", 32).primary_key())
             .col(uuid("user_id"))
-            .col(at_null("used_at"))
-            .foreign_key(&mut of_user("recovery_codes"))
+            .col(timestamp_null("used_at"))
+            .foreign_key(&mut user_key("recovery_codes"))
             .to_owned(),
         Table::create()
             .table("guild_managers")
             .col(big_integer("guild_id"))
             .col(uuid("user_id"))
-            .col(at("created_at"))
+            .col(timestamp("created_at"))
             .primary_key(Index::create().col("guild_id").col("user_id"))
-            .foreign_key(&mut to("guild_managers", "guild_id", "guilds"))
-            .foreign_key(&mut of_user("guild_managers"))
+            .foreign_key(&mut foreign_key_to("guild_managers", "guild_id", "guilds"))
+            .foreign_key(&mut user_key("guild_managers"))
             .to_owned(),
     ]
 }
@@ -136,8 +136,9 @@ fn indexes() -> Vec<IndexCreateStatement> {
     ]
 }
 
-/// Many may claim an address; one has proved it.
-const PARTIAL: &str = "CREATE UNIQUE INDEX users_email ON users (folded_email) WHERE email_verified_at IS NOT NULL";
+/// Several users may have the same unverified email, but only one can have verified it.
+const VERIFIED_EMAIL_INDEX: &str =
+    "CREATE UNIQUE INDEX users_email ON users (folded_email) WHERE email_verified_at IS NOT NULL";
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -151,7 +152,7 @@ impl MigrationTrait for Migration {
         for index in indexes() {
             manager.create_index(index).await?;
         }
-        manager.get_connection().execute_unprepared(PARTIAL).await?;
+        manager.get_connection().execute_unprepared(VERIFIED_EMAIL_INDEX).await?;
         Ok(())
     }
 
@@ -159,7 +160,7 @@ impl MigrationTrait for Migration {
         for table in tables().iter().rev().filter_map(TableCreateStatement::get_table_name) {
             manager.drop_table(Table::drop().table(table.clone()).to_owned()).await?;
         }
-        // SQLite drops no column that an index names.
+        // SQLite cannot drop a column that is used by an index.
         for name in ["users_email", "users_folded_email", "users_deletion_at", "events_subject_seq"] {
             manager.get_connection().execute_unprepared(&format!("DROP INDEX {name}")).await?;
         }

@@ -1,8 +1,8 @@
-//! Configuration. `VARS` is the cast: one row per variable, from which the reader, the `_FILE`
-//! variants, the check for unknown names and `.env.example` are all derived.
+//! Configuration. `VARS` has one row per variable. The reader, the `_FILE` variants, the check for unknown names
+//! and `.env.example` are derived from it.
 //!
-//! The flow: `main` takes [`env_map`], [`Config::load`] reads nothing but that map and the files it
-//! names, and either every value has its type or every fault is told at once.
+//! `main` passes [`env_map`] to [`Config::load`], which reads only that map and the files it names, and returns either
+//! the typed configuration or all faults at once.
 
 use std::{collections::BTreeMap, fmt, net::SocketAddr, num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -24,184 +24,184 @@ use self::{
     reader::Reader,
 };
 
-/// What the process runs with. Durations are whole seconds in the environment.
+/// The configuration of the process. Durations are whole seconds in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Folder of the SQLite file and of generated secrets.
+    /// Directory of the SQLite file and of generated secrets.
     pub data_dir: PathBuf,
-    /// Where the HTTP listener binds.
+    /// Address of the HTTP listener.
     pub http_addr: SocketAddr,
-    /// How the outside reaches us: absolute `http(s)` URL without trailing slash or query.
+    /// URL under which clients reach the service: absolute `http(s)` URL without trailing slash or query.
     pub public_url: String,
-    /// Certificate and key of the listener; `None`: plain HTTP.
+    /// Certificate and key of the listener; plain HTTP if `None`.
     pub tls: Option<TlsFiles>,
-    /// Peers whose forwarded headers are believed.
+    /// Proxies whose forwarded headers are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// `sqlite:`, `postgres:` or `postgresql:` URL.
     pub database_url: Secret,
-    /// Open database connections at most, 1 to 1000.
+    /// Maximum number of database connections, 1 to 1000.
     pub database_pool_size: u32,
-    /// `redis:`, `rediss:`, `unix:` or `redis+unix:` URL; `None`: one process, in memory.
+    /// `redis:`, `rediss:`, `unix:` or `redis+unix:` URL; if `None`, state is kept in memory.
     pub redis_url: Option<Secret>,
-    /// What every Redis key begins with.
+    /// Prefix of all Redis keys.
     pub redis_prefix: String,
-    /// 32 bytes, always in padded standard base64 however they were given; `None`: generated.
+    /// 32 bytes, normalized to padded standard base64; generated if `None`.
     pub master_key: Option<Secret>,
-    /// Token of the bot, without `Bot `; `None`: the bot is off.
+    /// Bot token, without the prefix `Bot `; the bot is off if `None`.
     pub discord_token: Option<Secret>,
-    /// Base URL, without trailing slash, of a stand-in for Discord on a loopback address.
+    /// Base URL of a Discord simulator on a loopback address, without trailing slash.
     pub discord_api_url: Option<String>,
     /// Sign-in with Discord.
     pub discord_sign_in: SignInClient,
     /// Sign-in with Google.
     pub google_sign_in: SignInClient,
-    /// Base URL, without trailing slash, of a stand-in for Google on a loopback address.
+    /// Base URL of a Google simulator on a loopback address, without trailing slash.
     pub google_api_url: Option<String>,
-    /// The product's name in letters and authenticator apps.
+    /// Product name in emails and authenticator apps.
     pub app_name: String,
-    /// Where links in letters lead, without trailing slash; `None`: pages of our own.
+    /// Base URL of links in emails, without trailing slash; the built-in pages if `None`.
     pub frontend_url: Option<String>,
-    /// Other origins whose pages may call us, as browsers write them.
+    /// Other origins whose pages may call the API, as browsers serialize them.
     pub cors_origins: Vec<String>,
-    /// Life of an access token, 60 to 3600 s.
+    /// Lifetime of an access token, 60 to 3600 s.
     pub access_ttl: Duration,
-    /// Life of a session that is not refreshed, an hour to 90 days.
+    /// Lifetime of a session that is not refreshed, 1 hour to 90 days.
     pub refresh_ttl: Duration,
-    /// The cookies' attributes, where they are named.
+    /// Configured cookie attributes.
     pub cookies: CookieSettings,
-    /// Memory of a password hash.
+    /// Memory for one password hash.
     pub password_memory_kib: u32,
-    /// Whether admins need a second factor.
+    /// Whether admins need a second factor to administer other accounts.
     pub admins_need_second_factor: bool,
-    /// Wrong passwords or codes per account and quarter of an hour.
+    /// Wrong passwords or codes allowed per account in 15 minutes.
     pub failures_per_account: NonZeroU32,
-    /// Wrong passwords or codes per network and quarter of an hour.
+    /// Wrong passwords or codes allowed per client network in 15 minutes.
     pub failures_per_network: NonZeroU32,
-    /// Letters that a network may cause per hour.
+    /// Emails that one client network may cause per hour.
     pub emails_per_network: NonZeroU32,
-    /// Account requests per minute and network.
+    /// Account requests allowed per client network and minute.
     pub auth_per_minute: NonZeroU32,
-    /// The mail server and the sender.
+    /// Mail server and sender.
     pub mail: MailSettings,
-    /// Letters per minute and domain.
+    /// Emails sent to one recipient domain per minute.
     pub emails_per_minute: NonZeroU32,
-    /// Validations per minute, per API key and client address.
+    /// Validations allowed per minute, per API key and client address.
     pub validate_per_minute: NonZeroU32,
-    /// Failed authentications per minute, per client address.
+    /// Failed authentications allowed per client address and minute.
     pub auth_failures_per_minute: NonZeroU32,
-    /// Direct messages per minute, all together.
+    /// Direct messages sent per minute in total.
     pub dm_per_minute: NonZeroU32,
-    /// Pause between two direct messages of a bulk, 0 to 3600 s.
+    /// Interval between direct messages that are sent in bulk, 0 to 3600 s.
     pub dm_interval: Duration,
-    /// Longest single attempt of a delivery, 1 to 300 s.
+    /// Timeout of one attempt to deliver a message to Discord, 1 to 300 s.
     pub delivery_timeout: Duration,
-    /// How long the gateway stays with an instance that fell silent, 2 to 14 s.
+    /// Time after which another instance replaces an unresponsive one at the gateway, 2 to 14 s.
     pub gateway_lease: Duration,
-    /// From one full pass over the roles to the next, 10 to 86400 s.
+    /// Interval between two reconciliations of all roles, 10 to 86400 s.
     pub reconcile_interval: Duration,
-    /// How long requests in flight may take at shutdown, 1 to 300 s.
+    /// Time that requests in progress have to finish at shutdown, 1 to 300 s.
     pub drain_timeout: Duration,
-    /// Directives of a tracing `EnvFilter`.
+    /// Directives of a `tracing` `EnvFilter`.
     pub log_filter: String,
-    /// Form of the log lines.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// Names of earlier systems that are set without effect, to be named once at start.
+    /// Names of earlier systems that are set but not used; logged at start.
     pub ignored: Vec<&'static str>,
 }
 
-/// What a provider knows us by; sign-in is on when id and secret are set.
+/// OAuth client of a provider. Sign-in is enabled if id and secret are set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignInClient {
-    /// OAuth client id.
+    /// Client id.
     pub id: Option<String>,
-    /// OAuth client secret.
+    /// Client secret.
     pub secret: Option<Secret>,
-    /// Where people are sent back, if not to our own callback.
+    /// Redirect URL; the built-in callback if `None`.
     pub redirect: Option<String>,
 }
 
-/// Attributes of the refresh cookie; what is `None` follows the scheme of the public URL.
+/// Attributes of the refresh cookie. Those that are `None` depend on the scheme of the public URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CookieSettings {
-    /// Its name.
+    /// Cookie name.
     pub name: Option<String>,
-    /// Whether it is for https alone.
+    /// `Secure`: whether it is sent over HTTPS only.
     pub secure: Option<bool>,
-    /// Which sites' requests carry it.
+    /// `SameSite`: whether cross-site requests send it.
     pub same_site: Option<SameSite>,
-    /// The domain that shares it.
+    /// `Domain`: the domain that receives it, with its subdomains.
     pub domain: Option<String>,
 }
 
-/// RFC 6265bis, section 5.5.7.
+/// The `SameSite` attribute of a cookie (RFC 6265bis, section 5.5.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SameSite {
-    /// Links from elsewhere, and this site.
+    /// Same-site requests, and top-level navigation from other sites.
     Lax,
-    /// This site.
+    /// Same-site requests only.
     Strict,
-    /// Every site; over https alone.
+    /// All requests; requires HTTPS.
     None,
 }
 
-/// The mail server and the sender.
+/// Mail server and sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MailSettings {
-    /// Host name or address; `None`: letters become files.
+    /// Host name or IP address; if `None`, emails are written to files.
     pub host: Option<String>,
     /// Port.
     pub port: u16,
-    /// User there.
+    /// User name.
     pub user: Option<String>,
-    /// Password there.
+    /// Password.
     pub password: Option<Secret>,
-    /// How it is spoken to.
+    /// Encryption of the connection.
     pub tls: SmtpTls,
     /// Sender: an address, or `Name <address>`.
     pub from: String,
 }
 
-/// How a mail server is spoken to.
+/// Encryption of the connection to the mail server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SmtpTls {
-    /// TLS on port 465, opportunistic on loopback, else STARTTLS.
+    /// `Tls` on port 465, `Opportunistic` on loopback, otherwise `StartTls`.
     Auto,
-    /// STARTTLS, or no letter.
+    /// STARTTLS; fails if the server does not offer it.
     StartTls,
-    /// TLS from the first byte.
+    /// Implicit TLS.
     Tls,
-    /// STARTTLS where it is offered.
+    /// STARTTLS if the server offers it, without verifying the certificate.
     Opportunistic,
-    /// In clear.
+    /// No encryption.
     None,
 }
 
 /// PEM files of the TLS listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The certificate chain.
+    /// Certificate chain.
     pub cert: PathBuf,
-    /// The private key.
+    /// Private key.
     pub key: PathBuf,
 }
 
-/// Form of the log lines.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
     Auto,
-    /// For eyes.
+    /// Human-readable text.
     Text,
-    /// One object per line.
+    /// One JSON object per line.
     Json,
 }
 
-/// A value that is never printed: `Debug` hides it and `Display` is absent.
+/// A secret value. `Debug` redacts it, and there is no `Display`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The value, for the one call that needs it.
+    /// Returns the value.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -214,7 +214,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Everything wrong with a configuration, one sentence per fault; no secret is quoted.
+/// All faults of a configuration, one per line. Secrets are never quoted.
 #[derive(Debug)]
 pub struct Faults(pub Vec<String>);
 
@@ -226,23 +226,24 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// The process environment, for [`Config::load`]. What is not UTF-8 keeps U+FFFD as its mark.
+/// The process environment, for [`Config::load`]. Invalid UTF-8 is replaced by U+FFFD.
 #[must_use]
 pub fn env_map() -> BTreeMap<String, String> {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
-/// Names of other cookies of ours.
-const TAKEN: [&str; 5] = ["refresh_token", "csrf_token", "dca_device", "dca_sign_in", "dca_second_factor"];
+/// Names of the service's other cookies.
+const RESERVED_COOKIE_NAMES: [&str; 5] =
+    ["refresh_token", "csrf_token", "dca_device", "dca_sign_in", "dca_second_factor"];
 
 impl Config {
-    /// Reads `env`, and the TOML file it may name. An empty value counts as unset. The first that
-    /// is set wins: the `DCA_` name or its `_FILE` variant, the TOML file, the names of earlier
-    /// systems in the order of their row.
+    /// Reads `env`, and the TOML file that it may name. An empty value counts as unset. The first source that sets a
+    /// value wins: the `DCA_` name or its `_FILE` variant, the TOML file, then the names of earlier systems in the
+    /// order of their row.
     ///
     /// # Errors
-    /// All faults at once: a value that does not fit, a file that cannot be read, an unknown name.
+    /// All faults at once: invalid values, unreadable files and unknown names.
     pub fn load(env: BTreeMap<String, String>) -> Result<Self, Faults> {
         let mut reader = Reader::new(env);
         let config = Self::read(&mut reader);
@@ -258,8 +259,7 @@ impl Config {
         let cert = r.given("DCA_TLS_CERT_FILE", readable_file);
         let key = r.given("DCA_TLS_KEY_FILE", readable_file);
         if cert.is_some() != key.is_some() {
-            let pair = "DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE: expected both or neither";
-            r.fault(pair.to_owned());
+            r.fault("Set both DCA_TLS_CERT_FILE and DCA_TLS_KEY_FILE, or neither.".to_owned());
         }
         let tls = cert.zip(key).map(|(cert, key)| TlsFiles { cert, key });
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -326,7 +326,8 @@ impl Config {
             tls,
         }
     }
-    /// What browsers would not keep, or would mix up, is a fault here, not a puzzle there.
+
+    /// Reads the cookie attributes and refuses combinations that browsers reject.
     fn read_cookies(r: &mut Reader, public_url: &str) -> CookieSettings {
         let cookies = CookieSettings {
             name: r.given("DCA_COOKIE_NAME", cookie_name),
@@ -336,14 +337,23 @@ impl Config {
         };
         let is_secure = cookies.secure.unwrap_or(public_url.starts_with("https:"));
         if cookies.same_site == Some(SameSite::None) && !is_secure {
-            r.fault("DCA_COOKIE_SAMESITE: none is kept over https alone; expected DCA_COOKIE_SECURE=true".to_owned());
+            r.fault(
+                "Invalid value \"none\" for DCA_COOKIE_SAMESITE: browsers accept it only on secure cookies. Set \
+                 DCA_COOKIE_SECURE=true, or use lax."
+                    .to_owned(),
+            );
         }
-        if cookies.name.as_deref().is_some_and(|name| TAKEN.contains(&name)) {
-            r.fault("DCA_COOKIE_NAME: another cookie of ours is called that; expected another name".to_owned());
+        if cookies.name.as_deref().is_some_and(|name| RESERVED_COOKIE_NAMES.contains(&name)) {
+            r.fault(
+                "Invalid value for DCA_COOKIE_NAME: the service already has a cookie with that name. Use another \
+                 name, for example session_id."
+                    .to_owned(),
+            );
         }
         if cookies.name.as_deref().is_some_and(|name| name.starts_with("__")) {
             r.fault(
-                "DCA_COOKIE_NAME: a prefix promises attributes; expected it unset, which sets __Host- over https"
+                "Invalid value for DCA_COOKIE_NAME: names that start with __ are reserved. Use another name, for example \
+                 session_id, or leave it unset to use __Host-rt over HTTPS."
                     .to_owned(),
             );
         }

@@ -1,4 +1,4 @@
-//! One parser per kind of value. What it expects stands in the rows that use it.
+//! Parsers of values. The rows that use a parser describe the expected value.
 
 use std::{fs, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
@@ -42,7 +42,7 @@ pub(super) fn without_slash(values: &[&str]) -> Option<String> {
     values.first().map(|url| url.trim_end_matches('/').to_owned())
 }
 
-/// A bare number below an hour would be days to one reader and seconds to another.
+/// Refuses small numbers without a unit, because they could be days or seconds.
 pub(super) fn seconds_or_days(values: &[&str]) -> Option<String> {
     match values[0].strip_suffix('d') {
         Some(days) => number(1..=90)(days).map(|days: u64| (days * 86_400).to_string()),
@@ -56,7 +56,7 @@ pub(super) fn per_minute(values: &[&str]) -> Option<String> {
     Some((limit * 60_000).div_ceil(window).to_string())
 }
 
-/// Values that stand in somebody's documentation.
+/// Parts of secrets that were published in documentation.
 const EXAMPLES: &str = "default secret pepper change example your_ d54b82f4bf57bf88 e2c3f1a9b6d4e8f7";
 
 fn is_example(value: &str) -> bool {
@@ -94,23 +94,23 @@ pub(super) fn title(value: &str) -> Option<String> {
 
 pub(super) fn web_url(value: &str) -> Option<String> {
     let url = Url::parse(value).ok()?;
-    let fits = ["http", "https"].contains(&url.scheme()) && url.has_host() && url.fragment().is_none();
-    fits.then(|| value.to_owned())
+    let is_valid = ["http", "https"].contains(&url.scheme()) && url.has_host() && url.fragment().is_none();
+    is_valid.then(|| value.to_owned())
 }
 
-/// The exact text a browser sends in `Origin`.
+/// Normalizes each origin to the text that browsers send in `Origin`.
 pub(super) fn origins(value: &str) -> Option<Vec<String>> {
     let origin = |item: &str| {
         let url = Url::parse(item).ok()?;
-        let fits = ["http", "https"].contains(&url.scheme()) && url.path() == "/" && url.query().is_none();
-        Some(url.origin().ascii_serialization()).filter(|origin| fits && !item.contains('*') && origin.len() > 4)
+        let is_valid = ["http", "https"].contains(&url.scheme()) && url.path() == "/" && url.query().is_none();
+        Some(url.origin().ascii_serialization()).filter(|origin| is_valid && !item.contains('*') && origin.len() > 4)
     };
     value.split(',').map(|item| origin(item.trim())).collect()
 }
 
 pub(super) fn cookie_name(value: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (value.len() <= 64 && value.chars().all(fits)).then(|| value.to_owned())
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    (value.len() <= 64 && value.chars().all(is_allowed)).then(|| value.to_owned())
 }
 
 pub(super) fn truth(value: &str) -> Option<bool> {
@@ -127,13 +127,13 @@ pub(super) fn same_site(value: &str) -> Option<SameSite> {
 }
 
 pub(super) fn domain(value: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
-    (value.chars().all(fits) && !value.ends_with('.')).then(|| value.to_owned())
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+    (value.chars().all(is_allowed) && !value.ends_with('.')).then(|| value.to_owned())
 }
 
 pub(super) fn host(value: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-    (value.chars().all(fits) || value.parse::<IpAddr>().is_ok()).then(|| value.to_owned())
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    (value.chars().all(is_allowed) || value.parse::<IpAddr>().is_ok()).then(|| value.to_owned())
 }
 
 pub(super) fn smtp_tls(value: &str) -> Option<SmtpTls> {
@@ -162,75 +162,75 @@ pub(super) fn second_factor(value: &str) -> Option<bool> {
 pub(super) fn on_localhost(values: &[&str]) -> Option<String> {
     let port = Some(values[3]).filter(|port| !port.is_empty()).unwrap_or("5432");
     let port = number(1..=u16::MAX)(port)?;
-    let [user, password, name] = [0, 1, 2].map(|at| percent_encoded(values[at], ""));
+    let [user, password, name] = [0, 1, 2].map(|index| percent_encoded(values[index], ""));
     Some(format!("postgres://{user}:{password}@localhost:{port}/{name}"))
 }
 
 pub(super) fn percent_encoded(text: &str, keep: &str) -> String {
-    let symbol = |byte| match char::from(byte) {
+    let encode = |byte| match char::from(byte) {
         c if c.is_ascii_alphanumeric() || "-._~".contains(c) || keep.contains(c) => c.to_string(),
         _ => format!("%{byte:02X}"),
     };
-    text.bytes().map(symbol).collect()
+    text.bytes().map(encode).collect()
 }
 
 pub(super) fn database_url(value: &str) -> Option<Secret> {
-    /// Without meaning to the driver, which would log them with their values.
+    /// Parameters that the driver does not support and would log with their values.
     const PRISMA: &str = "schema pgbouncer connection_limit connect_timeout pool_timeout \
                           socket_timeout sslaccept sslidentity sslpassword";
     if let Some(file) = value.strip_prefix("sqlite:") {
-        // A database in memory would be another one for every connection.
-        let named = file.trim_start_matches('/').starts_with(|first| first != '?') && !file.contains(":memory:");
-        return named.then(|| Secret(value.to_owned()));
+        // Each connection would get an in-memory database of its own.
+        let is_file = file.trim_start_matches('/').starts_with(|first| first != '?') && !file.contains(":memory:");
+        return is_file.then(|| Secret(value.to_owned()));
     }
     let url = Url::parse(value).ok()?;
-    let ours = ["postgres", "postgresql"].contains(&url.scheme()) && url.has_authority();
+    let is_valid = ["postgres", "postgresql"].contains(&url.scheme()) && url.has_authority();
     let (base, query) = value.split_once('?').unwrap_or((value, ""));
     let key = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
-    let foreign = |pair: &&str| PRISMA.split(' ').any(|foreign| foreign == key(pair));
-    let kept: Vec<&str> = query.split('&').filter(|pair| !foreign(pair)).collect();
-    let url = format!("{base}?{}", kept.join("&"));
-    ours.then(|| Secret(url.trim_end_matches('?').to_owned()))
+    let is_prisma = |pair: &&str| PRISMA.split(' ').any(|name| name == key(pair));
+    let parameters: Vec<&str> = query.split('&').filter(|pair| !is_prisma(pair)).collect();
+    let url = format!("{base}?{}", parameters.join("&"));
+    is_valid.then(|| Secret(url.trim_end_matches('?').to_owned()))
 }
 
 pub(super) fn redis_url(value: &str) -> Option<Secret> {
     let url = Url::parse(value).ok()?;
-    let fits = match url.scheme() {
+    let is_valid = match url.scheme() {
         "redis" | "rediss" => url.has_host(),
         "unix" | "redis+unix" => url.path().len() > 1,
         _ => false,
     };
-    fits.then(|| Secret(value.to_owned()))
+    is_valid.then(|| Secret(value.to_owned()))
 }
 
 pub(super) fn prefix(value: &str) -> Option<String> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
-    value.chars().all(fits).then(|| value.to_owned())
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    value.chars().all(is_allowed).then(|| value.to_owned())
 }
 
 pub(super) fn master_key(value: &str) -> Option<Secret> {
     let standard = value.replace('-', "+").replace('_', "/");
     let key = STANDARD_NO_PAD.decode(standard.trim_end_matches('=')).ok()?;
-    // One byte repeated is a placeholder somebody forgot, never a random key.
-    let fits = key.len() == 32 && key.iter().any(|byte| *byte != key[0]);
-    fits.then(|| Secret(STANDARD.encode(key)))
+    // A single repeated byte is a placeholder, not a random key.
+    let is_valid = key.len() == 32 && key.iter().any(|byte| *byte != key[0]);
+    is_valid.then(|| Secret(STANDARD.encode(key)))
 }
 
 pub(super) fn token(value: &str) -> Option<Secret> {
-    let fits = !value.is_empty() && value.chars().all(|c| c.is_ascii_graphic());
-    fits.then(|| Secret(value.to_owned()))
+    let is_valid = !value.is_empty() && value.chars().all(|c| c.is_ascii_graphic());
+    is_valid.then(|| Secret(value.to_owned()))
 }
 
 pub(super) fn bare_url(value: &str, schemes: &[&str]) -> Option<String> {
     let url = Url::parse(value).ok()?;
-    let fits = schemes.contains(&value.split_once("://")?.0)
+    let is_valid = schemes.contains(&value.split_once("://")?.0)
         && url.query().or(url.fragment()).or(url.password()).is_none()
         && url.username().is_empty()
         && !value.ends_with('/');
-    fits.then(|| url.as_str().trim_end_matches('/').to_owned())
+    is_valid.then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// Only loopback: whoever answers there is handed the bot's token in clear.
+/// Allows only loopback addresses, because the simulator receives the bot token in plain text.
 pub(super) fn loopback_url(value: &str) -> Option<String> {
     let url = Url::parse(value).ok()?;
     let host: IpAddr = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
@@ -244,11 +244,11 @@ pub(super) fn networks(value: &str) -> Option<Vec<IpNet>> {
 }
 
 pub(super) fn log_filter(value: &str) -> Option<String> {
-    // A mistyped level would pass as a target and silence everything else.
-    let level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
-    let clear = value.split(',').all(|part| part.contains(['=', '[']) || level(part));
-    let fits = clear && EnvFilter::builder().parse(value).is_ok();
-    fits.then(|| value.to_owned())
+    // `EnvFilter` would read a misspelled level as a target and disable all other logs.
+    let is_level = |part: &str| part.trim().parse::<LevelFilter>().is_ok();
+    let has_valid_levels = value.split(',').all(|part| part.contains(['=', '[']) || is_level(part));
+    let is_valid = has_valid_levels && EnvFilter::builder().parse(value).is_ok();
+    is_valid.then(|| value.to_owned())
 }
 
 pub(super) fn log_format(value: &str) -> Option<LogFormat> {

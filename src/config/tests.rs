@@ -1,10 +1,10 @@
-//! Every row of the table, with values that fit and values that do not.
+//! Valid and invalid values of every variable.
 
 use std::fs;
 
 use super::{reader::row, vars::VARS, *};
 
-/// Name, a value that fits, and values that do not.
+/// Name, a valid value, and invalid values.
 const CASES: &str = "
 DCA_CONFIG_FILE | /dev/null | /nowhere.toml | /
 DCA_DATA_DIR | else where | /dev/null
@@ -79,7 +79,7 @@ fn faults(pairs: &[(&str, &str)]) -> String {
     Config::load(map(pairs.iter().copied())).unwrap_err().to_string()
 }
 
-/// A file of its own per test, gone with the value.
+/// A temporary file, deleted on drop.
 struct File(PathBuf);
 
 impl File {
@@ -101,25 +101,25 @@ impl Drop for File {
 }
 
 #[test]
-fn env_example_is_the_reference() {
+fn env_example_matches_the_reference() {
     assert_eq!(include_str!("../../.env.example"), reference());
 }
 
 #[test]
-fn the_defaults_shown_are_those_of_an_empty_environment() {
-    let shown = map(VARS.iter().map(|var| (var.name, var.default)));
+fn listed_defaults_match_an_empty_environment() {
+    let defaults = map(VARS.iter().map(|var| (var.name, var.default)));
     let config = load(&[]);
-    assert_eq!(Config::load(shown).unwrap(), config);
+    assert_eq!(Config::load(defaults).unwrap(), config);
     assert_eq!(config.database_url.expose(), "sqlite://data/dca.db?mode=rwc");
     assert_eq!(config.public_url, "http://127.0.0.1:3000");
     assert_eq!(config.dm_interval, Duration::from_secs(5));
-    let elsewhere = load(&[("DCA_DATA_DIR", "/a b?c"), ("DCA_HTTP_ADDR", "[::1]:80")]);
-    assert_eq!(elsewhere.database_url.expose(), "sqlite:///a%20b%3Fc/dca.db?mode=rwc");
-    assert_eq!(elsewhere.public_url, "http://[::1]:80");
+    let custom = load(&[("DCA_DATA_DIR", "/a b?c"), ("DCA_HTTP_ADDR", "[::1]:80")]);
+    assert_eq!(custom.database_url.expose(), "sqlite:///a%20b%3Fc/dca.db?mode=rwc");
+    assert_eq!(custom.public_url, "http://[::1]:80");
 }
 
 #[test]
-fn every_row_is_read_and_reaches_the_config() {
+fn every_variable_is_read_and_changes_the_config() {
     let mut reader = Reader::new(map(cases().map(|(name, good, _)| (name, good))));
     let config = Config::read(&mut reader);
     assert_eq!(reader.faults, Vec::<String>::new());
@@ -132,36 +132,37 @@ fn every_row_is_read_and_reaches_the_config() {
 }
 
 #[test]
-fn garbage_is_refused_by_name_and_all_at_once() {
+fn invalid_values_are_reported_by_name_and_all_at_once() {
     assert!(cases().map(|case| case.0).eq(VARS.iter().map(|var| var.name)));
     for (name, _, bad) in cases() {
         for bad in bad {
             let fault = faults(&[(name, bad)]);
-            assert!(fault.starts_with(&format!("{name}: ")), "{bad}: {fault}");
-            assert!(fault.contains("expected"), "{fault}");
+            assert!(fault.starts_with("Invalid value"), "{bad}: {fault}");
+            assert!(fault.contains(&format!(" for {name}. Use ")), "{bad}: {fault}");
             let hidden = row(name).secret || bad.contains('@');
             assert!(hidden != fault.contains(&format!("{bad:?}")), "{fault}");
         }
     }
-    let worst = map(cases().map(|(name, _, bad)| (name, bad[0])));
-    let all = Config::load(worst).unwrap_err();
+    let invalid = map(cases().map(|(name, _, bad)| (name, bad[0])));
+    let all = Config::load(invalid).unwrap_err();
     for var in VARS {
-        assert!(all.0.iter().any(|fault| fault.starts_with(var.name)), "{}", var.name);
+        let part = format!(" for {}. Use ", var.name);
+        assert!(all.0.iter().any(|fault| fault.contains(&part)), "{}", var.name);
     }
     assert!(!all.to_string().contains("hush"), "{all}");
     let half = faults(&[("DCA_TLS_KEY_FILE", "/dev/null")]);
-    assert_eq!(half, "DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE: expected both or neither");
-    let mark = faults(&[("DCA_LOG", "in\u{fffd}fo")]);
-    assert_eq!(mark, "DCA_LOG: not UTF-8; expected text");
+    assert_eq!(half, "Set both DCA_TLS_CERT_FILE and DCA_TLS_KEY_FILE, or neither.");
+    let not_utf8 = faults(&[("DCA_LOG", "in\u{fffd}fo")]);
+    assert_eq!(not_utf8, "The value of DCA_LOG is not valid UTF-8. Use UTF-8 text.");
 }
 
 #[test]
-fn secrets_stay_out_of_debug_and_come_from_files() {
+fn secrets_are_redacted_in_debug_and_read_from_files() {
     let secrets = || cases().filter(|(name, ..)| row(name).secret);
     let direct = map(secrets().map(|(name, good, _)| (name, good)));
     let direct = Config::load(direct).unwrap();
-    let shown = format!("{direct:?}");
-    assert!(!shown.contains("hush") && !shown.contains("7ermv3"), "{shown}");
+    let debug = format!("{direct:?}");
+    assert!(!debug.contains("hush") && !debug.contains("7ermv3"), "{debug}");
     let key = direct.master_key.as_ref().unwrap().expose();
     assert_eq!(key, "/+7ermv3L9o+QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw=");
     let mut env = BTreeMap::new();
@@ -174,15 +175,15 @@ fn secrets_stay_out_of_debug_and_come_from_files() {
     assert_eq!(Config::load(env).unwrap(), direct);
     let path = files[0].path();
     let both = [("DCA_DATABASE_URL_FILE", path), ("DCA_DATABASE_URL", "sqlite:hush")];
-    assert_eq!(faults(&both), "DCA_DATABASE_URL, DCA_DATABASE_URL_FILE: expected one of them");
+    assert_eq!(faults(&both), "DCA_DATABASE_URL and DCA_DATABASE_URL_FILE are both set. Set only one of them.");
     let absent = faults(&[("DCA_MASTER_KEY_FILE", "/hush")]);
-    assert!(absent.starts_with("DCA_MASTER_KEY_FILE: ") && !absent.contains("hush"));
+    assert!(absent.starts_with("Cannot read the file named by DCA_MASTER_KEY_FILE: ") && !absent.contains("hush"));
     let empty = faults(&[("DCA_MASTER_KEY_FILE", "/dev/null")]);
-    assert!(empty.starts_with("DCA_MASTER_KEY_FILE: the value does not fit"), "{empty}");
+    assert!(empty.starts_with("Invalid value for DCA_MASTER_KEY_FILE. Use "), "{empty}");
 }
 
 #[test]
-fn unknown_names_are_refused_with_the_nearest() {
+fn unknown_names_are_refused_with_a_suggestion() {
     for (wrong, right) in [
         ("DCA_HTTP_ADR", "DCA_HTTP_ADDR"),
         ("DCA_MASTERKEY", "DCA_MASTER_KEY"),
@@ -190,14 +191,14 @@ fn unknown_names_are_refused_with_the_nearest() {
         ("DCA_DISCORD_TOKEN_FIL", "DCA_DISCORD_TOKEN_FILE"),
     ] {
         let fault = faults(&[(wrong, "")]);
-        assert_eq!(fault, format!("{wrong}: unknown; did you mean {right}?"));
+        assert_eq!(fault, format!("Unknown setting {wrong}. Did you mean {right}?"));
     }
     let fault = faults(&[("DCA_ZZZ", "1")]);
-    assert_eq!(fault, "DCA_ZZZ: unknown; expected a name of .env.example");
+    assert_eq!(fault, "Unknown setting DCA_ZZZ. See .env.example for all settings.");
 }
 
 #[test]
-fn the_toml_file_stands_below_the_environment() {
+fn environment_takes_precedence_over_the_toml_file() {
     let file = File::new("good", "log = 'debug'\ndm_interval_seconds = 7\nredis_prefix = ''\n");
     let config = load(&[("DCA_CONFIG_FILE", file.path()), ("DCA_LOG", "warn")]);
     assert_eq!((&*config.log_filter, config.dm_interval.as_secs()), ("warn", 7));
@@ -210,30 +211,30 @@ fn the_toml_file_stands_below_the_environment() {
     let bad = "http_adr = 1\nlog = true\nconfig_file = 'x'\ndiscord_token = 'a hush'";
     let fault = faults(&[("DCA_CONFIG_FILE", File::new("bad", bad).path())]);
     for part in [
-        "DCA_CONFIG_FILE: http_adr: unknown; did you mean http_addr?",
-        "DCA_CONFIG_FILE: log: expected a string or number",
-        "DCA_CONFIG_FILE: config_file: unknown",
-        "DCA_DISCORD_TOKEN (from DCA_CONFIG_FILE): the value does not fit",
+        "Unknown setting http_adr in DCA_CONFIG_FILE. Did you mean http_addr?",
+        "Invalid type of log in DCA_CONFIG_FILE. Use a string, a number or a list of strings.",
+        "Unknown setting config_file in DCA_CONFIG_FILE.",
+        "Invalid value for DCA_DISCORD_TOKEN (from DCA_CONFIG_FILE). Use ",
     ] {
         assert!(fault.contains(part), "{part} in:\n{fault}");
     }
     let broken = File::new("broken", "log = 'info'\nmaster_key = hush\n");
     let fault = fault + &faults(&[("DCA_CONFIG_FILE", broken.path())]);
-    assert!(fault.ends_with("DCA_CONFIG_FILE: line 2 does not fit; expected TOML"), "{fault}");
+    assert!(fault.contains("Invalid TOML on line 2 of DCA_CONFIG_FILE."), "{fault}");
     assert!(!fault.contains("hush"), "{fault}");
 }
 
 #[test]
-fn names_of_earlier_systems_are_read_in_their_own_form() {
+fn settings_of_earlier_systems_are_read_in_their_own_format() {
     let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("JWT_SECRET", "h")]);
     assert_eq!(config.http_addr.to_string(), "0.0.0.0:8080");
     assert_eq!(config.ignored, ["APP_PORT", "JWT_SECRET"]);
     assert_eq!(load(&[("APP_PORT", "4000")]).http_addr.port(), 4000);
-    for (given, read) in [
+    for (value, expected) in [
         ("postgresql://u:p@h:5432/d?schema=public", "postgresql://u:p@h:5432/d"),
         ("postgres://h/d?pgbouncer=true&sslmode=require", "postgres://h/d?sslmode=require"),
     ] {
-        assert_eq!(load(&[("DATABASE_URL", given)]).database_url.expose(), read);
+        assert_eq!(load(&[("DATABASE_URL", value)]).database_url.expose(), expected);
     }
     let parts =
         [("POSTGRES_USER", "user"), ("POSTGRES_PASSWORD", "p@s/s:%?"), ("POSTGRES_DB", "authdb"), ("DB_PORT", "5433")];
@@ -243,13 +244,13 @@ fn names_of_earlier_systems_are_read_in_their_own_form() {
     assert_eq!(config.ignored, ["POSTGRES_USER", "DB_PORT"]);
     let config = load(&[("DCA_DATABASE_URL", "sqlite:x.db"), ("DATABASE_URL", "garbage")]);
     assert_eq!(config.ignored, ["DATABASE_URL"]);
-    assert!(faults(&[("PORT", "http")]).starts_with("PORT: \"http\" does not fit"));
+    assert!(faults(&[("PORT", "http")]).starts_with("Invalid value \"http\" for PORT. Use a port"));
     let fault = faults(&[parts[0], parts[1], ("DB_PORT", "0")]);
-    assert!(fault.contains("DB_PORT: the value does not fit; expected on localhost, port 1"));
+    assert!(fault.contains("for POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, DB_PORT. Use a database on localhost"));
 }
 
 #[test]
-fn the_names_of_the_account_systems_are_read_in_their_units() {
+fn account_settings_of_earlier_systems_are_read_in_their_units() {
     let config = load(&[
         ("ACCESS_TOKEN_TTL", "600"),
         ("REFRESH_TOKEN_TTL", "7d"),
@@ -278,11 +279,14 @@ fn the_names_of_the_account_systems_are_read_in_their_units() {
         assert!(faults(&[("REFRESH_TOKEN_TTL", ambiguous)]).contains("REFRESH_TOKEN_TTL"), "{ambiguous}");
     }
     let fault = faults(&[("COOKIE_SAMESITE", "none")]);
-    assert!(fault.starts_with("DCA_COOKIE_SAMESITE: none is kept over https alone"), "{fault}");
+    assert!(
+        fault.starts_with("Invalid value \"none\" for DCA_COOKIE_SAMESITE: browsers accept it only on secure cookies."),
+        "{fault}"
+    );
 }
 
 #[test]
-fn a_secret_everybody_knows_is_refused() {
+fn published_example_secrets_are_refused() {
     for (name, known) in [
         ("TOKEN_HASH_PEPPER", "default_pepper"),
         ("TOKEN_HASH_PEPPER", "pepper_32+chars"),
@@ -293,7 +297,7 @@ fn a_secret_everybody_knows_is_refused() {
         ("PASSWORD_ALGO", "md5"),
     ] {
         let fault = faults(&[(name, known)]);
-        assert!(fault.starts_with(&format!("{name}: the value does not fit")), "{fault}");
+        assert!(fault.starts_with(&format!("Invalid value for {name}. Remove it, or use ")), "{fault}");
         assert!(!fault.contains(known), "{fault}");
     }
 }

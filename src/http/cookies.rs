@@ -1,9 +1,9 @@
-//! Cookies: which there are, what they are called, and with which attributes. They are set and cleared by the
-//! same function, so that what was set can be cleared.
+//! Cookies: their names and attributes. The same function sets and clears them, because a browser only removes a
+//! cookie if its name, domain and path match.
 //!
-//! Over https a name carries `__Host-`: the browser then keeps it for this host alone, with `Secure` and
-//! `Path=/` (RFC 6265bis, 4.1.3). Over plain http the refresh cookie is `rt` at `/auth`. Where name, domain,
-//! `SameSite` or `Secure` are configured, they are taken as they are.
+//! Over HTTPS, names have the prefix `__Host-`: browsers then require `Secure` and `Path=/`, and send the cookie to
+//! this host only (RFC 6265bis, 4.1.3). Over plain HTTP, the refresh cookie is `rt` with path `/auth`. A configured
+//! name, domain, `SameSite` or `Secure` is used unchanged.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 use cookie::{Cookie, SameSite, time::Duration};
@@ -12,48 +12,51 @@ use dca_core::{Code, accounts::SignedIn};
 use super::{compat::Dialect, problem::Problem};
 use crate::{App, Config, config};
 
-/// A browser may keep a cookie for no longer: 400 days.
+/// 400 days, the longest lifetime that browsers allow.
 const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 
-/// The cookies a request carries.
+/// The cookies of a request.
 pub(super) struct Cookies(Vec<(String, String)>);
 
 impl Cookies {
-    /// Reads every `Cookie` header.
+    /// Parses all `Cookie` headers.
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         let cookies = lines.flat_map(Cookie::split_parse).flatten();
         Self(cookies.map(|cookie| (cookie.name().to_owned(), cookie.value().to_owned())).collect())
     }
 
-    /// The one of this name. Two are somebody's attempt to have the wrong one read.
+    /// The value of the cookie with this name. Duplicates are rejected, since one of them may have been injected.
     pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
-        let mut found = self.0.iter().filter(|(known, value)| known == name && !value.is_empty());
-        let first = found.next();
-        if found.next().is_some() {
-            return Err(Problem::new(Code::InvalidSession, "The same cookie was sent twice."));
+        let mut matches = self.0.iter().filter(|(key, value)| key == name && !value.is_empty());
+        let first = matches.next();
+        if matches.next().is_some() {
+            return Err(Problem::new(
+                Code::InvalidSession,
+                "The request has the same cookie twice. Delete the cookies of this site and sign in again.",
+            ));
         }
         Ok(first.map(|(_, value)| value.as_str()))
     }
 }
 
-/// The cookies there are.
+/// A cookie that the service sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CookieKind {
-    /// The refresh token, by the name a dialect gives it.
+    /// The refresh token. Its name depends on the dialect.
     Refresh(Dialect),
-    /// Known as a browser that was signed in before.
+    /// Identifies a browser that signed in before.
     Device,
-    /// The second half of the double submit; pages read it.
+    /// The CSRF token (double submit). Readable by scripts.
     Csrf,
-    /// The state of a sign-in with a provider.
+    /// The `state` of an OAuth sign-in.
     SignIn,
-    /// The sign-in that waits for a second factor.
+    /// A pending sign-in that requires a second factor.
     SecondFactor,
 }
 
 impl CookieKind {
-    /// Its name here.
+    /// The name of the cookie.
     pub(super) fn name(self, config: &Config) -> String {
         let base = match self {
             Self::Refresh(Dialect::Native) => match &config.cookies.name {
@@ -69,26 +72,29 @@ impl CookieKind {
         if self.is_host(config) { format!("__Host-{base}") } else { base.to_owned() }
     }
 
-    /// Whether the name promises that it is for this host alone.
+    /// Whether the name has the prefix `__Host-`.
     fn is_host(self, config: &Config) -> bool {
-        let given = &config.cookies;
-        let is_free = match self {
+        let settings = &config.cookies;
+        let is_default = match self {
             Self::Refresh(_) => {
-                given.name.is_none() && given.domain.is_none() && given.secure.is_none() && given.same_site.is_none()
+                settings.name.is_none()
+                    && settings.domain.is_none()
+                    && settings.secure.is_none()
+                    && settings.same_site.is_none()
             }
             _ => true,
         };
-        is_free && is_https(config)
+        is_default && is_https(config)
     }
 
-    fn write(self, config: &Config, value: &str, seconds: i64) -> HeaderValue {
-        let given = &config.cookies;
-        let refresh = matches!(self, Self::Refresh(_));
+    fn header_value(self, config: &Config, value: &str, seconds: i64) -> HeaderValue {
+        let settings = &config.cookies;
+        let is_refresh = matches!(self, Self::Refresh(_));
         let path = match self {
             Self::Refresh(Dialect::Native) if !self.is_host(config) => "/auth",
             _ => "/",
         };
-        let same_site = match given.same_site.filter(|_| refresh) {
+        let same_site = match settings.same_site.filter(|_| is_refresh) {
             Some(config::SameSite::Strict) => SameSite::Strict,
             Some(config::SameSite::None) => SameSite::None,
             Some(config::SameSite::Lax) | None => SameSite::Lax,
@@ -97,9 +103,9 @@ impl CookieKind {
             .path(path)
             .http_only(self != Self::Csrf)
             .same_site(same_site)
-            .secure(given.secure.filter(|_| refresh).unwrap_or(is_https(config)))
+            .secure(settings.secure.filter(|_| is_refresh).unwrap_or(is_https(config)))
             .max_age(Duration::seconds(seconds));
-        if let Some(domain) = given.domain.clone().filter(|_| refresh) {
+        if let Some(domain) = settings.domain.clone().filter(|_| is_refresh) {
             cookie = cookie.domain(domain);
         }
         let text = cookie.build().to_string();
@@ -111,21 +117,21 @@ fn is_https(config: &Config) -> bool {
     config.public_url.starts_with("https:")
 }
 
-/// `Set-Cookie` for one cookie.
+/// The `Set-Cookie` header of one cookie.
 pub(super) fn set(config: &Config, kind: CookieKind, value: &str, seconds: i64) -> HeaderMap {
-    HeaderMap::from_iter([(header::SET_COOKIE, kind.write(config, value, seconds))])
+    HeaderMap::from_iter([(header::SET_COOKIE, kind.header_value(config, value, seconds))])
 }
 
-/// `Set-Cookie` that takes these away.
+/// `Set-Cookie` headers that remove these cookies.
 pub(super) fn clear(config: &Config, kinds: &[CookieKind]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for kind in kinds {
-        headers.append(header::SET_COOKIE, kind.write(config, "", 0));
+        headers.append(header::SET_COOKIE, kind.header_value(config, "", 0));
     }
     headers
 }
 
-/// The cookies of somebody who is signed in.
+/// The cookies of a new session.
 pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> HeaderMap {
     let config = &app.config;
     let csrf = app.core.ids.v4().simple().to_string();
@@ -135,12 +141,12 @@ pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> Header
         (CookieKind::Csrf, &csrf, signed_in.refresh_expires_in),
         (CookieKind::Device, &signed_in.device, MAX_AGE_SECONDS),
     ] {
-        headers.append(header::SET_COOKIE, kind.write(config, value, seconds));
+        headers.append(header::SET_COOKIE, kind.header_value(config, value, seconds));
     }
     headers
 }
 
-/// What a session leaves in a browser, taken away; the browser stays known.
+/// Removes the cookies of a session. The device cookie stays.
 pub(super) fn forget(config: &Config, dialects: &[Dialect]) -> HeaderMap {
     let refresh = dialects.iter().map(|dialect| CookieKind::Refresh(*dialect));
     clear(config, &refresh.chain([CookieKind::Csrf]).collect::<Vec<_>>())
@@ -156,11 +162,11 @@ mod tests {
         let env: BTreeMap<String, String> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(env).unwrap();
-        CookieKind::Refresh(Dialect::Native).write(&config, "v", 60).to_str().unwrap().to_owned()
+        CookieKind::Refresh(Dialect::Native).header_value(&config, "v", 60).to_str().unwrap().to_owned()
     }
 
     #[test]
-    fn the_refresh_cookie_follows_the_scheme_and_what_is_configured() {
+    fn refresh_cookie_attributes_follow_url_scheme_and_settings() {
         for (settings, expected) in [
             (&[][..], "rt=v; HttpOnly; SameSite=Lax; Path=/auth; Max-Age=60"),
             (

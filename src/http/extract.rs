@@ -1,5 +1,5 @@
-//! What handlers take: the caller behind an API key, the person behind an access token, the client, and a
-//! body that fits its type.
+//! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
+//! and body.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,8 +26,8 @@ use super::{
 };
 use crate::App;
 
-/// The address a request came from. Forwarded headers count only as far as trusted proxies wrote
-/// them: read from the right, the first address that is not one of theirs.
+/// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
+/// a trusted proxy. Entries added by other hosts are ignored.
 #[must_use]
 pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
@@ -44,11 +44,11 @@ pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr
     client
 }
 
-/// The app that calls, proved by `X-API-Key` or `Authorization: Bearer`.
+/// The caller, authenticated by an API key in `X-API-Key` or `Authorization: Bearer`.
 pub struct ApiKey {
-    /// Who calls.
+    /// The owner of the API key.
     pub caller: Caller,
-    /// From where.
+    /// The client's IP address.
     pub client: IpAddr,
 }
 
@@ -57,12 +57,12 @@ impl FromRequestParts<App> for ApiKey {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let client = client_of(parts, app);
-        let text = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
-        match api_keys::authenticate(&app.core, text).await {
+        let key = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
+        match api_keys::authenticate(&app.core, key).await {
             Ok(caller) => Ok(Self { caller, client }),
             Err(refused @ Error::Refused(_)) => {
-                let passed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
-                Err(passed.map_or_else(Problem::slow_down, |()| refused.into()))
+                let allowed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
+                Err(allowed.map_or_else(Problem::slow_down, |()| refused.into()))
             }
             Err(other) => Err(other.into()),
         }
@@ -71,7 +71,7 @@ impl FromRequestParts<App> for ApiKey {
 
 fn credential(headers: &HeaderMap) -> Option<&str> {
     if let Some(key) = headers.get("x-api-key") {
-        // A key that is no text is a wrong key, not a missing one.
+        // A header that is not ASCII is an invalid key, not a missing one.
         return Some(key.to_str().unwrap_or_default());
     }
     bearer(headers)
@@ -82,13 +82,13 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Where a request came from.
+/// The IP address of the client. See [`client_ip`].
 pub(super) fn client_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     client_ip(&app.config.trusted_proxies, peer, &parts.headers)
 }
 
-/// The client, as far as they can be seen.
+/// What is known about the client from its request.
 pub struct Client(pub ClientInfo);
 
 impl FromRequestParts<App> for Client {
@@ -96,24 +96,24 @@ impl FromRequestParts<App> for Client {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let speaks = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
+        let language = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
         let device = Cookies::of(&parts.headers).one(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
         Ok(Self(ClientInfo {
             network: network(client_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
-            locale: if speaks.starts_with("es") { Locale::Es } else { Locale::En },
+            locale: if language.starts_with("es") { Locale::Es } else { Locale::En },
         }))
     }
 }
 
-/// The part of an address that a provider gives to one customer.
+/// The network of an IP address, which is used instead of the address: /24 for IPv4, /64 for IPv6.
 pub(super) fn network(client: IpAddr) -> String {
     let bits = if client.is_ipv4() { 24 } else { 64 };
     IpNet::new(client, bits).map_or_else(|_| client.to_string(), |network| network.trunc().to_string())
 }
 
-/// A person who is signed in, proved by `Authorization: Bearer` with an access token.
+/// The signed-in user, authenticated by an access token in `Authorization: Bearer`.
 pub struct CurrentUser(pub Principal);
 
 impl FromRequestParts<App> for CurrentUser {
@@ -125,7 +125,7 @@ impl FromRequestParts<App> for CurrentUser {
     }
 }
 
-/// A JSON body, or none.
+/// A JSON body that may be empty.
 pub struct OptionalJson<T>(pub T);
 
 impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
@@ -140,31 +140,31 @@ impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {
     }
 }
 
-/// A query string that fits its type. Each name counts once.
+/// A typed query string. A repeated parameter is an error.
 pub struct Query<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let read = AxumQuery::<T>::from_request_parts(parts, app).await;
-        Ok(Self(read.map_err(|_| Problem::new(Code::BadRequest, "The query string does not fit."))?.0))
+        let query = AxumQuery::<T>::from_request_parts(parts, app).await;
+        Ok(Self(query.map_err(|_| Problem::new(Code::BadRequest, "The query string has an invalid parameter."))?.0))
     }
 }
 
-/// A path whose parts fit their types; what does not fit is not there.
+/// Typed path parameters. Invalid ones are reported as `NOT_FOUND`.
 pub struct PathParams<T>(pub T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathParams<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let read = Path::<T>::from_request_parts(parts, app).await;
-        Ok(Self(read.map_err(|_| Problem::new(Code::NotFound, "There is no such thing."))?.0))
+        let params = Path::<T>::from_request_parts(parts, app).await;
+        Ok(Self(params.map_err(|_| Problem::of(Code::NotFound))?.0))
     }
 }
 
-/// A JSON body. Unknown fields are ignored: old servers must understand newer apps.
+/// A JSON body. Unknown fields are ignored, so that newer clients work with older servers.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
@@ -174,47 +174,49 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
         if !is_json(request.headers()) {
             return Err(Problem::of(Code::UnsupportedMediaType));
         }
-        let bytes = Bytes::from_request(request, app).await.map_err(unread)?;
+        let bytes = Bytes::from_request(request, app).await.map_err(body_error)?;
         if bytes.trim_ascii_start().starts_with(b"[") {
-            // serde fills a struct from an array by position, which nobody was promised.
-            return Err(Problem::new(Code::ValidationError, "Send one JSON object."));
+            // serde would deserialize an array into a struct by position.
+            return Err(Problem::new(Code::ValidationError, "The body must be a JSON object, for example {}."));
         }
         let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| misfit(&error))?;
-        json.end().map_err(|_| Problem::new(Code::BadRequest, "Something follows the JSON value."))?;
+        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| json_error(&error))?;
+        json.end().map_err(|_| {
+            Problem::new(Code::BadRequest, "The body must be a single JSON value, without text after it.")
+        })?;
         Ok(Self(parsed))
     }
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// What does not fit, without the parser's words: those may quote the value.
-fn misfit(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
+/// The problem of a JSON error. The parser's message is left out because it may quote the value.
+fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
     let inner = error.inner();
     if !inner.is_data() {
-        let detail = format!("Not JSON from line {}, column {}.", inner.line(), inner.column());
+        let detail = format!("The body is not valid JSON at line {}, column {}.", inner.line(), inner.column());
         return Problem::new(Code::BadRequest, detail);
     }
-    // A field that is missing or came twice is not on the path: only the parser's words name it.
-    let words = inner.to_string();
-    let named = ["missing field `", "duplicate field `"].iter().find_map(|begin| words.strip_prefix(begin));
-    let named = named.and_then(|rest| rest.split('`').next()).map(str::to_owned);
+    // For a missing or duplicate field, only the parser's message has the name, not the path.
+    let message = inner.to_string();
+    let field = ["missing field `", "duplicate field `"].iter().find_map(|prefix| message.strip_prefix(prefix));
+    let field = field.and_then(|rest| rest.split('`').next()).map(str::to_owned);
     let path = error.path().to_string();
     let problem = Problem::of(Code::ValidationError);
-    match named.or_else(|| (path != ".").then_some(path)) {
+    match field.or_else(|| (path != ".").then_some(path)) {
         Some(field) => problem.at(field),
         None => problem,
     }
 }
 
-fn unread(rejection: BytesRejection) -> Problem {
+fn body_error(rejection: BytesRejection) -> Problem {
     match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::of(Code::PayloadTooLarge),
-        _ => Problem::new(Code::BadRequest, "The body did not arrive."),
+        _ => Problem::new(Code::BadRequest, "The connection was closed before the whole body arrived. Try again."),
     }
 }
 
@@ -223,7 +225,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_trusted_proxies_are_believed() {
+    fn client_ip_ignores_addresses_forwarded_by_untrusted_hosts() {
         let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap(), "192.0.2.1/32".parse().unwrap()];
         for (peer, forwarded, expected) in [
             ("203.0.113.9", "1.2.3.4", "203.0.113.9"),

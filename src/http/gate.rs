@@ -1,10 +1,9 @@
-//! What every account route has in front of it: a limit per network, and the question whether a browser was
-//! made to send this by somebody else's page.
+//! Middleware of the account routes: a rate limit per network, and CSRF protection.
 //!
-//! Cookies travel by themselves, so a request that carries one of ours and changes something must come from a
-//! page that may do so: `Sec-Fetch-Site` says it, or else `Origin`, compared with the configured origins.
-//! Whoever sends the second half of the double submit must send the right one. A program that is no browser
-//! sends neither header and has no other page in it.
+//! Browsers attach cookies to cross-site requests. A request that carries a cookie and may change state is
+//! therefore accepted only from an allowed page, according to `Sec-Fetch-Site` or else to `Origin`, compared with
+//! the configured origins. If the request has an `X-CSRF-Token` header, it must match the `csrf_token` cookie
+//! (double submit). Clients other than browsers send none of these headers and are not affected.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -25,7 +24,7 @@ use super::{
 };
 use crate::{App, Config};
 
-/// See the module.
+/// Applies the rate limit and the CSRF check.
 pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
@@ -33,19 +32,19 @@ pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -
     if let Err(wait) = app.core.limiter.check(Bucket::Auth, &network(client)).await {
         return Problem::slow_down(wait).into_response();
     }
-    match may_write(&app.config, &request) {
+    match check_csrf(&app.config, &request) {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }
 }
 
-fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
+fn check_csrf(config: &Config, request: &Request) -> Result<(), Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
     if is_safe || !headers.contains_key(header::COOKIE) || bearer(headers).is_some() {
         return Ok(());
     }
-    if !is_own_page(config, headers).unwrap_or(true) {
+    if !is_allowed_page(config, headers).unwrap_or(true) {
         return Err(Problem::of(Code::AccessDenied));
     }
     let cookies = Cookies::of(headers);
@@ -53,21 +52,24 @@ fn may_write(config: &Config, request: &Request) -> Result<(), Problem> {
     if let Some(sent) = sent {
         return match cookie {
             Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
-            _ => Err(Problem::new(Code::AccessDenied, "X-CSRF-Token is not the value of the csrf_token cookie.")),
+            _ => Err(Problem::new(Code::AccessDenied, "The X-CSRF-Token header does not match the csrf_token cookie.")),
         };
     }
-    // Those clients were promised the double submit where a cookie is what proves them: without it a page has to
-    // show where it is from.
-    let by_cookie = cookies.one(&CookieKind::Refresh(Dialect::Dca).name(config))?.is_some();
-    let is_theirs = ["/api/auth/refresh", "/api/auth/logout"].contains(&request.uri().path());
-    if is_theirs && by_cookie && is_own_page(config, headers).is_none() {
-        return Err(Problem::new(Code::AccessDenied, "Send the value of the csrf_token cookie as X-CSRF-Token."));
+    // The earlier DCA-Auth required the double submit on these two routes if they are authenticated by cookie.
+    // Without it, the request must have a header that names its origin.
+    let has_refresh_cookie = cookies.one(&CookieKind::Refresh(Dialect::Dca).name(config))?.is_some();
+    let is_dca_route = ["/api/auth/refresh", "/api/auth/logout"].contains(&request.uri().path());
+    if is_dca_route && has_refresh_cookie && is_allowed_page(config, headers).is_none() {
+        return Err(Problem::new(
+            Code::AccessDenied,
+            "Send the value of the csrf_token cookie in the X-CSRF-Token header.",
+        ));
     }
     Ok(())
 }
 
-/// Whether a page that may do so sent this; `None`: the program does not say.
-fn is_own_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
+/// Whether an allowed page sent the request. `None` if it has neither `Sec-Fetch-Site` nor `Origin`.
+fn is_allowed_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let origin = text("origin").map(|origin| origins(config).any(|known| known == origin));
     match text("sec-fetch-site") {
@@ -78,7 +80,7 @@ fn is_own_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
     }
 }
 
-/// Origins whose pages may call us, as browsers write them.
+/// The origins whose pages may call the API with cookies, in the form of the `Origin` header.
 pub(super) fn origins(config: &Config) -> impl Iterator<Item = String> + use<'_> {
     let own = [Some(&config.public_url), config.frontend_url.as_ref()].into_iter().flatten();
     let own = own.filter_map(|url| Url::parse(url).ok()).map(|url| url.origin().ascii_serialization());

@@ -1,5 +1,5 @@
-//! Connections that fall silent are closed, in whatever state they are: before the first byte, between
-//! requests, or while they do not read what was asked for.
+//! Closes idle connections in any state: before the first byte, between requests, or while the client does not
+//! read the response.
 
 use std::{future::Ready, io, pin::Pin, time::Duration};
 
@@ -7,10 +7,10 @@ use axum_server::accept::Accept;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_io_timeout::TimeoutStream;
 
-/// Longer than any request may take, so that only silence ends a connection.
-const SILENCE: Duration = Duration::from_secs(40);
+/// Longer than any request may take, so that only idle connections are closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Accepts streams that do not wait for ever.
+/// An acceptor that adds read and write timeouts to streams.
 #[derive(Clone, Debug)]
 pub(super) struct IdleTimeout;
 
@@ -21,8 +21,8 @@ impl<I: AsyncRead + AsyncWrite, S> Accept<I, S> for IdleTimeout {
 
     fn accept(&self, stream: I, service: S) -> Self::Future {
         let mut stream = TimeoutStream::new(stream);
-        stream.set_read_timeout(Some(SILENCE));
-        stream.set_write_timeout(Some(SILENCE));
+        stream.set_read_timeout(Some(IDLE_TIMEOUT));
+        stream.set_write_timeout(Some(IDLE_TIMEOUT));
         std::future::ready(Ok((Box::pin(stream), service)))
     }
 }

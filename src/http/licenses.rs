@@ -1,4 +1,4 @@
-//! Questions about licenses, asked by apps.
+//! License validation for apps.
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
@@ -17,58 +17,58 @@ use super::{
 };
 use crate::App;
 
-/// What an app asks.
+/// A license key to validate.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidateRequest {
-    /// The key as the member typed it: case, spaces and look-alike characters are forgiven. `key` is
-    /// understood too.
+    /// The license key as the user typed it. Case and spaces are ignored, and look-alike characters such as `O`
+    /// and `0` are treated as the same. `key` is accepted as an alias.
     #[serde(alias = "key")]
     #[schema(example = "ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ")]
     license_key: String,
-    /// The product the key should be for, when the API key covers several.
+    /// The product that the license must be for. Useful if the API key covers several products.
     #[serde(default)]
     product_id: Option<Uuid>,
 }
 
-/// The verdict. Negative ones are 200 too: they are answers.
+/// The result of a validation. Invalid keys are reported with status 200 too.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ValidateResponse {
-    /// Whether the key may be used now.
+    /// Whether the license is valid now.
     valid: bool,
-    /// `VALID`, or why not: `MALFORMED_KEY`, `NOT_FOUND`, `PRODUCT_MISMATCH`, `REVOKED`, `EXPIRED`,
-    /// `NOT_ASSIGNED`.
+    /// `VALID`, or why the license is not valid: `MALFORMED_KEY`, `NOT_FOUND`, `PRODUCT_MISMATCH`, `REVOKED`,
+    /// `EXPIRED` or `NOT_ASSIGNED`.
     #[schema(example = "VALID")]
     code: &'static str,
-    /// One sentence for the member.
+    /// A sentence that you can show to the user.
     detail: String,
-    /// What the app may want to tell the member beside it.
+    /// Further messages that you can show to the user.
     warnings: Vec<String>,
-    /// When this was true.
+    /// When the license was checked.
     checked_at: DateTime<Utc>,
-    /// Where a malformed key is wrong: 1-based character.
+    /// The position of the typing error in a malformed key, in characters from 1, if it can be determined.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<usize>,
-    /// The license; `null` when there is none the caller may know of.
+    /// The license. `null` if there is none that the API key may read.
     license: Option<LicenseView>,
 }
 
-/// A license as apps see it.
+/// A license.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LicenseView {
-    /// Its id, safe to store and show.
+    /// The license ID. Unlike the key, it is safe to store and show.
     id: Uuid,
-    /// Prefix and last group of the key.
+    /// The prefix and the last group of the key, for example `ACME-…-GCZJ`.
     key_hint: String,
     /// `assigned`, `active`, `expired`, `revoked` or `generated`.
     state: &'static str,
-    /// The product.
+    /// The product that the license is for.
     product_id: Uuid,
-    /// The rules it was born under.
+    /// The policy that the license was issued under.
     policy_id: Uuid,
-    /// When it ends, if it does.
+    /// When the license expires. `null` if it does not expire.
     expires_at: Option<DateTime<Utc>>,
 }
 
@@ -93,7 +93,9 @@ impl From<Verdict> for ValidateResponse {
     }
 }
 
-/// May this key be used?
+/// Validate a license key
+///
+/// Returns status 200 for every key, whether it is valid or not. See `valid` and `code`.
 #[utoipa::path(
     post,
     path = "/licenses/validate",
@@ -101,14 +103,14 @@ impl From<Verdict> for ValidateResponse {
     security(("api_key" = []), ("bearer" = [])),
     request_body = ValidateRequest,
     responses(
-        (status = 200, description = "The verdict, negative ones too", body = ValidateResponse),
-        (status = 400, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "No API key, or a wrong one", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "Body over 16 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "Not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A wrong or missing field", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The result of the validation", body = ValidateResponse),
+        (status = 400, description = "The body is not valid JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 16 KiB", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The content type is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Invalid or missing field", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "Too many requests; see Retry-After", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database does not answer", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The database is unavailable; see Retry-After", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn validate(

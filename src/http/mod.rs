@@ -1,9 +1,8 @@
-//! The HTTP door: one router, its manners, its listener.
+//! The HTTP API: router, middleware and listener.
 //!
-//! A route is a request struct, a handler (extract → one call into core → render) and one line in
-//! `routes` or, for accounts, `accounts::routes`. The manners hold for all of them: a request id, one access-log line and one latency
-//! sample per request, a time limit, a body limit, problems (RFC 9457) for every refusal, and no panic
-//! beyond a 500.
+//! A route consists of a request struct, a handler (extract → one call into core → render) and one line in
+//! `routes` or, for accounts, `accounts::routes`. The middleware gives every request an ID, an access-log line, a
+//! latency sample, a timeout and a body limit. Errors are problem documents (RFC 9457), and a panic is a 500.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -53,16 +52,16 @@ pub mod licenses;
 pub mod ops;
 pub mod problem;
 
-/// The largest request body of a route that names no other.
+/// The largest request body.
 const BODY_LIMIT: usize = 16 * 1024;
-/// The longest a request may take, head and body.
+/// The longest a request may take, including the transfer of its body.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "DCA-Auth", description = "License keys for Discord communities: validate them here."),
+    info(title = "DCA-Auth", description = "Validate license keys of Discord communities, and manage user accounts."),
     modifiers(&SecuritySchemes)
 )]
 struct Doc;
@@ -79,7 +78,7 @@ impl Modify for SecuritySchemes {
     }
 }
 
-/// Every route but those of accounts, with its documentation.
+/// All routes except those of accounts, with their documentation.
 fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(Doc::openapi())
         .routes(routes!(licenses::validate))
@@ -89,28 +88,30 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ops::metrics))
 }
 
-/// The published description of the API.
+/// Returns the OpenAPI description of the API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().merge(accounts::routes()).split_for_parts().1
 }
 
-/// Everything the API answers.
+/// Builds the router with all routes and middleware.
 fn router(app: App) -> Router {
-    let gate = middleware::from_fn_with_state(app.clone(), gate::gate);
-    let accounts = accounts::routes().layer(gate.clone()).layer(middleware::from_fn(nest::errors));
+    let protection = middleware::from_fn_with_state(app.clone(), gate::gate);
+    let accounts = accounts::routes().layer(protection.clone()).layer(middleware::from_fn(nest::errors));
     let (router, api) = routes().merge(accounts).split_for_parts();
-    let earlier = dca::routes().layer(gate.clone()).layer(middleware::from_fn(dca::errors));
+    let dca_routes = dca::routes().layer(protection.clone()).layer(middleware::from_fn(dca::errors));
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
     };
-    // By default the page asks a validator on another host about our description.
+    // By default, Swagger UI sends the description to an online validator.
     let docs = SwaggerUi::new("/docs").config(Config::default().validator_url("none")).url("/openapi.json", api);
     let router = router
-        .merge(earlier.layer(Extension(Dialect::Dca)))
-        .merge(accounts::pages::routes().layer(gate))
+        .merge(dca_routes.layer(Extension(Dialect::Dca)))
+        .merge(accounts::pages::routes().layer(protection))
         .merge(docs)
-        .fallback(|| async { Problem::new(Code::NotFound, "There is no such route; /docs lists them.") })
+        .fallback(|| async {
+            Problem::new(Code::NotFound, "There is no such route. See /docs for a list of all routes.")
+        })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
@@ -129,7 +130,7 @@ fn router(app: App) -> Router {
     router.layer(middleware::from_fn_with_state(app.clone(), trace_request)).with_state(app)
 }
 
-/// Pages of our own, of the frontend and of the listed origins may call us with cookies; nobody else's.
+/// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
 fn cors(config: &crate::Config) -> CorsLayer {
     let origins = gate::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
     CorsLayer::new()
@@ -150,59 +151,59 @@ fn cors(config: &crate::Config) -> CorsLayer {
         .max_age(Duration::from_hours(1))
 }
 
-/// Nothing from elsewhere, and nothing inline. The documentation page shows inline images.
+/// Allows resources of this origin only, and nothing inline except the images of the documentation page.
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The id of a request, for who answers it.
+/// The ID of a request, available to handlers and middleware as an extension.
 #[derive(Clone)]
 pub(crate) struct RequestId(String);
 
-/// Gives the request an id that its answer, its log lines and its events carry, and measures it.
+/// Assigns the ID that the response, log lines and events of a request carry, and records its metrics.
 async fn trace_request(
     State(app): State<App>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
     mut request: Request,
     next: Next,
 ) -> Response {
-    let began = Instant::now();
+    let started = Instant::now();
     let id = app.core.ids.v7(app.core.clock.now()).to_string();
-    // The template, never the path: a path may carry what a log must not.
+    // The route template instead of the path: paths may contain secrets, which must not be logged.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
     let client = extract::client_ip(&app.config.trusted_proxies, peer.ip(), request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = info_span!("request", request_id = id, %method, route, %client);
-    let mut response = events::in_request(id.clone(), next.run(request)).instrument(span.clone()).await;
+    let mut response = events::with_request_id(id.clone(), next.run(request)).instrument(span.clone()).await;
     if response.status() == StatusCode::REQUEST_TIMEOUT {
         response = Problem::of(Code::RequestTimeout).into_response();
     }
-    let (status, took) = (response.status().as_u16(), began.elapsed());
+    let (status, elapsed) = (response.status().as_u16(), started.elapsed());
     let labels = [("method", method_label(&method)), ("route", route), ("status", status.to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
-    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
-    span.in_scope(|| info!(status, ms = took.as_millis(), "answered"));
+    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(elapsed.as_secs_f64());
+    span.in_scope(|| info!(status, ms = elapsed.as_millis(), "request completed"));
     if let Ok(id) = HeaderValue::from_str(&id) {
         response.headers_mut().insert("x-request-id", id);
     }
     response
 }
 
-/// A made-up method is no reason for a new time series.
+/// Maps unknown methods to `other`, so that clients cannot create new time series.
 fn method_label(method: &axum::http::Method) -> String {
     let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
     known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other").to_owned()
 }
 
-/// A bound listener.
+/// A running server.
 pub(crate) struct Listening {
-    /// Where.
+    /// The address it listens on.
     pub(crate) addr: SocketAddr,
-    /// Ends when every request has been answered.
+    /// Ends when all requests have been completed.
     pub(crate) task: JoinHandle<()>,
 }
 
-/// Binds and serves until `drain`, then finishes what is in flight.
+/// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
 pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listening> {
     let handle = Handle::new();
     let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
@@ -215,9 +216,10 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     let task = match &app.config.tls {
         None => tokio::spawn(async move { server.acceptor(IdleTimeout).serve(service).await }),
         Some(files) => {
-            // 1.3 is preferred and 1.2 the least: what rustls offers, and nothing older.
+            // The defaults of rustls: TLS 1.3 and 1.2.
             let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
-            let tls = tls.context("the certificate or its key cannot be used (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
+            let tls =
+                tls.context("cannot load the TLS certificate or its key (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
             let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(IdleTimeout);
             tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
         }
@@ -229,7 +231,7 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     });
     let task = tokio::spawn(async move {
         if let Ok(Err(error)) = task.await {
-            tracing::error!(%error, "the listener ended");
+            tracing::error!(%error, "the HTTP server failed");
         }
     });
     Ok(Listening { addr, task })
@@ -241,7 +243,7 @@ fn limit_request_heads(server: &mut Server<SocketAddr>) {
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(32 * 1024);
 }
 
-/// The header every answer carries that names a retry.
+/// A `Retry-After` header, in whole seconds and at least 1.
 pub(crate) fn retry_after(wait: Duration) -> (HeaderName, HeaderValue) {
     (header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)))
 }

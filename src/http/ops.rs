@@ -1,4 +1,4 @@
-//! What operators and platforms ask: is it alive, is it ready, how is it.
+//! Health, liveness and readiness probes, and metrics.
 
 use std::time::Duration;
 
@@ -17,36 +17,43 @@ use crate::App;
 const TIMEOUT: Duration = Duration::from_secs(1);
 
 async fn database_answers(app: &App) -> bool {
-    // A table of ours: a database whose schema is gone does not answer.
+    // Reads a table, so that a database without its schema counts as down.
     matches!(tokio::time::timeout(TIMEOUT, workers::list(&app.core)).await, Ok(Ok(_)))
 }
 
-/// How everything is: `ok`, or `degraded` when something is away that the API can live without.
+/// Retrieve health status
+///
+/// `status` is `ok`, `degraded` if the bot is not connected to Discord while the API works, or `down` (with status
+/// 503) if the database is unavailable.
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
     let database = database_answers(&app).await;
-    let (discord, says) = app.discord_status();
-    let fine = database && !matches!(discord, "refused" | "connecting");
+    let (discord, detail) = app.discord_status();
+    let healthy = database && !matches!(discord, "refused" | "connecting");
     let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let report = json!({
-        "status": match (database, fine) { (false, _) => "down", (true, false) => "degraded", (true, true) => "ok" },
+        "status": match (database, healthy) { (false, _) => "down", (true, false) => "degraded", (true, true) => "ok" },
         "version": env!("CARGO_PKG_VERSION"),
         "mode": app.mode(),
         "checks": {
             "database": { "status": if database { "ok" } else { "down" } },
-            "discord": { "status": discord, "detail": says },
+            "discord": { "status": discord, "detail": detail },
         },
     });
     (status, Json(report)).into_response()
 }
 
-/// Whether the process runs; depends on nothing.
+/// Check liveness
+///
+/// Succeeds while the process runs. Does not check the database or Discord.
 #[utoipa::path(get, path = "/live", tag = "operations", responses((status = 200, body = Value)))]
 pub(super) async fn live() -> Json<Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// Whether requests should come here.
+/// Check readiness
+///
+/// Returns 503 while the database is unavailable or the instance is shutting down.
 #[utoipa::path(get, path = "/ready", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn ready(State(app): State<App>) -> Response {
     let (stopping, database) = (!app.is_ready(), database_answers(&app).await);
@@ -57,17 +64,17 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not_ready", "checks": checks }))).into_response()
 }
 
-/// Metrics as Prometheus text.
+/// Retrieve metrics in the Prometheus text format
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let (state, _) = app.discord_status();
     metrics::gauge!("discord_bot_connected").set(f64::from(u8::from(state == "ok")));
-    if let Ok(depth) = outbox::depth(&app.core).await {
-        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-        let float = |n: u64| n as f64;
-        metrics::gauge!("job_queue_size").set(float(depth.pending));
-        metrics::gauge!("dca_outbox_dead").set(float(depth.dead));
-        metrics::gauge!("dca_outbox_oldest_ready_seconds").set(float(depth.oldest_due_s.max(0).unsigned_abs()));
+    if let Ok(depth) = outbox::queue_depth(&app.core).await {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        let to_f64 = |n: u64| n as f64;
+        metrics::gauge!("job_queue_size").set(to_f64(depth.pending));
+        metrics::gauge!("dca_outbox_dead").set(to_f64(depth.dead));
+        metrics::gauge!("dca_outbox_oldest_ready_seconds").set(to_f64(depth.oldest_due_s.max(0).unsigned_abs()));
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render()).into_response()
 }

@@ -1,4 +1,4 @@
-//! The one place where a refusal becomes a status: problem details, RFC 9457.
+//! Problem details (RFC 9457), and the HTTP status of each code.
 
 use std::time::Duration;
 
@@ -13,25 +13,25 @@ use utoipa::ToSchema;
 
 use super::retry_after;
 
-/// Why a request was not done: `application/problem+json`.
+/// An error in the `application/problem+json` format.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// Names the kind of problem; the same for the same `code`.
+    /// A URI that identifies the type of problem. Each `code` has one.
     #[serde(rename = "type")]
     kind: Box<str>,
-    /// The kind in a sentence.
+    /// A short description of the type of problem.
     title: &'static str,
-    /// The HTTP status.
+    /// The HTTP status code.
     status: u16,
-    /// The kind for programs; stable.
+    /// A stable code for programmatic use.
     #[schema(value_type = String, example = "INVALID_API_KEY")]
     code: Code,
-    /// What is wrong this time, and what to do.
+    /// What went wrong in this request, and what to do about it.
     detail: String,
-    /// The field that is wrong, where one is.
+    /// The field that caused the problem, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     field: Option<String>,
-    /// What waits for a second factor, where one is asked for.
+    /// If a two-factor code is required: the token to send with it to `/auth/2fa/verify`.
     #[serde(rename = "twoFactorToken", skip_serializing_if = "Option::is_none")]
     two_factor_token: Option<Box<str>>,
     #[serde(skip)]
@@ -39,7 +39,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem with its own sentence.
+    /// Creates a problem with a specific detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
         Self {
@@ -54,54 +54,50 @@ impl Problem {
         }
     }
 
-    /// A problem that its code explains.
+    /// Creates a problem whose detail is the description of its code.
     #[must_use]
     pub fn of(code: Code) -> Self {
         Self::new(code, code.description())
     }
 
-    /// Too many; come back after `wait`.
+    /// Too many requests; the client can retry after `wait`.
     #[must_use]
     pub fn slow_down(wait: Duration) -> Self {
         Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
     }
 
-    /// The kind.
     pub(super) fn code(&self) -> Code {
         self.code
     }
 
-    /// The sentence.
     pub(super) fn detail(&self) -> &str {
         &self.detail
     }
 
-    /// The field, where one is wrong.
     pub(super) fn field(&self) -> Option<&str> {
         self.field.as_deref()
     }
 
-    /// The status.
     pub(super) fn http_status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// When to come back, as a header.
+    /// The `Retry-After` header, if any.
     pub(super) fn retry(&self) -> Option<(HeaderName, HeaderValue)> {
         self.retry.map(retry_after)
     }
 
-    /// A second factor is needed; this token waits for it.
+    /// A two-factor code is required; `token` identifies the pending sign-in.
     pub(super) fn waiting(token: String) -> Self {
         Self { two_factor_token: Some(token.into_boxed_str()), ..Self::of(Code::RequiresSecondFactor) }
     }
 
-    /// Another status: what a dialect's clients expect.
+    /// Replaces the status with the one that a dialect's clients expect.
     pub(super) fn set_status(&mut self, status: StatusCode) {
         self.status = status.as_u16();
     }
 
-    /// Names the field.
+    /// Sets the field that caused the problem.
     #[must_use]
     pub fn at(self, field: String) -> Self {
         Self { field: Some(field), ..self }
@@ -114,12 +110,12 @@ impl From<Error> for Problem {
             Error::Refused(Refusal { code, detail, field, retry }) => {
                 Self { field: field.map(str::to_owned), retry, ..Self::new(code, detail) }
             }
-            Error::Database(ref why) => {
-                tracing::error!(error = %why, "the database did not answer");
+            Error::Database(ref error) => {
+                tracing::error!(%error, "database error");
                 Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
             }
-            Error::Broken(_) => {
-                tracing::error!(%error, "a request failed");
+            Error::Internal(_) => {
+                tracing::error!(%error, "internal error");
                 Self::of(Code::Internal)
             }
         }
@@ -130,7 +126,7 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let (status, retry) = (self.http_status(), self.retry());
         let mut response = (status, Json(&self)).into_response();
-        // For a dialect that has more to say about it.
+        // Dialects read it to add members to the body.
         response.extensions_mut().insert(self);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

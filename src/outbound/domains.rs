@@ -1,5 +1,5 @@
-//! Consideration for the domains that receive letters: few at once, one after the other, and a rest for
-//! one that asks for it. What waits for one domain holds up no other.
+//! Limits emails per recipient domain: few concurrently, at a steady rate, and with a pause for a domain that asks
+//! for one. Emails that wait for one domain do not delay those to others.
 
 use std::{
     collections::HashMap,
@@ -9,16 +9,16 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-/// Letters on their destination to one domain at once.
+/// How many emails are sent to one domain concurrently.
 const MAX_CONCURRENT: u32 = 2;
 
-/// How long a domain rests that said "not now".
+/// How long a domain is paused after it deferred an email.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// What this process knows of the domains it writes to. Times are domain time, as when a letter is due.
+/// The state of each recipient domain in this process. Times come from [`dca_core::Clock`].
 #[derive(Clone)]
 pub(super) struct Domains {
-    /// Between two letters that wait for the same domain.
+    /// The interval between two queued emails to the same domain.
     every: Duration,
     known: Arc<Mutex<HashMap<String, Domain>>>,
 }
@@ -26,11 +26,11 @@ pub(super) struct Domains {
 struct Domain {
     sending: u32,
     paused_until: DateTime<Utc>,
-    /// When the last of those that wait is due.
+    /// When the last queued email is due.
     queue_ends: DateTime<Utc>,
 }
 
-/// The right to send one letter, until it is dropped.
+/// Permission to send one email; released on drop.
 pub(super) struct SendPermit<'a> {
     domains: &'a Domains,
     domain: &'a str,
@@ -49,28 +49,28 @@ impl Domains {
         Self { every, known: Arc::default() }
     }
 
-    /// Takes a permit.
+    /// Acquires a permit.
     ///
     /// # Errors
-    /// The time to wait when there is none.
+    /// How long to wait if none is available.
     pub(super) fn acquire<'a>(&'a self, domain: &'a str, now: DateTime<Utc>) -> Result<SendPermit<'a>, Duration> {
         let mut known = self.known();
         known.retain(|_, domain| domain.sending > 0 || domain.paused_until > now || domain.queue_ends > now);
-        let it = known.entry(domain.to_owned()).or_insert(Domain { sending: 0, paused_until: now, queue_ends: now });
-        if it.sending >= MAX_CONCURRENT || it.paused_until > now {
-            return Err(it.place(now, self.every));
+        let entry = known.entry(domain.to_owned()).or_insert(Domain { sending: 0, paused_until: now, queue_ends: now });
+        if entry.sending >= MAX_CONCURRENT || entry.paused_until > now {
+            return Err(entry.enqueue(now, self.every));
         }
-        it.sending += 1;
+        entry.sending += 1;
         Ok(SendPermit { domains: self, domain })
     }
 
-    /// How long a letter waits that must not go yet: behind the others, so that a long queue is not looked
-    /// through again for each that leaves it.
+    /// How long an email that cannot be sent yet must wait, at least `at_least`. Emails are queued one after the
+    /// other, so that not all of them are tried again at once.
     pub(super) fn queue(&self, permit: &SendPermit, at_least: Duration, now: DateTime<Utc>) -> Duration {
-        self.known().get_mut(permit.domain).map_or(at_least, |domain| domain.place(now, self.every).max(at_least))
+        self.known().get_mut(permit.domain).map_or(at_least, |domain| domain.enqueue(now, self.every).max(at_least))
     }
 
-    /// Lets a domain rest.
+    /// Pauses a domain.
     pub(super) fn pause(&self, permit: &SendPermit, now: DateTime<Utc>) {
         if let Some(domain) = self.known().get_mut(permit.domain) {
             domain.paused_until = now + PAUSE;
@@ -83,8 +83,8 @@ impl Domains {
 }
 
 impl Domain {
-    /// The time to the end of the queue, which moves on.
-    fn place(&mut self, now: DateTime<Utc>, every: Duration) -> Duration {
+    /// Adds an email to the end of the queue and returns how long it must wait.
+    fn enqueue(&mut self, now: DateTime<Utc>, every: Duration) -> Duration {
         self.queue_ends = self.queue_ends.max(self.paused_until).max(now) + every;
         (self.queue_ends - now).to_std().unwrap_or(every)
     }

@@ -1,10 +1,10 @@
-//! Letters on their destination: rendered, headers, and the mail server; without one, a file.
+//! Sends emails through the mail server or, without one, writes them to files.
 //!
 //! ```text
-//! Open -> write (rendered, link, headers: the same bytes at every try) -> permit at the domain -> server | file
+//! EmailData -> prepare (text, link, headers: identical for every attempt) -> permit for the domain -> server | file
 //! ```
-//! A link begins with a setting and never with what a request said of its own host. What goes wrong is last_report
-//! without address, token or link.
+//! Links start with a configured URL, never with the `Host` of a request. Error messages contain no address, token
+//! or link.
 
 use std::{
     fmt,
@@ -39,13 +39,13 @@ use super::{
 };
 use crate::Config;
 
-/// The longest attempt to send a letter.
+/// The longest duration of an attempt.
 pub const ATTEMPT: Duration = Duration::from_secs(90);
 
-/// How often the operator is last_report that the mail server does not work with us.
+/// The shortest interval between two log lines about a misconfigured mail server.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 
-/// Sends emails; cheap to clone.
+/// Sends emails. Cheap to clone.
 #[derive(Clone)]
 pub struct Mailer(Arc<Inner>);
 
@@ -53,61 +53,61 @@ struct Inner {
     templates: Templates,
     destination: MailDestination,
     from: Mailbox,
-    /// What links begin with, without trailing slash.
+    /// The base URL of links, without trailing slash.
     base: String,
     app_name: String,
     domains: Domains,
     last_report: Mutex<Option<Instant>>,
 }
 
-/// Where letters go.
+/// Where emails go.
 enum MailDestination {
     Server(Server),
     Folder(PathBuf),
-    Nowhere,
+    Disabled,
 }
 
-/// Why a letter was not sent.
+/// Why an email was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MailError {
-    /// Its domain is busy or rests: not our permit for so long.
+    /// The recipient's domain is busy or paused; try again after this time.
     Wait(Duration),
-    /// The recipient cannot be email to.
+    /// The recipient's address does not work.
     Rejected(String),
-    /// The recipient's side says: later. Its domain rests.
+    /// The mail server deferred the email; the domain is paused.
     Deferred(String),
-    /// It may pass.
+    /// A temporary failure.
     Transient(String),
-    /// The operator must act.
+    /// The operator must change a setting.
     Misconfigured {
-        /// The settings to look at.
+        /// The settings to check.
         setting: &'static str,
-        /// What was seen.
+        /// What went wrong.
         why: String,
     },
 }
 
-/// A letter, ready to go.
+/// An email that is ready to be sent.
 #[derive(Debug)]
 pub(super) struct PreparedEmail {
     id: Uuid,
-    /// Of the recipient, in ASCII.
+    /// The recipient's domain, in ASCII.
     domain: String,
     pub(super) message: Message,
 }
 
 impl Mailer {
-    /// Compiles the templates and prepares what the settings name. Without a mail server letters become
-    /// files, unless instances share the database: each would have a folder of its own.
+    /// Compiles the templates and prepares the configured mail server. Without one, emails are written to files,
+    /// unless instances share the database, because each would write to a directory of its own.
     ///
     /// # Errors
-    /// A broken template, a sender or server that cannot be used.
+    /// If a template is invalid, or the sender or server cannot be used.
     pub fn new(config: &Config, is_shared: bool) -> Result<Self> {
-        let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is no sender")?;
-        let email = in_ascii(&from.email).context("DCA_MAIL_FROM: its domain is none")?;
+        let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
+        let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
         let destination = match Server::new(&config.mail, email.domain())? {
             Some(server) => MailDestination::Server(server),
-            None if is_shared => MailDestination::Nowhere,
+            None if is_shared => MailDestination::Disabled,
             None => MailDestination::Folder(config.data_dir.join("mail")),
         };
         Ok(Self(Arc::new(Inner {
@@ -121,25 +121,25 @@ impl Mailer {
         })))
     }
 
-    /// Whether letters go anywhere.
+    /// Whether emails are sent or written to files.
     #[must_use]
     pub fn can_send(&self) -> bool {
-        !matches!(self.0.destination, MailDestination::Nowhere)
+        !matches!(self.0.destination, MailDestination::Disabled)
     }
 
-    /// What is not as it is with a mail server, for the start line.
+    /// What happens to emails without a mail server, for the start line.
     #[must_use]
     pub fn disabled_reason(&self) -> Option<String> {
         match &self.0.destination {
             MailDestination::Server(_) => None,
             MailDestination::Folder(folder) => {
-                Some(format!("mail: no DCA_SMTP_HOST, letters become files in {}", folder.display()))
+                Some(format!("mail: no DCA_SMTP_HOST, emails are written to {}", folder.display()))
             }
-            MailDestination::Nowhere => Some("mail: no DCA_SMTP_HOST, letters wait".to_owned()),
+            MailDestination::Disabled => Some("mail: no DCA_SMTP_HOST, emails stay queued".to_owned()),
         }
     }
 
-    /// Sends one letter: the delivery `id`, email at `at`.
+    /// Sends the email of delivery `id`, dated `date`.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -147,75 +147,77 @@ impl Mailer {
         &self,
         core: &Core,
         id: Uuid,
-        at: DateTime<Utc>,
+        date: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<(), MailError> {
-        let email = self.prepare(id, at, template, data)?;
+        let email = self.prepare(id, date, template, data)?;
         match &self.0.destination {
-            MailDestination::Server(server) => self.hand_over(core, server, &email).await,
-            MailDestination::Folder(folder) => file(folder, &email).await,
-            MailDestination::Nowhere => Err(MailError::Wait(REPORT_INTERVAL)),
+            MailDestination::Server(server) => self.send_to_server(core, server, &email).await,
+            MailDestination::Folder(folder) => write_file(folder, &email).await,
+            MailDestination::Disabled => Err(MailError::Wait(REPORT_INTERVAL)),
         }
     }
 
-    /// Whether the mail server greets us and lets us in; `None` without one.
+    /// Connects and authenticates to the mail server; `None` without one.
     pub async fn check_connection(&self) -> Option<Result<(), MailError>> {
         let MailDestination::Server(server) = &self.0.destination else { return None };
         Some(server.check_connection().await)
     }
 
-    async fn hand_over(&self, core: &Core, server: &Server, email: &PreparedEmail) -> Result<(), MailError> {
+    async fn send_to_server(&self, core: &Core, server: &Server, email: &PreparedEmail) -> Result<(), MailError> {
         let domains = &self.0.domains;
         let permit = domains.acquire(&email.domain, core.clock.now()).map_err(MailError::Wait)?;
-        if let Err(wait) = core.limiter.check(Bucket::Mail, &email.domain).await {
+        if let Err(wait) = core.limiter.check(Bucket::Email, &email.domain).await {
             return Err(MailError::Wait(domains.queue(&permit, wait, core.clock.now())));
         }
-        let answer = server.send(&email.message).await;
-        match &answer {
+        let result = server.send(&email.message).await;
+        match &result {
             Err(MailError::Deferred(_)) => domains.pause(&permit, core.clock.now()),
-            Err(failure @ MailError::Misconfigured { .. }) => self.report(failure),
+            Err(error @ MailError::Misconfigured { .. }) => self.report(error),
             _ => {}
         }
-        answer
+        result
     }
 
-    /// Tells the operator, not for every letter in the queue.
-    fn report(&self, failure: &MailError) {
+    /// Logs the error, at most once per [`REPORT_INTERVAL`].
+    fn report(&self, error: &MailError) {
         let mut last_report = self.0.last_report.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_report.is_none_or(|last_report| last_report.elapsed() >= REPORT_INTERVAL) {
+        if last_report.is_none_or(|reported_at| reported_at.elapsed() >= REPORT_INTERVAL) {
             *last_report = Some(Instant::now());
-            error!("{failure}. Letters are kept and tried again. {}", failure.fix());
+            error!("{error}. Emails stay queued and are retried. {}", error.fix());
         }
     }
 
-    /// The letter, the same at every try: a copy that arrives twice is known by its id.
+    /// Prepares the email, identical for every attempt, so that duplicates have the same `Message-ID`.
     pub(super) fn prepare(
         &self,
         id: Uuid,
-        at: DateTime<Utc>,
+        date: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<PreparedEmail, MailError> {
-        let refused = || MailError::Rejected("no address".to_owned());
-        let broken = |why: String| MailError::Transient(format!("the letter {template} cannot be email: {why}"));
-        let it = &self.0;
-        let to = in_ascii(&data.to.parse().map_err(|_| refused())?).ok_or_else(refused)?;
+        let invalid_address = || MailError::Rejected("invalid recipient address".to_owned());
+        let render_error = |error: String| MailError::Transient(format!("cannot render the email {template}: {error}"));
+        let inner = &self.0;
+        let to = to_ascii(&data.to.parse().map_err(|_| invalid_address())?).ok_or_else(invalid_address)?;
         let domain = to.domain().to_owned();
         let values = Values {
             name: one_line(data.name.as_deref().unwrap_or_default()),
-            app_name: &it.app_name,
-            url: link(&it.base, data.link.as_ref()),
-            year: at.year(),
+            app_name: &inner.app_name,
+            url: link(&inner.base, data.link.as_ref()),
+            year: date.year(),
         };
-        let rendered =
-            it.templates.render(template, data.locale, &values).map_err(|error| broken(format!("{error:#}")))?;
+        let rendered = inner
+            .templates
+            .render(template, data.locale, &values)
+            .map_err(|error| render_error(format!("{error:#}")))?;
         let message = Message::builder()
-            .from(it.from.clone())
+            .from(inner.from.clone())
             .to(Mailbox::new(None, to))
             .subject(rendered.subject)
-            .date(at.into())
-            .message_id(Some(format!("<{id}@{}>", it.from.email.domain())))
+            .date(date.into())
+            .message_id(Some(format!("<{id}@{}>", inner.from.email.domain())))
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .multipart(
                 MultiPart::alternative()
@@ -223,7 +225,7 @@ impl Mailer {
                     .singlepart(SinglePart::plain(rendered.text))
                     .singlepart(SinglePart::html(rendered.html)),
             )
-            .map_err(|error| broken(error.to_string()))?;
+            .map_err(|error| render_error(error.to_string()))?;
         Ok(PreparedEmail { id, domain, message })
     }
 }
@@ -231,7 +233,7 @@ impl Mailer {
 impl fmt::Display for MailError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Wait(wait) => write!(f, "not our permit for {} s", wait.as_secs()),
+            Self::Wait(wait) => write!(f, "the recipient's domain is busy; retrying in {} s", wait.as_secs()),
             Self::Rejected(why) | Self::Deferred(why) | Self::Transient(why) | Self::Misconfigured { why, .. } => {
                 f.write_str(why)
             }
@@ -240,42 +242,40 @@ impl fmt::Display for MailError {
 }
 
 impl MailError {
-    /// How to mend it.
+    /// How to fix it.
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
-            Self::Misconfigured { setting, .. } => format!("Look at {setting}."),
-            _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the server runs.".to_owned(),
+            Self::Misconfigured { setting, .. } => format!("Check {setting}."),
+            _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the mail server is running.".to_owned(),
         }
     }
 }
 
-/// Where a letter leads.
+/// The URL in an email.
 fn link(base: &str, link: Option<&(&'static str, String)>) -> String {
     link.map_or_else(|| base.to_owned(), |(path, token)| format!("{base}{path}?token={token}"))
 }
 
-/// The address with its domain in ASCII, as every mail server understands it.
-fn in_ascii(address: &Address) -> Option<Address> {
+/// Converts the domain to ASCII (Punycode), which every mail server supports.
+fn to_ascii(address: &Address) -> Option<Address> {
     let Host::Domain(domain) = Host::parse(address.domain()).ok()? else { return None };
     Address::new(address.user(), domain).ok()
 }
 
-/// Writes a letter into the folder, which only its owner can read; the name appears with the whole letter.
-async fn file(folder: &Path, email: &PreparedEmail) -> Result<(), MailError> {
+/// Writes an email to the directory, readable by its owner only. The file is renamed once it is complete.
+async fn write_file(folder: &Path, email: &PreparedEmail) -> Result<(), MailError> {
     let path = folder.join(format!("{}.eml", email.id));
-    let unfinished = path.with_extension("tmp");
+    let temporary = path.with_extension("tmp");
     let write = async {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).await?;
         let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished).await?;
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).await?;
         file.write_all(&email.message.formatted()).await?;
         file.sync_all().await?;
-        fs::rename(&unfinished, &path).await
+        fs::rename(&temporary, &path).await
     };
-    write
-        .await
-        .map_err(|error| MailError::Transient(format!("the letter cannot be email into DCA_DATA_DIR: {error}")))?;
-    info!(file = %path.display(), "a letter became a file");
+    write.await.map_err(|error| MailError::Transient(format!("cannot write the email to DCA_DATA_DIR: {error}")))?;
+    info!(file = %path.display(), "wrote an email to a file; set DCA_SMTP_HOST to send emails");
     Ok(())
 }

@@ -1,6 +1,5 @@
-//! Calls out, to everything but Discord: [`mail`] speaks to the mail server, [`oauth`] asks
-//! providers who somebody is. Nothing else in this package
-//! opens a connection to somebody.
+//! Outbound connections other than Discord: [`mail`] sends emails, and [`oauth`] reads user profiles from OAuth
+//! providers. Nothing else in this package opens outbound connections.
 
 mod domains;
 pub mod mail;

@@ -1,6 +1,6 @@
-//! Asking a provider who somebody is: OAuth 2.0 with PKCE (RFC 6749, RFC 7636, RFC 9700).
+//! Sign-in with OAuth 2.0 and PKCE (RFC 6749, RFC 7636, RFC 9700).
 //!
-//! Two providers, one flow: they differ in three addresses, the scopes, and the rendered of their profile.
+//! The providers share one flow and differ in their URLs, scopes and profile format.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 
 use crate::{Config, config::SignInClient};
 
-/// How long a provider may take for each answer.
+/// The timeout of a request to a provider.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest answer that is read.
+/// The largest response body that is read.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// The providers that are set up, and the client to ask them with.
+/// The configured providers, and the HTTP client for them.
 #[derive(Clone)]
 pub struct OAuthProviders {
     http: reqwest::Client,
@@ -28,33 +28,33 @@ pub struct OAuthProviders {
     google: Option<OAuthProvider>,
 }
 
-type ClientOf = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+type OAuthClient = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
-/// A provider as this installation speaks to it.
+/// A configured provider.
 #[derive(Clone)]
 pub struct OAuthProvider {
-    client: ClientOf,
+    client: OAuthClient,
     scopes: &'static [&'static str],
     profile: String,
     read: fn(&Value) -> Option<Profile>,
 }
 
-/// What the product wants to know of a provider's profile.
+/// The fields read from a provider's profile.
 struct Profile {
     subject: String,
     name: Option<String>,
-    proved_email: Option<String>,
+    verified_email: Option<String>,
 }
 
 impl OAuthProviders {
-    /// Those whose id and secret are configured.
+    /// Sets up the providers whose client id and secret are configured.
     ///
     /// # Errors
-    /// When an address cannot be used.
+    /// If a URL is invalid.
     pub fn new(config: &Config) -> Result<Self> {
         let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
         let roots = roots.map(|der| reqwest::Certificate::from_der(der)).collect::<Result<Vec<_>, _>>()?;
-        // A redirect could carry the secret to another host.
+        // A redirect could send the secret to another host.
         let http = reqwest::Client::builder()
             .tls_certs_only(roots)
             .redirect(reqwest::redirect::Policy::none())
@@ -64,7 +64,7 @@ impl OAuthProviders {
         Ok(Self { http, discord: discord(config)?, google: google(config)? })
     }
 
-    /// A provider; `None` when it is not set up.
+    /// Returns a provider; `None` if it is not configured.
     #[must_use]
     pub fn get(&self, provider: Provider) -> Option<&OAuthProvider> {
         match provider {
@@ -73,43 +73,43 @@ impl OAuthProviders {
         }
     }
 
-    /// Whom a code stands for.
+    /// Exchanges an authorization code for tokens and fetches the user's profile.
     ///
     /// # Errors
-    /// What the provider refused, without its rendered: they may quote the code.
+    /// What failed, without the text of the provider's response, which may contain the code.
     pub async fn fetch_profile(&self, provider: Provider, code: &str, verifier: &str) -> Result<ProviderProfile> {
-        let provider_client = self.get(provider).context("this provider is not set up")?;
+        let provider = self.get(provider).context("this provider is not configured")?;
         let http = self.http.clone();
         let call = move |request| send(http.clone(), request);
-        let given = provider_client
+        let token = provider
             .client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
             .set_pkce_verifier(PkceCodeVerifier::new(verifier.to_owned()))
             .request_async(&call)
             .await
-            .map_err(|error| anyhow!("the code was not exchanged: {}", class(&error)))?;
-        let request = self.http.get(&provider_client.profile).bearer_auth(given.access_token().secret()).build()?;
-        let answer = read(self.http.execute(request).await.map_err(reqwest::Error::without_url)?).await?;
-        anyhow::ensure!(answer.status().is_success(), "the profile was answered with {}", answer.status());
-        let profile = serde_json::from_slice(answer.body()).ok().and_then(|profile| (provider_client.read)(&profile));
-        let profile = profile.context("the profile names nobody")?;
+            .map_err(|error| anyhow!("the code exchange failed: {}", describe(&error)))?;
+        let request = self.http.get(&provider.profile).bearer_auth(token.access_token().secret()).build()?;
+        let response = read(self.http.execute(request).await.map_err(reqwest::Error::without_url)?).await?;
+        anyhow::ensure!(response.status().is_success(), "the profile request failed with status {}", response.status());
+        let profile = serde_json::from_slice(response.body()).ok().and_then(|profile| (provider.read)(&profile));
+        let profile = profile.context("the profile has no user id")?;
         let tokens = json!({
-            "accessToken": given.access_token().secret(),
-            "refreshToken": given.refresh_token().map(oauth2::RefreshToken::secret),
-            "expiresIn": given.expires_in().map(|life| life.as_secs()),
-            "scopes": given.scopes(),
+            "accessToken": token.access_token().secret(),
+            "refreshToken": token.refresh_token().map(oauth2::RefreshToken::secret),
+            "expiresIn": token.expires_in().map(|lifetime| lifetime.as_secs()),
+            "scopes": token.scopes(),
         });
         Ok(ProviderProfile {
             subject: profile.subject,
             name: profile.name,
-            proved_email: profile.proved_email,
+            verified_email: profile.verified_email,
             tokens: tokens.to_string(),
         })
     }
 }
 
 impl OAuthProvider {
-    /// Where a person goes to be profile for.
+    /// The URL to redirect the user to.
     #[must_use]
     pub fn authorize_url(&self, state: &str, verifier: &str) -> String {
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.to_owned()));
@@ -123,9 +123,9 @@ impl OAuthProvider {
     }
 }
 
-fn client(given: &SignInClient, authorize: String, token: String, callback: String) -> Result<Option<ClientOf>> {
-    let (Some(id), Some(secret)) = (&given.id, &given.secret) else { return Ok(None) };
-    let callback = given.redirect.clone().unwrap_or(callback);
+fn client(settings: &SignInClient, authorize: String, token: String, callback: String) -> Result<Option<OAuthClient>> {
+    let (Some(id), Some(secret)) = (&settings.id, &settings.secret) else { return Ok(None) };
+    let callback = settings.redirect.clone().unwrap_or(callback);
     Ok(Some(
         BasicClient::new(ClientId::new(id.clone()))
             .set_client_secret(ClientSecret::new(secret.expose().to_owned()))
@@ -149,7 +149,7 @@ fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
             Some(Profile {
                 subject: profile["id"].as_str()?.to_owned(),
                 name: profile["global_name"].as_str().or(profile["username"].as_str()).map(str::to_owned),
-                proved_email: profile["email"].as_str().filter(|_| profile["verified"] == true).map(str::to_owned),
+                verified_email: profile["email"].as_str().filter(|_| profile["verified"] == true).map(str::to_owned),
             })
         },
     }))
@@ -157,22 +157,22 @@ fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
 
 /// Google: <https://developers.google.com/identity/openid-connect/openid-connect>.
 fn google(config: &Config) -> Result<Option<OAuthProvider>> {
-    let at = |real: &str, path: &str| match &config.google_api_url {
+    let endpoint = |host: &str, path: &str| match &config.google_api_url {
         Some(base) => format!("{base}{path}"),
-        None => format!("https://{real}{path}"),
+        None => format!("https://{host}{path}"),
     };
     let callback = format!("{}/auth/google/callback", config.public_url);
-    let authorize = at("accounts.google.com", "/o/oauth2/v2/auth");
-    let client = client(&config.google_sign_in, authorize, at("oauth2.googleapis.com", "/token"), callback)?;
+    let authorize = endpoint("accounts.google.com", "/o/oauth2/v2/auth");
+    let client = client(&config.google_sign_in, authorize, endpoint("oauth2.googleapis.com", "/token"), callback)?;
     Ok(client.map(|client| OAuthProvider {
         client,
         scopes: &["openid", "email", "profile"],
-        profile: at("openidconnect.googleapis.com", "/v1/userinfo"),
+        profile: endpoint("openidconnect.googleapis.com", "/v1/userinfo"),
         read: |profile| {
             Some(Profile {
                 subject: profile["sub"].as_str()?.to_owned(),
                 name: profile["name"].as_str().map(str::to_owned),
-                proved_email: profile["email"]
+                verified_email: profile["email"]
                     .as_str()
                     .filter(|_| profile["email_verified"] == true)
                     .map(str::to_owned),
@@ -181,32 +181,32 @@ fn google(config: &Config) -> Result<Option<OAuthProvider>> {
     }))
 }
 
-/// Sends what the library asks for.
+/// Sends a request of the `oauth2` crate.
 async fn send(http: reqwest::Client, request: HttpRequest) -> Result<HttpResponse, reqwest::Error> {
-    let answer = http.execute(request.try_into()?).await?;
-    read(answer).await
+    let response = http.execute(request.try_into()?).await?;
+    read(response).await
 }
 
-/// Reads an answer as far as it is of a sensible size.
-async fn read(mut answer: reqwest::Response) -> Result<HttpResponse, reqwest::Error> {
+/// Reads a response, up to [`MAX_RESPONSE_BYTES`] of its body.
+async fn read(mut response: reqwest::Response) -> Result<HttpResponse, reqwest::Error> {
     let mut body = Vec::new();
-    let (status, headers) = (answer.status(), answer.headers().clone());
-    while let Some(chunk) = answer.chunk().await? {
+    let (status, headers) = (response.status(), response.headers().clone());
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             break;
         }
         body.extend_from_slice(&chunk);
     }
-    let mut response = HttpResponse::new(body);
-    *response.status_mut() = status;
-    *response.headers_mut() = headers;
-    Ok(response)
+    let mut complete = HttpResponse::new(body);
+    *complete.status_mut() = status;
+    *complete.headers_mut() = headers;
+    Ok(complete)
 }
 
-fn class<A: std::error::Error, B: oauth2::ErrorResponse>(error: &oauth2::RequestTokenError<A, B>) -> &'static str {
+fn describe<A: std::error::Error, B: oauth2::ErrorResponse>(error: &oauth2::RequestTokenError<A, B>) -> &'static str {
     match error {
-        oauth2::RequestTokenError::ServerResponse(_) => "it was refused",
-        oauth2::RequestTokenError::Request(_) => "the provider does not answer",
-        oauth2::RequestTokenError::Parse(..) | oauth2::RequestTokenError::Other(_) => "the answer makes no sense",
+        oauth2::RequestTokenError::ServerResponse(_) => "the provider rejected it",
+        oauth2::RequestTokenError::Request(_) => "the provider did not respond",
+        oauth2::RequestTokenError::Parse(..) | oauth2::RequestTokenError::Other(_) => "the response was invalid",
     }
 }

@@ -1,5 +1,4 @@
-//! One conversation with the mail server, a connection of its own for each letter: what a server that
-//! stalls leaves half said is never continued with the next letter.
+//! The SMTP client. Each email uses its own connection, so that a session that stalled is never reused.
 
 use std::{error::Error as _, fmt, io, net::IpAddr, time::Duration};
 
@@ -19,13 +18,13 @@ use tokio::time::timeout;
 use super::mail::MailError;
 use crate::config::{MailSettings, SmtpTls};
 
-/// Until a connection stands.
-const CONNECT: Duration = Duration::from_secs(10);
+/// The timeout for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Until a command is answered.
-const COMMAND: Duration = Duration::from_secs(30);
+/// The timeout for a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Until a farewell is answered; the letter is on its destination by then.
+/// The timeout for `QUIT`; by then the server has accepted the email.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The mail server.
@@ -35,7 +34,7 @@ pub(super) struct Server {
     hello: ClientId,
     tls: Tls,
     credentials: Option<Credentials>,
-    command: Duration,
+    command_timeout: Duration,
 }
 
 enum Tls {
@@ -45,7 +44,7 @@ enum Tls {
     Implicit(TlsParameters),
 }
 
-/// Where a conversation ended: it decides whose fault an answer is.
+/// The stage of the session. It decides how an error is classified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Hello,
@@ -59,44 +58,44 @@ enum Stage {
 impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Hello => "the mail server does not greet us",
-            Self::Tls => "no encryption with the mail server",
-            Self::SignIn => "the mail server does not let us in",
-            Self::Sender => "the sender was refused",
-            Self::Recipient => "the mailbox was refused",
-            Self::Content => "the letter was refused",
+            Self::Hello => "connection to the mail server failed",
+            Self::Tls => "TLS negotiation with the mail server failed",
+            Self::SignIn => "authentication with the mail server failed",
+            Self::Sender => "sender not accepted",
+            Self::Recipient => "recipient not accepted",
+            Self::Content => "message not accepted",
         })
     }
 }
 
 impl Server {
-    /// The server in the settings, if there is one; `hello` is how we introduce ourselves.
+    /// The configured server, if any. `hello` is the domain sent in `EHLO`.
     ///
     /// # Errors
-    /// When its name fits no certificate.
+    /// If the host name is not valid in a certificate.
     pub(super) fn new(settings: &MailSettings, hello: &str) -> Result<Option<Self>> {
         let Some(host) = settings.host.clone() else { return Ok(None) };
-        let tls = Tls::new(settings, &host).context("DCA_SMTP_HOST: TLS cannot be prepared")?;
+        let tls = Tls::new(settings, &host).context("cannot use DCA_SMTP_HOST with TLS")?;
         let password = settings.password.as_ref().map_or("", |password| password.expose()).to_owned();
         let credentials = settings.user.clone().map(|user| Credentials::new(user, password));
         let hello = ClientId::Domain(hello.to_owned());
-        Ok(Some(Self { host, port: settings.port, hello, tls, credentials, command: COMMAND }))
+        Ok(Some(Self { host, port: settings.port, hello, tls, credentials, command_timeout: COMMAND_TIMEOUT }))
     }
 
-    /// The same, with little timeout.
+    /// Sets a shorter timeout for commands.
     #[cfg(test)]
-    pub(super) fn hurried(self, command: Duration) -> Self {
-        Self { command, ..self }
+    pub(super) fn hurried(self, command_timeout: Duration) -> Self {
+        Self { command_timeout, ..self }
     }
 
-    /// Hands a letter over: `Ok` is the server's word that it will carry it.
+    /// Sends an email; `Ok` means that the server accepted it.
     pub(super) async fn send(&self, message: &Message) -> Result<(), MailError> {
         let mut server = self.connect().await?;
         let (envelope, bytes) = (message.envelope(), message.formatted());
         let mut extensions = Vec::new();
         if !envelope.to().iter().chain(envelope.from()).all(|address| AsRef::<str>::as_ref(address).is_ascii()) {
             if !server.server_info().supports_feature(Extension::SmtpUtfEight) {
-                return Err(MailError::Rejected("the mail server takes ASCII addresses alone".to_owned()));
+                return Err(MailError::Rejected("the mail server accepts only ASCII addresses".to_owned()));
             }
             extensions.extend([MailParameter::SmtpUtfEight, MailParameter::Body(MailBodyParameter::EightBitMime)]);
         }
@@ -105,14 +104,14 @@ impl Server {
             self.step(Stage::Recipient, server.command(Rcpt::new(to.clone(), Vec::new()))).await?;
         }
         self.step(Stage::Content, server.command(Data)).await?;
-        // Here a server thinks longest; to give up too early is to send it twice.
-        let sent = timeout(self.command * 2, server.message(&bytes)).await;
-        classify_result(Stage::Content, sent)?;
+        // Servers take longest here, and giving up too early would send the email twice.
+        let result = timeout(self.command_timeout * 2, server.message(&bytes)).await;
+        classify_result(Stage::Content, result)?;
         self.quit(server).await;
         Ok(())
     }
 
-    /// Says hello, signs in and leaves.
+    /// Connects, authenticates and disconnects.
     pub(super) async fn check_connection(&self) -> Result<(), MailError> {
         let server = self.connect().await?;
         self.quit(server).await;
@@ -120,13 +119,13 @@ impl Server {
     }
 
     async fn quit(&self, mut server: AsyncSmtpConnection) {
-        _ = timeout(QUIT_TIMEOUT.min(self.command), server.quit()).await;
+        _ = timeout(QUIT_TIMEOUT.min(self.command_timeout), server.quit()).await;
     }
 
     async fn connect(&self) -> Result<AsyncSmtpConnection, MailError> {
         let tls = if let Tls::Implicit(parameters) = &self.tls { Some(parameters.clone()) } else { None };
         let address = (self.host.as_str(), self.port);
-        let connected = AsyncSmtpConnection::connect_tokio1(address, Some(CONNECT), &self.hello, tls, None);
+        let connected = AsyncSmtpConnection::connect_tokio1(address, Some(CONNECT_TIMEOUT), &self.hello, tls, None);
         let mut server = self.step(Stage::Hello, connected).await?;
         match &self.tls {
             Tls::Required(parameters) => {
@@ -143,16 +142,16 @@ impl Server {
         Ok(server)
     }
 
-    async fn step<T>(&self, stage: Stage, said: impl Future<Output = Result<T, Error>>) -> Result<T, MailError> {
-        classify_result(stage, timeout(self.command, said).await)
+    async fn step<T>(&self, stage: Stage, command: impl Future<Output = Result<T, Error>>) -> Result<T, MailError> {
+        classify_result(stage, timeout(self.command_timeout, command).await)
     }
 }
 
 impl Tls {
     fn new(settings: &MailSettings, host: &str) -> Result<Self, Error> {
         let parameters = || TlsParameters::new(host.to_owned());
-        // Whoever could forge a certificate could hide the offer as well: checking it protects nobody here,
-        // and would keep out the self-signed servers this mode is for.
+        // An attacker who can forge a certificate can also remove the STARTTLS offer, so verification would add no
+        // protection here, and would reject the self-signed servers that this mode is for.
         let unchecked = || {
             let builder = TlsParameters::builder(host.to_owned());
             builder.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build_rustls()
@@ -174,36 +173,36 @@ fn is_loopback(host: &str) -> bool {
 
 fn classify_result<T>(
     stage: Stage,
-    answer: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+    result: Result<Result<T, Error>, tokio::time::error::Elapsed>,
 ) -> Result<T, MailError> {
-    match answer {
-        Ok(Ok(said)) => Ok(said),
+    match result {
+        Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(classify(stage, &error)),
-        Err(_) => Err(MailError::Transient(format!("{stage}: no answer in time"))),
+        Err(_) => Err(MailError::Transient(format!("{stage}: no response in time"))),
     }
 }
 
-/// What an error means. A server's own rendered stay out: they may quote the address.
+/// Classifies an error. The text of the server's reply is left out because it may contain the address.
 fn classify(stage: Stage, error: &Error) -> MailError {
     if let Some(code) = error.status() {
-        let rendered = error.source().map(ToString::to_string).unwrap_or_default();
-        return classify_reply(stage, code.into(), &rendered);
+        let reply = error.source().map(ToString::to_string).unwrap_or_default();
+        return classify_reply(stage, code.into(), &reply);
     }
-    let ours = |setting| MailError::Misconfigured { setting, why: format!("{stage}: {error}") };
+    let misconfigured = |setting| MailError::Misconfigured { setting, why: format!("{stage}: {error}") };
     match stage {
-        // There was no answer to quote: an error of the client tells what the server lacks.
-        Stage::Tls if error.is_client() => ours("DCA_SMTP_TLS"),
-        Stage::SignIn if error.is_client() => ours("DCA_SMTP_USER, DCA_SMTP_TLS"),
-        Stage::Hello | Stage::Tls if is_bad_tls(error) => ours("DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS"),
-        _ if error.is_response() => MailError::Transient(format!("{stage}: the answer is cut or makes no sense")),
+        // Client errors contain no reply; they say what the server does not support.
+        Stage::Tls if error.is_client() => misconfigured("DCA_SMTP_TLS"),
+        Stage::SignIn if error.is_client() => misconfigured("DCA_SMTP_USER, DCA_SMTP_TLS"),
+        Stage::Hello | Stage::Tls if is_tls_error(error) => misconfigured("DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS"),
+        _ if error.is_response() => MailError::Transient(format!("{stage}: incomplete or invalid response")),
         _ => MailError::Transient(format!("{stage}: {error}")),
     }
 }
 
-fn classify_reply(stage: Stage, code: u16, rendered: &str) -> MailError {
+fn classify_reply(stage: Stage, code: u16, reply: &str) -> MailError {
     let why = format!("{code}: {stage}");
-    // A server that carries nothing for us says so at the recipient, whoever that is.
-    let is_about_us = || rendered.to_ascii_lowercase().contains("relay");
+    // A server that refuses to relay for us says so at the recipient.
+    let is_relay_denied = || reply.to_ascii_lowercase().contains("relay");
     match (stage, code) {
         (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => MailError::Transient(why),
         (_, 400..=499) => MailError::Deferred(why),
@@ -213,14 +212,16 @@ fn classify_reply(stage: Stage, code: u16, rendered: &str) -> MailError {
         (Stage::Hello, _) => MailError::Misconfigured { setting: "DCA_SMTP_HOST", why },
         (Stage::Tls, _) => MailError::Misconfigured { setting: "DCA_SMTP_TLS", why },
         (Stage::Sender, _) => MailError::Misconfigured { setting: "DCA_MAIL_FROM", why },
-        (_, 550 | 554) if is_about_us() => MailError::Misconfigured { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", why },
+        (_, 550 | 554) if is_relay_denied() => {
+            MailError::Misconfigured { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", why }
+        }
         (_, 501 | 550..=554) => MailError::Rejected(why),
         _ => MailError::Transient(why),
     }
 }
 
-/// Whether TLS was tried and failed, rather than the network.
-fn is_bad_tls(error: &Error) -> bool {
+/// Whether the TLS handshake failed, rather than the network.
+fn is_tls_error(error: &Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::InvalidData) {

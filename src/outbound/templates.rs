@@ -1,22 +1,22 @@
-//! The rendered of letters: one template per letter and language, and one page around all of them.
+//! Email templates: one per email and language, and a shared HTML layout.
 //!
-//! A template is text: its first line is the subject, then paragraphs with blank lines between them. The
-//! same paragraphs, escaped, make the HTML; one that is nothing but the link becomes a button.
+//! A template is text: the first line is the subject, followed by paragraphs separated by blank lines. The HTML part
+//! contains the same paragraphs, escaped; a paragraph that is only the link becomes a button.
 
 use anyhow::{Context, Result};
 use dca_core::accounts::{Locale, emails::EmailTemplate};
 use handlebars::{Handlebars, html_escape, no_escape};
 use serde::Serialize;
 
-/// Language, letter, and its template.
+/// Language, name and text of a template.
 type Source = (&'static str, &'static str, &'static str);
 
 macro_rules! sources {
-    ($($locale:literal: $($letter:literal)*;)*) => {
+    ($($locale:literal: $($template:literal)*;)*) => {
         &[$($((
             $locale,
-            $letter,
-            include_str!(concat!("../../templates/mail/", $locale, "/", $letter, ".hbs")),
+            $template,
+            include_str!(concat!("../../templates/mail/", $locale, "/", $template, ".hbs")),
         )),*),*]
     };
 }
@@ -30,69 +30,72 @@ const SOURCES: &[Source] = sources! {
 
 const LAYOUT: &str = include_str!("../../templates/mail/layout.html.hbs");
 
-/// What a template may say.
+/// The values available to a template.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Values<'a> {
-    /// The recipient; may be empty.
+    /// The recipient's name; may be empty.
     pub(super) name: String,
-    /// The product.
+    /// The name of the application.
     pub(super) app_name: &'a str,
-    /// Where the letter leads.
+    /// The URL of the link.
     pub(super) url: String,
-    /// For the foot of the page.
+    /// The year in the footer.
     pub(super) year: i32,
 }
 
-/// A letter in rendered.
+/// A rendered email.
 #[derive(Clone, Debug)]
 pub(super) struct RenderedEmail {
-    /// One line.
+    /// The subject, a single line.
     pub(super) subject: String,
-    /// Nothing in it is escaped.
+    /// The plain-text part.
     pub(super) text: String,
-    /// A whole page.
+    /// The HTML part.
     pub(super) html: String,
 }
 
-/// All templates, compiled.
+/// The compiled templates.
 pub(super) struct Templates {
     text: Handlebars<'static>,
     html: Handlebars<'static>,
 }
 
 impl Templates {
-    /// Compiles every template and renders it once, so that a broken one is found at start.
+    /// Compiles every template and renders it once, so that an invalid one is reported at start.
     pub(super) fn compile() -> Result<Self> {
         let [mut text, mut html] = [(); 2].map(|()| Handlebars::new());
         for templates in [&mut text, &mut html] {
             templates.set_strict_mode(true);
         }
         text.register_escape_fn(no_escape);
-        // Every attribute stands in quotes: a link may keep its `=` for whoever reads the source.
+        // All attributes are quoted, so `=` needs no escaping and links stay readable.
         html.register_escape_fn(|text| html_escape(text).replace("&#x3D;", "="));
-        for (locale, letter, source) in SOURCES {
-            text.register_template_string(&named(locale, letter), source).context("a letter's template is broken")?;
+        for (locale, template, source) in SOURCES {
+            text.register_template_string(&template_name(locale, template), source)
+                .context("an email template is invalid")?;
         }
-        html.register_template_string("layout", LAYOUT).context("the layout of letters is broken")?;
+        html.register_template_string("layout", LAYOUT).context("the email layout is invalid")?;
         let templates = Self { text, html };
         let values = Values { name: String::new(), app_name: "", url: String::new(), year: 0 };
-        for (locale, letter) in
-            Locale::ALL.iter().flat_map(|locale| EmailTemplate::ALL.iter().map(move |it| (locale, it)))
+        for (locale, template) in
+            Locale::ALL.iter().flat_map(|locale| EmailTemplate::ALL.iter().map(move |template| (locale, template)))
         {
-            templates.render(*letter, *locale, &values)?;
+            templates.render(*template, *locale, &values)?;
         }
         Ok(templates)
     }
 
-    /// Puts a letter into rendered.
+    /// Renders an email.
     ///
     /// # Errors
-    /// When a template is missing, or wants what is not there.
+    /// If a template is missing or uses an unknown value.
     pub(super) fn render(&self, template: EmailTemplate, locale: Locale, values: &Values) -> Result<RenderedEmail> {
-        let name = named(locale.as_str(), template.as_str());
-        let rendered = self.text.render(&name, values).with_context(|| format!("the template {name} is broken"))?;
-        let (subject, body) = rendered.split_once('\n').with_context(|| format!("the template {name} has no body"))?;
+        let name = template_name(locale.as_str(), template.as_str());
+        let rendered =
+            self.text.render(&name, values).with_context(|| format!("the email template {name} is invalid"))?;
+        let (subject, body) =
+            rendered.split_once('\n').with_context(|| format!("the email template {name} has no body"))?;
         let paragraphs: Vec<String> = body.split("\n\n").map(one_line).filter(|text| !text.is_empty()).collect();
         let page = Page {
             lang: locale.as_str(),
@@ -104,12 +107,12 @@ impl Templates {
                 .map(|text| Paragraph { text: text.as_str(), is_link: *text == values.url })
                 .collect(),
         };
-        let html = self.html.render("layout", &page).context("the layout of letters is broken")?;
+        let html = self.html.render("layout", &page).context("the email layout is invalid")?;
         Ok(RenderedEmail { subject: subject.to_owned(), text: paragraphs.join("\n\n") + "\n", html })
     }
 }
 
-/// What the layout may say.
+/// The values available to the layout.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Page<'a> {
@@ -127,12 +130,12 @@ struct Paragraph<'a> {
     is_link: bool,
 }
 
-fn named(locale: &str, template: &str) -> String {
+fn template_name(locale: &str, template: &str) -> String {
     format!("{locale}/{template}")
 }
 
-/// A text without line breaks and other control characters: nobody's name makes a paragraph.
+/// Replaces line breaks and control characters by spaces, so that a name cannot add paragraphs or headers.
 pub(super) fn one_line(text: &str) -> String {
-    let rendered = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
-    rendered.collect::<Vec<_>>().join(" ")
+    let words = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join(" ")
 }

@@ -1,8 +1,7 @@
-//! Background work on apalis: `relay` performs deliveries, the timer runs what is due.
+//! Background work, on apalis: `relay` performs deliveries, the timer runs scheduled workers.
 //!
-//! A scheduled worker is a row (`dca_core::workers`): any instance may run it, one does. The timer
-//! looks every second and whenever somebody notifications; a test calls [`App::run`], which is what the timer
-//! calls.
+//! Each scheduled worker has a row (`dca_core::workers`), so that only one instance runs it at a time. The timer
+//! checks every second and on each notification, and calls [`App::run`]; tests call it directly.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -27,27 +26,27 @@ pub mod relay;
 /// The scheduled workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Worker {
-    /// Ends what the clock ends.
+    /// Expires licenses, and revokes those whose grace period has ended.
     Expire,
-    /// The full pass over every guild.
+    /// Reconciles the roles of all members of every guild.
     ReconcileRoles,
-    /// Reads the log on for the log channels.
+    /// Queues new events for the log channels.
     LogChannel,
-    /// Forgets what is over.
+    /// Deletes old deliveries, expired account data and accounts due for deletion.
     Cleanup,
 }
 
-/// How long nothing is tried while the database is away.
+/// How long to wait after a database error.
 pub(crate) const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How long a run stays with an instance that fell silent; renewed while it works.
+/// How long a run is reserved for an instance. Renewed while the worker runs.
 const LEASE: Duration = Duration::from_secs(30);
 
 impl Worker {
     /// Every scheduled worker.
     pub const ALL: [Self; 4] = [Self::Expire, Self::ReconcileRoles, Self::LogChannel, Self::Cleanup];
 
-    /// The name of its row.
+    /// The name in the worker's row.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -58,8 +57,8 @@ impl Worker {
         }
     }
 
-    /// From the beginning of a run to the next.
-    fn every(self, app: &App) -> Duration {
+    /// The time between the starts of two runs.
+    fn interval(self, app: &App) -> Duration {
         match self {
             Self::Expire => Duration::from_hours(1),
             Self::ReconcileRoles => app.config.reconcile_interval,
@@ -68,11 +67,11 @@ impl Worker {
         }
     }
 
-    /// Whether this instance can do it at all.
+    /// Whether this instance can run the worker.
     fn can_run(self, app: &App) -> bool {
         match self {
-            // Where the gateway is heard, so that both order their observations alike; or in a process
-            // that never hears it.
+            // The instance that holds the gateway lease, so that events and reconciliation use the same
+            // stamps; or a process that never connects to the gateway.
             Self::ReconcileRoles => match &app.bot {
                 Some(bot) => bot.gateway_lease().is_some(),
                 None => app.discord.is_some(),
@@ -81,71 +80,68 @@ impl Worker {
         }
     }
 
-    /// One run; the sentence goes into its row.
+    /// Runs the worker once and returns a summary for its row.
     async fn run(self, app: &App) -> anyhow::Result<String> {
         let core = &app.core;
         Ok(match self {
             Self::Expire => {
                 let announced = licenses::announce_expired(core).await?;
                 let ended = entitlements::end_expired_grace(core).await?;
-                format!("{ended} ended after their grace, {announced} expired")
+                format!("{ended} licenses ended after their grace period, {announced} expired")
             }
             Self::ReconcileRoles => reconcile_roles::run(app).await?,
-            Self::LogChannel => format!("{} events read", log_channel::read_on(core).await?),
+            Self::LogChannel => format!("{} events read", log_channel::enqueue_log_lines(core).await?),
             Self::Cleanup => {
-                let (forgotten, erased) = (outbox::delete_old(core).await?, erasure::sweep(core).await?);
-                format!("{forgotten} deliveries forgotten, {erased} accounts erased")
+                let (deleted, erased) = (outbox::delete_old(core).await?, erasure::erase_due(core).await?);
+                format!("{deleted} deliveries deleted, {erased} accounts erased")
             }
         })
     }
 }
 
 impl App {
-    /// Runs a worker if it is due and no other instance does. Answers whether it ran.
-    ///
-    /// # Errors
-    /// When the database does not answer. A run that fails is logged, reported in its row, and due
-    /// again within a minute.
+    /// Runs a worker if it is due and no other instance runs it. Returns whether it ran. A failed run is logged,
+    /// recorded in the worker's row, and tried again within a minute.
     pub async fn run(&self, worker: Worker) -> dca_core::Result<bool> {
         if !worker.can_run(self) {
             return Ok(false);
         }
-        let next = self.core.clock.now() + worker.every(self);
+        let next = self.core.clock.now() + worker.interval(self);
         let Some(lease) = rows::acquire(&self.core, worker.name(), LEASE, next).await? else { return Ok(false) };
         let result = tokio::select! {
             result = worker.run(self) => result,
-            () = self.renew_lease(&lease) => Err(anyhow::anyhow!("another instance took the run over")),
+            () = self.renew_lease(&lease) => Err(anyhow::anyhow!("another instance took over the run")),
         };
-        if let Err(failed) = &result {
-            error!(worker = worker.name(), error = format!("{failed:#}"), "a worker failed");
-            rows::wake_in(&self.core, worker.name(), Duration::from_secs(30)).await?;
+        if let Err(error) = &result {
+            error!(worker = worker.name(), error = format!("{error:#}"), "a worker failed");
+            rows::schedule_in(&self.core, worker.name(), Duration::from_secs(30)).await?;
         }
-        let result_text = result.unwrap_or_else(|failed| format!("failed: {failed:#}"));
-        debug!(worker = worker.name(), result_text, "ran");
+        let result_text = result.unwrap_or_else(|error| format!("failed: {error:#}"));
+        debug!(worker = worker.name(), result_text, "worker finished");
         rows::release(&self.core, &lease, &result_text).await?;
         Ok(true)
     }
 
-    /// Renews a run's lease; returns when it is lost.
+    /// Renews the lease of a run until it is lost.
     async fn renew_lease(&self, lease: &rows::Lease) {
         loop {
             tokio::time::sleep(LEASE / 3).await;
             match rows::renew(&self.core, lease, LEASE).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => warn!(worker = lease.name, %error, "a lease could not be renewed"),
+                Err(error) => warn!(worker = lease.name, %error, "could not renew a worker's lease; trying again"),
             }
         }
     }
 }
 
-/// Runs relay and timer until `stop`, then lets what is running finish.
+/// Runs the relay and the timer until `stop`, then waits for running work to finish.
 pub async fn run(app: App, stop: CancellationToken) {
     futures::join!(relay(app.clone(), stop.clone()), timer(app, stop));
 }
 
-/// Performs deliveries until `stop`: each transport has a worker of its own, so that one that stalls holds up
-/// nothing else.
+/// Performs deliveries until `stop`. Each transport has its own worker, so that a stalled one does not block the
+/// others.
 pub async fn relay(app: App, stop: CancellationToken) {
     let monitor = Transport::ALL.iter().fold(Monitor::new(), |monitor, &transport| {
         let app = app.clone();
@@ -159,44 +155,43 @@ pub async fn relay(app: App, stop: CancellationToken) {
                 .build(relay::perform)
         })
     });
-    until(stop, monitor).await;
+    run_until(stop, monitor).await;
 }
 
-/// Runs what is due, every second and when notified, until `stop`.
+/// Runs due workers, every second and on each notification, until `stop`.
 async fn timer(app: App, stop: CancellationToken) {
     let monitor = Monitor::new().register(move |_| {
         WorkerBuilder::new("timer").backend(ticks(&app)).concurrency(1).data(app.clone()).build(run_due_workers)
     });
-    until(stop, monitor).await;
+    run_until(stop, monitor).await;
 }
 
-async fn until(stop: CancellationToken, monitor: Monitor) {
+async fn run_until(stop: CancellationToken, monitor: Monitor) {
     let (stopped, timeout) = (stop.clone(), async {
         stop.cancelled().await;
         tokio::time::sleep(Duration::from_secs(15)).await;
     });
     let monitor = monitor.should_restart(|_, error| {
-        error!(%error, "a worker ended and is started again");
+        error!(%error, "a worker stopped unexpectedly; restarting it");
         true
     });
-    let ended = monitor.run_with_signal(async move {
+    let run = monitor.run_with_signal(async move {
         stopped.cancelled().await;
         Ok(())
     });
     tokio::select! {
-        ended = ended => if let Err(error) = ended {
-            warn!(%error, "a worker did not end cleanly");
+        result = run => if let Err(error) = result {
+            warn!(%error, "a worker did not stop cleanly");
         },
-        () = timeout => warn!("a worker did not end in time; its leases end by themselves"),
+        () = timeout => warn!("a worker did not stop in time; its leases will expire"),
     }
 }
 
-/// A look at what is due.
+/// A check for due workers.
 #[derive(Debug)]
 struct Tick;
 
-/// One look a second, and one for each nudge. A look that took longer is followed by a second's rest, not by
-/// those that were missed.
+/// One tick per second, and one for each notification. Ticks missed during a long run are skipped.
 fn ticks(app: &App) -> stream::BoxStream<'static, Result<Tick, Infallible>> {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -207,14 +202,14 @@ fn ticks(app: &App) -> stream::BoxStream<'static, Result<Tick, Infallible>> {
     stream::select(seconds, notifications(app, Topic::Workers).map(|()| Ok(Tick))).boxed()
 }
 
-/// An item for each nudge of this topic, and one for notifications that were missed.
-fn notifications(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + use<> {
-    stream::unfold(app.core.bus.subscribe(), move |mut notifications| async move {
+/// Yields an item for each notification of `topic`, and one if notifications were missed.
+fn notifications(app: &App, topic: Topic) -> impl Stream<Item = ()> + Send + use<> {
+    stream::unfold(app.core.bus.subscribe(), move |mut receiver| async move {
         loop {
-            match notifications.recv().await {
-                Ok(topic) if topic == wanted => return Some(((), notifications)),
+            match receiver.recv().await {
+                Ok(received) if received == topic => return Some(((), receiver)),
                 Ok(_) => {}
-                Err(RecvError::Lagged(_)) => return Some(((), notifications)),
+                Err(RecvError::Lagged(_)) => return Some(((), receiver)),
                 Err(RecvError::Closed) => return None,
             }
         }
@@ -224,7 +219,7 @@ fn notifications(app: &App, wanted: Topic) -> impl Stream<Item = ()> + Send + us
 async fn run_due_workers(_: Tick, app: Data<App>) -> Result<(), Infallible> {
     for worker in Worker::ALL {
         if let Err(error) = app.run(worker).await {
-            warn!(worker = worker.name(), %error, "the workers cannot be asked for; trying again");
+            warn!(worker = worker.name(), %error, "could not check for due workers; trying again");
             tokio::time::sleep(RETRY_DELAY).await;
             break;
         }

@@ -1,4 +1,4 @@
-//! The full pass: reads every member of every guild that maps a role, page by page.
+//! Reconciles roles: reads all members of every guild that has a role mapping, page by page.
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::{
@@ -10,36 +10,36 @@ use tracing::{info, warn};
 
 use crate::App;
 
-/// One pass over all guilds. A guild that cannot be read completely loses nobody anything; the others
-/// are still read.
+/// Reconciles all guilds. If a guild cannot be read completely, no license of it is revoked and the other guilds
+/// are still reconciled.
 ///
 /// # Errors
-/// When the database does not answer, or no guild could be read.
+/// If a guild could not be read completely.
 pub(super) async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, 0, Summary::default());
     match &app.bot {
         Some(bot) => bot.begin_reconcile(),
-        // The gateway is heard elsewhere: continue after its stamps.
+        // Another process receives the gateway events; continue after its stamps.
         None => app.core.stamps.catch_up(&app.core).await?,
     }
     for guild in guilds::list_joined(&app.core).await? {
         let id = guild.id;
-        match pass(app, guild).await {
+        match reconcile_guild(app, guild).await {
             Ok(summary) => {
                 read += 1;
                 total = total.and(summary);
             }
             Err(error) => {
                 failed += 1;
-                warn!(guild = %id, error = format!("{error:#}"), "a guild could not be read completely; nobody loses anything");
+                warn!(guild = %id, error = format!("{error:#}"), "could not read a guild completely; no license was revoked");
             }
         }
     }
-    anyhow::ensure!(failed == 0, "{failed} of {} guilds could not be read completely", failed + read);
+    anyhow::ensure!(failed == 0, "could not read {failed} of {} guilds completely", failed + read);
     Ok(format!("{read} guilds, {total:?}"))
 }
 
-async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
+async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let (core, id) = (&app.core, guild.id);
     let Some(discord) = &app.discord else { return Ok(Summary::default()) };
     let fence = app.bot.as_ref().and_then(|bot| bot.gateway_lease());
@@ -48,9 +48,9 @@ async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     };
     let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
-    let mut after = Snowflake(0);
+    let mut last_member = Snowflake(0);
     loop {
-        let page = patiently(|| discord.members(id, after)).await?;
+        let page = with_retries(|| discord.members(id, last_member)).await?;
         for (member, roles) in &page {
             if is_newer(*member) {
                 reconciliation.skip(*member);
@@ -59,24 +59,24 @@ async fn pass(app: &App, guild: Guild) -> anyhow::Result<Summary> {
             }
         }
         match page.last() {
-            Some((last, _)) if page.len() as u64 == PAGE => after = *last,
+            Some((last, _)) if page.len() as u64 == PAGE => last_member = *last,
             _ => break,
         }
     }
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
     let summary = reconciliation.finish(core, is_newer).await?;
     if summary != Summary::default() {
-        info!(guild = %id, ?summary, "synchronized");
+        info!(guild = %id, ?summary, "reconciled a guild");
     }
     Ok(summary)
 }
 
 async fn roles_of(discord: &DiscordClient, guild: Snowflake) -> Result<Vec<Snowflake>, DiscordError> {
-    Ok(patiently(|| discord.roles(guild)).await?.into_iter().map(|role| role.id).collect())
+    Ok(with_retries(|| discord.roles(guild)).await?.into_iter().map(|role| role.id).collect())
 }
 
-/// Tries a read three times: a pass over many pages should not fail for one hiccup.
-async fn patiently<T, F: Future<Output = Result<T, DiscordError>>>(
+/// Tries a read up to three times, so that one failed page does not fail the whole reconciliation.
+async fn with_retries<T, F: Future<Output = Result<T, DiscordError>>>(
     mut read: impl FnMut() -> F,
 ) -> Result<T, DiscordError> {
     for pause in [1, 3] {
@@ -84,7 +84,7 @@ async fn patiently<T, F: Future<Output = Result<T, DiscordError>>>(
             Err(DiscordError::Transient(_) | DiscordError::RateLimited) => {
                 tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
             }
-            answer => return answer,
+            result => return result,
         }
     }
     read().await

@@ -1,5 +1,5 @@
-//! Performs deliveries. For each transport an ordinary apalis worker whose backend is a stream of claims: the
-//! outbox row is the truth, so the stream never fails and every claim is settled, panic or not.
+//! Performs deliveries. Each transport has an apalis worker that reads from a stream of claims. The state is kept
+//! in the outbox row, so the stream never fails, and every claim is completed even if the delivery panics.
 
 use std::{
     convert::Infallible,
@@ -32,7 +32,7 @@ use crate::{
     workers::{RETRY_DELAY, notifications},
 };
 
-/// Deliveries performed at once.
+/// How many deliveries are performed concurrently.
 pub(crate) const fn concurrency(transport: Transport) -> usize {
     match transport {
         Transport::Discord => 8,
@@ -40,16 +40,16 @@ pub(crate) const fn concurrency(transport: Transport) -> usize {
     }
 }
 
-/// How much longer a lease is than the longest attempt.
+/// How much longer a lease lasts than the longest attempt.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
-/// How long the outbox is left alone when nobody notifications.
+/// How often the outbox is checked without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long direct messages rest when Discord asks for it.
+/// How long direct messages are paused when Discord asks for it.
 const DM_PAUSE: Duration = Duration::from_mins(15);
 
-/// Until when direct messages rest.
+/// The time until which direct messages are paused.
 #[derive(Clone, Default)]
 pub(crate) struct DmPause(Arc<Mutex<Option<Instant>>>);
 
@@ -60,11 +60,11 @@ impl DmPause {
 
     fn remaining(&self) -> Option<Duration> {
         let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|left| !left.is_zero())
+        until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|remaining| !remaining.is_zero())
     }
 }
 
-/// Due deliveries of a transport, each claimed when there is a place to perform it.
+/// The due deliveries of a transport, claimed one at a time as the worker asks for them.
 pub(crate) fn claims(app: App, transport: Transport) -> BoxStream<'static, Result<Claim, Infallible>> {
     let notified = notifications(&app, Topic::Outbox).boxed();
     stream::unfold((app, notified), move |(app, mut notified)| async move {
@@ -72,7 +72,7 @@ pub(crate) fn claims(app: App, transport: Transport) -> BoxStream<'static, Resul
             if let Some(claim) = claim(&app, transport).await {
                 return Some((Ok(claim), (app, notified)));
             }
-            // Nothing due, or the database is away: look again soon, or when told.
+            // Nothing is due or the database failed: wait for a notification or the next poll.
             _ = tokio::time::timeout(POLL_INTERVAL, notified.next()).await;
         }
     })
@@ -90,14 +90,14 @@ async fn claim(app: &App, transport: Transport) -> Option<Claim> {
     match outbox::claim(&app.core, transport, 1, attempt_timeout(app, transport) + LEASE_MARGIN).await {
         Ok(claimed) => claimed.into_iter().next(),
         Err(error) => {
-            warn!(%error, "deliveries cannot be claimed; trying again");
+            warn!(%error, "could not claim deliveries; trying again");
             tokio::time::sleep(RETRY_DELAY).await;
             None
         }
     }
 }
 
-/// The longest attempt.
+/// The longest duration of an attempt.
 fn attempt_timeout(app: &App, transport: Transport) -> Duration {
     match transport {
         Transport::Discord => app.config.delivery_timeout * 2,
@@ -105,7 +105,7 @@ fn attempt_timeout(app: &App, transport: Transport) -> Duration {
     }
 }
 
-/// Performs one delivery and writes down how it went.
+/// Performs one delivery and records the outcome.
 pub(crate) async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Result<(), Infallible> {
     let attempt = tokio::time::timeout(attempt_timeout(&app, *transport), deliver(&app, &claim));
     let outcome = match AssertUnwindSafe(attempt).catch_unwind().await {
@@ -114,59 +114,61 @@ pub(crate) async fn perform(claim: Claim, app: Data<App>, transport: Data<Transp
         Err(_) => Outcome::Failed("panicked".to_owned()),
     };
     match &outcome {
-        Outcome::Dead(why) => error!(delivery = %claim.id, why, "a delivery is given up"),
-        Outcome::Failed(why) => {
-            warn!(delivery = %claim.id, attempt = claim.attempt, why, "a delivery failed; it is tried again");
+        Outcome::Dead(reason) => error!(delivery = %claim.id, reason, "a delivery failed permanently"),
+        Outcome::Failed(reason) => {
+            warn!(delivery = %claim.id, attempt = claim.attempt, reason, "a delivery failed and will be retried");
         }
-        Outcome::Undelivered(why) => info!(delivery = %claim.id, why, "not delivered"),
+        Outcome::Undelivered(reason) => info!(delivery = %claim.id, reason, "not delivered"),
         Outcome::Sent | Outcome::Wait(_) => {}
     }
-    metrics::counter!("dca_deliveries_total", "outcome" => outcome.word()).increment(1);
+    metrics::counter!("dca_deliveries_total", "outcome" => outcome.as_str()).increment(1);
     match outbox::complete(&app.core, &claim, outcome).await {
         Ok(true) => {}
-        Ok(false) => warn!(delivery = %claim.id, "settled by another instance meanwhile"),
-        Err(error) => error!(delivery = %claim.id, %error, "not settled; it is tried again when its lease ends"),
+        Ok(false) => warn!(delivery = %claim.id, "another instance already completed this delivery"),
+        Err(error) => {
+            error!(delivery = %claim.id, %error, "could not record a delivery's outcome; it is retried when its lease expires")
+        }
     }
     Ok(())
 }
 
-/// One variant, one row: how each kind of delivery is performed.
+/// Performs a delivery by its kind.
 async fn deliver(app: &App, claim: &Claim) -> Outcome {
     match (&claim.delivery, &app.discord) {
         (Delivery::Email { template, user, token }, _) => send_email(app, claim, *template, *user, *token).await,
         (_, None) => Outcome::Wait(POLL_INTERVAL),
         (Delivery::KeyDm { license }, Some(discord)) => send_key(app, discord, claim, *license).await,
-        (Delivery::LogLine { channel, seq }, Some(discord)) => write_line(app, discord, claim, *channel, *seq).await,
+        (Delivery::LogLine { channel, seq }, Some(discord)) => send_log_line(app, discord, claim, *channel, *seq).await,
         (Delivery::RecheckMember { guild, user }, Some(discord)) => recheck_member(app, discord, *guild, *user).await,
     }
 }
 
-/// What makes a message the same one at every try.
+/// The message nonce: the same for every attempt, so that Discord drops duplicates.
 fn nonce(claim: &Claim) -> String {
     claim.id.simple().to_string()[8..].to_owned()
 }
 
 async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
-    let held = match licenses::for_delivery(&app.core, license).await {
-        Ok(Some(held)) => held,
-        Ok(None) => return Outcome::Undelivered("the license ended before its key was sent".to_owned()),
+    let (recipient, license) = match licenses::for_delivery(&app.core, license).await {
+        Ok(Some(found)) => found,
+        Ok(None) => return Outcome::Undelivered("the license was revoked before its key was sent".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    if let Some(left) = app.dm_pause.remaining() {
-        return Outcome::Wait(left);
+    if let Some(remaining) = app.dm_pause.remaining() {
+        return Outcome::Wait(remaining);
     }
     if let Err(wait) = app.core.limiter.check(Bucket::Dm, "all").await {
         return Outcome::Wait(wait);
     }
-    outcome_of(app, discord.dm(held.0, &reply::key_dm(&held.1), &nonce(claim)).await)
+    outcome_of(app, discord.dm(recipient, &reply::key_dm(&license), &nonce(claim)).await)
 }
 
-async fn write_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: Snowflake, seq: i64) -> Outcome {
-    match log_channel::find(&app.core, seq).await {
+async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: Snowflake, seq: i64) -> Outcome {
+    match log_channel::find_event(&app.core, seq).await {
         Ok(Some((event, member))) => {
             outcome_of(app, discord.line(channel, &reply::log_line(&event, member), &nonce(claim)).await)
         }
-        Ok(None) => Outcome::Dead("its event is gone".to_owned()),
+        Ok(None) => Outcome::Dead("the event no longer exists".to_owned()),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }
@@ -178,7 +180,7 @@ async fn recheck_member(app: &App, discord: &DiscordClient, guild: Snowflake, us
     let stamp = app.core.stamps.next(&app.core.clock);
     let roles = match discord.member(guild, user).await {
         Ok(roles) => roles,
-        Err(failure) => return outcome_of(app, Err(failure)),
+        Err(error) => return outcome_of(app, Err(error)),
     };
     let observation = entitlements::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
     let stored = match observation {
@@ -192,30 +194,33 @@ async fn recheck_member(app: &App, discord: &DiscordClient, guild: Snowflake, us
 async fn send_email(app: &App, claim: &Claim, template: EmailTemplate, user: UserId, token: Option<Uuid>) -> Outcome {
     let data = match emails::load(&app.core, template, user, token).await {
         Ok(Some(data)) => data,
-        Ok(None) => return Outcome::Undelivered("nobody waits for it any more".to_owned()),
+        Ok(None) => return Outcome::Undelivered("the email is no longer needed".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     match app.mailer.send(&app.core, claim.id, claim.created_at, template, &data).await {
         Ok(()) => Outcome::Sent,
         Err(mail::MailError::Wait(wait)) => Outcome::Wait(wait),
-        Err(mail::MailError::Rejected(why)) => Outcome::Undelivered(why),
-        Err(failure) => Outcome::Failed(failure.to_string()),
+        Err(mail::MailError::Rejected(reason)) => Outcome::Undelivered(reason),
+        Err(error) => Outcome::Failed(error.to_string()),
     }
 }
 
-/// What a failure means for a delivery.
-fn outcome_of(app: &App, answer: Result<(), DiscordError>) -> Outcome {
-    match answer {
+/// Maps the result of a Discord call to the outcome of a delivery.
+fn outcome_of(app: &App, result: Result<(), DiscordError>) -> Outcome {
+    match result {
         Ok(()) => Outcome::Sent,
-        Err(why @ DiscordError::DmClosed) => Outcome::Undelivered(why.to_string()),
-        Err(why @ DiscordError::DmLimited) => {
-            error!("{why}; they rest for {} minutes. /key serves every member meanwhile.", DM_PAUSE.as_secs() / 60);
+        Err(error @ DiscordError::DmClosed) => Outcome::Undelivered(error.to_string()),
+        Err(error @ DiscordError::DmLimited) => {
+            error!(
+                "{error}. Direct messages are paused for {} minutes; members can still use /key.",
+                DM_PAUSE.as_secs() / 60
+            );
             app.dm_pause.start();
             Outcome::Wait(DM_PAUSE)
         }
-        Err(why @ (DiscordError::Forbidden(_) | DiscordError::Unknown(_))) => Outcome::Dead(why.to_string()),
-        Err(why @ (DiscordError::RateLimited | DiscordError::Unauthorized | DiscordError::Transient(_))) => {
-            Outcome::Failed(why.to_string())
+        Err(error @ (DiscordError::Forbidden(_) | DiscordError::Unknown(_))) => Outcome::Dead(error.to_string()),
+        Err(error @ (DiscordError::RateLimited | DiscordError::Unauthorized | DiscordError::Transient(_))) => {
+            Outcome::Failed(error.to_string())
         }
     }
 }

@@ -1,5 +1,5 @@
-//! What the tests of what must not be possible stand on: accounts of any role, an authenticator app, a door to
-//! Google, and a look at everything that decides who gets in.
+//! Fixtures for the security tests: accounts of any role, an authenticator app, a simulated Google, and snapshots of
+//! the tables that decide access.
 
 use std::fmt::Write;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl TestApp {
-    /// Starts a process without a bot, under limits that no test meets by chance.
+    /// Starts the service without a bot, with rate limits that no test reaches by accident.
     pub async fn start_with_limits(&mut self, settings: &[(&str, &str)]) {
         for name in ["DCA_AUTH_PER_MINUTE", "DCA_AUTH_FAILURES_PER_MINUTE", "DCA_MAILS_PER_MINUTE"] {
             self.set(name, "60000");
@@ -31,19 +31,19 @@ impl TestApp {
             self.set(name, value);
         }
         if !self.env().contains_key("DCA_SMTP_HOST") {
-            // Letters that nobody looks at go somewhere all the same, for as long as the test runs.
+            // Emails need a server for the whole test, even if the test reads none of them.
             std::mem::forget(self.with_mail().await);
         }
         self.start_without_bot().await;
     }
 
-    /// Lets time pass when no delivery is under way: a lease ends with time.
+    /// Advances the clock once no delivery is in progress, because a delivery's lease would expire.
     pub async fn later(&self, by: TimeDelta) {
         self.idle().await;
         self.advance(by);
     }
 
-    /// Sets up a Google of its own for the process that is started next.
+    /// Starts a [`SimGoogle`] and configures the next start of the service to use it.
     pub async fn with_google(&mut self) -> SimGoogle {
         let google = SimGoogle::start().await;
         google.register_redirect("http://app.example/auth/google/callback");
@@ -59,25 +59,25 @@ impl TestApp {
     }
 }
 
-/// Runs a statement.
+/// Runs an SQL statement.
 pub async fn execute(core: &Core, sql: &str) {
     core.db.writer().execute_unprepared(sql).await.unwrap();
 }
 
-/// An account with a proved address and the usual password.
+/// Creates an account with a verified email and [`PASSWORD`].
 pub async fn account(t: &TestApp, email: &str, role: Role) -> UserId {
     let id = admin::create_admin(t.core(), email, Some("Somebody"), PASSWORD).await.unwrap().0;
     execute(t.core(), &format!("UPDATE users SET role = '{role}' WHERE folded_email = '{email}'")).await;
     id
 }
 
-/// Somebody with such an account, who has just signed in.
+/// Creates an account and signs in to it.
 pub async fn signed_in_as(t: &TestApp, email: &str, role: Role) -> (Browser, UserId) {
     let id = account(t, email, role).await;
     (sign_in_as(t, email).await, id)
 }
 
-/// The same browser at another browser.
+/// Signs in to an existing account from a new browser.
 pub async fn sign_in_as(t: &TestApp, email: &str) -> Browser {
     let browser = Browser::new(t);
     let response = browser.sign_in(email).await;
@@ -85,45 +85,45 @@ pub async fn sign_in_as(t: &TestApp, email: &str) -> Browser {
     browser
 }
 
-/// The refresh token in a browser.
+/// The refresh token in the browser's cookie.
 pub fn refresh_token(browser: &Browser) -> String {
     browser.cookie("rt").expect("a refresh cookie")
 }
 
-/// Posts something with nothing but this: no cookie, no token.
+/// Sends a `POST` without cookies or an access token.
 pub async fn post(t: &TestApp, path: &str, body: Value) -> Response {
     Browser::new(t).post(path, body).await
 }
 
-/// Asks who an access token stands for.
+/// Sends `GET /me` with an access token.
 pub async fn me(t: &TestApp, access_token: &str) -> Response {
     let browser = Browser::new(t);
     browser.set_access(Some(access_token));
     browser.get("/me").await
 }
 
-/// `DELETE`, with a body or without.
+/// Sends a `DELETE`; `null` sends no body.
 pub async fn delete(browser: &Browser, path: &str, body: Value) -> Response {
     browser.ask(Method::DELETE, path, body, &[]).await
 }
 
-/// A sign-in with Google that was agreed to: state and code.
-pub async fn google_consent(browser: &Browser, google: &SimGoogle, who: &GooglePerson) -> (String, String) {
-    let begun = browser.post("/auth/google", Value::Null).await;
-    assert_eq!(begun.status, 200, "{begun:?}");
-    callback_params(google, who, begun.body["authUrl"].as_str().unwrap())
+/// Starts a sign-in with Google and gives consent; returns `state` and `code`.
+pub async fn google_consent(browser: &Browser, google: &SimGoogle, person: &GooglePerson) -> (String, String) {
+    let started = browser.post("/auth/google", Value::Null).await;
+    assert_eq!(started.status, 200, "{started:?}");
+    callback_params(google, person, started.body["authUrl"].as_str().unwrap())
 }
 
-/// State and code, as Google sends them back.
-pub fn callback_params(google: &SimGoogle, who: &GooglePerson, url: &str) -> (String, String) {
-    let back = reqwest::Url::parse(&google.consent(who, url)).unwrap();
-    let part = |name: &str| back.query_pairs().find(|(known, _)| known == name).unwrap().1.into_owned();
-    (part("state"), part("code"))
+/// Gives consent at an authorization URL; returns `state` and `code` of the redirect.
+pub fn callback_params(google: &SimGoogle, person: &GooglePerson, url: &str) -> (String, String) {
+    let redirect = reqwest::Url::parse(&google.consent(person, url)).unwrap();
+    let param = |name: &str| redirect.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
+    (param("state"), param("code"))
 }
 
-/// Signs in with Google, or begins to.
-pub async fn sign_in_with_google(browser: &Browser, google: &SimGoogle, who: &GooglePerson) -> Response {
-    let (state, code) = google_consent(browser, google, who).await;
+/// Signs in with Google; returns the response of the callback.
+pub async fn sign_in_with_google(browser: &Browser, google: &SimGoogle, person: &GooglePerson) -> Response {
+    let (state, code) = google_consent(browser, google, person).await;
     browser.post("/auth/google/callback", json!({ "state": state, "code": code })).await
 }
 
@@ -131,7 +131,7 @@ pub async fn sign_in_with_google(browser: &Browser, google: &SimGoogle, who: &Go
 pub struct Authenticator(Totp);
 
 impl Authenticator {
-    /// An app that was told a secret.
+    /// Creates an app from a base32 secret.
     pub fn new(secret: &str) -> Self {
         let secret = Secret::try_from_base32(secret).unwrap();
         let totp = Builder::new().with_algorithm(Algorithm::SHA1).with_digits(6).with_skew(1);
@@ -139,30 +139,30 @@ impl Authenticator {
         Self(totp.build().unwrap())
     }
 
-    /// Sets a second factor up: the app, and the recovery codes. The current code is used up by it.
+    /// Enables two-factor authentication; returns the app and the recovery codes. Consumes the current code.
     pub async fn enabled(t: &TestApp, browser: &Browser) -> (Self, Vec<String>) {
-        let made = browser.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await;
-        assert_eq!(made.status, 200, "{made:?}");
-        let app = Self::new(made.body["secret"].as_str().unwrap());
+        let setup = browser.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await;
+        assert_eq!(setup.status, 200, "{setup:?}");
+        let app = Self::new(setup.body["secret"].as_str().unwrap());
         let enabled = browser.post("/auth/2fa/enable", json!({ "code": app.code(t.clock.now()) })).await;
         assert_eq!(enabled.status, 200, "{enabled:?}");
         let codes = enabled.body["recoveryCodes"].as_array().unwrap();
         (app, codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect())
     }
 
-    /// What it shows at a time.
+    /// The code at a time.
     pub fn code(&self, at: DateTime<Utc>) -> String {
         self.0.generate(at.timestamp().unsigned_abs()).to_string()
     }
 
-    /// A code it shows at no time near this one.
+    /// A code that is not valid at any time near this one.
     pub fn wrong_code(&self, at: DateTime<Utc>) -> String {
         let near: Vec<_> = (-3..=3).map(|step| self.code(at + TimeDelta::seconds(30 * step))).collect();
         (0..10).map(|n| format!("{n}{n}{n}000")).find(|code| !near.contains(code)).unwrap()
     }
 }
 
-/// Everything that decides who gets in, but for the counters of tries.
+/// A snapshot of the tables that decide access, without the attempt counters.
 pub async fn auth_state(core: &Core) -> String {
     let mut all = String::new();
     for sql in [
@@ -182,18 +182,18 @@ pub async fn auth_state(core: &Core) -> String {
     all
 }
 
-/// A whole table, as text.
+/// The rows of a table, as text.
 pub async fn rows_of(core: &Core, table: &str) -> String {
     format!("{:?}", rows(core.db.writer(), &format!("SELECT * FROM {table}")).await)
 }
 
-/// The kinds in the log, with who did them and to whom it happened, oldest first.
+/// The events of a kind, oldest first.
 pub async fn events_of_kind(core: &Core, kind: &str) -> Vec<Value> {
     let sql = format!("SELECT kind, actor, after FROM events WHERE kind = '{kind}' ORDER BY seq");
     rows(core.db.writer(), &sql).await
 }
 
-/// The link of a letter, asked for.
+/// Requests a password reset; returns the token in the email.
 pub async fn reset_token(t: &TestApp, mail: &MailSink, email: &str) -> String {
     let response = post(t, "/auth/reset-password-request", json!({ "email": email })).await;
     assert_eq!(response.status, 201, "{response:?}");

@@ -1,5 +1,5 @@
-//! Accounts through their routes, as the multi-user service documented them: `/auth`, `/me`, the cookie `rt`,
-//! and what its own tests never found.
+//! Account routes (`/auth`, `/me`, the `rt` cookie) as documented by the earlier multi-user service, and defects that
+//! its own tests missed.
 
 use chrono::TimeDelta;
 use dca_core::accounts::admin;
@@ -12,7 +12,7 @@ use crate::{
     harness::{TestApp, it_unstarted},
 };
 
-/// The operator's first admin, signed in.
+/// Creates the first admin and signs in.
 pub async fn root(t: &TestApp) -> Browser {
     admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
     let root = Browser::new(t);
@@ -20,52 +20,52 @@ pub async fn root(t: &TestApp) -> Browser {
     root
 }
 
-/// Somebody's account.
+/// The id of the signed-in user.
 pub async fn id_of(browser: &Browser) -> String {
     browser.get("/me").await.body["id"].as_str().unwrap().to_owned()
 }
 
-/// A sign-up with the usual password.
+/// A sign-up form with [`PASSWORD`].
 fn form(email: &str) -> Value {
     json!({ "email": email, "password": PASSWORD, "name": "Somebody" })
 }
 
-/// Everything about an answer but the request it belongs to.
+/// A response without the headers that differ between requests.
 fn shape(response: &Response) -> (u16, Vec<(String, String)>, String) {
     let headers = response.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
     let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
     (response.status, headers.collect(), response.text.clone())
 }
 
-/// The one `Set-Cookie` of this name: its value, and its attributes.
+/// The value and the attributes of the only `Set-Cookie` with this name.
 fn cookie(response: &Response, name: &str) -> (String, String) {
     let all = response.cookies().into_iter().filter_map(|line| Some((line.split_once('=')?.0.to_owned(), line)));
-    let found: Vec<String> = all.filter(|(known, _)| known == name).map(|(_, line)| line).collect();
+    let found: Vec<String> = all.filter(|(key, _)| key == name).map(|(_, line)| line).collect();
     assert_eq!(found.len(), 1, "{name} in {:?}", response.cookies());
     let (value, attributes) = found[0].split_once("; ").unwrap();
     (value.split_once('=').unwrap().1.to_owned(), attributes.to_owned())
 }
 
 #[test]
-fn from_sign_up_to_logout_all() {
+fn account_works_from_sign_up_to_logout_all() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.set("DCA_PUBLIC_URL", "http://dca.example");
         t.start_without_bot().await;
         let ana = Browser::new(&t);
-        let made = ana.post("/auth/signup", form("Ana@x.example")).await;
-        assert_eq!(made.status, 201, "{made:?}");
-        assert_eq!(made.body["message"], "User created. Please verify your email.");
-        assert_eq!(made.body["user_id"].as_str().unwrap().len(), 36);
-        let early = ana.sign_in("ana@x.example").await;
-        assert_eq!((early.status, &early.body["message"]), (403, &json!("Email not verified")));
+        let created = ana.post("/auth/signup", form("Ana@x.example")).await;
+        assert_eq!(created.status, 201, "{created:?}");
+        assert_eq!(created.body["message"], "User created. Please verify your email.");
+        assert_eq!(created.body["user_id"].as_str().unwrap().len(), 36);
+        let unverified = ana.sign_in("ana@x.example").await;
+        assert_eq!((unverified.status, &unverified.body["message"]), (403, &json!("Email not verified")));
 
-        let letter = mail.next("Ana@x.example").await;
-        assert!(letter.link().starts_with("http://dca.example/verify?token="), "{}", letter.link());
-        assert_eq!(letter.token().len(), 64);
-        let token = json!({ "token": letter.token() });
-        let proved = ana.post("/auth/verify-email", token.clone()).await;
-        assert_eq!((proved.status, proved.body), (201, json!({ "message": "Email verified successfully" })));
+        let email = mail.next("Ana@x.example").await;
+        assert!(email.link().starts_with("http://dca.example/verify?token="), "{}", email.link());
+        assert_eq!(email.token().len(), 64);
+        let token = json!({ "token": email.token() });
+        let verified = ana.post("/auth/verify-email", token.clone()).await;
+        assert_eq!((verified.status, verified.body), (201, json!({ "message": "Email verified successfully" })));
         let again = ana.post("/auth/verify-email", token).await;
         assert_eq!((again.status, &again.body["message"]), (400, &json!("Invalid or expired token")));
         mail.next("Ana@x.example").await;
@@ -73,10 +73,10 @@ fn from_sign_up_to_logout_all() {
         let signed_in = ana.sign_in(" ANA@X.example ").await;
         assert_eq!(signed_in.status, 200, "{signed_in:?}");
         let user = &signed_in.body["user"];
-        assert_eq!((&user["id_user"], &user["email"]), (&made.body["user_id"], &json!("Ana@x.example")));
+        assert_eq!((&user["id_user"], &user["email"]), (&created.body["user_id"], &json!("Ana@x.example")));
         assert_eq!((&user["name"], &user["role"]), (&json!("Somebody"), &json!("USER")));
         assert_eq!(signed_in.body["access_token"].as_str(), ana.access().as_deref());
-        assert_eq!(signed_in.body["refreshToken"], Value::Null, "it is in the cookie");
+        assert_eq!(signed_in.body["refreshToken"], Value::Null, "the refresh token is in the cookie only");
         let me = ana.get("/me").await;
         assert_eq!((me.status, &me.body["email_verified"], &me.body["status"]), (200, &json!(true), &json!("ACTIVE")));
         for member in ["id_user", "email", "name", "surname", "display_name", "photo_url", "phone_number"] {
@@ -87,17 +87,21 @@ fn from_sign_up_to_logout_all() {
         assert_eq!((refreshed.status, &refreshed.body["refreshToken"]), (200, &Value::Null));
         assert!(refreshed.body["access_token"].is_string());
         assert_eq!(ana.get("/auth/sessions").await.body.as_array().unwrap().len(), 1);
-        let out = ana.post("/auth/logout-all", Value::Null).await;
-        assert_eq!((out.status, out.body), (200, json!({ "message": "All sessions revoked" })));
+        let logged_out = ana.post("/auth/logout-all", Value::Null).await;
+        assert_eq!((logged_out.status, logged_out.body), (200, json!({ "message": "All sessions revoked" })));
         let me = ana.get("/me").await;
-        assert_eq!((me.status, me.code()), (401, "INVALID_SESSION"), "an access token ends with its session");
+        assert_eq!(
+            (me.status, me.code()),
+            (401, "INVALID_SESSION"),
+            "an access token is invalid once its session ended"
+        );
         mail.finish();
         t
     });
 }
 
 #[test]
-fn every_row_of_the_contract_has_its_status_and_its_words() {
+fn responses_have_the_documented_status_and_message() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -110,31 +114,31 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
 
         let sign_in = |email: &str, password: &str| json!({ "email": email, "password": password });
         let email = |email: &str| json!({ "email": email });
-        let with =
+        let sign_up =
             |email: &str, password: &str, name: &str| json!({ "email": email, "password": password, "name": name });
         let created = json!("User created. Please verify your email.");
         let sent = json!("If that email is registered, a reset link has been sent.");
         let resent = json!("If that email needs it, a verification link has been sent.");
         let refused = json!("Invalid credentials");
-        let over = json!("Invalid or expired token");
-        let missing = json!(["name: The request has a wrong or missing field."]);
+        let expired = json!("Invalid or expired token");
+        let missing_name = json!(["name: The request has a wrong or missing field."]);
         for (line, body, status, message) in [
             ("POST /auth/signup", form("ana@a.example"), 201, created.clone()),
             ("POST /auth/signup", form("ROOT@x.example"), 201, created),
-            ("POST /auth/signup", with("no address", PASSWORD, "A"), 400, json!(["email must be an email"])),
+            ("POST /auth/signup", sign_up("no address", PASSWORD, "A"), 400, json!(["email must be an email"])),
             (
                 "POST /auth/signup",
-                with("a@x.example", "7 chars", "A"),
+                sign_up("a@x.example", "7 chars", "A"),
                 400,
                 json!(["password must be 8 to 128 characters long"]),
             ),
             (
                 "POST /auth/signup",
-                with("a@x.example", PASSWORD, " "),
+                sign_up("a@x.example", PASSWORD, " "),
                 400,
                 json!(["name must be one line of 1 to 100 characters"]),
             ),
-            ("POST /auth/signup", sign_in("a@x.example", PASSWORD), 400, missing),
+            ("POST /auth/signup", sign_in("a@x.example", PASSWORD), 400, missing_name),
             ("POST /auth/login", sign_in("root@x.example", PASSWORD), 200, Value::Null),
             ("POST /auth/login", sign_in("root@x.example", "not this one"), 401, refused.clone()),
             ("POST /auth/login", sign_in("nobody@x.example", PASSWORD), 401, refused.clone()),
@@ -145,8 +149,8 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
             ("POST /auth/login", sign_in("new@n.example", "not this one"), 401, refused.clone()),
             ("POST /auth/login", sign_in("ben@x.example", PASSWORD), 403, json!("Account suspended")),
             ("POST /auth/login", sign_in("ben@x.example", "not this one"), 401, refused),
-            ("POST /auth/verify-email", json!({ "token": "nonsense" }), 400, over.clone()),
-            ("POST /auth/verify-email", json!({ "token": "a".repeat(64) }), 400, over.clone()),
+            ("POST /auth/verify-email", json!({ "token": "nonsense" }), 400, expired.clone()),
+            ("POST /auth/verify-email", json!({ "token": "a".repeat(64) }), 400, expired.clone()),
             ("POST /auth/resend-verification", email("new@n.example"), 201, resent.clone()),
             ("POST /auth/resend-verification", email("nobody@x.example"), 201, resent),
             ("POST /auth/refresh", Value::Null, 401, json!("Missing refresh token")),
@@ -155,13 +159,13 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
             ("POST /auth/reset-password-request", email("root@x.example"), 201, sent.clone()),
             ("POST /auth/reset-password-request", email("nobody@x.example"), 201, sent),
             ("POST /auth/reset-password-request", email("no address"), 400, json!(["email must be an email"])),
-            ("POST /auth/reset-password", json!({ "token": "a".repeat(64), "password": PASSWORD }), 400, over),
+            ("POST /auth/reset-password", json!({ "token": "a".repeat(64), "password": PASSWORD }), 400, expired),
             ("GET /auth/check", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
             ("GET /me", Value::Null, 401, json!("Sign in, and send the access token as a Bearer token.")),
         ] {
             let (method, path) = line.split_once(' ').unwrap();
-            let nobody = Browser::new(&t);
-            let response = nobody.ask(method.parse().unwrap(), path, body.clone(), &[]).await;
+            let anonymous = Browser::new(&t);
+            let response = anonymous.ask(method.parse().unwrap(), path, body.clone(), &[]).await;
             assert_eq!((response.status, &response.body["message"]), (status, &message), "{line} {body}: {response:?}");
             if status >= 400 {
                 let reason = StatusCode::from_u16(status).unwrap().canonical_reason();
@@ -184,13 +188,13 @@ fn every_row_of_the_contract_has_its_status_and_its_words() {
 }
 
 #[test]
-fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
+fn sign_up_with_a_known_email_responds_as_for_a_new_one_and_notifies_the_owner() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         root(&t).await;
         let stranger = Browser::new(&t);
-        let blank = |mut response: Response| {
+        let without_id = |mut response: Response| {
             for member in ["user_id", "userId"] {
                 let id = response.body[member].as_str().unwrap().to_owned();
                 response.text = response.text.replace(&id, "id");
@@ -199,20 +203,20 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
         };
         let new = stranger.post("/auth/signup", form("new@x.example")).await;
         let known = stranger.post("/auth/signup", form("Root@x.example")).await;
-        assert_eq!(blank(new), blank(known));
+        assert_eq!(without_id(new), without_id(known));
         assert_eq!(mail.next("root@x.example").await.subject, "You already have an account");
         mail.next("new@x.example").await;
-        // Who signed up with it is told the same at the door, and gets no further.
-        let mine = json!({ "password": "brass-Lantern-92 orbit", "name": "Somebody" });
-        let claimed = async |email: &str| {
-            let mut form = mine.clone();
+        // Signing in with the new password responds the same for both, and fails.
+        let own_form = json!({ "password": "brass-Lantern-92 orbit", "name": "Somebody" });
+        let sign_up_and_log_in = async |email: &str| {
+            let mut form = own_form.clone();
             form["email"] = json!(email);
             stranger.post("/auth/signup", form.clone()).await;
             shape(&stranger.post("/auth/login", form).await)
         };
-        let vain = claimed("Root@x.example").await;
-        assert_eq!((vain.0, &vain), (403, &claimed("new@x.example").await));
-        assert_eq!(stranger.sign_in("root@x.example").await.body["user"]["name"], "Root", "nothing was changed");
+        let refused = sign_up_and_log_in("Root@x.example").await;
+        assert_eq!((refused.0, &refused), (403, &sign_up_and_log_in("new@x.example").await));
+        assert_eq!(stranger.sign_in("root@x.example").await.body["user"]["name"], "Root", "the account is unchanged");
         t.idle().await;
         for email in ["root@x.example", "Root@x.example", "new@x.example"] {
             mail.forget(email);
@@ -223,7 +227,7 @@ fn a_known_address_is_answered_like_a_new_one_and_its_owner_gets_a_letter() {
 }
 
 #[test]
-fn the_refresh_cookie_is_cleared_as_it_was_set() {
+fn refresh_cookie_is_cleared_with_the_attributes_it_was_set_with() {
     it_unstarted(|mut t| async {
         admin::create_admin(&t.assemble(&[]).await.unwrap().core, "root@x.example", Some("Root"), PASSWORD)
             .await
@@ -250,15 +254,15 @@ fn the_refresh_cookie_is_cleared_as_it_was_set() {
             t.start_without_bot().await;
             let ana = Browser::new(&t);
             let signed_in = ana.sign_in("root@x.example").await;
-            let (first, set) = cookie(&signed_in, name);
-            assert_eq!(set, format!("{expected}604800"), "{settings:?}");
+            let (first, attributes) = cookie(&signed_in, name);
+            assert_eq!(attributes, format!("{expected}604800"), "{settings:?}");
             let refreshed = ana.post("/auth/refresh", Value::Null).await;
-            let (second, set) = cookie(&refreshed, name);
-            assert_eq!(set, format!("{expected}604800"), "{settings:?}");
+            let (second, attributes) = cookie(&refreshed, name);
+            assert_eq!(attributes, format!("{expected}604800"), "{settings:?}");
             assert!(first.len() == 43 && second.len() == 43 && first != second, "{first} {second}");
             let cleared = (String::new(), format!("{expected}0"));
-            let out = ana.post("/auth/logout", Value::Null).await;
-            assert_eq!((out.status, cookie(&out, name)), (200, cleared.clone()));
+            let logged_out = ana.post("/auth/logout", Value::Null).await;
+            assert_eq!((logged_out.status, cookie(&logged_out, name)), (200, cleared.clone()));
             assert_eq!(ana.cookie(name), None);
             ana.set_access(None);
             ana.set_cookie(name, Some("nonsense"));
@@ -275,31 +279,31 @@ fn the_refresh_cookie_is_cleared_as_it_was_set() {
 }
 
 #[test]
-fn only_documented_fields_of_a_body_count() {
+fn undocumented_request_fields_are_ignored() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
-        let greedy = json!({
+        let undocumented = json!({
             "id": "01900000-0000-7000-8000-000000000000", "id_user": "x", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"],
             "status": "ACTIVE", "email_verified": true, "emailVerifiedAt": "2026-01-01T00:00:00Z",
             "passwordHash": "$2b$12$", "password_hash": "$2b$12$", "discordId": "123456789012345678",
             "ownedLicenses": { "connect": [{ "id": "x" }] }, "deletionAt": null, "twoFactorEnabled": true,
         });
-        let mut signup = greedy.clone();
+        let mut signup = undocumented.clone();
         signup.as_object_mut().unwrap().extend(form("ana@x.example").as_object().unwrap().clone());
         let ana = Browser::new(&t);
-        let made = ana.post("/auth/signup", signup).await;
-        assert_eq!(made.status, 201, "{made:?}");
+        let created = ana.post("/auth/signup", signup).await;
+        assert_eq!(created.status, 201, "{created:?}");
         assert_eq!(ana.sign_in("ana@x.example").await.code(), "EMAIL_NOT_VERIFIED");
         let token = mail.next("ana@x.example").await.token();
         ana.post("/auth/verify-email", json!({ "token": token })).await;
         mail.next("ana@x.example").await;
         let signed_in = ana.sign_in("ana@x.example").await;
         let before = ana.get("/me").await.body;
-        assert_eq!(before["id"], made.body["user_id"]);
+        assert_eq!(before["id"], created.body["user_id"]);
         assert_eq!((&before["role"], &before["discordId"]), (&json!("USER"), &Value::Null));
 
-        let mut change = greedy;
+        let mut change = undocumented;
         change.as_object_mut().unwrap().extend([
             ("name".to_owned(), json!("Ana")),
             ("email".to_owned(), json!("root@x.example")),
@@ -317,7 +321,7 @@ fn only_documented_fields_of_a_body_count() {
         assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "the password is the same");
         let hash = rows(t.core().db.writer(), "SELECT password_hash FROM credentials").await;
         let hash = hash[0]["password_hash"].as_str().unwrap();
-        for response in [made, signed_in, ana.get("/auth/me").await, ana.get("/me/export").await] {
+        for response in [created, signed_in, ana.get("/auth/me").await, ana.get("/me/export").await] {
             assert!(!response.text.contains(hash) && !response.text.to_lowercase().contains("hash"), "{response:?}");
         }
         mail.finish();
@@ -326,18 +330,18 @@ fn only_documented_fields_of_a_body_count() {
 }
 
 #[test]
-fn logout_all_ends_the_sessions_of_who_asks_and_of_nobody_else() {
+fn logout_all_ends_only_the_callers_sessions() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
-        let elsewhere = Browser::new(&t);
-        elsewhere.sign_in("ana@x.example").await;
+        let second = Browser::new(&t);
+        second.sign_in("ana@x.example").await;
         let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
-        for gone in [&ana, &elsewhere] {
-            assert_eq!(gone.get("/me").await.status, 401);
-            assert_eq!(gone.post("/auth/refresh", Value::Null).await.status, 401);
+        for signed_out in [&ana, &second] {
+            assert_eq!(signed_out.get("/me").await.status, 401);
+            assert_eq!(signed_out.post("/auth/refresh", Value::Null).await.status, 401);
         }
         assert_eq!(ben.get("/me").await.status, 200);
         assert_eq!(ben.post("/auth/refresh", Value::Null).await.status, 200);
@@ -347,7 +351,7 @@ fn logout_all_ends_the_sessions_of_who_asks_and_of_nobody_else() {
 }
 
 #[test]
-fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
+fn one_time_token_works_only_for_its_purpose_and_does_not_lift_a_suspension() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -361,11 +365,15 @@ fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
         assert_eq!((wrong.status, &wrong.body["message"]), (400, &json!("Invalid or expired token")));
         assert_eq!(ben.sign_in("ben@x.example").await.code(), "ACCOUNT_SUSPENDED");
         let new = json!({ "token": token, "password": "brass-Lantern-92 orbit" });
-        assert_eq!(ben.post("/auth/reset-password", new).await.status, 201, "it was not used up");
+        assert_eq!(
+            ben.post("/auth/reset-password", new).await.status,
+            201,
+            "the wrong route did not consume the token"
+        );
         let again = json!({ "email": "ben@x.example", "password": "brass-Lantern-92 orbit" });
         assert_eq!(ben.post("/auth/login", again).await.code(), "ACCOUNT_SUSPENDED");
         mail.next("ben@x.example").await;
-        // The other way round.
+        // A verification token does not reset a password.
         Browser::new(&t).post("/auth/signup", form("cat@x.example")).await;
         let token = mail.next("cat@x.example").await.token();
         let new = json!({ "token": token, "password": "brass-Lantern-92 orbit" });
@@ -376,7 +384,7 @@ fn a_token_does_what_its_letter_says_and_lets_no_suspended_person_in() {
 }
 
 #[test]
-fn two_reset_requests_are_two_letters_and_tell_nothing() {
+fn each_reset_request_sends_an_email_and_responds_alike_for_unknown_accounts() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -390,14 +398,14 @@ fn two_reset_requests_are_two_letters_and_tell_nothing() {
         }
         let (one, two) = (mail.next("ana@x.example").await.token(), mail.next("ana@x.example").await.token());
         assert_ne!(one, two);
-        let set = |token: &str, password: &str| json!({ "token": token, "password": password });
-        let weak = stranger.post("/auth/reset-password", set(&two, "password1")).await;
+        let reset = |token: &str, password: &str| json!({ "token": token, "password": password });
+        let weak = stranger.post("/auth/reset-password", reset(&two, "password1")).await;
         assert_eq!((weak.status, &weak.body["field"]), (400, &json!("password")));
-        let done = stranger.post("/auth/reset-password", set(&two, "brass-Lantern-92 orbit")).await;
+        let done = stranger.post("/auth/reset-password", reset(&two, "brass-Lantern-92 orbit")).await;
         let message = json!({ "message": "Password has been reset successfully" });
         assert_eq!((done.status, done.body), (201, message));
-        for spent in [&one, &two] {
-            assert_eq!(stranger.post("/auth/reset-password", set(spent, PASSWORD)).await.status, 400);
+        for used in [&one, &two] {
+            assert_eq!(stranger.post("/auth/reset-password", reset(used, PASSWORD)).await.status, 400);
         }
         assert_eq!(mail.next("ana@x.example").await.subject, "Your password was changed");
         assert_eq!(ana.get("/me").await.status, 401, "every session ended");
@@ -410,7 +418,7 @@ fn two_reset_requests_are_two_letters_and_tell_nothing() {
 }
 
 #[test]
-fn links_in_letters_end_with_their_time() {
+fn emailed_links_expire() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -434,7 +442,7 @@ fn links_in_letters_end_with_their_time() {
 }
 
 #[test]
-fn a_verification_is_mailed_again_to_who_needs_it_and_earlier_links_work_too() {
+fn verification_is_resent_only_to_unverified_users_and_earlier_links_still_work() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -447,24 +455,28 @@ fn a_verification_is_mailed_again_to_who_needs_it_and_earlier_links_work_too() {
         let (one, two) = (mail.next("ana@x.example").await.token(), mail.next("ana@x.example").await.token());
         assert_ne!(one, two);
         assert_eq!(ana.post("/auth/verify-email", json!({ "token": one })).await.status, 201);
-        assert_eq!(ana.post("/auth/verify-email", json!({ "token": two })).await.status, 400, "proved once");
+        assert_eq!(
+            ana.post("/auth/verify-email", json!({ "token": two })).await.status,
+            400,
+            "an email is verified only once"
+        );
         mail.next("ana@x.example").await;
         ana.post("/auth/resend-verification", json!({ "email": "ana@x.example" })).await;
         t.idle().await;
-        assert_eq!(mail.count(), 3, "nobody else was written to");
+        assert_eq!(mail.count(), 3, "no other email was sent");
         mail.finish();
         t
     });
 }
 
 #[test]
-fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner() {
+fn concurrent_refreshes_agree_and_token_reuse_ends_all_sessions_of_the_user() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
-        let (elsewhere, ben) = (Browser::new(&t), Browser::signed_in(&t, &mail, "ben@x.example").await);
-        elsewhere.sign_in("ana@x.example").await;
+        let (second, ben) = (Browser::new(&t), Browser::signed_in(&t, &mail, "ben@x.example").await);
+        second.sign_in("ana@x.example").await;
         let old = ana.cookie("rt").unwrap();
         let (one, two) = futures::join!(ana.post("/auth/refresh", Value::Null), ana.post("/auth/refresh", Value::Null));
         assert_eq!((one.status, two.status), (200, 200));
@@ -478,9 +490,9 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
         assert_eq!((refused.status, refused.code()), (401, "TOKEN_REUSE_DETECTED"));
         assert_eq!(refused.body["message"], "Session invalidated");
         assert_eq!(cookie(&refused, "rt").0, "");
-        for gone in [&ana, &elsewhere] {
-            assert_eq!(gone.get("/me").await.status, 401);
-            assert_eq!(gone.post("/auth/refresh", Value::Null).await.status, 401);
+        for signed_out in [&ana, &second] {
+            assert_eq!(signed_out.get("/me").await.status, 401);
+            assert_eq!(signed_out.post("/auth/refresh", Value::Null).await.status, 401);
         }
         assert_eq!(ben.get("/me").await.status, 200);
         assert_eq!(mail.next("ana@x.example").await.subject, "You were signed out everywhere");
@@ -490,7 +502,7 @@ fn two_refreshes_at_once_agree_and_an_old_token_ends_every_session_of_its_owner(
 }
 
 #[test]
-fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
+fn logout_ends_the_session_of_a_cookie_bearer_or_body_token() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
@@ -501,8 +513,8 @@ fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
             ana.set_cookie("rt", Some(&refresh).filter(|_| proof == "cookie").map(String::as_str));
             ana.set_access(Some(access.as_str()).filter(|_| proof == "bearer"));
             let body = if proof == "body" { json!({ "refreshToken": refresh }) } else { Value::Null };
-            let out = ana.post("/auth/logout", body).await;
-            assert_eq!((out.status, out.body), (200, json!({ "message": "Logged out" })), "{proof}");
+            let logged_out = ana.post("/auth/logout", body).await;
+            assert_eq!((logged_out.status, logged_out.body), (200, json!({ "message": "Logged out" })), "{proof}");
             ana.set_access(Some(&access));
             assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "{proof}");
         }
@@ -511,34 +523,36 @@ fn logout_ends_the_session_that_is_proved_however_it_is_proved() {
 }
 
 #[test]
-fn the_first_proof_of_an_address_ends_what_others_claimed() {
+fn verifying_an_email_discards_passwords_set_before() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
         let (squatter, ana) = (Browser::new(&t), Browser::new(&t));
-        let theirs = |email: &str| json!({ "email": email, "password": "brass-Lantern-92 orbit", "name": "Squatter" });
+        let squatter_form =
+            |email: &str| json!({ "email": email, "password": "brass-Lantern-92 orbit", "name": "Squatter" });
         for email in ["ana@x.example", "eva@x.example"] {
-            assert_eq!(squatter.post("/auth/signup", theirs(email)).await.status, 201);
+            assert_eq!(squatter.post("/auth/signup", squatter_form(email)).await.status, 201);
         }
-        let bait = mail.next("ana@x.example").await.token();
-        // Ana signs up beside the claim. Whichever link she presses, no password that was set before stays.
+        let squatter_token = mail.next("ana@x.example").await.token();
+        // Ana signs up for the same email. Whichever link she opens, no password set before remains valid.
         ana.post("/auth/signup", form("ana@x.example")).await;
         let token = mail.next("ana@x.example").await.token();
-        assert_eq!(ana.post("/auth/verify-email", json!({ "token": bait })).await.status, 201);
-        let choose = mail.next("ana@x.example").await;
-        assert_eq!(squatter.post("/auth/login", theirs("ana@x.example")).await.status, 401);
+        assert_eq!(ana.post("/auth/verify-email", json!({ "token": squatter_token })).await.status, 201);
+        let reset_email = mail.next("ana@x.example").await;
+        assert_eq!(squatter.post("/auth/login", squatter_form("ana@x.example")).await.status, 401);
         assert_eq!(ana.post("/auth/verify-email", json!({ "token": token })).await.status, 400);
-        let chosen = ana.post("/auth/reset-password", json!({ "token": choose.token(), "password": PASSWORD })).await;
-        assert_eq!(chosen.status, 201);
+        let reset =
+            ana.post("/auth/reset-password", json!({ "token": reset_email.token(), "password": PASSWORD })).await;
+        assert_eq!(reset.status, 201);
         mail.next("ana@x.example").await;
         assert_eq!(ana.sign_in("ana@x.example").await.status, 200);
-        assert_eq!(squatter.post("/auth/login", theirs("ana@x.example")).await.status, 401);
-        // Eva asks for a new password of an account she never made: it is hers then.
+        assert_eq!(squatter.post("/auth/login", squatter_form("ana@x.example")).await.status, 401);
+        // Eva resets the password of an account she did not create: the reset verifies her email.
         mail.next("eva@x.example").await;
         ana.post("/auth/reset-password-request", json!({ "email": "eva@x.example" })).await;
         let token = mail.next("eva@x.example").await.token();
         ana.post("/auth/reset-password", json!({ "token": token, "password": PASSWORD })).await;
-        assert_eq!(squatter.post("/auth/login", theirs("eva@x.example")).await.status, 401);
+        assert_eq!(squatter.post("/auth/login", squatter_form("eva@x.example")).await.status, 401);
         assert_eq!(Browser::new(&t).sign_in("eva@x.example").await.status, 200);
         assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
         mail.forget("eva@x.example");

@@ -1,4 +1,4 @@
-//! Looking after others: who may, on whom, and what they see of it.
+//! Administration: which roles may act on which users, and what they see.
 
 use std::{collections::BTreeSet, io::Write, process::Stdio};
 
@@ -18,15 +18,15 @@ use crate::{
 
 const ROLES: [Role; 5] = [Role::User, Role::Premium, Role::Moderator, Role::Admin, Role::SuperAdmin];
 
-fn of(role: Role) -> String {
+fn email_of(role: Role) -> String {
     format!("{}@x.example", role.as_str().to_lowercase().replace('_', "-"))
 }
 
-async fn do_(browser: &Browser, method: &str, path: &str, body: &Value) -> Response {
+async fn send(browser: &Browser, method: &str, path: &str, body: &Value) -> Response {
     browser.ask(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), path, body.clone(), &[]).await
 }
 
-/// Each operation of the administration: the least role, and what is sent. `{id}` is a browser's or a session's.
+/// Every administration operation with its minimum role and a request body. `{id}` is a user or session id.
 fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> {
     vec![
         ("get", "/admin/users", Role::Moderator, Value::Null),
@@ -49,7 +49,7 @@ fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> 
 }
 
 #[test]
-fn each_role_reaches_its_operations_and_no_more() {
+fn each_role_can_call_only_its_operations() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let target = account(&t, "target@x.example", Role::User).await;
@@ -59,35 +59,37 @@ fn each_role_reaches_its_operations_and_no_more() {
             .as_object()
             .unwrap()
             .iter()
-            .flat_map(|(path, operations)| operations.as_object().unwrap().iter().map(move |it| (path, it)))
+            .flat_map(|(path, operations)| {
+                operations.as_object().unwrap().iter().map(move |operation| (path, operation))
+            })
             .filter(|(_, (_, operation))| operation["tags"] == json!(["administration"]))
             .map(|(path, (method, _))| (method.clone(), path.clone()))
             .collect();
-        let known = table.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
-        assert_eq!(documented, known, "an operation of the administration without a row, or a row without one");
+        let listed = table.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
+        assert_eq!(documented, listed, "every administration operation needs a row, and every row an operation");
 
-        let mut people = vec![(None, Browser::new(&t))];
+        let mut browsers = vec![(None, Browser::new(&t))];
         for role in ROLES {
-            people.push((Some(role), signed_in_as(&t, &of(role), role).await.0));
+            browsers.push((Some(role), signed_in_as(&t, &email_of(role), role).await.0));
         }
-        for (method, path, least, body) in &table {
-            let at = path.replace("{id}", &target.to_string());
-            for (role, browser) in &people {
+        for (method, path, minimum, body) in &table {
+            let target_path = path.replace("{id}", &target.to_string());
+            for (role, browser) in &browsers {
                 let before = auth_state(t.core()).await;
-                let response = do_(browser, method, &at, body).await;
-                let what = format!("{method} {path} by {role:?}: {response:?}");
+                let response = send(browser, method, &target_path, body).await;
+                let context = format!("{method} {path} by {role:?}: {response:?}");
                 match role {
-                    None => assert_eq!((response.status, response.code()), (401, "NO_TOKEN"), "{what}"),
-                    Some(role) if role < least => {
-                        assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
+                    None => assert_eq!((response.status, response.code()), (401, "NO_TOKEN"), "{context}"),
+                    Some(role) if role < minimum => {
+                        assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{context}");
                     }
-                    // A browser's id is no session's and no delivery's.
+                    // A user id matches no session and no delivery.
                     Some(_) => {
-                        assert!(matches!(response.status, 200..300) || response.code() == "NOT_FOUND", "{what}");
+                        assert!(matches!(response.status, 200..300) || response.code() == "NOT_FOUND", "{context}");
                         continue;
                     }
                 }
-                assert_eq!(auth_state(t.core()).await, before, "{what} changed something");
+                assert_eq!(auth_state(t.core()).await, before, "{context} changed something");
             }
         }
         t
@@ -95,15 +97,15 @@ fn each_role_reaches_its_operations_and_no_more() {
 }
 
 #[test]
-fn whoever_acts_outranks_whom_they_act_on() {
+fn admins_cannot_act_on_users_of_the_same_or_a_higher_role() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
-        let (mut people, mut ids) = (Vec::new(), Vec::new());
+        let (mut browsers, mut ids) = (Vec::new(), Vec::new());
         for role in ROLES {
-            let (browser, id) = signed_in_as(&t, &of(role), role).await;
+            let (browser, id) = signed_in_as(&t, &email_of(role), role).await;
             Authenticator::enabled(&t, &browser).await;
             let session = browser.get("/auth/sessions").await.body[0]["id"].as_str().unwrap().to_owned();
-            people.push((role, browser));
+            browsers.push((role, browser));
             ids.push((role, id, session));
         }
         let (peer, peer_session) = {
@@ -112,7 +114,7 @@ fn whoever_acts_outranks_whom_they_act_on() {
         };
         ids.push((Role::SuperAdmin, peer, peer_session));
         let before = auth_state(t.core()).await;
-        for (actor, browser) in people.iter().filter(|(role, _)| *role >= Role::Admin) {
+        for (actor, browser) in browsers.iter().filter(|(role, _)| *role >= Role::Admin) {
             for (role, id, session) in ids.iter().filter(|(role, ..)| role >= actor) {
                 for (method, path, body) in [
                     ("patch", format!("/admin/users/{id}"), json!({ "status": "BANNED" })),
@@ -125,25 +127,25 @@ fn whoever_acts_outranks_whom_they_act_on() {
                     ("post", "/admin/roles/assign".to_owned(), json!({ "userId": id.0, "role": "USER" })),
                     ("post", "/admin/roles/revoke".to_owned(), json!({ "userId": id.0, "role": role })),
                 ] {
-                    let response = do_(browser, method, &path, &body).await;
-                    let what = format!("{method} {path} by {actor} on {role}: {response:?}");
-                    assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{what}");
+                    let response = send(browser, method, &path, &body).await;
+                    let context = format!("{method} {path} by {actor} on {role}: {response:?}");
+                    assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{context}");
                 }
             }
         }
-        // Nobody gives a role that is not below their own.
-        let root = &people.last().unwrap().1;
-        let give = json!({ "userId": ids[0].1.0, "role": "SUPER_ADMIN" });
-        assert_eq!(root.post("/admin/roles/assign", give).await.code(), "INSUFFICIENT_ROLE");
-        for odd in ["ROOT", "", "admin", "ADMIN\0", "GUILD_MANAGER"] {
-            let response = root.post("/admin/roles/assign", json!({ "userId": ids[0].1.0, "role": odd })).await;
-            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{odd:?}: {response:?}");
+        // A role can be assigned only if it is below the actor's own.
+        let root = &browsers.last().unwrap().1;
+        let escalation = json!({ "userId": ids[0].1.0, "role": "SUPER_ADMIN" });
+        assert_eq!(root.post("/admin/roles/assign", escalation).await.code(), "INSUFFICIENT_ROLE");
+        for invalid in ["ROOT", "", "admin", "ADMIN\0", "GUILD_MANAGER"] {
+            let response = root.post("/admin/roles/assign", json!({ "userId": ids[0].1.0, "role": invalid })).await;
+            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{invalid:?}: {response:?}");
         }
         assert_eq!(auth_state(t.core()).await, before);
 
-        // What is below, one can act on; who lost a role loses what it allowed, at once.
+        // Lower roles can be changed, and the change takes effect at once.
         let admin = json!({ "userId": ids[0].1.0, "role": "ADMIN" });
-        let ana = &people[0].1;
+        let ana = &browsers[0].1;
         assert_eq!(ana.get("/admin/users").await.status, 403);
         assert_eq!(root.post("/admin/roles/assign", admin.clone()).await.body["role"], "ADMIN");
         assert_eq!(ana.get("/admin/users").await.status, 200);
@@ -154,39 +156,39 @@ fn whoever_acts_outranks_whom_they_act_on() {
 }
 
 #[test]
-fn nobody_makes_themselves_more_than_they_are() {
+fn users_cannot_raise_their_own_privileges() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (_, root) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
-        let more = json!({
+        let escalation = json!({
             "name": "Ana Lima", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"], "status": "BANNED", "id": root.0,
             "id_user": root.0, "email": "root@x.example", "email_verified": true, "deletion_at": null, "userId": root.0,
         });
-        let response = ana.ask(Method::PATCH, "/me", more.clone(), &[]).await;
+        let response = ana.ask(Method::PATCH, "/me", escalation.clone(), &[]).await;
         assert_eq!((response.status, &response.body["name"]), (200, &json!("Ana Lima")));
         assert_eq!((&response.body["role"], &response.body["email"]), (&json!("USER"), &json!("ana@x.example")));
-        let mut signed_up = more;
+        let mut signed_up = escalation;
         signed_up["email"] = json!("new@x.example");
         signed_up["password"] = json!(PASSWORD);
         assert_eq!(post(&t, "/auth/signup", signed_up).await.status, 201);
         let sql = "SELECT status, role FROM users WHERE folded_email = 'new@x.example'";
-        let made = rows(t.core().db.writer(), sql).await;
-        assert_eq!(made, [json!({ "status": "PENDING", "role": "USER" })]);
-        // Another browser's session is none of mine, and nobody learns that it is there.
+        let created = rows(t.core().db.writer(), sql).await;
+        assert_eq!(created, [json!({ "status": "PENDING", "role": "USER" })]);
+        // Another user's session is reported like an unknown one, so that the response does not reveal it.
         let theirs = sign_in_as(&t, "root@x.example").await.get("/auth/sessions").await.body[0]["id"].clone();
-        let foreign = delete(&ana, &format!("/auth/sessions/{}", theirs.as_str().unwrap()), Value::Null).await;
+        let of_another_user = delete(&ana, &format!("/auth/sessions/{}", theirs.as_str().unwrap()), Value::Null).await;
         let unknown = delete(&ana, "/auth/sessions/01900000-0000-7000-8000-000000000000", Value::Null).await;
-        assert_eq!((foreign.status, foreign.body), (404, unknown.body));
+        assert_eq!((of_another_user.status, of_another_user.body), (404, unknown.body));
         t
     });
 }
 
 #[test]
-fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
+fn guild_manager_sees_only_the_license_holders_of_the_guild() {
     it_unstarted(|mut t| async {
         t.start().await;
-        let mut sold = Vec::new();
+        let mut guilds = Vec::new();
         for (name, product) in [("Makers", "Tools"), ("Rivals", "Bricks")] {
             let guild = t.discord.guild(name);
             let (gold, member) = (guild.role("Gold"), guild.join("member"));
@@ -194,9 +196,9 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
             t.map_role(&guild, product, gold, 24).await;
             member.grant(gold);
             t.discord.next_dm(&member).await;
-            sold.push((guild.id().to_string(), member.user_id().to_string()));
+            guilds.push((guild.id().to_string(), member.user_id().to_string()));
         }
-        let [(guild, member), (rival, _)] = [sold[0].clone(), sold[1].clone()];
+        let [(guild, member), (rival, _)] = [guilds[0].clone(), guilds[1].clone()];
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         account(&t, "ben@x.example", Role::User).await;
@@ -204,10 +206,10 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
         let manage = json!({ "userId": id.0, "role": "GUILD_MANAGER", "guildId": guild });
         assert_eq!(ana.get(&here).await.status, 403);
         assert_eq!(root.post("/admin/roles/assign", manage.clone()).await.status, 200);
-        let seen = ana.get(&here).await;
-        assert_eq!((seen.status, &seen.body["pagination"]["total"]), (200, &json!(1)), "{seen:?}");
-        assert_eq!(seen.body["users"][0]["discordId"], member);
-        let holder = seen.body["users"][0]["id"].as_str().unwrap();
+        let listed = ana.get(&here).await;
+        assert_eq!((listed.status, &listed.body["pagination"]["total"]), (200, &json!(1)), "{listed:?}");
+        assert_eq!(listed.body["users"][0]["discordId"], member);
+        let holder = listed.body["users"][0]["id"].as_str().unwrap();
         for (method, path) in [
             ("get", "/admin/users".to_owned()),
             ("get", there),
@@ -220,33 +222,33 @@ fn a_guilds_manager_sees_who_holds_something_there_and_nothing_else() {
             ("get", "/admin/outbox".to_owned()),
             ("get", "/admin/roles".to_owned()),
         ] {
-            let response = do_(&ana, method, &path, &Value::Null).await;
+            let response = send(&ana, method, &path, &Value::Null).await;
             assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{method} {path}: {response:?}");
         }
         assert_eq!(root.get("/admin/users?guildId=902").await.status, 404);
-        for odd in ["x", "", "99999999999999999999999", "900%00", "900 OR 1=1"] {
-            let response = root.get(&format!("/admin/users?guildId={odd}")).await;
-            assert!(matches!(response.status, 400 | 422), "{odd}: {response:?}");
+        for invalid in ["x", "", "99999999999999999999999", "900%00", "900 OR 1=1"] {
+            let response = root.get(&format!("/admin/users?guildId={invalid}")).await;
+            assert!(matches!(response.status, 400 | 422), "{invalid}: {response:?}");
         }
         assert_eq!(root.post("/admin/roles/revoke", manage).await.status, 200);
         assert_eq!(ana.get(&here).await.status, 403);
         assert_eq!(
             events_of_kind(t.core(), "user.access_changed").await.len(),
             5,
-            "three made by the test, two changes"
+            "three from the setup, two role changes"
         );
         t
     });
 }
 
 #[test]
-fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
+fn ban_ends_sessions_at_once_and_is_reported_only_with_the_right_password() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (root, root_id) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = ana.cookie("rt").unwrap();
-        let path = |what: &str| format!("/admin/users/{id}/{what}");
+        let path = |action: &str| format!("/admin/users/{id}/{action}");
         let long = json!({ "reason": "x".repeat(301) });
         assert_eq!(root.post(&path("ban"), long).await.code(), "VALIDATION_ERROR");
         let banned = root.post(&path("ban"), json!({ "reason": "spam" })).await;
@@ -258,20 +260,21 @@ fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
             post(&t, "/auth/login", json!({ "email": "ana@x.example", "password": password })).await
         };
         assert_eq!(login("not this one").await.code(), "INVALID_CREDENTIALS");
-        let right = login(PASSWORD).await;
-        assert_eq!((right.status, right.code()), (403, "ACCOUNT_BANNED"));
-        assert!(!right.text.contains("spam"), "the reason is the admins'");
+        let correct = login(PASSWORD).await;
+        assert_eq!((correct.status, correct.code()), (403, "ACCOUNT_BANNED"));
+        assert!(!correct.text.contains("spam"), "the reason is for admins only");
 
         assert_eq!(root.post(&path("unban"), Value::Null).await.body["status"], "ACTIVE");
-        assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "what ended stays ended");
+        assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "revoked sessions stay revoked");
         assert_eq!(login(PASSWORD).await.status, 200);
         let suspend = json!({ "status": "SUSPENDED", "role": "ADMIN" });
         let response = root.ask(Method::PATCH, &format!("/admin/users/{id}"), suspend, &[]).await;
         assert_eq!((&response.body["status"], &response.body["role"]), (&json!("SUSPENDED"), &json!("USER")));
         assert_eq!(login(PASSWORD).await.code(), "ACCOUNT_SUSPENDED");
-        for odd in [json!("PENDING"), json!("GONE"), json!("active"), json!(1), Value::Null] {
-            let response = root.ask(Method::PATCH, &format!("/admin/users/{id}"), json!({ "status": odd }), &[]).await;
-            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{odd}: {response:?}");
+        for invalid in [json!("PENDING"), json!("GONE"), json!("active"), json!(1), Value::Null] {
+            let response =
+                root.ask(Method::PATCH, &format!("/admin/users/{id}"), json!({ "status": invalid }), &[]).await;
+            assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{invalid}: {response:?}");
         }
         let changes = events_of_kind(t.core(), "user.status_changed").await;
         assert_eq!(changes.len(), 3, "{changes:?}");
@@ -281,7 +284,7 @@ fn a_ban_ends_sessions_at_once_and_is_told_to_who_knows_the_password() {
 }
 
 #[test]
-fn letting_somebody_in_does_not_prove_their_address() {
+fn activating_an_account_does_not_verify_its_email() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
@@ -299,7 +302,7 @@ fn letting_somebody_in_does_not_prove_their_address() {
 }
 
 #[test]
-fn a_list_has_its_edges_and_a_search_is_text() {
+fn user_list_validates_its_parameters_and_searches_literally() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
@@ -317,7 +320,7 @@ fn a_list_has_its_edges_and_a_search_is_text() {
             )
             .await;
         }
-        let found = async |query: &str| {
+        let total = async |query: &str| {
             let response = root.get(&format!("/admin/users?{query}")).await;
             assert_eq!(response.status, 200, "{query}: {response:?}");
             response.body["pagination"]["total"].as_u64().unwrap()
@@ -336,9 +339,9 @@ fn a_list_has_its_edges_and_a_search_is_text() {
             ("", 4),
             ("50%25%20OFF", 1),
         ] {
-            assert_eq!(found(&format!("search={search}")).await, count, "{search}");
+            assert_eq!(total(&format!("search={search}")).await, count, "{search}");
         }
-        assert_eq!((found("role=SUPER_ADMIN").await, found("status=BANNED").await), (1, 0));
+        assert_eq!((total("role=SUPER_ADMIN").await, total("status=BANNED").await), (1, 0));
         for query in [
             "page=0",
             "page=-1",
@@ -359,9 +362,9 @@ fn a_list_has_its_edges_and_a_search_is_text() {
             assert!(!response.code().is_empty());
         }
         let page = root.get("/admin/users?page=2&limit=3").await.body;
-        let shown = page["users"].as_array().unwrap().len();
+        let listed = page["users"].as_array().unwrap().len();
         assert_eq!(
-            (shown, &page["pagination"]["hasNext"], &page["pagination"]["pages"]),
+            (listed, &page["pagination"]["hasNext"], &page["pagination"]["pages"]),
             (1, &json!(false), &json!(2))
         );
         assert_eq!(root.get("/admin/users?page=1000000&limit=100").await.body["users"], json!([]));
@@ -374,44 +377,44 @@ fn a_list_has_its_edges_and_a_search_is_text() {
 }
 
 #[test]
-fn the_first_admin_is_made_at_the_command_line() {
+fn admin_create_makes_the_first_admin() {
     it_unstarted(|mut t| async {
-        let ran = |args: &[&str], typed: Option<&str>| {
+        let run = |args: &[&str], input: Option<&str>| {
             let mut command = binary(&t, args, &[("DCA_DISCORD_TOKEN", "")]);
-            let stdin = if typed.is_some() { Stdio::piped() } else { Stdio::null() };
+            let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
             let mut child = command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-            if let (Some(typed), Some(mut stdin)) = (typed, child.stdin.take()) {
-                stdin.write_all(typed.as_bytes()).unwrap();
+            if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
+                stdin.write_all(input.as_bytes()).unwrap();
             }
             let output = child.wait_with_output().unwrap();
             let text = |bytes| String::from_utf8(bytes).unwrap();
             (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
         };
         let create = |email: &'static str| ["admin", "create", "--email", email, "--password-stdin"];
-        for (email, typed, why) in [
+        for (email, input, reason) in [
             ("ana@x.example", "password\n", "too easy to guess"),
             ("ana@x.example", "short7!", "8 to 128 characters"),
             ("ana@x.example", "", "8 to 128 characters"),
             ("ana", "plow-Ketchup-41 sundial", "email must be an email"),
         ] {
-            let (code, out, err) = ran(&create(email), Some(typed));
-            assert_eq!((code, out.as_str()), (1, ""), "{typed:?}: {err}");
-            assert!(err.contains(why) && (typed.is_empty() || !err.contains(typed)), "{typed:?}: {err}");
+            let (code, out, err) = run(&create(email), Some(input));
+            assert_eq!((code, out.as_str()), (1, ""), "{input:?}: {err}");
+            assert!(err.contains(reason) && (input.is_empty() || !err.contains(input)), "{input:?}: {err}");
         }
-        let (code, out, err) = ran(&create("ana@x.example"), Some(&format!("{PASSWORD}\r\n")));
+        let (code, out, err) = run(&create("ana@x.example"), Some(&format!("{PASSWORD}\r\n")));
         assert_eq!(code, 0, "{err}");
         assert!(out.contains("SUPER_ADMIN") && !out.contains(PASSWORD) && !err.contains(PASSWORD), "{out} {err}");
-        let (code, out, err) = ran(&["admin", "create", "--email", "ben@x.example"], None);
+        let (code, out, err) = run(&["admin", "create", "--email", "ben@x.example"], None);
         assert_eq!(code, 0, "{err}");
-        let made = out.lines().find_map(|line| line.strip_prefix("password, shown this once: ")).unwrap();
-        assert!(made.len() >= 24 && !err.contains(made), "{out}");
+        let generated = out.lines().find_map(|line| line.strip_prefix("password, not shown again: ")).unwrap();
+        assert!(generated.len() >= 24 && !err.contains(generated), "{out}");
         t.start_with_limits(&[]).await;
         let ana = sign_in_as(&t, "ana@x.example").await;
         assert_eq!(ana.get("/admin/users").await.status, 200);
-        let ben = post(&t, "/auth/login", json!({ "email": "ben@x.example", "password": made })).await;
+        let ben = post(&t, "/auth/login", json!({ "email": "ben@x.example", "password": generated })).await;
         assert_eq!((ben.status, &ben.body["user"]["role"]), (200, &json!("SUPER_ADMIN")));
-        let made = events_of_kind(t.core(), "user.access_changed").await;
-        assert!(made.len() == 2 && made.iter().all(|event| event["actor"] == "operator"), "{made:?}");
+        let changes = events_of_kind(t.core(), "user.access_changed").await;
+        assert!(changes.len() == 2 && changes.iter().all(|event| event["actor"] == "operator"), "{changes:?}");
         t
     });
 }

@@ -1,5 +1,5 @@
-//! The routes under `/api` that DCA-Auth documented before, its errors, and what stands in front of every
-//! account route: who may send a cookie along, whose pages may read answers, and what headers go out.
+//! The `/api` routes and the error format of the earlier DCA-Auth, and what applies to every account route: CSRF
+//! checks, CORS and response headers.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,19 +10,19 @@ use crate::{
     harness::{TestApp, it_unstarted},
 };
 
-/// Who asks.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug)]
-enum Who {
-    Nobody,
+enum Sender {
+    Anonymous,
     User,
     Root,
 }
-use Who::{Nobody, Root, User};
+use Sender::{Anonymous, Root, User};
 
-/// A row: who, method and path, body, status, and the code of a refusal or the members of an answer.
-type Row = (Who, &'static str, Value, u16, &'static str);
+/// Sender, method and path, body, expected status, and the expected error code or response members.
+type Row = (Sender, &'static str, Value, u16, &'static str);
 
-/// Error envelope of DCA-Auth: everything in `error`, and the code at the top as well.
+/// Asserts the error envelope of DCA-Auth: everything in `error`, and `code` at the top level too.
 fn assert_envelope(response: &Response, code: &str, row: &str) {
     let error = &response.body["error"];
     assert_eq!((error["code"].as_str(), response.code()), (Some(code), code), "{row}: {response:?}");
@@ -32,61 +32,61 @@ fn assert_envelope(response: &Response, code: &str, row: &str) {
     assert_eq!(response.header("content-type"), "application/problem+json", "{row}");
 }
 
-fn names(members: &str) -> impl Iterator<Item = String> + '_ {
+fn pointers(members: &str) -> impl Iterator<Item = String> + '_ {
     members.split_whitespace().map(|member| format!("/{}", member.replace('.', "/")))
 }
 
-/// Every account row of the earlier contract, in an order in which each can be asked.
+/// Every account route of the earlier contract, in an order in which each can be called.
 fn contract() -> Vec<Row> {
     let tokens = "accessToken refreshToken tokenType expiresIn sessionId isNewUser user.id tokens.accessToken \
                   tokens.refreshToken";
-    let browser = "id username email discordId roles status createdAt";
+    let user = "id username email discordId roles status createdAt";
     let token = json!({ "token": "0" });
     let reset = json!({ "token": "0", "newPassword": "brass-Lantern-92 orbit" });
     let sign_in = |name: &str| json!({ name: "root@x.example", "password": PASSWORD });
     let change = |current: &str| json!({ "currentPassword": current, "newPassword": "brass-Lantern-92 orbit" });
     let role = json!({ "userId": "{user}", "role": "MODERATOR" });
-    let code = json!({ "token": "000000" });
-    let waiting = json!({ "twoFactorToken": "0", "code": "000000" });
+    let wrong_code = json!({ "token": "000000" });
+    let challenge = json!({ "twoFactorToken": "0", "code": "000000" });
     let sign_up = json!({
         "email": "new@x.example", "password": PASSWORD, "username": "New", "discordId": "123456789012345678",
         "discriminator": "0001", "acceptedTerms": true, "marketingConsent": false,
     });
     vec![
-        (Nobody, "POST /api/auth/register", sign_up, 201, "user_id userId message"),
-        (Nobody, "POST /api/auth/register", json!({ "email": "x" }), 400, "VALIDATION_ERROR"),
-        (Nobody, "POST /api/auth/login", sign_in("identifier"), 200, tokens),
-        (Nobody, "POST /api/auth/login", sign_in("email"), 200, tokens),
-        (Nobody, "POST /api/auth/login", json!({ "identifier": "x", "password": "y" }), 401, "INVALID_CREDENTIALS"),
-        (Nobody, "GET /api/auth/discord", Value::Null, 200, "authUrl"),
-        (Nobody, "GET /api/auth/discord?state=mine", Value::Null, 200, "authUrl"),
-        (Nobody, "POST /api/auth/discord", Value::Null, 200, "authUrl"),
-        (Nobody, "POST /auth/discord", Value::Null, 200, "authUrl"),
-        (Nobody, "POST /api/auth/discord/callback", json!({ "code": "x" }), 400, "SIGN_IN_FAILED"),
-        (Nobody, "POST /api/auth/discord/link", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "GET /api/auth/google", Value::Null, 404, "NOT_FOUND"),
-        (Nobody, "POST /api/auth/refresh", Value::Null, 400, "NO_REFRESH_TOKEN"),
-        (Nobody, "POST /api/auth/refresh", json!({ "refreshToken": "x" }), 401, "INVALID_SESSION"),
-        (Nobody, "POST /api/auth/logout", Value::Null, 200, "message"),
-        (Nobody, "POST /api/auth/logout-all", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "GET /api/auth/me", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "POST /api/auth/password/reset-request", json!({ "email": "no@x.example" }), 201, "message"),
-        (Nobody, "POST /api/auth/password/reset", reset, 400, "INVALID_ONE_TIME_TOKEN"),
-        (Nobody, "POST /api/auth/verify-email", token, 400, "INVALID_ONE_TIME_TOKEN"),
-        (Nobody, "GET /api/auth/verify-email/0", Value::Null, 200, ""),
-        (Nobody, "POST /api/auth/2fa/verify", waiting, 400, "INVALID_ONE_TIME_TOKEN"),
-        (Nobody, "POST /api/auth/2fa/setup", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "GET /api/users/profile", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "GET /api/users", Value::Null, 401, "NO_TOKEN"),
-        (Nobody, "GET /api/admin/roles", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "POST /api/auth/register", sign_up, 201, "user_id userId message"),
+        (Anonymous, "POST /api/auth/register", json!({ "email": "x" }), 400, "VALIDATION_ERROR"),
+        (Anonymous, "POST /api/auth/login", sign_in("identifier"), 200, tokens),
+        (Anonymous, "POST /api/auth/login", sign_in("email"), 200, tokens),
+        (Anonymous, "POST /api/auth/login", json!({ "identifier": "x", "password": "y" }), 401, "INVALID_CREDENTIALS"),
+        (Anonymous, "GET /api/auth/discord", Value::Null, 200, "authUrl"),
+        (Anonymous, "GET /api/auth/discord?state=mine", Value::Null, 200, "authUrl"),
+        (Anonymous, "POST /api/auth/discord", Value::Null, 200, "authUrl"),
+        (Anonymous, "POST /auth/discord", Value::Null, 200, "authUrl"),
+        (Anonymous, "POST /api/auth/discord/callback", json!({ "code": "x" }), 400, "SIGN_IN_FAILED"),
+        (Anonymous, "POST /api/auth/discord/link", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "GET /api/auth/google", Value::Null, 404, "NOT_FOUND"),
+        (Anonymous, "POST /api/auth/refresh", Value::Null, 400, "NO_REFRESH_TOKEN"),
+        (Anonymous, "POST /api/auth/refresh", json!({ "refreshToken": "x" }), 401, "INVALID_SESSION"),
+        (Anonymous, "POST /api/auth/logout", Value::Null, 200, "message"),
+        (Anonymous, "POST /api/auth/logout-all", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "GET /api/auth/me", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "POST /api/auth/password/reset-request", json!({ "email": "no@x.example" }), 201, "message"),
+        (Anonymous, "POST /api/auth/password/reset", reset, 400, "INVALID_ONE_TIME_TOKEN"),
+        (Anonymous, "POST /api/auth/verify-email", token, 400, "INVALID_ONE_TIME_TOKEN"),
+        (Anonymous, "GET /api/auth/verify-email/0", Value::Null, 200, ""),
+        (Anonymous, "POST /api/auth/2fa/verify", challenge, 400, "INVALID_ONE_TIME_TOKEN"),
+        (Anonymous, "POST /api/auth/2fa/setup", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "GET /api/users/profile", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "GET /api/users", Value::Null, 401, "NO_TOKEN"),
+        (Anonymous, "GET /api/admin/roles", Value::Null, 401, "NO_TOKEN"),
         (User, "GET /api/auth/me", Value::Null, 200, "user.id user.email session.id session.createdAt"),
         (User, "GET /auth/me", Value::Null, 200, "user.id session.id id"),
-        (User, "GET /api/users/profile", Value::Null, 200, browser),
-        (User, "PATCH /api/users/profile", json!({ "username": "Ben" }), 200, browser),
+        (User, "GET /api/users/profile", Value::Null, 200, user),
+        (User, "PATCH /api/users/profile", json!({ "username": "Ben" }), 200, user),
         (User, "PATCH /api/users/profile", json!({ "username": "" }), 400, "VALIDATION_ERROR"),
         (User, "POST /api/auth/2fa/setup", json!({ "password": PASSWORD }), 200, "secret otpauthUrl"),
         (User, "POST /api/auth/2fa/setup", json!({ "password": "x" }), 401, "INVALID_CREDENTIALS"),
-        (User, "POST /api/auth/2fa/enable", code, 401, "INVALID_2FA_CODE"),
+        (User, "POST /api/auth/2fa/enable", wrong_code, 401, "INVALID_2FA_CODE"),
         (User, "POST /api/auth/2fa/disable", json!({ "password": PASSWORD, "code": "1" }), 409, "CONFLICT"),
         (User, "POST /api/auth/discord/link", Value::Null, 200, "authUrl"),
         (User, "POST /api/auth/discord/link", json!({ "code": "x" }), 400, "SIGN_IN_FAILED"),
@@ -116,7 +116,7 @@ fn contract() -> Vec<Row> {
         ),
         (Root, "GET /admin/users?search=BEN&status=ACTIVE&role=USER", Value::Null, 200, "users.0.id pagination.total"),
         (Root, "GET /api/users?limit=101", Value::Null, 400, "VALIDATION_ERROR"),
-        (Root, "GET /api/users/{user}", Value::Null, 200, browser),
+        (Root, "GET /api/users/{user}", Value::Null, 200, user),
         (Root, "GET /api/users/0", Value::Null, 404, "NOT_FOUND"),
         (Root, "GET /api/users/01900000-0000-7000-8000-000000000000", Value::Null, 404, "NOT_FOUND"),
         (Root, "GET /api/users/{user}/sessions", Value::Null, 200, "0.id 0.createdAt"),
@@ -124,20 +124,20 @@ fn contract() -> Vec<Row> {
         (Root, "POST /api/admin/sessions/{session}/revoke", json!({ "reason": "old" }), 200, "message"),
         (Root, "POST /api/admin/sessions/{session}/revoke", json!({ "reason": "old" }), 404, "NOT_FOUND"),
         (Root, "DELETE /api/users/{user}/sessions", Value::Null, 200, "revoked"),
-        (Root, "PATCH /api/users/{user}", json!({ "status": "SUSPENDED", "passwordHash": "x" }), 200, browser),
-        (Root, "POST /api/users/{user}/ban", json!({ "reason": "spam" }), 200, browser),
-        (Root, "POST /api/users/{user}/unban", Value::Null, 200, browser),
+        (Root, "PATCH /api/users/{user}", json!({ "status": "SUSPENDED", "passwordHash": "x" }), 200, user),
+        (Root, "POST /api/users/{user}/ban", json!({ "reason": "spam" }), 200, user),
+        (Root, "POST /api/users/{user}/unban", Value::Null, 200, user),
         (Root, "GET /api/admin/roles", Value::Null, 200, "roles.0.name roles.4.name"),
-        (Root, "POST /api/admin/roles/assign", role.clone(), 200, browser),
+        (Root, "POST /api/admin/roles/assign", role.clone(), 200, user),
         (Root, "POST /api/admin/roles/assign", json!({ "userId": "{user}", "role": "KING" }), 400, "VALIDATION_ERROR"),
-        (Root, "POST /api/admin/roles/revoke", role, 200, browser),
+        (Root, "POST /api/admin/roles/revoke", role, 200, user),
         (Root, "DELETE /api/users/{user}", Value::Null, 202, "deletionAt"),
         (Root, "POST /api/auth/logout-all", Value::Null, 200, "message"),
     ]
 }
 
 #[test]
-fn every_account_route_of_dca_auth_answers_as_it_did() {
+fn earlier_account_routes_keep_their_responses() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.set("DCA_DISCORD_CLIENT_ID", &t.discord.client_id());
@@ -147,16 +147,16 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
         let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         let (user, session) = (id_of(&ben).await, ben.get("/auth/me").await.body["session"]["id"].clone());
         let fill = |text: &str| text.replace("{user}", &user).replace("{session}", session.as_str().unwrap());
-        for (who, line, body, status, says) in contract() {
-            let nobody = Browser::new(&t);
-            let browser = match who {
-                Nobody => &nobody,
+        for (sender, line, body, status, expected) in contract() {
+            let anonymous = Browser::new(&t);
+            let browser = match sender {
+                Anonymous => &anonymous,
                 User => &ben,
                 Root => &root,
             };
             let (method, path) = line.split_once(' ').unwrap();
             let body: Value = serde_json::from_str(&fill(&body.to_string())).unwrap();
-            let row = format!("{who:?} {line} {body}");
+            let row = format!("{sender:?} {line} {body}");
             let headers = [("x-correlation-id", "row-17:a.b"), ("sec-fetch-site", "same-origin")];
             let response = browser.ask(method.parse().unwrap(), &fill(path), body, &headers).await;
             assert_eq!(response.status, status, "{row}: {response:?}");
@@ -168,10 +168,10 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
                 assert_eq!(response.header("x-correlation-id"), "row-17:a.b", "{row}");
             }
             if status >= 400 {
-                assert_envelope(&response, says, &row);
+                assert_envelope(&response, expected, &row);
                 continue;
             }
-            for member in names(says) {
+            for member in pointers(expected) {
                 assert!(response.body.pointer(&member).is_some(), "{row} has no {member}: {response:?}");
             }
         }
@@ -186,12 +186,12 @@ fn every_account_route_of_dca_auth_answers_as_it_did() {
 }
 
 #[test]
-fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
+fn correlation_id_is_the_clients_if_valid_or_else_the_request_id() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let ana = Browser::new(&t);
         let (long, longer) = ("a".repeat(128), "a".repeat(129));
-        for (given, is_kept) in [
+        for (sent, is_valid) in [
             ("7f3c-1", true),
             (long.as_str(), true),
             (&longer, false),
@@ -200,9 +200,9 @@ fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
             ("\"", false),
             ("", false),
         ] {
-            let response = ana.ask(Method::GET, "/api/auth/me", Value::Null, &[("x-correlation-id", given)]).await;
-            let expected = if is_kept { given } else { response.header("x-request-id") };
-            assert_eq!((response.status, response.header("x-correlation-id")), (401, expected), "{given}");
+            let response = ana.ask(Method::GET, "/api/auth/me", Value::Null, &[("x-correlation-id", sent)]).await;
+            let expected = if is_valid { sent } else { response.header("x-request-id") };
+            assert_eq!((response.status, response.header("x-correlation-id")), (401, expected), "{sent}");
             assert_eq!(response.body["error"]["correlationId"], expected);
         }
         t
@@ -210,19 +210,19 @@ fn a_request_has_the_id_its_client_gave_it_or_else_ours() {
 }
 
 #[test]
-fn a_field_that_does_not_fit_is_named_in_both_dialects() {
+fn validation_error_names_the_field_in_both_error_formats() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let ana = Browser::new(&t);
         let form = json!({ "email": "ana@x.example", "password": "short", "name": "Ana" });
-        let says = "password must be 8 to 128 characters long";
+        let message = "password must be 8 to 128 characters long";
         let response = ana.post("/api/auth/register", form.clone()).await;
         assert_envelope(&response, "VALIDATION_ERROR", "register");
-        let details = json!([{ "field": "password", "message": says }]);
+        let details = json!([{ "field": "password", "message": message }]);
         assert_eq!((&response.body["details"], &response.body["error"]["details"]), (&details, &details));
         assert_eq!((response.status, &response.body["status"]), (400, &json!(400)));
         let response = ana.post("/auth/signup", form).await;
-        let nest = json!({ "message": [says], "error": "Bad Request", "statusCode": 400 });
+        let nest = json!({ "message": [message], "error": "Bad Request", "statusCode": 400 });
         for (member, value) in nest.as_object().unwrap() {
             assert_eq!(&response.body[member], value);
         }
@@ -232,31 +232,32 @@ fn a_field_that_does_not_fit_is_named_in_both_dialects() {
 }
 
 #[test]
-fn a_refresh_token_is_in_the_body_only_where_it_came_in_the_body() {
+fn refresh_returns_the_token_in_the_body_only_if_it_was_sent_in_the_body() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let root = root(&t).await;
-        let has = |response: &Response| {
+        let body_token = |response: &Response| {
             assert_eq!(response.status, 200, "{response:?}");
             assert_eq!(response.body["refreshToken"].is_string(), response.body["tokens"]["refreshToken"].is_string());
             response.body["refreshToken"].as_str().map(str::to_owned)
         };
-        let own = [("sec-fetch-site", "same-origin")];
-        let by_cookie = root.ask(Method::POST, "/auth/refresh", Value::Null, &own).await;
-        assert_eq!(has(&by_cookie), None);
+        let same_origin = [("sec-fetch-site", "same-origin")];
+        let by_cookie = root.ask(Method::POST, "/auth/refresh", Value::Null, &same_origin).await;
+        assert_eq!(body_token(&by_cookie), None);
         let form = json!({ "identifier": "root@x.example", "password": PASSWORD });
         for path in ["/auth/refresh", "/api/auth/refresh"] {
             let app = Browser::new(&t);
             let signed_in = app.post("/api/auth/login", form.clone()).await;
-            let token = has(&signed_in).expect("an app keeps it itself");
+            let token = body_token(&signed_in).expect("the token is in the body for apps");
             assert_eq!(app.cookie("refresh_token").as_ref(), Some(&token));
             let bare = Browser::new(&t);
-            let next = has(&bare.post(path, json!({ "refreshToken": token })).await).expect("it came in the body");
+            let next = body_token(&bare.post(path, json!({ "refreshToken": token })).await)
+                .expect("a token sent in the body is answered in the body");
             assert_ne!(next, token);
             let by_cookie = Browser::new(&t);
             by_cookie.set_cookie("refresh_token", Some(&next));
-            let response = by_cookie.ask(Method::POST, path, Value::Null, &own).await;
-            assert_eq!(has(&response), None, "{path}");
+            let response = by_cookie.ask(Method::POST, path, Value::Null, &same_origin).await;
+            assert_eq!(body_token(&response), None, "{path}");
             assert!(by_cookie.cookie("refresh_token").is_some_and(|cookie| cookie != next));
             let cookie = response.cookies().into_iter().find(|line| line.starts_with("refresh_token=")).unwrap();
             assert!(cookie.ends_with("; HttpOnly; SameSite=Lax; Path=/; Max-Age=604800"), "{cookie}");
@@ -265,7 +266,7 @@ fn a_refresh_token_is_in_the_body_only_where_it_came_in_the_body() {
     });
 }
 
-/// A browser with the cookies of a session by this dialect's login, and no access token.
+/// A browser with the session cookies of this login route, and no access token.
 async fn with_cookies(t: &TestApp, login: &str) -> Browser {
     let browser = Browser::new(t);
     let form = json!({ "email": "root@x.example", "password": PASSWORD });
@@ -275,7 +276,7 @@ async fn with_cookies(t: &TestApp, login: &str) -> Browser {
 }
 
 #[test]
-fn a_cookie_counts_only_with_a_page_that_may_send_it() {
+fn cookies_are_accepted_only_from_allowed_origins() {
     it_unstarted(|mut t| async {
         for (name, value) in [
             ("DCA_PUBLIC_URL", "http://dca.example"),
@@ -325,32 +326,32 @@ fn a_cookie_counts_only_with_a_page_that_may_send_it() {
                 }
             }
         }
-        // Reading, and proving oneself otherwise, needs no page.
+        // Reads, and requests with an access token, are not bound to an origin.
         let browser = with_cookies(&t, "/auth/login").await;
-        let foreign = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
-        assert_eq!(browser.ask(Method::GET, "/auth/check", Value::Null, &foreign).await.code(), "NO_TOKEN");
-        assert_eq!(browser.ask(Method::POST, "/auth/logout", Value::Null, &foreign).await.status, 403);
+        let cross_site = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
+        assert_eq!(browser.ask(Method::GET, "/auth/check", Value::Null, &cross_site).await.code(), "NO_TOKEN");
+        assert_eq!(browser.ask(Method::POST, "/auth/logout", Value::Null, &cross_site).await.status, 403);
         assert_eq!(
-            browser.ask(Method::POST, "/verify", Value::Null, &foreign).await.status,
+            browser.ask(Method::POST, "/verify", Value::Null, &cross_site).await.status,
             403,
-            "a form from elsewhere"
+            "a form from another site"
         );
         let app = Browser::new(&t);
         app.sign_in("root@x.example").await;
-        assert_eq!(app.ask(Method::POST, "/auth/logout-all", Value::Null, &foreign).await.status, 200);
+        assert_eq!(app.ask(Method::POST, "/auth/logout-all", Value::Null, &cross_site).await.status, 200);
         t
     });
 }
 
 #[test]
-fn pages_of_the_listed_origins_may_read_answers_and_no_others() {
+fn cors_allows_only_the_configured_origins() {
     it_unstarted(|mut t| async {
         t.set("DCA_PUBLIC_URL", "http://dca.example");
         t.set("APP_FRONTEND_URL", "https://app.example/base");
         t.set("CORS_ORIGINS", "https://one.example,http://localhost:5173");
         t.start_without_bot().await;
         let browser = Browser::new(&t);
-        for (origin, may) in [
+        for (origin, is_allowed) in [
             ("http://dca.example", true),
             ("https://app.example", true),
             ("https://one.example", true),
@@ -363,21 +364,21 @@ fn pages_of_the_listed_origins_may_read_answers_and_no_others() {
             ("null", false),
             ("*", false),
         ] {
-            let allowed = if may { origin } else { "" };
+            let allowed = if is_allowed { origin } else { "" };
             for path in ["/auth/check", "/api/auth/me", "/me"] {
                 let response = browser.ask(Method::GET, path, Value::Null, &[("origin", origin)]).await;
                 assert_eq!(response.header("access-control-allow-origin"), allowed, "{path} {origin}");
             }
-            let asks = [
+            let preflight = [
                 ("origin", origin),
                 ("access-control-request-method", "PATCH"),
                 ("access-control-request-headers", "authorization,content-type,x-csrf-token"),
             ];
-            let response = browser.ask(Method::OPTIONS, "/me", Value::Null, &asks).await;
+            let response = browser.ask(Method::OPTIONS, "/me", Value::Null, &preflight).await;
             assert_eq!(response.header("access-control-allow-origin"), allowed, "{origin}");
             assert!(response.header("access-control-allow-methods").contains("PATCH"));
             assert!(response.header("vary").to_lowercase().contains("origin"), "{response:?}");
-            if may {
+            if is_allowed {
                 assert_eq!(response.header("access-control-allow-credentials"), "true");
                 assert!(response.header("access-control-allow-headers").contains("x-csrf-token"));
             }
@@ -387,12 +388,12 @@ fn pages_of_the_listed_origins_may_read_answers_and_no_others() {
 }
 
 #[test]
-fn every_answer_says_https_only_where_that_is_how_we_are_reached() {
+fn hsts_is_sent_only_if_the_public_url_is_https() {
     it_unstarted(|mut t| async {
-        for (home, expected) in
+        for (public_url, expected) in
             [("http://dca.example", ""), ("https://dca.example", "max-age=31536000; includeSubDomains")]
         {
-            t.set("DCA_PUBLIC_URL", home);
+            t.set("DCA_PUBLIC_URL", public_url);
             t.start_without_bot().await;
             let browser = Browser::new(&t);
             for (path, status) in [

@@ -1,5 +1,5 @@
-//! The rules of the house that no compiler holds: who may depend on whom, and who may ask the system for
-//! time and randomness.
+//! Architecture rules that the compiler does not check: which package may depend on which, and where system time and
+//! randomness are read.
 
 use std::{
     collections::BTreeMap,
@@ -14,9 +14,9 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The direct dependencies of every package of ours, without those of its tests.
+/// The direct dependencies of every workspace package, without dev-dependencies.
 fn dependencies() -> BTreeMap<String, Vec<String>> {
-    // Without `--no-deps` it wants the sources of every platform's crates, which a fresh clone lacks.
+    // Without `--no-deps`, cargo needs the sources of every platform's crates, which a fresh clone lacks.
     let args = ["metadata", "--no-deps", "--format-version", "1", "--locked", "--offline"];
     let output = Command::new(env!("CARGO")).args(args).current_dir(root()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -30,22 +30,22 @@ fn dependencies() -> BTreeMap<String, Vec<String>> {
 }
 
 #[test]
-fn rooms_know_only_the_rooms_below_them() {
-    let mut known = dependencies();
-    for (room, forbidden) in [
+fn packages_do_not_depend_on_forbidden_packages() {
+    let mut packages = dependencies();
+    for (package, forbidden) in [
         ("dca-core", "serenity poise axum lettre reqwest apalis apalis-cron dca-commands dca-migration dca-auth"),
         ("dca-commands", "axum sea-orm sea-orm-migration sqlx dca-migration dca-auth"),
         ("dca-auth", "sea-orm sea-orm-migration sqlx serenity poise dca-test-support"),
         ("dca-test-support", "dca-core dca-commands dca-migration dca-auth serenity poise"),
     ] {
-        let has = known.remove(room).expect(room);
-        let wrong: Vec<_> = forbidden.split(' ').filter(|name| has.iter().any(|has| has == name)).collect();
-        assert!(wrong.is_empty(), "{room} must not depend on {wrong:?}");
+        let direct = packages.remove(package).expect(package);
+        let wrong: Vec<_> = forbidden.split(' ').filter(|name| direct.iter().any(|direct| direct == name)).collect();
+        assert!(wrong.is_empty(), "{package} must not depend on {wrong:?}");
     }
-    let mut migration = known.remove("dca-migration").unwrap();
+    let mut migration = packages.remove("dca-migration").unwrap();
     migration.sort();
     assert_eq!(migration, ["async-trait", "sea-orm-migration"]);
-    assert!(known.is_empty(), "a package without rules: {known:?}");
+    assert!(packages.is_empty(), "a package without rules: {packages:?}");
 }
 
 fn sources(folder: &str) -> Vec<PathBuf> {
@@ -61,11 +61,11 @@ fn sources(folder: &str) -> Vec<PathBuf> {
             }
         }
     }
-    assert!(!found.is_empty(), "{folder} holds no source");
+    assert!(!found.is_empty(), "no source files in {folder}");
     found
 }
 
-/// The lines in these folders that match, except in these files.
+/// The lines in these folders that match the pattern, except in these files.
 fn mentions(folders: &[&str], pattern: &str, except: &[&str]) -> Vec<String> {
     let pattern = Regex::new(pattern).unwrap();
     let mut found = Vec::new();
@@ -74,20 +74,20 @@ fn mentions(folders: &[&str], pattern: &str, except: &[&str]) -> Vec<String> {
         let text = std::fs::read_to_string(&path).unwrap();
         let lines = text.lines().enumerate().filter(|(_, line)| pattern.is_match(line));
         let lines = lines.filter(|_| !except.contains(&name.as_str()));
-        found.extend(lines.map(|(at, line)| format!("{name}:{}: {}", at + 1, line.trim())));
+        found.extend(lines.map(|(index, line)| format!("{name}:{}: {}", index + 1, line.trim())));
     }
     found
 }
 
 #[test]
-fn sql_stays_in_core_and_discord_in_commands() {
+fn sql_is_used_only_in_core_and_discord_only_in_commands() {
     assert_eq!(mentions(&["src", "commands/src"], r"\b(sea_orm\w*|sqlx)::", &[]), [""; 0]);
     assert_eq!(mentions(&["src", "core/src", "migration/src"], r"\b(serenity|poise)::", &[]), [""; 0]);
     assert_eq!(mentions(&["core/src", "commands/src", "migration/src"], r"\baxum::", &[]), [""; 0]);
 }
 
 #[test]
-fn calls_out_are_made_in_their_own_room() {
+fn http_clients_and_smtp_are_used_only_in_src_outbound() {
     let src = mentions(&["src"], r"\b(lettre|reqwest)::", &["src/config/parse.rs"]);
     let elsewhere = src.iter().filter(|line| !line.starts_with("src/outbound/")).collect::<Vec<_>>();
     assert!(elsewhere.is_empty(), "{elsewhere:?}");
@@ -104,10 +104,10 @@ fn time_and_randomness_have_one_source_each() {
 }
 
 #[test]
-fn what_the_readme_promises_is_what_ci_runs() {
+fn ci_runs_the_commands_of_the_readme() {
     let [readme, ci] = ["README.md", ".ci/run"].map(|name| std::fs::read_to_string(root().join(name)).unwrap());
     for command in ["cargo run --example demo", "cargo test --workspace"] {
-        assert!(readme.contains(command), "the README does not tell {command}");
+        assert!(readme.contains(command), "the README does not mention {command}");
         assert!(
             ci.lines().any(|line| line.contains(command) && !line.trim().starts_with('#')),
             "CI never runs {command}"

@@ -1,4 +1,4 @@
-//! A browser with a browser: keeps cookies, sends the access token it was given.
+//! A simulated browser: an HTTP client that stores cookies and sends its access token.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use dca_test_support::MailSink;
 
 use crate::harness::{TestApp, client};
 
-/// A password nobody guesses.
+/// A strong password, used by most accounts of the tests.
 pub const PASSWORD: &str = "plow-Ketchup-41 sundial";
 
-/// An answer.
+/// A response, read completely.
 #[derive(Clone, Debug)]
 pub struct Response {
     pub status: u16,
@@ -25,24 +25,24 @@ pub struct Response {
 }
 
 impl Response {
-    /// Every `Set-Cookie`.
+    /// The `Set-Cookie` headers.
     pub fn cookies(&self) -> Vec<String> {
         let all = self.headers.get_all(header::SET_COOKIE).iter();
         all.map(|value| value.to_str().unwrap().to_owned()).collect()
     }
 
-    /// A header; empty when it is not there.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The code of a problem.
+    /// The `code` of a problem document; empty if there is none.
     pub fn code(&self) -> &str {
         self.body["code"].as_str().unwrap_or_default()
     }
 }
 
-/// A browser.
+/// A browser with its cookies and access token.
 pub struct Browser {
     base: String,
     http: reqwest::Client,
@@ -51,18 +51,18 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Somebody who was never here.
+    /// Creates a browser without cookies.
     pub fn new(t: &TestApp) -> Self {
         Self::at(t.url(""))
     }
 
-    /// The same, at another instance.
+    /// Creates a browser for another instance.
     pub fn at(base: String) -> Self {
         let (cookies, access) = (Mutex::default(), Mutex::default());
         Self { base, http: client(), cookies, access }
     }
 
-    /// Somebody who signed up, proved their address and signed in.
+    /// Creates a browser whose user signed up, verified the email and signed in.
     pub async fn signed_in(t: &TestApp, mail: &MailSink, email: &str) -> Self {
         let browser = Self::new(t);
         browser.join(mail, email).await;
@@ -71,36 +71,36 @@ impl Browser {
         browser
     }
 
-    /// Signs up and proves the address.
+    /// Signs up and verifies the email.
     pub async fn join(&self, mail: &MailSink, email: &str) {
         let form = json!({ "email": email, "password": PASSWORD, "name": "Somebody" });
         assert_eq!(self.post("/auth/signup", form).await.status, 201);
-        let letter = mail.next(email).await;
-        assert_eq!(self.post("/auth/verify-email", json!({ "token": letter.token() })).await.status, 201);
+        let verification = mail.next(email).await;
+        assert_eq!(self.post("/auth/verify-email", json!({ "token": verification.token() })).await.status, 201);
         mail.next(email).await;
     }
 
-    /// Signs in with the usual password.
+    /// Signs in with [`PASSWORD`].
     pub async fn sign_in(&self, email: &str) -> Response {
         self.post("/auth/login", json!({ "email": email, "password": PASSWORD })).await
     }
 
-    /// The access token.
+    /// The current access token.
     pub fn access(&self) -> Option<String> {
         self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Uses another access token, or none.
+    /// Replaces or removes the access token.
     pub fn set_access(&self, token: Option<&str>) {
         *self.access.lock().unwrap_or_else(PoisonError::into_inner) = token.map(str::to_owned);
     }
 
-    /// A cookie's value.
+    /// The value of a cookie.
     pub fn cookie(&self, name: &str) -> Option<String> {
         self.cookies.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Sets a cookie, or takes it away.
+    /// Sets or removes a cookie.
     pub fn set_cookie(&self, name: &str, value: Option<&str>) {
         let mut cookies = self.cookies.lock().unwrap_or_else(PoisonError::into_inner);
         match value {
@@ -109,23 +109,23 @@ impl Browser {
         }
     }
 
-    /// `GET`.
+    /// Sends a `GET`.
     pub async fn get(&self, path: &str) -> Response {
         self.ask(Method::GET, path, Value::Null, &[]).await
     }
 
-    /// `POST` with JSON; `null` sends no body.
+    /// Sends a `POST` with JSON; `null` sends no body.
     pub async fn post(&self, path: &str, body: Value) -> Response {
         self.ask(Method::POST, path, body, &[]).await
     }
 
-    /// Any request. Cookies are kept without regard to their path; the access token is taken from answers.
+    /// Sends any request. Stores cookies, ignoring their path, and the access token of the response.
     pub async fn ask(&self, method: Method, path: &str, body: Value, headers: &[(&str, &str)]) -> Response {
         let url = if path.starts_with("http") { path.to_owned() } else { format!("{}{path}", self.base) };
         let mut request = self.http.request(method, url);
-        let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if !jar.is_empty() {
-            let line: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !cookies.is_empty() {
+            let line: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request = request.header(header::COOKIE, line.join("; "));
         }
         if let Some(token) = self.access() {
@@ -149,11 +149,11 @@ impl Browser {
         response
     }
 
-    /// Posts a form, as a page without JavaScript does.
+    /// Submits a form, as a page without JavaScript does.
     pub async fn submit(&self, path: &str, form: &[(&str, &str)]) -> Response {
         let mut request = self.http.post(format!("{}{path}", self.base)).form(form);
-        let jar = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let line: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies = self.cookies.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let line: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
         if !line.is_empty() {
             request = request.header(header::COOKIE, line.join("; "));
         }
@@ -168,8 +168,8 @@ impl Browser {
     }
 }
 
-async fn read(answer: reqwest::Response) -> Response {
-    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    let text = answer.text().await.unwrap();
+async fn read(response: reqwest::Response) -> Response {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    let text = response.text().await.unwrap();
     Response { status, headers, body: serde_json::from_str(&text).unwrap_or_default(), text }
 }

@@ -1,4 +1,4 @@
-//! The real binary: what it prints, where it leaves secrets, and how it exits.
+//! The compiled binary: output, exit codes, and where it writes secrets.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -21,128 +21,134 @@ use crate::{
     harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted},
 };
 
-/// How a command ended.
+/// Exit code, standard output and standard error of a command.
 #[derive(Debug)]
-struct Ran {
+struct CommandOutput {
     code: i32,
     out: String,
     err: String,
 }
 
-/// The binary in an environment of its own: these settings, changed, and nothing else.
+/// The binary with only the settings of the test, `changed` on top.
 pub fn binary(t: &TestApp, args: &[&str], changed: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dca-auth"));
     command.env_clear().envs(t.env()).envs(changed.iter().copied()).current_dir(t.dir()).args(args);
     command
 }
 
-fn run(mut command: Command) -> Ran {
+fn run(mut command: Command) -> CommandOutput {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
 }
 
-/// Runs a command, without a bot.
-fn dca(t: &TestApp, args: &[&str]) -> Ran {
+/// Runs a command without a bot token.
+fn run_without_bot(t: &TestApp, args: &[&str]) -> CommandOutput {
     run(binary(t, args, &[("DCA_DISCORD_TOKEN", "")]))
 }
 
-/// Runs a command that must succeed: its output.
-fn done(t: &TestApp, args: &[&str]) -> String {
-    let ran = dca(t, args);
-    assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
-    ran.out
+/// Runs a command that must succeed; returns its standard output.
+fn run_ok(t: &TestApp, args: &[&str]) -> String {
+    let output = run_without_bot(t, args);
+    assert_eq!(output.code, 0, "{args:?}: {output:?}");
+    output.out
 }
 
-/// Runs a command that must fail with this code: what it said.
-fn failed(t: &TestApp, code: i32, args: &[&str]) -> String {
-    let ran = dca(t, args);
-    assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{args:?}: {ran:?}");
-    ran.err
+/// Runs a command that must exit with this code; returns its standard error.
+fn run_err(t: &TestApp, code: i32, args: &[&str]) -> String {
+    let output = run_without_bot(t, args);
+    assert_eq!((output.code, output.out.as_str()), (code, ""), "{args:?}: {output:?}");
+    output.err
 }
 
 #[test]
-fn the_schema_is_moved_by_hand() {
+fn migrate_applies_and_reverts_migrations() {
     it_unstarted(|t| async {
         for (args, expected) in [
-            (vec!["migrate", "up"], "applied m0001_spine\napplied m0002_accounts\n"),
-            (vec!["migrate", "status"], "applied m0001_spine\napplied m0002_accounts\n"),
-            (vec!["migrate", "down", "--yes"], "applied m0001_spine\npending m0002_accounts\n"),
-            (vec!["migrate", "status"], "applied m0001_spine\npending m0002_accounts\n"),
-            (vec!["migrate", "up"], "applied m0001_spine\napplied m0002_accounts\n"),
+            (vec!["migrate", "up"], "applied m0001_licensing\napplied m0002_accounts\n"),
+            (vec!["migrate", "status"], "applied m0001_licensing\napplied m0002_accounts\n"),
+            (vec!["migrate", "down", "--yes"], "applied m0001_licensing\npending m0002_accounts\n"),
+            (vec!["migrate", "status"], "applied m0001_licensing\npending m0002_accounts\n"),
+            (vec!["migrate", "up"], "applied m0001_licensing\napplied m0002_accounts\n"),
         ] {
-            assert_eq!(done(&t, &args), expected, "{args:?}");
+            assert_eq!(run_ok(&t, &args), expected, "{args:?}");
         }
         t
     });
 }
 
-/// The word behind a label of `seed demo`.
-fn labelled(text: &str, label: &str) -> String {
+/// The value after a label in the output of `seed demo`.
+fn value_after(text: &str, label: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(label)).expect(label);
     line.trim().to_owned()
 }
 
 #[test]
-fn keys_are_made_shown_and_ended_at_the_command_line() {
+fn key_commands_issue_inspect_and_revoke() {
     it_unstarted(|t| async {
-        let (first, second) = (done(&t, &["seed", "demo"]), done(&t, &["seed", "demo"]));
-        assert_eq!(labelled(&first, "license key:"), labelled(&second, "license key:"), "seeded once");
+        let (first, second) = (run_ok(&t, &["seed", "demo"]), run_ok(&t, &["seed", "demo"]));
+        assert_eq!(value_after(&first, "license key:"), value_after(&second, "license key:"), "seeded once");
         assert!(first.contains("curl http://127.0.0.1:0/licenses/validate -H 'X-API-Key: dca_sk_"), "{first}");
-        assert!(failed(&t, 1, &["key", "issue", "--product", "Nothing"]).contains("Known: Demo Tools."));
+        assert!(run_err(&t, 1, &["key", "issue", "--product", "Nothing"]).contains("Known: Demo Tools."));
 
-        let key = done(&t, &["key", "issue", "--product", "demo tools"]);
+        let key = run_ok(&t, &["key", "issue", "--product", "demo tools"]);
         let key = key.trim();
         assert!(key.starts_with("DEMO-") && key.len() == 39, "{key}");
-        let inspect = |of: &str| serde_json::from_str::<Value>(&done(&t, &["key", "inspect", of])).unwrap();
-        let shown = inspect(key);
-        assert_eq!((&shown["state"], &shown["userId"]), (&"generated".into(), &Value::Null));
-        assert!(!shown.to_string().contains(key), "the key itself is not shown again");
-        let id = shown["id"].as_str().unwrap().to_owned();
-        assert!(done(&t, &["key", "revoke", &id, "--reason", "refunded"]).starts_with("revoked DEMO-…-"));
-        assert!(failed(&t, 1, &["key", "revoke", key]).contains("revoked already"));
-        let shown = inspect(key);
-        assert_eq!((&shown["state"], &shown["revokeReason"]), (&"revoked".into(), &"refunded".into()));
-        assert!(failed(&t, 1, &["key", "inspect", "DEMO-1"]).contains("Neither a license id nor a key"));
-        assert!(failed(&t, 1, &["key", "inspect", "01900000-0000-7000-8000-000000000000"]).contains("No such license"));
+        let inspect = |of: &str| serde_json::from_str::<Value>(&run_ok(&t, &["key", "inspect", of])).unwrap();
+        let inspected = inspect(key);
+        assert_eq!((&inspected["state"], &inspected["userId"]), (&"generated".into(), &Value::Null));
+        assert!(!inspected.to_string().contains(key), "the key itself is not shown again");
+        let id = inspected["id"].as_str().unwrap().to_owned();
+        assert!(run_ok(&t, &["key", "revoke", &id, "--reason", "refunded"]).starts_with("revoked DEMO-…-"));
+        assert!(run_err(&t, 1, &["key", "revoke", key]).contains("already revoked"));
+        let inspected = inspect(key);
+        assert_eq!((&inspected["state"], &inspected["revokeReason"]), (&"revoked".into(), &"refunded".into()));
+        assert!(run_err(&t, 1, &["key", "inspect", "DEMO-1"]).contains("Neither a license id nor a key"));
+        assert!(
+            run_err(&t, 1, &["key", "inspect", "01900000-0000-7000-8000-000000000000"]).contains("No such license")
+        );
 
         let of_member = ["key", "issue", "--product", "Demo Tools", "--member", "42"];
-        assert_eq!(inspect(done(&t, &of_member).trim())["state"], "assigned");
-        assert!(failed(&t, 1, &of_member).contains("They hold a license for that product already"));
+        assert_eq!(inspect(run_ok(&t, &of_member).trim())["state"], "assigned");
+        assert!(run_err(&t, 1, &of_member).contains("already has a license for that product"));
         t
     });
 }
 
 #[test]
-fn api_keys_are_made_and_ended_at_the_command_line() {
+fn apikey_commands_create_and_revoke() {
     it_unstarted(|t| async {
-        assert!(failed(&t, 1, &["apikey", "create", "--product", "Demo Tools"]).contains("there is no tenant yet"));
-        done(&t, &["seed", "demo"]);
+        assert!(run_err(&t, 1, &["apikey", "create", "--product", "Demo Tools"]).contains("No tenant yet"));
+        run_ok(&t, &["seed", "demo"]);
         let create = ["apikey", "create", "--product", "Demo Tools", "--kind", "publishable"];
-        let made = dca(&t, &create);
-        assert_eq!((made.code, made.out.len()), (0, 44), "the key and a line end: {made:?}");
-        assert!(made.out.starts_with("dca_pk_") && !made.err.contains(made.out.trim()), "{made:?}");
-        let id = made.err.split([' ', ';']).nth(1).unwrap();
-        assert!(done(&t, &["apikey", "revoke", id]).starts_with("revoked dca_pk_…"));
-        assert!(failed(&t, 1, &["apikey", "revoke", id]).contains("There is no live API key with that id"));
+        let created = run_without_bot(&t, &create);
+        assert_eq!((created.code, created.out.len()), (0, 44), "the key and a newline: {created:?}");
+        assert!(created.out.starts_with("dca_pk_") && !created.err.contains(created.out.trim()), "{created:?}");
+        let id = created.err.split([' ', ';']).nth(1).unwrap();
+        assert!(run_ok(&t, &["apikey", "revoke", id]).starts_with("revoked dca_pk_…"));
+        assert!(run_err(&t, 1, &["apikey", "revoke", id]).contains("There is no active API key with this ID"));
         let unknown = ["apikey", "create", "--product", "Nothing"];
-        assert!(failed(&t, 1, &unknown).contains("There is no product \"Nothing\""));
+        assert!(run_err(&t, 1, &unknown).contains("There is no product \"Nothing\""));
 
         let core = t.instance().await;
-        guilds::joined(&core, 900.into(), "Makers").await.unwrap();
-        let several = failed(&t, 1, &create);
-        assert!(several.contains("name one with --tenant") && several.contains("Makers"), "{several}");
+        guilds::record_join(&core, 900.into(), "Makers").await.unwrap();
+        let several = run_err(&t, 1, &create);
+        assert!(several.contains("Choose one with --tenant") && several.contains("Makers"), "{several}");
         for tenant in ["Demo", "900"] {
             let args = [&create[..], &["--tenant", tenant]].concat();
-            assert_eq!(dca(&t, &args).code, i32::from(tenant == "900"), "only the first sells Demo Tools");
+            assert_eq!(
+                run_without_bot(&t, &args).code,
+                i32::from(tenant == "900"),
+                "only the tenant Demo has the product"
+            );
         }
-        assert!(failed(&t, 1, &[&create[..], &["--tenant", "x"]].concat()).contains("there is no tenant \"x\""));
+        assert!(run_err(&t, 1, &[&create[..], &["--tenant", "x"]].concat()).contains("No tenant \"x\""));
         t
     });
 }
 
 #[test]
-fn wrong_usage_is_2_and_says_how_it_is_done() {
+fn wrong_usage_exits_with_2_and_prints_usage() {
     it_unstarted(|t| async {
         for args in [
             &["frobnicate"][..],
@@ -154,20 +160,23 @@ fn wrong_usage_is_2_and_says_how_it_is_done() {
             &["serve", "--only", "everything"],
             &["migrate", "sideways"],
         ] {
-            let says = failed(&t, 2, args);
-            assert!(says.contains("Usage: dca-auth") || says.contains("For more information, try '--help'"), "{says}");
+            let message = run_err(&t, 2, args);
+            assert!(
+                message.contains("Usage: dca-auth") || message.contains("For more information, try '--help'"),
+                "{message}"
+            );
         }
-        assert_eq!(done(&t, &["--version"]), format!("dca-auth {}\n", env!("CARGO_PKG_VERSION")));
-        assert!(done(&t, &["--help"]).contains("Usage: dca-auth"));
-        let openapi: Value = serde_json::from_str(&done(&t, &["openapi"])).unwrap();
+        assert_eq!(run_ok(&t, &["--version"]), format!("dca-auth {}\n", env!("CARGO_PKG_VERSION")));
+        assert!(run_ok(&t, &["--help"]).contains("Usage: dca-auth"));
+        let openapi: Value = serde_json::from_str(&run_ok(&t, &["openapi"])).unwrap();
         assert_eq!(openapi, serde_json::to_value(dca_auth::http::openapi()).unwrap());
-        assert!(!t.dir().join("master.key").exists(), "nothing of this opened anything");
+        assert!(!t.dir().join("master.key").exists(), "none of these commands created a key");
         t
     });
 }
 
 #[test]
-fn wrong_configuration_is_78_and_every_fault_is_told_at_once() {
+fn wrong_configuration_exits_with_78_and_lists_every_fault() {
     it_unstarted(|t| async {
         let secret = "s3cr3t-value";
         let faults = [
@@ -182,32 +191,35 @@ fn wrong_configuration_is_78_and_every_fault_is_told_at_once() {
             ("DCA_TLS_CERT_FILE", "/nowhere.pem"),
         ];
         for args in [&["serve"][..], &[], &["doctor"], &["migrate", "status"], &["seed", "demo"]] {
-            let ran = run(binary(&t, args, &faults));
-            assert_eq!((ran.code, ran.out.as_str()), (78, ""), "{args:?}: {ran:?}");
+            let output = run(binary(&t, args, &faults));
+            assert_eq!((output.code, output.out.as_str()), (78, ""), "{args:?}: {output:?}");
             for (name, _) in faults {
-                assert!(ran.err.contains(name), "{args:?} does not name {name}: {ran:?}");
+                assert!(output.err.contains(name), "{args:?} does not name {name}: {output:?}");
             }
-            assert!(ran.err.contains("did you mean DCA_DISCORD_TOKEN?") && !ran.err.contains(secret), "{ran:?}");
+            assert!(
+                output.err.contains("Did you mean DCA_DISCORD_TOKEN?") && !output.err.contains(secret),
+                "{output:?}"
+            );
         }
-        assert!(!t.dir().join("master.key").exists(), "nothing was begun");
-        let hangs_up = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("postgres://x:{secret}@{}/x", hangs_up.local_addr().unwrap());
-        std::thread::spawn(move || hangs_up.incoming().for_each(drop));
-        let ran = run(binary(&t, &["migrate", "status"], &[("DCA_DATABASE_URL", &url), ("DCA_DISCORD_TOKEN", "")]));
-        assert_eq!(ran.code, 1, "a database that is away is no fault of the configuration: {ran:?}");
-        assert!(ran.err.contains("DCA_DATABASE_URL") && !ran.err.contains(secret), "{ran:?}");
+        assert!(!t.dir().join("master.key").exists(), "no key was created");
+        let closing = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("postgres://x:{secret}@{}/x", closing.local_addr().unwrap());
+        std::thread::spawn(move || closing.incoming().for_each(drop));
+        let output = run(binary(&t, &["migrate", "status"], &[("DCA_DATABASE_URL", &url), ("DCA_DISCORD_TOKEN", "")]));
+        assert_eq!(output.code, 1, "an unreachable database is not a configuration fault: {output:?}");
+        assert!(output.err.contains("DCA_DATABASE_URL") && !output.err.contains(secret), "{output:?}");
         t
     });
 }
 
-/// A running service, by its log.
-struct Served {
+/// A running service and its log.
+struct Service {
     child: Child,
     lines: mpsc::Receiver<String>,
     log: Vec<Value>,
 }
 
-impl Served {
+impl Service {
     fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
@@ -216,8 +228,8 @@ impl Served {
         Self { child, lines, log: Vec::new() }
     }
 
-    /// Reads on until this message: its line.
-    fn until(&mut self, message: &str) -> Value {
+    /// Waits for this log message; returns its line.
+    fn wait_for(&mut self, message: &str) -> Value {
         loop {
             let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no {message:?} in {:#?}", self.log));
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
@@ -233,8 +245,8 @@ impl Served {
         assert!(kill.success());
     }
 
-    /// Exit code and standard output, once it has ended.
-    fn ended(&mut self) -> (Option<i32>, String) {
+    /// Waits for the end; returns exit code and standard output.
+    fn wait_exit(&mut self) -> (Option<i32>, String) {
         while let Ok(line) = self.lines.recv_timeout(LIMIT) {
             self.log.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
         }
@@ -244,7 +256,7 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for Service {
     fn drop(&mut self) {
         _ = self.child.kill();
         _ = self.child.wait();
@@ -266,7 +278,7 @@ fn assert_private(folder: &Path) {
 }
 
 #[test]
-fn a_bare_folder_is_enough_to_serve() {
+fn serve_works_in_an_empty_folder() {
     it_unstarted(|t| async {
         let folder = t.dir().join("bare");
         std::fs::create_dir(&folder).unwrap();
@@ -275,109 +287,111 @@ fn a_bare_folder_is_enough_to_serve() {
             command.env_clear().env("DCA_HTTP_ADDR", "127.0.0.1:0").current_dir(&folder);
             command
         };
-        let mut served = Served::start(bare(&[]));
-        let up = served.until("DCA-Auth is up");
+        let mut served = Service::start(bare(&[]));
+        let up = served.wait_for("DCA-Auth is up");
         assert_private(&folder.join("data"));
         assert_eq!((&up["level"], &up["mode"], &up["version"]), (&"INFO".into(), &"embedded".into(), &"0.1.0".into()));
         assert_eq!(
             up["off"],
-            "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, limits and notifications are this process's own; \
-             tls: no DCA_TLS_CERT_FILE; mail: no DCA_SMTP_HOST, letters become files in data/mail"
+            "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, rate limits are not shared between instances; \
+             tls: no DCA_TLS_CERT_FILE; mail: no DCA_SMTP_HOST, emails are written to data/mail"
         );
         assert_eq!(Request::new("GET /ready").ask(listening(&up)).await.unwrap().status, 200);
         assert_eq!(run(bare(&["seed", "demo"])).code, 0, "beside a running service");
         served.signal("TERM");
-        assert_eq!(served.ended(), (Some(0), String::new()));
+        assert_eq!(served.wait_exit(), (Some(0), String::new()));
         assert_private(&folder.join("data"));
 
-        let mut again = Served::start(bare(&["serve", "--only", "api"]));
-        let up = again.until("DCA-Auth is up");
+        let mut again = Service::start(bare(&["serve", "--only", "api"]));
+        let up = again.wait_for("DCA-Auth is up");
         assert!(up["off"].as_str().unwrap().contains("gateway: --only; workers: --only"), "{up}");
-        let told: Vec<_> = again.log.iter().filter(|line| line["level"] != "DEBUG").collect();
-        assert_eq!(told.len(), 1, "one line says that it runs: {told:#?}");
-        let taken = run({
+        let started: Vec<_> = again.log.iter().filter(|line| line["level"] != "DEBUG").collect();
+        assert_eq!(started.len(), 1, "one line reports the start: {started:#?}");
+        let address_taken = run({
             let mut command = bare(&["serve"]);
             command.env("DCA_HTTP_ADDR", listening(&up).to_string());
             command
         });
-        assert_eq!(taken.code, 1, "{taken:?}");
-        assert!(taken.err.contains("cannot listen on") && taken.err.contains("DCA_HTTP_ADDR"), "{taken:?}");
+        assert_eq!(address_taken.code, 1, "{address_taken:?}");
+        assert!(
+            address_taken.err.contains("cannot listen on") && address_taken.err.contains("DCA_HTTP_ADDR"),
+            "{address_taken:?}"
+        );
         again.signal("INT");
-        assert_eq!(again.ended().0, Some(0));
+        assert_eq!(again.wait_exit().0, Some(0));
         t
     });
 }
 
 #[test]
-fn a_service_tells_no_secret_and_names_what_has_no_effect() {
+fn log_contains_no_secret_and_names_unused_settings() {
     it_unstarted(|t| async {
         let master = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         let settings = [("DCA_MASTER_KEY", master), ("DCA_LOG", "debug"), ("JWT_SECRET", "s3cr3t-value")];
         let seeded = run(binary(&t, &["seed", "demo"], &settings)).out;
-        let (key, api_key) = (labelled(&seeded, "license key:"), labelled(&seeded, "API key:"));
-        let mut served = Served::start(binary(&t, &["serve"], &settings));
-        let addr = listening(&served.until("DCA-Auth is up"));
-        let idle = served.until("these settings are understood but have no effect yet");
-        assert_eq!((&idle["level"], &idle["names"]), (&"WARN".into(), &"JWT_SECRET".into()));
+        let (key, api_key) = (value_after(&seeded, "license key:"), value_after(&seeded, "API key:"));
+        let mut served = Service::start(binary(&t, &["serve"], &settings));
+        let addr = listening(&served.wait_for("DCA-Auth is up"));
+        let unused = served.wait_for("these settings are recognized but not used yet");
+        assert_eq!((&unused["level"], &unused["names"]), (&"WARN".into(), &"JWT_SECRET".into()));
         t.discord.connected().await;
         let ask = |line: &str| Request::new(line).with("X-API-Key", &api_key).with("Content-Type", "application/json");
         let validate = ask("POST /licenses/validate").body(json!({ "licenseKey": key }).to_string());
         assert_eq!(validate.ask(addr).await.unwrap().json()["code"], "VALID");
-        for odd in [
+        for invalid in [
             ask(&format!("GET /licenses/{key}?token={api_key}")),
             ask("POST /licenses/validate").body(format!(r#"{{"licenseKey":["{key}"]}}"#)),
             ask("POST /licenses/validate").body(format!(r#"{{"licenseKey":"{}"}}"#, &key[..38])),
             ask("POST /licenses/validate").with("X-API-Key", &api_key[..42]).with("Cookie", &api_key).body("{}"),
         ] {
-            odd.ask(addr).await.unwrap();
+            invalid.ask(addr).await.unwrap();
         }
-        served.until("answered");
+        served.wait_for("request completed");
         served.signal("TERM");
-        let (code, out) = served.ended();
+        let (code, out) = served.wait_exit();
         assert_eq!((code, out.as_str()), (Some(0), ""));
         let log = served.log.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         assert_no_secret(&log, &t.discord.token());
         let password = t.env().get("DCA_DATABASE_URL").map_or("none", String::as_str);
         for secret in [master, "s3cr3t-value", &key, &key[..38], &api_key, &api_key[..42], password] {
-            assert!(!log.contains(secret), "{secret} is told:\n{log}");
+            assert!(!log.contains(secret), "{secret} is in the log:\n{log}");
         }
         t
     });
 }
 
 #[test]
-fn a_second_signal_ends_at_once() {
+fn second_signal_exits_at_once() {
     it_unstarted(|t| async {
-        let seeded = done(&t, &["seed", "demo"]);
-        let api_key = labelled(&seeded, "API key:");
-        let mut served = Served::start(binary(&t, &["serve"], &[("DCA_DISCORD_TOKEN", "")]));
-        let addr = listening(&served.until("DCA-Auth is up"));
+        let seeded = run_ok(&t, &["seed", "demo"]);
+        let api_key = value_after(&seeded, "API key:");
+        let mut served = Service::start(binary(&t, &["serve"], &[("DCA_DISCORD_TOKEN", "")]));
+        let addr = listening(&served.wait_for("DCA-Auth is up"));
         let _unfinished = half_sent(addr, &api_key, "{}").await;
         served.signal("TERM");
-        served.until("stopping; a second signal ends at once");
+        served.wait_for("shutting down; send a second signal to stop immediately");
         served.signal("TERM");
-        assert_eq!(served.ended().0, Some(1));
-        assert_eq!(served.log.last().unwrap(), "dca-auth: ended by a second signal");
+        assert_eq!(served.wait_exit().0, Some(1));
+        assert_eq!(served.log.last().unwrap(), "dca-auth: stopped by a second signal");
         t
     });
 }
 
-/// What `doctor --json` finds, with these settings changed: exit code, and the checks that fail with
-/// what they say.
-fn examined(t: &TestApp, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
-    let ran = run(binary(t, &["doctor", "--json"], changed));
-    let findings: Vec<Value> = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+/// Runs `doctor --json` with these settings changed; returns its exit code and the failed checks with their detail.
+fn failed_checks(t: &TestApp, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
+    let output = run(binary(t, &["doctor", "--json"], changed));
+    let findings: Vec<Value> = serde_json::from_str(&output.out).unwrap_or_else(|_| panic!("{output:?}"));
     let wrong = findings.iter().filter(|finding| finding["outcome"] == "fail");
     let wrong = wrong.map(|finding| {
         assert!(finding["fix"].as_str().is_some_and(|fix| fix.len() > 10), "no fix: {finding}");
         let [check, detail] = ["check", "detail"].map(|name| finding[name].as_str().unwrap().to_owned());
         (check, detail)
     });
-    (ran.code, wrong.collect())
+    (output.code, wrong.collect())
 }
 
 fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str) {
-    let (code, wrong) = examined(t, changed);
+    let (code, wrong) = failed_checks(t, changed);
     assert_eq!(code, 1, "{wrong:?}");
     assert!(matches!(&wrong[..], [(c, d)] if c.starts_with(check) && d.contains(detail)), "{check}: {wrong:?}");
 }
@@ -385,39 +399,39 @@ fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str
 async fn map(t: &TestApp, guild: &SimGuild, role: u64) {
     let caller = t.caller(guild).await;
     let product = dca_core::products::get(t.core(), &caller.scope, "Gold Tools").await.unwrap();
-    mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Quietly).await.unwrap();
+    mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Silently).await.unwrap();
 }
 
 #[test]
-fn doctor_finds_nothing_in_health_and_names_each_fault() {
+fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
     it(|mut t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         t.synced(&guild).await;
         t.map_role(&guild, "Gold Tools", gold, 24).await;
-        assert_eq!(examined(&t, &[]), (0, vec![]));
-        assert!(done(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));
+        assert_eq!(failed_checks(&t, &[]), (0, vec![]));
+        assert!(run_ok(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));
         assert_fails(&t, &[("DCA_REDIS_URL", "redis://127.0.0.1:1")], "redis", "");
-        let nobody = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", "1")];
-        assert_fails(&t, &nobody, "mail", "the mail server does not greet us");
+        let unreachable = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", "1")];
+        assert_fails(&t, &unreachable, "mail", "connection to the mail server failed");
         let sink = MailSink::start().await;
         sink.require_auth("makers", "right");
         let port = sink.port().to_string();
         let host = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str()), ("DCA_SMTP_USER", "makers")];
-        assert_eq!(examined(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "right")]].concat()), (0, vec![]));
-        assert_fails(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(), "mail", "does not let us in");
+        assert_eq!(failed_checks(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "right")]].concat()), (0, vec![]));
+        assert_fails(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(), "mail", "authentication with the mail server failed");
 
         map(&t, &guild, guild.role_above_bot("Boss")).await;
         t.stop().await;
         assert_fails(&t, &[], "role order in Makers", "Boss is not below the bot's role");
         t.discord.disallow_intents(true);
-        let (_, wrong) = examined(&t, &[]);
+        let (_, wrong) = failed_checks(&t, &[]);
         assert_eq!(wrong[0].0, "intents");
         t.discord.disallow_intents(false);
         guild.kick_bot();
         assert_fails(&t, &[], "access in Makers", "");
         t.discord.reject_token(true);
-        assert_fails(&t, &[], "token", "does not accept the bot token");
+        assert_fails(&t, &[], "token", "rejected the bot token");
         t
     });
 }

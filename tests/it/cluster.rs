@@ -1,4 +1,4 @@
-//! Real processes, killed without mercy, on one database.
+//! Several real processes on one database, killed with `SIGKILL`.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the parts that `only` names.
+    /// Starts `dca-auth serve --only`.
     pub fn start(env: &BTreeMap<String, String>, only: &str) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_dca-auth"))
             .args(["serve", "--only", only])
@@ -42,20 +42,20 @@ impl Process {
         Self { child, log }
     }
 
-    /// Returns when the log holds this text.
-    async fn says(&self, text: &str) {
+    /// Waits until the log contains this text.
+    async fn wait_for_log(&self, text: &str) {
         let mut log = self.log.subscribe();
-        let said = tokio::time::timeout(LIMIT * 2, log.wait_for(|log| log.contains(text))).await;
-        assert!(said.is_ok(), "never said {text:?}:\n{}", *self.log.borrow());
+        let found = tokio::time::timeout(LIMIT * 2, log.wait_for(|log| log.contains(text))).await;
+        assert!(found.is_ok(), "never logged {text:?}:\n{}", *self.log.borrow());
     }
 
     fn holds_gateway(&self) -> bool {
         self.log.borrow().contains("Discord is connected")
     }
 
-    /// `http://host:port`, from the start line.
+    /// `http://host:port`, from the log line of the start.
     async fn url(&self) -> String {
-        self.says("\"listening\":\"").await;
+        self.wait_for_log("\"listening\":\"").await;
         let log = self.log.borrow().clone();
         let after = log.split("\"listening\":\"").nth(1).unwrap();
         format!("http://{}", after.split('"').next().unwrap())
@@ -74,8 +74,8 @@ impl Drop for Process {
     }
 }
 
-/// A guild that sells one product through one role, set up before any process of the test starts.
-async fn stage(t: &mut TestApp) -> (SimGuild, u64) {
+/// Sets up a guild with one product for one role, before any process starts.
+async fn set_up_guild(t: &mut TestApp) -> (SimGuild, u64) {
     t.set("DCA_GATEWAY_LEASE_SECONDS", "2");
     t.set("DCA_DELIVERY_TIMEOUT_SECONDS", "1");
     t.set("DCA_DM_INTERVAL_SECONDS", "0");
@@ -89,28 +89,27 @@ async fn stage(t: &mut TestApp) -> (SimGuild, u64) {
     (guild, gold)
 }
 
-/// Everybody has at least one message with a key, all with the same key; answers how many were sent
-/// twice.
+/// Asserts that every member got at least one message, and all with the same key; returns the number of duplicates.
 async fn duplicates(t: &TestApp, members: &[SimMember]) -> usize {
-    let mut twice = 0;
+    let mut duplicate_count = 0;
     for member in members {
         let first = key_in(&t.discord.next_dm(member).await.content);
         let all = t.discord.dms(member);
         assert!(all.iter().all(|dm| key_in(&dm.content) == first), "{all:?}");
-        twice += all.len() - 1;
+        duplicate_count += all.len() - 1;
     }
-    twice
+    duplicate_count
 }
 
-/// Kills the process while Discord holds its answer: before the key's message was taken (its channel
-/// is being opened), or after it arrived and before we know.
+/// Kills the process while Discord delays its response: before the message is sent (while opening the channel), or
+/// after it arrived and before the response did.
 fn killed_during_delivery(path: &'static str, duplicates_at_most: usize) {
     it_unstarted(move |mut t| async move {
-        let (guild, gold) = stage(&mut t).await;
+        let (guild, gold) = set_up_guild(&mut t).await;
         let mut members = Vec::new();
         for kill in 0..5 {
             let process = Process::start(t.env(), "api,bot,workers");
-            process.says("Discord is connected").await;
+            process.wait_for_log("Discord is connected").await;
             t.discord.fault(Fault::on("POST", path, FaultKind::Hold));
             let member = guild.join(&format!("member {kill}"));
             member.grant(gold);
@@ -120,37 +119,37 @@ fn killed_during_delivery(path: &'static str, duplicates_at_most: usize) {
             t.discord.release();
         }
         let last = Process::start(t.env(), "api,bot,workers");
-        let twice = duplicates(&t, &members).await;
-        assert!(twice <= duplicates_at_most, "{twice} duplicates in 5 kills");
+        let duplicate_count = duplicates(&t, &members).await;
+        assert!(duplicate_count <= duplicates_at_most, "{duplicate_count} duplicates in 5 kills");
         assert_no_secret(&last.log.borrow(), &t.discord.token());
         t
     });
 }
 
 #[test]
-fn a_key_survives_five_kills_while_its_channel_is_opened() {
+fn key_is_delivered_despite_kills_while_its_channel_is_opened_1() {
     killed_during_delivery("/users/@me/channels", 0);
 }
 
 #[test]
-fn a_key_survives_five_more_kills_while_its_channel_is_opened() {
+fn key_is_delivered_despite_kills_while_its_channel_is_opened_2() {
     killed_during_delivery("/users/@me/channels", 0);
 }
 
 #[test]
-fn a_key_is_not_sent_twice_by_five_kills_after_its_message_arrived() {
+fn key_is_not_sent_twice_despite_kills_after_its_message_arrived_1() {
     killed_during_delivery("/messages", 0);
 }
 
 #[test]
-fn a_key_is_not_sent_twice_by_five_more_kills_after_its_message_arrived() {
+fn key_is_not_sent_twice_despite_kills_after_its_message_arrived_2() {
     killed_during_delivery("/messages", 0);
 }
 
-/// Two processes on one database; the one that hears Discord is killed in the middle of a burst.
+/// Runs two processes and kills the one connected to the gateway during a burst of role changes.
 fn gateway_killed_mid_burst() {
     it_unstarted(|mut t| async {
-        let (guild, gold) = stage(&mut t).await;
+        let (guild, gold) = set_up_guild(&mut t).await;
         let mut processes =
             vec![Process::start(t.env(), "api,bot,workers"), Process::start(t.env(), "api,bot,workers")];
         t.discord.connected().await;
@@ -161,87 +160,87 @@ fn gateway_killed_mid_burst() {
             let holder = processes.iter().position(Process::holds_gateway);
             let holder = match holder {
                 Some(holder) => holder,
-                None => either_connects(&processes).await,
+                None => connected_index(&processes).await,
             };
             processes.remove(holder).kill();
             burst[5..].iter().for_each(|member| member.grant(gold));
             processes.push(Process::start(t.env(), "api,bot,workers"));
             members.extend(burst);
-            either_connects(&processes).await;
+            connected_index(&processes).await;
         }
         assert_eq!(duplicates(&t, &members).await, 0, "one message per license");
         t
     });
 }
 
-/// The place of the process that hears Discord, as soon as one does.
-async fn either_connects(processes: &[Process]) -> usize {
-    let waits = processes.iter().map(|process| Box::pin(process.says("Discord is connected")));
+/// Waits until a process is connected to the gateway; returns its index.
+async fn connected_index(processes: &[Process]) -> usize {
+    let waits = processes.iter().map(|process| Box::pin(process.wait_for_log("Discord is connected")));
     futures::future::select_all(waits).await.1
 }
 
 #[test]
-fn nobody_is_missed_in_the_first_five_kills_of_the_gateway_holder() {
+fn no_member_is_missed_when_the_gateway_process_is_killed_1() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_in_the_second_five_kills_of_the_gateway_holder() {
+fn no_member_is_missed_when_the_gateway_process_is_killed_2() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_in_the_third_five_kills_of_the_gateway_holder() {
+fn no_member_is_missed_when_the_gateway_process_is_killed_3() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn nobody_is_missed_in_the_fourth_five_kills_of_the_gateway_holder() {
+fn no_member_is_missed_when_the_gateway_process_is_killed_4() {
     gateway_killed_mid_burst();
 }
 
 #[test]
-fn with_the_default_lease_another_instance_listens_within_fifteen_seconds() {
+fn gateway_fails_over_within_fifteen_seconds_with_the_default_lease() {
     it_unstarted(|mut t| async {
-        stage(&mut t).await;
+        set_up_guild(&mut t).await;
         t.set("DCA_GATEWAY_LEASE_SECONDS", "9");
         let first = Process::start(t.env(), "bot");
-        first.says("Discord is connected").await;
+        first.wait_for_log("Discord is connected").await;
         let second = Process::start(t.env(), "bot");
-        second.says("DCA-Auth is up").await;
+        second.wait_for_log("DCA-Auth is up").await;
         let killed = Instant::now();
         first.kill();
-        second.says("Discord is connected").await;
+        second.wait_for_log("Discord is connected").await;
         assert!(killed.elapsed() <= Duration::from_secs(15), "{:?}", killed.elapsed());
         t
     });
 }
 
 #[test]
-fn exactly_one_instance_listens_and_hands_over_at_once_when_it_stops_in_order() {
+fn one_instance_connects_to_the_gateway_and_hands_over_on_shutdown() {
     it(|t| async {
         let second = Process::start(t.env(), "bot");
-        second.says("DCA-Auth is up").await;
+        second.wait_for_log("DCA-Auth is up").await;
         assert_eq!(t.discord.sessions(), 1);
         let mut t = t;
         t.stop().await;
-        second.says("Discord is connected").await;
+        second.wait_for_log("Discord is connected").await;
         t
     });
 }
 
 #[test]
-fn a_commit_in_one_process_nudges_another_through_redis() {
+fn commit_notifies_other_processes_through_redis() {
     if services().1.is_none() {
-        return say("not run without TEST_REDIS_URL: a nudge between processes");
+        return say("skipped, set TEST_REDIS_URL: notifications between processes");
     }
     it_unstarted(|mut t| async {
-        let (guild, gold) = stage(&mut t).await;
+        let (guild, gold) = set_up_guild(&mut t).await;
         let process = Process::start(t.env(), "bot");
-        process.says("Discord is connected").await;
+        process.wait_for_log("Discord is connected").await;
         let here = t.build().await;
         let mut notifications = here.core.bus.subscribe();
-        // A subscription begins with one look at everything: let that pass, so that what comes is a nudge.
+        // A new subscription receives every topic once. Skip those, so that the next ones are notifications.
         for _ in Topic::ALL {
             _ = tokio::time::timeout(Duration::from_secs(2), notifications.recv()).await;
         }
@@ -255,19 +254,19 @@ fn a_commit_in_one_process_nudges_another_through_redis() {
                 break;
             }
         }
-        assert!(arrived, "no nudge arrived");
+        assert!(arrived, "no notification arrived");
         process.kill();
         t
     });
 }
 
 #[test]
-fn processes_share_a_bucket_through_redis() {
+fn processes_share_rate_limits_through_redis() {
     if services().1.is_none() {
-        return say("not run without TEST_REDIS_URL: a bucket shared by processes");
+        return say("skipped, set TEST_REDIS_URL: rate limits shared by processes");
     }
     it_unstarted(|mut t| async {
-        let (guild, _) = stage(&mut t).await;
+        let (guild, _) = set_up_guild(&mut t).await;
         t.start().await;
         let api_key = t.api_key(&guild, "Tools").await;
         t.stop().await;

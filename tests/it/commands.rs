@@ -1,4 +1,4 @@
-//! Slash commands and panels, as admins, members and others use them.
+//! Slash commands and message components, used by admins, members and outsiders.
 
 use chrono::Duration;
 use dca_auth::workers::Worker;
@@ -11,7 +11,7 @@ fn text(value: &str) -> Opt {
 }
 
 #[test]
-fn setup_needs_three_steps_and_says_what_it_did() {
+fn setup_takes_three_steps_and_confirms_them() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
@@ -19,17 +19,17 @@ fn setup_needs_three_steps_and_says_what_it_did() {
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Gold_Tools @everyone"))]).await;
         assert!(panel.ephemeral && panel.deferred, "{panel:?}");
         insta::assert_snapshot!(panel.content, @r"
-        **Gold\_Tools \@everyone** is ready; its keys begin with `GOLDTOOL-`.
-        **1.** Choose the role that earns it. **2.** Choose a channel for the log, if you like.
+        **Gold\_Tools \@everyone** is ready. Its keys begin with `GOLDTOOL-`.
+        **1.** Choose the role whose members get a license. **2.** Optional: choose a log channel.
         ");
         let reply = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
         assert!(reply.ephemeral);
         insta::assert_snapshot!(
             reply.content.replace(&gold.to_string(), "GOLD"),
-            @r"✅ <@&GOLD> earns **Gold\_Tools \@everyone** from now on. Members who have the role already get their license now, without a message: `/key` shows it."
+            @r"✅ Members with <@&GOLD> now get a license for **Gold\_Tools \@everyone**. Members who already have the role get theirs now, without a message: `/key` shows it."
         );
         let again = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
-        assert_eq!(again.content, "❌ That role earns Gold\\_Tools \\@everyone already.");
+        assert_eq!(again.content, "❌ That role is already mapped to Gold\\_Tools \\@everyone.");
         t
     });
 }
@@ -41,17 +41,17 @@ fn roles_that_cannot_be_managed_are_refused_with_the_fix() {
         let owner = guild.owner();
         t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
-        for (role, says) in [
-            (guild.id(), "@everyone cannot earn a product"),
+        for (role, message) in [
+            (guild.id(), "@everyone cannot be mapped"),
             (guild.managed_role("Booster"), "belongs to an integration"),
             (guild.role_above_bot("Admin"), "is not below the bot's role"),
         ] {
             let options = [("role", Opt::Role(role)), ("product", text("Tools"))];
             let reply = t.discord.run(&owner, "/mapping add", &options).await;
-            assert!(reply.ephemeral && reply.content.starts_with("❌") && reply.content.contains(says), "{reply:?}");
+            assert!(reply.ephemeral && reply.content.starts_with("❌") && reply.content.contains(message), "{reply:?}");
         }
         let listed = t.discord.run(&owner, "/mapping list", &[]).await;
-        assert_eq!(listed.content, "No role earns anything yet. `/setup` begins.", "nothing was written");
+        assert_eq!(listed.content, "No role is mapped yet. Use `/setup` to map one.", "nothing was written");
         t
     });
 }
@@ -67,7 +67,10 @@ fn mappings_are_added_once_listed_and_removed() {
         assert_eq!(choices.iter().map(|choice| choice.name.as_str()).collect::<Vec<_>>(), ["Tools"]);
         let options = [("role", Opt::Role(gold)), ("product", text("tools"))];
         assert!(t.discord.run(&owner, "/mapping add", &options).await.content.starts_with("✅"));
-        assert_eq!(t.discord.run(&owner, "/mapping add", &options).await.content, "❌ That role earns Tools already.");
+        assert_eq!(
+            t.discord.run(&owner, "/mapping add", &options).await.content,
+            "❌ That role is already mapped to Tools."
+        );
         let unknown = [("role", Opt::Role(gold)), ("product", text("Nonsense"))];
         let refused = t.discord.run(&owner, "/mapping add", &unknown).await;
         assert_eq!(refused.content, "❌ There is no product \"Nonsense\". Known: Tools.");
@@ -76,7 +79,7 @@ fn mappings_are_added_once_listed_and_removed() {
         let options = [("role", text(&format!("<@&{gold}>"))), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("✅"));
         assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("❌"));
-        // A mapping that was removed may be made again.
+        // A removed mapping can be added again.
         let options = [("role", Opt::Role(gold)), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/mapping add", &options).await.content.starts_with("✅"));
         t
@@ -84,32 +87,32 @@ fn mappings_are_added_once_listed_and_removed() {
 }
 
 #[test]
-fn a_license_is_granted_shown_and_revoked_without_any_role() {
+fn license_commands_grant_show_and_revoke_without_a_role() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
         t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
-        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
-        assert!(t.discord.run(&owner, "/license revoke", &whom).await.content.contains("hold no license"));
-        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"));
+        let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        assert!(t.discord.run(&owner, "/license revoke", &options).await.content.contains("has no license"));
+        assert!(t.discord.run(&owner, "/license grant", &options).await.content.starts_with("✅"));
         let key = key_in(&t.discord.next_dm(&ana).await.content);
-        assert!(t.discord.run(&owner, "/license grant", &whom).await.content.contains("already"));
+        assert!(t.discord.run(&owner, "/license grant", &options).await.content.contains("already"));
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t.advance(Duration::days(400));
         t.run_worker(Worker::ReconcileRoles).await;
         t.run_worker(Worker::Expire).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "no role change ends a grant");
-        let reason = [whom[0].clone(), whom[1].clone(), ("reason", text("charge`back"))];
-        let revoked = t.discord.run(&owner, "/license revoke", &reason).await;
+        let with_reason = [options[0].clone(), options[1].clone(), ("reason", text("charge`back"))];
+        let revoked = t.discord.run(&owner, "/license revoke", &with_reason).await;
         assert!(revoked.content.contains("is revoked"), "{revoked:?}");
-        assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED", "at the tick");
+        assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED", "revoked at once");
         let shown = t.discord.run(&owner, "/license show", &[("member", Opt::User(ana.user_id()))]).await;
         assert!(shown.content.contains("(charge\\`back)") && !shown.content.contains(&key), "{shown:?}");
         assert!(
-            t.discord.run(&owner, "/license grant", &whom).await.content.starts_with("✅"),
-            "a new word is a new license"
+            t.discord.run(&owner, "/license grant", &options).await.content.starts_with("✅"),
+            "a new grant issues a new license"
         );
         assert_ne!(key_in(&t.discord.next_dm(&ana).await.content), key);
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
@@ -118,7 +121,7 @@ fn a_license_is_granted_shown_and_revoked_without_any_role() {
 }
 
 #[test]
-fn a_revoked_role_holder_gets_no_new_key_until_the_role_is_gained_anew() {
+fn revoked_member_gets_a_new_key_only_after_regaining_the_role() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, owner) = (guild.role("Gold"), guild.join("ana"), guild.owner());
@@ -126,8 +129,8 @@ fn a_revoked_role_holder_gets_no_new_key_until_the_role_is_gained_anew() {
         t.map_role(&guild, "Tools", gold, 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
-        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
-        t.discord.run(&owner, "/license revoke", &whom).await;
+        let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        t.discord.run(&owner, "/license revoke", &options).await;
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         ana.update_with(|_| {});
@@ -143,7 +146,7 @@ fn a_revoked_role_holder_gets_no_new_key_until_the_role_is_gained_anew() {
 }
 
 #[test]
-fn key_shows_a_member_their_own_keys_and_nobody_elses() {
+fn key_command_shows_members_only_their_own_keys() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, bea) = (guild.role("Gold"), guild.join("ana"), guild.join("bea"));
@@ -158,14 +161,14 @@ fn key_shows_a_member_their_own_keys_and_nobody_elses() {
         let elsewhere = other.join_user(ana.user_id());
         assert!(
             !t.discord.run(&elsewhere, "/key", &[]).await.content.contains("```"),
-            "another server is another tenant"
+            "keys of another server are not shown"
         );
         t
     });
 }
 
 #[test]
-fn members_and_admins_of_other_servers_can_change_nothing_here() {
+fn members_and_admins_of_other_servers_can_change_nothing() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, stranger) = (guild.role("Gold"), guild.join("ana"), other.owner());
@@ -192,7 +195,7 @@ fn members_and_admins_of_other_servers_can_change_nothing_here() {
             .await;
         assert!(foreign.content.contains("There is no product"), "{foreign:?}");
         assert!(t.discord.autocomplete(&stranger, "/license grant", "product", "").await.is_empty());
-        // A panel's id, sent by somebody it was not made for, and from a server it does not belong to.
+        // The component id of another user, and of another server.
         let custom_id = panel.components[0]["components"][0]["custom_id"].as_str().unwrap().to_owned();
         let stolen = t.discord.forge_component(&ana, &custom_id, &[gold]).await;
         assert!(stolen.content.contains("not yours"), "{stolen:?}");
@@ -205,21 +208,21 @@ fn members_and_admins_of_other_servers_can_change_nothing_here() {
 }
 
 #[test]
-fn bad_words_for_a_product_are_refused_and_nothing_is_written() {
+fn invalid_product_names_and_prefixes_are_refused_and_nothing_is_written() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let owner = guild.owner();
         t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
-        for (options, says) in [
+        for (options, message) in [
             (vec![("product", text("   "))], "1 to 80 visible characters"),
             (vec![("product", text("a\u{7}b"))], "1 to 80 visible characters"),
             (vec![("product", text("More")), ("prefix", text("A-B"))], "2 to 8 letters"),
             (vec![("product", text("More")), ("prefix", text("t00ls"))], "is taken"),
-            (vec![("product", text("Tools")), ("prefix", text("OTHER"))], "keeps it"),
+            (vec![("product", text("Tools")), ("prefix", text("OTHER"))], "cannot be changed"),
         ] {
             let reply = t.discord.run(&owner, "/setup", &options).await;
-            assert!(reply.content.contains(says), "{reply:?}");
+            assert!(reply.content.contains(message), "{reply:?}");
         }
         let names = t.discord.autocomplete(&owner, "/mapping add", "product", "").await;
         assert_eq!(names.len(), 1);
@@ -228,16 +231,18 @@ fn bad_words_for_a_product_are_refused_and_nothing_is_written() {
 }
 
 #[test]
-fn a_command_that_discord_has_given_up_on_does_nothing() {
+fn command_does_nothing_if_discord_rejects_its_acknowledgement() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
         t.synced(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         t.discord.fail_next("POST", "/callback", 404);
-        let whom = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
-        t.discord.run_unanswered(&owner, "/license grant", &whom);
-        t.discord.until("the refused answer", |discord| discord.requests().iter().any(|seen| seen.status == 404)).await;
+        let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        t.discord.run_unanswered(&owner, "/license grant", &options);
+        t.discord
+            .until("the refused answer", |discord| discord.requests().iter().any(|request| request.status == 404))
+            .await;
         t.synced(&guild).await;
         assert!(licenses_of(&t, &guild, &ana).await.is_empty());
         t
@@ -245,7 +250,7 @@ fn a_command_that_discord_has_given_up_on_does_nothing() {
 }
 
 #[test]
-fn a_refusal_reaches_its_caller_however_long_and_strange_the_names_in_it_are() {
+fn long_and_unsafe_names_in_refusals_are_shortened_and_escaped() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
@@ -254,8 +259,8 @@ fn a_refusal_reaches_its_caller_however_long_and_strange_the_names_in_it_are() {
             let name = format!("{n} {}", "[x](https://evil.example) @everyone ".repeat(2));
             t.discord.run(&owner, "/setup", &[("product", text(&name)), ("prefix", text(&format!("P{n}")))]).await;
         }
-        let whom = [("member", Opt::User(ana.user_id())), ("product", text(&"**b** ".repeat(600)))];
-        let refused = t.discord.run(&owner, "/license grant", &whom).await;
+        let options = [("member", Opt::User(ana.user_id())), ("product", text(&"**b** ".repeat(600)))];
+        let refused = t.discord.run(&owner, "/license grant", &options).await;
         assert!(refused.content.starts_with("❌") && refused.content.chars().count() <= 2_000, "{refused:?}");
         assert!(!refused.content.contains("[x](") && !refused.content.contains(" @everyone"), "{refused:?}");
         t
@@ -263,7 +268,7 @@ fn a_refusal_reaches_its_caller_however_long_and_strange_the_names_in_it_are() {
 }
 
 #[test]
-fn a_log_channel_of_another_server_is_refused() {
+fn log_channel_of_another_server_is_refused() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (owner, theirs) = (guild.owner(), other.channel("theirs"));

@@ -1,4 +1,4 @@
-//! A browser's data: what they can take away, and what is left when they go.
+//! Export and deletion of personal data.
 
 use chrono::TimeDelta;
 use dca_auth::workers::Worker;
@@ -23,7 +23,7 @@ async fn login(t: &TestApp, email: &str) -> Response {
 }
 
 #[test]
-fn an_export_holds_everything_but_secrets() {
+fn export_contains_everything_but_secrets() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -36,7 +36,7 @@ fn an_export_holds_everything_but_secrets() {
         let user = &response.body["user"];
         assert_eq!((&user["id"], &user["email"]), (&json!(id.0), &json!("ana@x.example")));
         assert_eq!(response.body["hasSecondFactor"], true);
-        assert_eq!(response.body["sessions"].as_array().unwrap().len(), 1, "one's own alone");
+        assert_eq!(response.body["sessions"].as_array().unwrap().len(), 1, "only the user's own session");
         let kinds: Vec<_> =
             response.body["events"].as_array().unwrap().iter().map(|event| event["kind"].clone()).collect();
         for kind in ["user.registered", "user.signed_in", "user.second_factor_changed"] {
@@ -56,21 +56,22 @@ fn an_export_holds_everything_but_secrets() {
 }
 
 #[test]
-fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
+fn deletion_needs_the_password_and_is_undone_by_a_sign_in_within_14_days() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let elsewhere = sign_in_as(&t, "ana@x.example").await;
+        let second = sign_in_as(&t, "ana@x.example").await;
         for wrong in [Value::Null, json!({}), json!({ "password": "not this one" }), json!({ "password": null })] {
             assert_eq!(delete(&ana, "/me", wrong).await.code(), "INVALID_CREDENTIALS");
         }
-        assert_eq!((ana.get("/me").await.status, elsewhere.get("/me").await.status), (200, 200));
-        let planned = delete(&ana, "/me", json!({ "password": PASSWORD })).await;
-        assert_eq!(planned.status, 202, "{planned:?}");
-        let at: chrono::DateTime<chrono::Utc> = planned.body["deletionAt"].as_str().unwrap().parse().unwrap();
-        assert_eq!(at - t.clock.now(), TimeDelta::days(14));
-        for browser in [&ana, &elsewhere] {
+        assert_eq!((ana.get("/me").await.status, second.get("/me").await.status), (200, 200));
+        let scheduled = delete(&ana, "/me", json!({ "password": PASSWORD })).await;
+        assert_eq!(scheduled.status, 202, "{scheduled:?}");
+        let deletion_at: chrono::DateTime<chrono::Utc> =
+            scheduled.body["deletionAt"].as_str().unwrap().parse().unwrap();
+        assert_eq!(deletion_at - t.clock.now(), TimeDelta::days(14));
+        for browser in [&ana, &second] {
             assert_eq!(browser.get("/me").await.code(), "INVALID_SESSION");
             assert_eq!(browser.post("/auth/refresh", Value::Null).await.status, 401);
         }
@@ -78,18 +79,18 @@ fn a_deletion_is_confirmed_waits_and_is_taken_back_by_a_sign_in() {
 
         t.later(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
         t.run_worker(Worker::Cleanup).await;
-        assert_eq!(login(&t, "ana@x.example").await.status, 200, "the last moment");
+        assert_eq!(login(&t, "ana@x.example").await.status, 200, "one second before the deletion");
         assert_eq!(events_of_kind(t.core(), "user.deletion_undone").await.len(), 1);
         t.later(TimeDelta::days(30)).await;
         t.run_worker(Worker::Cleanup).await;
-        assert_eq!(login(&t, "ana@x.example").await.status, 200, "taken back for good");
+        assert_eq!(login(&t, "ana@x.example").await.status, 200, "the deletion stays undone");
         mail.finish();
         t
     });
 }
 
 #[test]
-fn after_two_weeks_nothing_personal_is_left() {
+fn no_personal_data_is_left_14_days_after_a_deletion() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_with_limits(&[]).await;
@@ -122,9 +123,9 @@ fn after_two_weeks_nothing_personal_is_left() {
         }
         assert_eq!(events_of_kind(t.core(), "user.erased").await.len(), 1);
         assert_eq!(login(&t, "ana@x.example").await.code(), "INVALID_CREDENTIALS");
-        assert_eq!(login(&t, "ben@x.example").await.status, 200, "nobody else is touched");
+        assert_eq!(login(&t, "ben@x.example").await.status, 200, "other accounts are unchanged");
         drop(ben);
-        // The address is free again.
+        // The email can be used again.
         account(&t, "ana@x.example", Role::User).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         mail.finish();
@@ -133,7 +134,7 @@ fn after_two_weeks_nothing_personal_is_left() {
 }
 
 #[test]
-fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
+fn deleted_license_holder_keeps_only_the_discord_id_and_the_license() {
     it_unstarted(|mut t| async {
         let google = t.with_google().await;
         t.start_with_limits(&[]).await;
@@ -141,11 +142,11 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
         let gold = tenant.product("Gold", "GOLD").await;
         let (license, key) = tenant.license(&gold, 42).await;
         let api_key = tenant.api_key(dca_core::crypto::api_key::ApiKeyKind::Secret, &[&gold]).await.1;
-        // The member makes an account of what Discord showed of them.
+        // The member's Discord user becomes a registered account.
         let ana = Browser::new(&t);
-        let who = google.person("117", "Ana Lima", Some(("ana@mail.example", true)));
-        assert_eq!(sign_in_with_google(&ana, &google, &who).await.status, 200);
-        let seen = users::find_by_discord(t.core(), 42_u64.into()).await.unwrap().unwrap();
+        let person = google.person("117", "Ana Lima", Some(("ana@mail.example", true)));
+        assert_eq!(sign_in_with_google(&ana, &google, &person).await.status, 200);
+        let holder = users::find_by_discord(t.core(), 42_u64.into()).await.unwrap().unwrap();
         assert_eq!(count(&t, "users").await, 2);
         for sql in [
             "UPDATE identities SET user_id = (SELECT user_id FROM holders) WHERE provider = 'google'",
@@ -158,11 +159,11 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
         }
         t.later(TimeDelta::days(14)).await;
         t.run_worker(Worker::Cleanup).await;
-        let left = users::find(t.core(), seen).await.unwrap().expect("the row stays");
+        let left = users::find(t.core(), holder).await.unwrap().expect("the row stays");
         assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
         assert_eq!((left.folded_email, left.locale, left.deletion_at), (None, None, None));
-        let kept = rows(t.core().db.writer(), "SELECT provider, name FROM identities").await;
-        assert_eq!(kept, [json!({ "provider": "discord", "name": null })]);
+        let identities = rows(t.core().db.writer(), "SELECT provider, name FROM identities").await;
+        assert_eq!(identities, [json!({ "provider": "discord", "name": null })]);
         assert_eq!(count(&t, "sessions").await, 0);
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         assert_eq!(licenses::reveal(t.core(), &license).unwrap(), key);
@@ -171,7 +172,7 @@ fn who_holds_a_license_leaves_a_number_and_the_license_lives() {
 }
 
 #[test]
-fn what_nobody_proved_and_what_is_over_is_forgotten() {
+fn cleanup_deletes_unverified_accounts_and_expired_rows() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[("DCA_LETTERS_PER_NETWORK", "1000")]).await;
         let form = |email: &str| json!({ "email": email, "password": PASSWORD, "name": "New" });
@@ -182,7 +183,11 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         t.idle().await;
         t.later(TimeDelta::days(7)).await;
         t.run_worker(Worker::Cleanup).await;
-        assert_eq!((count(&t, "users").await, count(&t, "throttles").await), (2, 0), "a week, to the moment");
+        assert_eq!(
+            (count(&t, "users").await, count(&t, "throttles").await),
+            (2, 0),
+            "unverified accounts are kept for a week"
+        );
         t.later(TimeDelta::days(1)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
@@ -197,24 +202,24 @@ fn what_nobody_proved_and_what_is_over_is_forgotten() {
         t.later(TimeDelta::days(180)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
-        assert_eq!(count(&t, "users").await, 1, "who proved their address stays");
+        assert_eq!(count(&t, "users").await, 1, "verified accounts stay");
         t
     });
 }
 
 #[test]
-fn an_admin_may_plan_a_deletion_and_its_owner_take_it_back() {
+fn user_can_undo_a_deletion_scheduled_by_an_admin() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let planned = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
-        assert_eq!(planned.status, 202, "{planned:?}");
+        let scheduled = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
+        assert_eq!(scheduled.status, 202, "{scheduled:?}");
         assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
-        // Asked again later, the day stays.
+        // Repeating the request does not move the date.
         t.later(TimeDelta::minutes(10)).await;
         let again = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
-        assert_eq!(again.body["deletionAt"], planned.body["deletionAt"]);
+        assert_eq!(again.body["deletionAt"], scheduled.body["deletionAt"]);
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t.later(TimeDelta::days(20)).await;
         t.run_worker(Worker::Cleanup).await;

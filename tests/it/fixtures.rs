@@ -1,4 +1,4 @@
-//! What the tests of the other doors stand on: a tenant without Discord, and a socket without manners.
+//! Fixtures for tests without Discord: a tenant, and raw HTTP requests over TCP.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -10,7 +10,7 @@ use dca_core::{
     entitlements::{self, Change, Level, Observation, ObservedSource, SourceKind},
     licenses::{self, License},
     outbox::Notify,
-    products::{self, Product, Terms},
+    products::{self, PolicyChanges, Product},
     tenants,
 };
 use dca_test_support::MailSink;
@@ -24,13 +24,13 @@ use tokio::{
 use crate::harness::{LIMIT, TestApp};
 
 impl TestApp {
-    /// Starts the process without a bot.
+    /// Starts the service without a bot.
     pub async fn start_without_bot(&mut self) {
         self.set("DCA_DISCORD_TOKEN", "");
         self.start_without_waiting().await;
     }
 
-    /// A mail server, for the process that is started next.
+    /// Starts a mail server and configures the next start of the service to use it.
     pub async fn mail_sink(&mut self) -> MailSink {
         let sink = MailSink::start().await;
         self.set("DCA_SMTP_HOST", &sink.host());
@@ -39,12 +39,12 @@ impl TestApp {
         sink
     }
 
-    /// Another instance on the same database, with its own connections.
+    /// Builds another instance on the same database, with its own connections.
     pub async fn instance(&self) -> Core {
         self.assemble(&[]).await.unwrap().core
     }
 
-    /// Another process with these settings changed, not started and without a bot.
+    /// Builds an app with these settings changed and without a bot, but does not start it.
     pub async fn assemble(&self, settings: &[(&str, &str)]) -> anyhow::Result<App> {
         let mut env = self.env().clone();
         env.insert("DCA_DISCORD_TOKEN".to_owned(), String::new());
@@ -54,43 +54,43 @@ impl TestApp {
     }
 }
 
-/// A tenant, as its operator handles it.
+/// A tenant with its operator as the caller.
 pub struct TestTenant {
     pub core: Core,
     pub caller: Caller,
 }
 
 impl TestTenant {
-    /// A new tenant.
+    /// Creates a tenant.
     pub async fn new(core: &Core, name: &str) -> Self {
         let tenant = tenants::create(core, name).await.unwrap();
         Self { core: core.clone(), caller: Caller::operator(tenant) }
     }
 
-    /// The same tenant as another instance sees it.
+    /// The same tenant through another instance.
     pub fn through(&self, core: &Core) -> Self {
         Self { core: core.clone(), caller: self.caller.clone() }
     }
 
-    /// A product whose licenses live for ever.
+    /// Creates a product whose licenses do not expire.
     pub async fn product(&self, name: &str, prefix: &str) -> Product {
         self.terms(name, prefix, None).await
     }
 
-    /// A product, or new terms for it: its next licenses live this long.
+    /// Creates a product or changes its terms; new licenses expire after `duration`.
     pub async fn terms(&self, name: &str, prefix: &str, duration: Option<Duration>) -> Product {
-        let terms = Terms { duration, source_grace: Some(Duration::ZERO) };
-        products::define(&self.core, &self.caller, name, Some(prefix), &terms).await.unwrap()
+        let terms = PolicyChanges { duration, source_grace: Some(Duration::ZERO) };
+        products::create_or_update(&self.core, &self.caller, name, Some(prefix), &terms).await.unwrap()
     }
 
-    /// An API key and its text.
+    /// Creates an API key; returns its row and its text.
     pub async fn api_key(&self, kind: ApiKeyKind, covered: &[&Product]) -> (ApiKey, String) {
         let covered: Vec<_> = covered.iter().map(|product| product.id).collect();
         let (row, text) = api_keys::create(&self.core, &self.caller, "test", kind, &covered).await.unwrap();
         (row, text.expose().to_owned())
     }
 
-    /// Gives or takes a member's right to a product, told to nobody.
+    /// Observes a grant of a product to a member, without notification.
     pub async fn observe(&self, product: &Product, member: u64, level: Level) -> dca_core::Result<Vec<Change>> {
         let core = &self.core;
         let seen = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify: Notify::Silent }];
@@ -100,7 +100,7 @@ impl TestTenant {
         entitlements::observe(core, &observation).await
     }
 
-    /// A member's license and its key.
+    /// Grants a product to a member; returns the license and its key.
     pub async fn license(&self, product: &Product, member: u64) -> (License, String) {
         self.observe(product, member, Level::Present).await.unwrap();
         let license = self.standing(product, member).await.pop().expect("a license was issued");
@@ -122,12 +122,12 @@ pub async fn rows(db: &DatabaseConnection, sql: &str) -> Vec<Value> {
     JsonValue::find_by_statement(statement).all(db).await.unwrap()
 }
 
-/// The newest number of the one log: unchanged means that nothing worth telling happened.
+/// The sequence number of the newest event. If it is unchanged, no event was recorded.
 pub async fn log_head(core: &Core) -> i64 {
     rows(core.db.writer(), "SELECT seq FROM event_head").await[0]["seq"].as_i64().unwrap()
 }
 
-/// An answer as it came over the wire.
+/// A response as read from the socket.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -146,18 +146,18 @@ impl Answer {
         Some(Self { status, headers, body: body.to_owned() })
     }
 
-    /// A header's value; empty when it is not there.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
-        self.headers.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
+        self.headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
-    /// The body as JSON; null when it is none.
+    /// The body as JSON; null if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
 
-/// A request, byte by byte: what no well-behaved client would send.
+/// A raw request, which can be malformed in ways that an HTTP client does not allow.
 #[derive(Clone)]
 pub struct Request {
     line: String,
@@ -166,7 +166,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// `GET /path`, with a host and no keep-alive.
+    /// Creates a request from a line such as `GET /path`, with a host and without keep-alive.
     pub fn new(line: &str) -> Self {
         Self { line: line.to_owned(), headers: Vec::new(), body: Vec::new() }
             .with("Host", "test")
@@ -180,15 +180,15 @@ impl Request {
         request
     }
 
-    /// The same, to a longer path.
+    /// Appends to the request line.
     pub fn to(mut self, more: &str) -> Self {
         self.line += more;
         self
     }
 
-    /// Takes a header away.
+    /// Removes a header.
     pub fn without(mut self, name: &str) -> Self {
-        self.headers.retain(|(known, _)| known != name);
+        self.headers.retain(|(key, _)| key != name);
         self
     }
 
@@ -199,7 +199,7 @@ impl Request {
         request
     }
 
-    /// Sets the body in chunks: its length is not told.
+    /// Sets a chunked body without `Content-Length`.
     pub fn chunked(self, body: &str) -> Self {
         let mut request = self.without("Content-Length").with("Transfer-Encoding", "chunked");
         request.body = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()).into_bytes();
@@ -216,21 +216,21 @@ impl Request {
         bytes
     }
 
-    /// Sends it and reads to the end; `None`: the connection was closed without an answer.
+    /// Sends the request and reads the response; `None` if the connection was closed without one.
     pub async fn ask(&self, addr: SocketAddr) -> Option<Answer> {
         let mut socket = TcpStream::connect(addr).await.unwrap();
         let mut answer = Vec::new();
         let exchange = async {
-            // The other side may hang up before it has read everything; its answer counts.
+            // The server may close the connection before it has read everything; only its response counts.
             _ = socket.write_all(&self.bytes()).await;
             _ = socket.read_to_end(&mut answer).await;
         };
-        tokio::time::timeout(LIMIT, exchange).await.expect("no end of the answer");
+        tokio::time::timeout(LIMIT, exchange).await.expect("the response did not end");
         Answer::read(&answer)
     }
 }
 
-/// A validation whose body is still to come, known to have reached its handler.
+/// Sends the head of a validation request and waits until its handler asks for the body.
 pub async fn half_sent(addr: SocketAddr, api_key: &str, body: &str) -> TcpStream {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let head = format!(
@@ -239,8 +239,8 @@ pub async fn half_sent(addr: SocketAddr, api_key: &str, body: &str) -> TcpStream
         body.len()
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    let mut invited = [0; 25];
-    tokio::time::timeout(LIMIT, socket.read_exact(&mut invited)).await.unwrap().unwrap();
-    assert_eq!(&invited, b"HTTP/1.1 100 Continue\r\n\r\n");
+    let mut interim = [0; 25];
+    tokio::time::timeout(LIMIT, socket.read_exact(&mut interim)).await.unwrap().unwrap();
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
     socket
 }

@@ -1,4 +1,4 @@
-//! What Discord tells, loses, repeats and withholds.
+//! Gateway events: lost, repeated, delayed and refused.
 
 use chrono::Duration;
 use dca_auth::workers::Worker;
@@ -7,19 +7,19 @@ use dca_test_support::{Fault, FaultKind, Opt};
 
 use crate::harness::{LIMIT, TestApp, it, it_unstarted, key_in, licenses_of};
 
-/// A tiny generator, so that a burst is random and still the same each time.
-fn random(seed: &mut u64) -> u64 {
+/// A small deterministic generator, so that every run uses the same sequence.
+fn next_random(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     *seed >> 33
 }
 
-async fn waits_for(t: &TestApp, wanted: impl Fn(&GatewayStatus) -> bool) {
+async fn wait_for_status(t: &TestApp, wanted: impl Fn(&GatewayStatus) -> bool) {
     let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
     let reached = tokio::time::timeout(LIMIT, status.wait_for(|status| wanted(status))).await;
     reached.expect("the status was never reached").unwrap();
 }
 
-fn burst(grace_hours: i64) {
+fn assert_burst(grace_hours: i64) {
     it_unstarted(move |mut t| async move {
         t.set("DCA_DM_PER_MINUTE", "60000");
         t.start().await;
@@ -32,51 +32,51 @@ fn burst(grace_hours: i64) {
             let ana = guild.join(&format!("ana {run}"));
             let mut gains = 0;
             for _ in 0..1_000 {
-                let held = ana.roles().contains(&gold);
-                match (random(&mut seed) % 3, held) {
+                let has_role = ana.roles().contains(&gold);
+                match (next_random(&mut seed) % 3, has_role) {
                     (0, false) => {
                         ana.grant(gold);
                         gains += 1;
                     }
                     (0, true) => ana.take(gold),
-                    // Discord also speaks of changes that are none of ours.
+                    // An update that changes no role.
                     _ => ana.update_with(|_| {}),
                 }
             }
             t.synced(&guild).await;
             let licenses = licenses_of(&t, &guild, &ana).await;
-            let standing = licenses.iter().filter(|license| license.revoked_at.is_none()).count();
+            let active = licenses.iter().filter(|license| license.revoked_at.is_none()).count();
             if grace_hours == 0 {
                 assert!(licenses.len() <= gains, "{} keys for {gains} gains", licenses.len());
-                assert_eq!(standing, usize::from(ana.roles().contains(&gold)), "run {run}");
+                assert_eq!(active, usize::from(ana.roles().contains(&gold)), "run {run}");
             } else {
-                assert!(licenses.len() == 1 && standing == 1, "run {run}: {licenses:?}");
+                assert!(licenses.len() == 1 && active == 1, "run {run}: {licenses:?}");
             }
-            // A key that ended before its message went out is not sent; none is sent twice.
+            // A key revoked before its message was sent is not delivered; no key is delivered twice.
             t.idle().await;
             let mut keys: Vec<_> = t.discord.dms(&ana).iter().map(|dm| key_in(&dm.content)).collect();
             let sent = keys.len();
             keys.sort();
             keys.dedup();
-            assert_eq!(sent, keys.len(), "no key twice");
-            assert!((standing..=licenses.len()).contains(&sent), "{sent} messages for {} licenses", licenses.len());
+            assert_eq!(sent, keys.len(), "a key was delivered twice");
+            assert!((active..=licenses.len()).contains(&sent), "{sent} messages for {} licenses", licenses.len());
         }
         t
     });
 }
 
 #[test]
-fn a_thousand_updates_without_grace_leave_one_license_or_none() {
-    burst(0);
+fn a_thousand_role_changes_without_grace_leave_at_most_one_active_license() {
+    assert_burst(0);
 }
 
 #[test]
-fn a_thousand_updates_within_grace_leave_exactly_one_key() {
-    burst(24);
+fn a_thousand_role_changes_within_grace_issue_exactly_one_key() {
+    assert_burst(24);
 }
 
 #[test]
-fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
+fn role_changes_during_downtime_are_applied_once() {
     it(|mut t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
@@ -89,7 +89,7 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
         ana.take(gold);
         bea.grant(gold);
         t.start().await;
-        // Born of a sweep: five seconds after the key before it.
+        // Issued by reconciliation: sent five seconds after the previous message.
         t.advance(Duration::seconds(5));
         assert_ne!(key_in(&t.discord.next_dm(&bea).await.content), key);
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
@@ -98,13 +98,13 @@ fn roles_given_and_taken_while_the_process_was_down_are_found_once() {
             t.run_worker(Worker::ReconcileRoles).await;
         }
         assert_eq!(licenses_of(&t, &guild, &bea).await.len(), 1);
-        assert_eq!(t.discord.dms(&bea).len(), 1, "found once, told once");
+        assert_eq!(t.discord.dms(&bea).len(), 1, "notified once");
         t
     });
 }
 
 #[test]
-fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
+fn reconciliation_covers_a_gateway_gap() {
     it(|t| async {
         let (_, gold, ana) = t.guild_with_product("Tools", 24).await;
         let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
@@ -122,13 +122,13 @@ fn a_gap_in_the_gateway_is_closed_by_a_full_pass() {
 }
 
 #[test]
-fn an_event_that_cannot_be_read_is_noticed_and_healed() {
+fn an_unreadable_event_is_logged_and_corrected_by_reconciliation() {
     it(|mut t| async {
         t.expect_error("nknown event");
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
-        // The role is taken, and Discord says so in a form that is legal and that we cannot read.
+        // The role is removed, but the event has a form that the bot cannot deserialize.
         ana.set_roles_silently(&[]);
         ana.update_with(|member| member["joined_at"] = serde_json::Value::Null);
         t.synced(&guild).await;
@@ -139,42 +139,49 @@ fn an_event_that_cannot_be_read_is_noticed_and_healed() {
 }
 
 #[test]
-fn a_refused_intent_is_told_and_the_api_keeps_serving() {
+fn a_refused_intent_is_reported_and_the_api_keeps_serving() {
     it_unstarted(|mut t| async {
         t.expect_error("Server Members Intent");
         t.expect_error("Disallowed gateway intents");
         t.expect_error("DisallowedGatewayIntents");
         t.discord.disallow_intents(true);
         t.start_without_waiting().await;
-        waits_for(&t, |status| matches!(status, GatewayStatus::Refused(why) if why.contains("Server Members"))).await;
+        wait_for_status(
+            &t,
+            |status| matches!(status, GatewayStatus::Refused(reason) if reason.contains("Server Members")),
+        )
+        .await;
         let health: serde_json::Value = t.http().get(t.url("/health")).send().await.unwrap().json().await.unwrap();
         assert_eq!(
             (&health["status"], &health["checks"]["discord"]["status"]),
             (&"degraded".into(), &"refused".into())
         );
         assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
-        assert_eq!(t.discord.identifies(), 1, "no second try without an operator");
+        assert_eq!(t.discord.identifies(), 1, "no retry without an operator");
         t
     });
 }
 
 #[test]
-fn a_refused_token_is_told_and_the_api_keeps_serving() {
+fn a_refused_token_is_reported_and_the_api_keeps_serving() {
     it_unstarted(|mut t| async {
         t.expect_error("Reset Token");
         t.expect_error("Sent invalid authentication");
         t.expect_error("InvalidAuthentication");
         t.discord.reject_token(true);
         t.start_without_waiting().await;
-        waits_for(&t, |status| matches!(status, GatewayStatus::Refused(why) if why.contains("DCA_DISCORD_TOKEN")))
-            .await;
+        wait_for_status(
+            &t,
+            |status| matches!(status, GatewayStatus::Refused(reason) if reason.contains("DCA_DISCORD_TOKEN")),
+        )
+        .await;
         assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
         t
     });
 }
 
 #[test]
-fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_back() {
+fn leaving_ends_the_license_after_its_grace_unless_the_member_returns() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
@@ -187,20 +194,20 @@ fn a_member_who_leaves_loses_the_license_after_its_grace_and_keeps_it_by_coming_
             member.leave();
         }
         t.synced(&guild).await;
-        let back = guild.join_user(bea.user_id());
-        back.grant(gold);
+        let rejoined = guild.join_user(bea.user_id());
+        rejoined.grant(gold);
         t.synced(&guild).await;
         t.advance(Duration::hours(25));
         t.run_worker(Worker::Expire).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
-        let kept = licenses_of(&t, &guild, &bea).await;
-        assert!(kept.len() == 1 && kept[0].revoked_at.is_none());
+        let licenses = licenses_of(&t, &guild, &bea).await;
+        assert!(licenses.len() == 1 && licenses[0].revoked_at.is_none());
         t
     });
 }
 
 #[test]
-fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
+fn a_deleted_role_revokes_no_license_until_an_admin_removes_the_mapping() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
@@ -214,7 +221,7 @@ fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
         assert!(listed.content.contains("was deleted"), "{listed:?}");
         let options = [("role", Opt::Str(gold.to_string())), ("product", Opt::Str("Tools".into()))];
         let removed = t.discord.run(&guild.owner(), "/mapping remove", &options).await;
-        assert!(removed.content.contains("1 licenses stood on it"), "{removed:?}");
+        assert!(removed.content.contains("Licenses affected: 1."), "{removed:?}");
         t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
@@ -222,7 +229,7 @@ fn a_deleted_role_revokes_nobody_and_asks_the_admin() {
 }
 
 #[test]
-fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
+fn a_role_deleted_during_downtime_revokes_no_license() {
     it(|mut t| async {
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
@@ -237,7 +244,7 @@ fn a_role_deleted_while_the_process_was_down_revokes_nobody() {
 }
 
 #[test]
-fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
+fn an_outage_or_a_kicked_bot_revokes_no_license() {
     it(|mut t| async {
         t.expect_error("a worker failed");
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
@@ -260,32 +267,32 @@ fn an_outage_or_a_kicked_bot_costs_nobody_anything() {
 }
 
 #[test]
-fn half_a_member_list_costs_nobody_anything() {
+fn an_incomplete_member_list_revokes_no_license() {
     it(|mut t| async {
         t.expect_error("a worker failed");
         let (guild, gold, _) = t.guild_with_product("Tools", 0).await;
         guild.seed(1_500, &[]);
-        // The youngest id: on the second page, which never arrives.
+        // The newest id is on the second page, which is refused.
         let bea = guild.join("bea");
         bea.grant(gold);
         t.discord.next_dm(&bea).await;
-        let refusal = serde_json::json!({"code": 50001, "message": "Missing Access"});
-        let page_two = Fault::on("GET", "limit=1000&after=1", FaultKind::Status(403, refusal));
+        let body = serde_json::json!({"code": 50001, "message": "Missing Access"});
+        let page_two = Fault::on("GET", "limit=1000&after=1", FaultKind::Status(403, body));
         t.discord.fault(page_two.times(5));
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         t.advance(Duration::minutes(2));
         t.idle().await;
-        assert!(t.discord.requests().iter().any(|seen| seen.status == 403), "the second page was refused");
-        let asked = format!("/members/{}", bea.user_id());
-        assert!(!t.discord.requests().iter().any(|seen| seen.path.ends_with(&asked)), "not even a doubt");
+        assert!(t.discord.requests().iter().any(|request| request.status == 403), "the second page was refused");
+        let member_path = format!("/members/{}", bea.user_id());
+        assert!(!t.discord.requests().iter().any(|request| request.path.ends_with(&member_path)), "no recheck either");
         assert!(licenses_of(&t, &guild, &bea).await[0].revoked_at.is_none());
         t
     });
 }
 
 #[test]
-fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
+fn a_role_deleted_during_reconciliation_revokes_no_license() {
     it(|mut t| async {
         t.expect_error("a worker failed");
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
@@ -294,11 +301,11 @@ fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
         t.discord.fault(Fault::on("GET", "/roles", FaultKind::Hold));
         t.advance(Duration::minutes(5));
         let app = t.app().clone();
-        let pass = tokio::spawn(async move { app.run(Worker::ReconcileRoles).await });
+        let reconcile = tokio::spawn(async move { app.run(Worker::ReconcileRoles).await });
         t.discord.held().await;
         guild.delete_role(gold);
         t.discord.release();
-        pass.await.unwrap().unwrap();
+        reconcile.await.unwrap().unwrap();
         t.synced(&guild).await;
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
@@ -308,14 +315,14 @@ fn a_role_deleted_while_the_list_is_read_revokes_nobody() {
 }
 
 #[test]
-fn commands_that_could_not_be_registered_do_not_deafen_the_bot() {
+fn failed_command_registration_is_retried_while_events_are_handled() {
     it_unstarted(|mut t| async {
         t.discord.fail_next("PUT", "/commands", 503);
         t.start().await;
         let registered = |discord: &dca_test_support::SimDiscord| {
-            discord.requests().iter().any(|seen| seen.path.ends_with("/commands") && seen.status == 200)
+            discord.requests().iter().any(|request| request.path.ends_with("/commands") && request.status == 200)
         };
-        t.discord.until("the second try", registered).await;
+        t.discord.until("the second attempt", registered).await;
         let (guild, gold, ana) = t.guild_with_product("Tools", 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
@@ -325,7 +332,7 @@ fn commands_that_could_not_be_registered_do_not_deafen_the_bot() {
 }
 
 #[test]
-fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends() {
+fn a_member_missing_from_the_list_is_rechecked_before_revocation() {
     it(|mut t| async {
         let (guild, gold, ana) = t.guild_with_product("Tools", 0).await;
         ana.grant(gold);
@@ -333,7 +340,7 @@ fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends(
         t.stop().await;
         ana.leave();
         t.start().await;
-        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none(), "one look is a doubt");
+        assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none(), "absent once: recheck first");
         t.advance(Duration::seconds(61));
         t.events(&guild, "license.revoked", 1).await;
         t
@@ -341,14 +348,14 @@ fn a_holder_missing_from_the_list_is_asked_about_once_more_before_anything_ends(
 }
 
 #[test]
-fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
+fn a_sync_that_would_revoke_many_licenses_waits_for_confirmation() {
     it(|mut t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let members = guild.seed(15, &[gold]);
         t.synced(&guild).await;
         t.map_role(&guild, "Tools", gold, 0).await;
-        assert_eq!(licenses_of(&t, &guild, &members[0]).await.len(), 1, "holders have their license, quietly");
+        assert_eq!(licenses_of(&t, &guild, &members[0]).await.len(), 1, "existing holders have a license");
         t.stop().await;
         for member in &members {
             member.take(gold);
@@ -359,9 +366,9 @@ fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
         t.run_worker(Worker::ReconcileRoles).await;
         let kinds = t.kinds(&guild).await;
         assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
-        assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "asked once");
-        let said = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
-        assert!(said.content.contains("may end"), "{said:?}");
+        assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "reported once");
+        let reply = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
+        assert!(reply.content.contains("may revoke"), "{reply:?}");
         t.run_worker(Worker::ReconcileRoles).await;
         t.events(&guild, "license.revoked", 15).await;
         t
@@ -369,12 +376,12 @@ fn a_pass_that_would_end_too_many_licenses_is_held_until_an_admin_confirms() {
 }
 
 #[test]
-fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_one() {
+fn existing_role_holders_are_messaged_only_on_request_and_one_at_a_time() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, silver) = (guild.role("Gold"), guild.role("Silver"));
-        let quiet = guild.seed(3, &[gold]);
-        let told = guild.seed(3, &[silver]);
+        let silent = guild.seed(3, &[gold]);
+        let notified = guild.seed(3, &[silver]);
         t.synced(&guild).await;
         t.map_role(&guild, "Gold Tools", gold, 24).await;
         t.discord.run(&guild.owner(), "/setup", &[("product", Opt::Str("Silver Tools".into()))]).await;
@@ -385,13 +392,13 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
         ];
         t.discord.run(&guild.owner(), "/mapping add", &options).await;
         t.run_worker(Worker::ReconcileRoles).await;
-        t.discord.next_dm(&told[0]).await;
-        for next in &told[1..] {
+        t.discord.next_dm(&notified[0]).await;
+        for next in &notified[1..] {
             assert!(t.discord.dms(next).is_empty(), "five seconds apart");
             t.advance(Duration::seconds(5));
             t.discord.next_dm(next).await;
         }
-        for member in &quiet {
+        for member in &silent {
             assert_eq!(licenses_of(&t, &guild, member).await.len(), 1);
             assert!(t.discord.dms(member).is_empty());
         }
@@ -400,22 +407,22 @@ fn holders_of_a_new_mapping_are_told_only_if_the_admin_says_so_and_then_one_by_o
 }
 
 #[test]
-fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
+fn discord_failures_delay_a_key_message_without_losing_it() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Tools", 24).await;
         for kind in [FaultKind::Status(500, serde_json::json!({})), FaultKind::CloudflareHtml, FaultKind::Drop] {
             t.discord.fault(Fault::on("POST", "/channels/", kind));
         }
         ana.grant(gold);
-        for tries in 1..=3 {
+        for attempts in 1..=3 {
             t.discord
-                .until("a failed try", |discord| {
+                .until("a failed attempt", |discord| {
                     let posts = discord
                         .requests()
                         .iter()
-                        .filter(|seen| seen.path.ends_with("/messages") && seen.method == "POST")
+                        .filter(|request| request.path.ends_with("/messages") && request.method == "POST")
                         .count();
-                    posts >= tries
+                    posts >= attempts
                 })
                 .await;
             t.idle().await;
@@ -427,31 +434,34 @@ fn discord_that_fails_for_a_while_delays_a_key_and_does_not_lose_it() {
         assert_eq!(
             t.discord.dms(&ana).len(),
             1,
-            "the dropped answer was a message that arrived; its nonce kept it single"
+            "the message had arrived although its response was dropped; the nonce prevented a duplicate"
         );
         t
     });
 }
 
 #[test]
-fn direct_messages_rest_when_discord_asks_for_it_and_commands_serve_meanwhile() {
+fn direct_messages_pause_when_discord_asks_and_commands_keep_working() {
     it(|mut t| async {
-        t.expect_error("asks to stop opening direct messages");
+        t.expect_error("Discord does not allow new direct messages for now");
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
         t.synced(&guild).await;
         t.map_role(&guild, "Tools", gold, 24).await;
-        let stop = serde_json::json!({"code": 40003, "message": "You are opening direct messages too fast."});
-        t.discord.fault(Fault::on("POST", "/users/@me/channels", FaultKind::Status(400, stop)));
+        let body = serde_json::json!({"code": 40003, "message": "You are opening direct messages too fast."});
+        t.discord.fault(Fault::on("POST", "/users/@me/channels", FaultKind::Status(400, body)));
         ana.grant(gold);
-        t.discord.until("the refusal", |discord| discord.requests().iter().any(|seen| seen.status == 400)).await;
+        t.discord
+            .until("the refused request", |discord| discord.requests().iter().any(|request| request.status == 400))
+            .await;
         bea.grant(gold);
         t.synced(&guild).await;
-        let shown = t.discord.run(&bea, "/key", &[]).await;
-        assert!(shown.content.contains("```"));
-        let opened = t.discord.requests().iter().filter(|seen| seen.path.ends_with("/users/@me/channels")).count();
-        assert_eq!(opened, 1, "nobody else was tried");
+        let reply = t.discord.run(&bea, "/key", &[]).await;
+        assert!(reply.content.contains("```"));
+        let opened =
+            t.discord.requests().iter().filter(|request| request.path.ends_with("/users/@me/channels")).count();
+        assert_eq!(opened, 1, "no other message was attempted");
         t
     });
 }

@@ -1,8 +1,8 @@
-//! One test: its own runtime, log, metrics, database, Discord and process.
+//! The test harness. Each test has its own runtime, log, metrics, database, Discord Sim and app.
 //!
-//! [`it`] runs a test with a [`T`] and then proves silence: no message nobody read, no delivery that
-//! is due, no unannounced error in the log, nothing in the log that looks like a key or a token.
-//! Time stands still until [`TestApp::advance`]; scheduled workers run when a test says so.
+//! [`it`] runs a test with a [`TestApp`] and then checks that nothing is left over: no unread message, no due
+//! delivery, no unexpected error in the log, and no key or token in the log. Time stands still until
+//! [`TestApp::advance`]; scheduled workers run only when a test runs them.
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +30,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::Dispatch;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-/// How long anything may be waited for.
+/// The longest any wait may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
-/// What the test's threads logged.
+/// The log of the test's threads.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -62,15 +62,13 @@ impl MakeWriter<'_> for Log {
     }
 }
 
-/// Everything a test works with.
+/// The app under test and its surroundings.
 pub struct TestApp {
-    /// The outside.
     pub discord: SimDiscord,
-    /// Domain time.
+    /// The time the app sees.
     pub clock: Clock,
-    /// The log so far.
     pub log: Log,
-    /// The process under test; `None` while it is stopped.
+    /// The running app; `None` while it is stopped.
     running: Option<(Running, CancellationToken)>,
     env: BTreeMap<String, String>,
     inputs: Inputs,
@@ -80,17 +78,17 @@ pub struct TestApp {
     http: reqwest::Client,
 }
 
-/// The first moment of every test.
+/// The time at which every test starts.
 pub fn start_time() -> DateTime<Utc> {
     "2026-03-01T12:00:00Z".parse().unwrap()
 }
 
-/// Runs a test: builds, connects, plays it, and proves silence.
+/// Starts the app, runs the test, and checks that nothing is left over.
 pub fn it<F: Future<Output = TestApp>>(test: impl FnOnce(TestApp) -> F + Send) {
     run(true, test);
 }
 
-/// Runs a test that starts its processes itself.
+/// Runs a test that starts the app itself.
 pub fn it_unstarted<F: Future<Output = TestApp>>(test: impl FnOnce(TestApp) -> F + Send) {
     run(false, test);
 }
@@ -99,68 +97,68 @@ fn run<F: Future<Output = TestApp>>(started: bool, test: impl FnOnce(TestApp) ->
     let log = Log::default();
     let recorder = telemetry::recorder().unwrap();
     let metrics = recorder.handle();
-    // The recorder lives as long as the threads that use it: the rest of the process.
+    // Leaked: the threads that use the recorder live until the process ends.
     let recorder: &'static _ = Box::leak(Box::new(recorder));
     let filter =
         EnvFilter::new("info,serenity=debug,dca_auth=debug,dca_core=debug,dca_commands=debug,sqlx=warn,hyper=warn");
     let subscriber =
         tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(log.clone()).finish();
     let dispatch = Dispatch::new(subscriber);
-    let settle = move || {
+    let install = move || {
         std::mem::forget(tracing::dispatcher::set_default(&dispatch));
         std::mem::forget(metrics::set_default_local_recorder(recorder));
     };
-    let on_thread = settle.clone();
+    let on_thread = install.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .on_thread_start(on_thread)
         .build()
         .unwrap();
-    // The test itself runs on a thread of its own, so that its dispatch ends with it.
+    // The test runs on its own thread, so that its tracing dispatcher ends with it.
     std::thread::scope(|scope| {
-        let played = scope.spawn(|| {
-            settle();
+        let thread = scope.spawn(|| {
+            install();
             let inputs = Inputs { clock: Clock::manual(start_time()), ids: Ids::seeded(7), metrics };
             runtime.block_on(async {
                 let mut t = TestApp::new(log.clone(), inputs).await;
                 if started {
                     t.start().await;
                 }
-                let played = async { test(t).await.finish().await };
-                tokio::time::timeout(LIMIT * 6, played).await.expect("the test hangs");
+                let outcome = async { test(t).await.finish().await };
+                tokio::time::timeout(LIMIT * 6, outcome).await.expect("the test timed out");
             });
         });
-        if let Err(panic) = played.join() {
+        if let Err(panic) = thread.join() {
             eprintln!("---- log ----\n{}", log.text());
             std::panic::resume_unwind(panic);
         }
     });
 }
 
-/// A line that the test runner shows also when everything passes.
+/// Prints a line that the test runner shows even if the test passes.
 pub fn say(line: &str) {
     _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// The Postgres and Redis to run on; absent: `SQLite` and memory.
+/// The URLs of PostgreSQL and Redis; `None` stands for SQLite and for memory.
 pub fn services() -> (Option<String>, Option<String>) {
-    static SAID: OnceLock<()> = OnceLock::new();
+    static REPORTED: OnceLock<()> = OnceLock::new();
     let get = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (postgres, redis) = (get("TEST_DATABASE_URL"), get("TEST_REDIS_URL"));
     let required = get("TEST_REQUIRE").unwrap_or_default();
-    assert!(!required.contains("postgres") || postgres.is_some(), "TEST_REQUIRE wants TEST_DATABASE_URL");
-    assert!(!required.contains("redis") || redis.is_some(), "TEST_REQUIRE wants TEST_REDIS_URL");
-    SAID.get_or_init(|| {
-        let name = |given: &Option<String>, with: &'static str, without: &'static str| {
-            given.as_ref().map_or(without, |_| with)
+    assert!(!required.contains("postgres") || postgres.is_some(), "TEST_REQUIRE=postgres requires TEST_DATABASE_URL");
+    assert!(!required.contains("redis") || redis.is_some(), "TEST_REQUIRE=redis requires TEST_REDIS_URL");
+    REPORTED.get_or_init(|| {
+        let name = |url: &Option<String>, present: &'static str, absent: &'static str| {
+            url.as_ref().map_or(absent, |_| present)
         };
-        say(&format!("running on {} and {}", name(&postgres, "Postgres", "SQLite"), name(&redis, "Redis", "memory")));
+        say(&format!("running on {} and {}", name(&postgres, "PostgreSQL", "SQLite"), name(&redis, "Redis", "memory")));
     });
     (postgres, redis)
 }
 
-/// A migrated `SQLite` file, made once: a copy costs milliseconds, a migration a second.
+/// The folder of a migrated SQLite file, created once: copying it is faster than migrating again.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
     let dir = TEMPLATE.get_or_init(|| {
@@ -182,7 +180,7 @@ fn template() -> &'static Path {
     dir.path()
 }
 
-/// A name nobody else uses, for databases and Redis prefixes.
+/// A unique name for a database or a Redis prefix.
 pub fn unique() -> String {
     format!("dca_test_{}", Ids::system().v4().simple())
 }
@@ -223,12 +221,12 @@ impl TestApp {
         Self { discord, clock, log, running: None, env, inputs, dir, database, expected_errors, http }
     }
 
-    /// Changes a setting of the process that is started next.
+    /// Sets an environment variable for the next start.
     pub fn set(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
     }
 
-    /// A mail server of its own for the process that is started next.
+    /// Starts a mail server and configures it for the next start.
     pub async fn with_mail(&mut self) -> MailSink {
         let sink = MailSink::start().await;
         self.set("DCA_SMTP_HOST", &sink.host());
@@ -237,29 +235,29 @@ impl TestApp {
         sink
     }
 
-    /// The settings, for processes a test starts itself.
+    /// The environment, for processes that a test starts itself.
     pub fn env(&self) -> &BTreeMap<String, String> {
         &self.env
     }
 
-    /// The data directory.
+    /// The data directory (`DCA_DATA_DIR`).
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Builds the process without starting it.
+    /// Builds the app without starting it.
     pub async fn build(&self) -> App {
         let config = Config::load(self.env.clone()).unwrap();
         App::build(config, &[Part::Api, Part::Bot], self.inputs.clone()).await.unwrap()
     }
 
-    /// Starts the process; returns when it hears Discord and has looked at everything once.
+    /// Starts the app; returns once the bot is connected and roles were reconciled.
     pub async fn start(&mut self) {
         self.start_without_waiting().await;
         self.settled().await;
     }
 
-    /// Starts the process without waiting for Discord.
+    /// Starts the app without waiting for the bot to connect.
     pub async fn start_without_waiting(&mut self) {
         let app = self.build().await;
         let stop = CancellationToken::new();
@@ -267,18 +265,18 @@ impl TestApp {
         self.running = Some((app.start().await.unwrap(), stop));
     }
 
-    /// Returns when Discord is connected, what it told is stored, and the full pass has run.
+    /// Returns once the bot is connected, its events are stored, and roles were reconciled.
     pub async fn settled(&self) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.connected().await;
         let mut status = bot.status.subscribe();
         let connected = status.wait_for(|status| *status == dca_commands::GatewayStatus::Connected);
         tokio::time::timeout(LIMIT, connected).await.expect("the bot never connected").unwrap();
-        tokio::time::timeout(LIMIT, bot.drained()).await.expect("what Discord told was never stored");
+        tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
         self.app().run(workers::Worker::ReconcileRoles).await.unwrap();
     }
 
-    /// Stops the process in order.
+    /// Stops the app gracefully.
     pub async fn stop(&mut self) {
         if let Some((running, relay)) = self.running.take() {
             relay.cancel();
@@ -286,22 +284,22 @@ impl TestApp {
         }
     }
 
-    /// The process.
+    /// The running app.
     pub fn app(&self) -> &App {
-        &self.running.as_ref().expect("the process is stopped").0.app
+        &self.running.as_ref().expect("the app is stopped").0.app
     }
 
-    /// The product behind the doors: to set the stage and to look at the level reached.
+    /// The domain core, to prepare and to inspect state directly.
     pub fn core(&self) -> &Core {
         &self.app().core
     }
 
-    /// Where HTTP listens.
+    /// The address of the HTTP server.
     pub fn addr(&self) -> SocketAddr {
         self.running.as_ref().unwrap().0.addr.unwrap()
     }
 
-    /// `http://…/path`.
+    /// The URL of a path, `http://127.0.0.1:…/path`.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.addr())
     }
@@ -311,28 +309,28 @@ impl TestApp {
         &self.http
     }
 
-    /// Lets time pass, and the relay look.
+    /// Advances the clock and wakes the outbox.
     pub fn advance(&self, by: chrono::Duration) {
         self.clock.advance(by);
         self.core().bus.notify(dca_core::bus::Topic::Outbox);
     }
 
-    /// Runs a scheduled worker, as the timer would.
+    /// Runs a scheduled worker now.
     pub async fn run_worker(&self, worker: workers::Worker) {
         self.app().run(worker).await.unwrap();
     }
 
-    /// Announces an error line that this test causes on purpose.
+    /// Allows error lines that contain `part`.
     pub fn expect_error(&mut self, part: &str) {
         self.expected_errors.push(part.to_owned());
     }
 
-    /// The caller a guild's owner is.
+    /// The owner of a guild as a caller.
     pub async fn caller(&self, guild: &SimGuild) -> Caller {
         Caller::in_guild(self.core(), guild.id().into(), guild.owner().user_id().into()).await.unwrap()
     }
 
-    /// An API key for a product of a guild, by its name.
+    /// Creates a secret API key for a product of a guild.
     pub async fn api_key(&self, guild: &SimGuild, product: &str) -> String {
         let caller = self.caller(guild).await;
         let product = products::get(self.core(), &caller.scope, product).await.unwrap();
@@ -341,7 +339,7 @@ impl TestApp {
         text.expose().to_owned()
     }
 
-    /// Sets a product up in Discord: `/setup`, then the role.
+    /// Sets up a product with `/setup` and chooses its role.
     pub async fn map_role(&self, guild: &SimGuild, product: &str, role: u64, grace_hours: i64) -> Reply {
         let owner = guild.owner();
         let options = [("product", Opt::Str(product.to_owned())), ("grace_hours", Opt::Int(grace_hours))];
@@ -351,7 +349,7 @@ impl TestApp {
         reply
     }
 
-    /// A guild that sells a product through its role Gold, and a member who does not have it yet.
+    /// A guild with a product mapped to its role Gold, and a member without that role.
     pub async fn guild_with_product(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
         let guild = self.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
@@ -360,9 +358,9 @@ impl TestApp {
         (guild, gold, ana)
     }
 
-    /// Asks the verdict on a key: the JSON of a 200.
+    /// Calls `POST /licenses/validate`, expects 200 and returns the JSON.
     pub async fn validate(&self, api_key: &str, key: &str) -> Value {
-        let answer = self
+        let response = self
             .http
             .post(self.url("/licenses/validate"))
             .header("X-API-Key", api_key)
@@ -370,11 +368,11 @@ impl TestApp {
             .send()
             .await
             .unwrap();
-        assert_eq!(answer.status(), 200);
-        answer.json().await.unwrap()
+        assert_eq!(response.status(), 200);
+        response.json().await.unwrap()
     }
 
-    /// The log of a guild's tenant, oldest first: kinds alone.
+    /// The event kinds of the guild's tenant, oldest first.
     pub async fn kinds(&self, guild: &SimGuild) -> Vec<String> {
         let caller = self.caller(guild).await;
         let mut all = events::list(self.core(), &caller.scope, 10_000).await.unwrap();
@@ -382,7 +380,7 @@ impl TestApp {
         all.into_iter().map(|event| event.kind).collect()
     }
 
-    /// Returns when the guild's log holds `count` events of this kind.
+    /// Waits until the guild's tenant has `count` events of this kind.
     pub async fn events(&self, guild: &SimGuild, kind: &str, count: usize) {
         let mut notifications = self.core().bus.subscribe();
         let reached = async {
@@ -402,27 +400,27 @@ impl TestApp {
         );
     }
 
-    /// Returns when no delivery is due or being performed.
+    /// Waits until no delivery is due or claimed.
     pub async fn idle(&self) {
         let mut notifications = self.core().bus.subscribe();
         let reached = async {
             loop {
-                let depth = outbox::depth(self.core()).await.unwrap();
+                let depth = outbox::queue_depth(self.core()).await.unwrap();
                 if depth.claimed == 0 && depth.due == 0 {
                     return;
                 }
                 _ = notifications.recv().await;
             }
         };
-        tokio::time::timeout(LIMIT, reached).await.expect("a delivery never ended");
+        tokio::time::timeout(LIMIT, reached).await.expect("a delivery did not complete in time");
     }
 
-    /// Returns when everything Discord sent before is stored: a command sent behind it was answered,
-    /// and events are noted in order.
+    /// Waits until all earlier events are stored: events are handled in order, so the response to a command
+    /// follows them.
     pub async fn synced(&self, guild: &SimGuild) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.run(&guild.owner(), "/key", &[]).await;
-        tokio::time::timeout(LIMIT, bot.drained()).await.expect("what Discord told was never stored");
+        tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
     }
 
     async fn finish(mut self) {
@@ -433,11 +431,11 @@ impl TestApp {
         self.discord.finish();
         let log = self.log.text();
         let unexpected = |line: &&str| {
-            let loud = line.contains(" ERROR ") || line.to_lowercase().contains("unknown event");
-            loud && !self.expected_errors.iter().any(|part| line.contains(part.as_str()))
+            let is_error = line.contains(" ERROR ") || line.to_lowercase().contains("unknown event");
+            is_error && !self.expected_errors.iter().any(|part| line.contains(part.as_str()))
         };
-        let loud: Vec<_> = log.lines().filter(unexpected).collect();
-        assert!(loud.is_empty(), "unannounced errors in the log: {loud:#?}");
+        let errors: Vec<_> = log.lines().filter(unexpected).collect();
+        assert!(errors.is_empty(), "unexpected errors in the log: {errors:#?}");
         assert_no_secret(&log, &self.discord.token());
         if let (Some(name), (Some(server), _)) = (&self.database, services()) {
             let admin = Database::connect(&server).await.unwrap();
@@ -446,7 +444,7 @@ impl TestApp {
     }
 }
 
-/// Fails when a text holds something that looks like a license key, an API key or the bot's token.
+/// Fails if the text contains the bot's token or something that looks like a license key or an API key.
 pub fn assert_no_secret(text: &str, token: &str) {
     let key = regex::Regex::new(r"[A-Z0-9]{2,8}(-[0-9A-HJKMNP-TV-Z]{4}){7}|dca_[ps]k_[0-9A-Z]{36}").unwrap();
     let found: Vec<_> = text.lines().filter(|line| key.is_match(line) || line.contains(token)).collect();
@@ -457,19 +455,18 @@ fn rustls_provider() -> Result<(), Arc<rustls::crypto::CryptoProvider>> {
     rustls::crypto::ring::default_provider().install_default()
 }
 
-/// A client without a certificate store: everything here speaks plain HTTP, or brings its own. It goes where a
-/// test sends it and nowhere else.
+/// An HTTP client that follows no redirects and trusts no certificates; the tests use plain HTTP.
 pub fn client() -> reqwest::Client {
     let redirect = reqwest::redirect::Policy::none();
     reqwest::Client::builder().tls_certs_only([]).redirect(redirect).build().unwrap()
 }
 
-/// The key in a message: the text between its fences.
+/// The license key in the code block of a message.
 pub fn key_in(message: &str) -> String {
-    message.split("```").nth(1).expect("a key between fences").trim().to_owned()
+    message.split("```").nth(1).expect("a key in a code block").trim().to_owned()
 }
 
-/// A member's licenses, as the database has them.
+/// The licenses of a member, from the database.
 pub async fn licenses_of(t: &TestApp, guild: &SimGuild, member: &SimMember) -> Vec<dca_core::licenses::License> {
     let caller = t.caller(guild).await;
     dca_core::licenses::list_of(t.core(), &caller.scope, Snowflake::from(member.user_id())).await.unwrap()

@@ -1,4 +1,4 @@
-//! The main job, through Discord and HTTP.
+//! The life of a license: roles in Discord, verdicts over HTTP.
 
 use chrono::Duration;
 use dca_auth::workers::Worker;
@@ -7,14 +7,14 @@ use dca_test_support::Opt;
 use crate::harness::{it, key_in, licenses_of};
 
 #[test]
-fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_over() {
+fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let ana = guild.join("ana");
         t.synced(&guild).await;
         let reply = t.map_role(&guild, "Gold Tools", gold, 24).await;
-        assert!(reply.ephemeral && reply.content.contains("earns **Gold Tools**"), "{reply:?}");
+        assert!(reply.ephemeral && reply.content.contains("get a license for **Gold Tools**"), "{reply:?}");
         let api_key = t.api_key(&guild, "Gold Tools").await;
 
         ana.grant(gold);
@@ -27,7 +27,7 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
         t.events(&guild, "user.role_changed", 2).await;
         t.advance(Duration::hours(23));
         t.run_worker(Worker::Expire).await;
-        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "the grace holds");
+        assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "within the grace period");
         t.advance(Duration::hours(1));
         t.run_worker(Worker::Expire).await;
         let verdict = t.validate(&api_key, &key).await;
@@ -48,7 +48,7 @@ fn a_role_becomes_a_key_that_validates_until_the_role_is_gone_and_its_grace_is_o
 }
 
 #[test]
-fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
+fn a_role_regained_within_the_grace_keeps_the_license() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 24).await;
         ana.grant(gold);
@@ -67,7 +67,7 @@ fn a_role_that_comes_back_within_its_grace_keeps_the_license() {
 }
 
 #[test]
-fn without_grace_the_license_ends_with_the_role_and_a_new_gain_is_a_new_key() {
+fn without_grace_losing_the_role_revokes_and_regaining_it_issues_a_new_key() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
@@ -85,7 +85,7 @@ fn without_grace_the_license_ends_with_the_role_and_a_new_gain_is_a_new_key() {
 }
 
 #[test]
-fn a_license_lives_while_one_of_its_roles_does() {
+fn a_license_stays_active_while_one_of_its_roles_remains() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, silver, ana) = (guild.role("Gold"), guild.role("Silver"), guild.join("ana"));
@@ -107,7 +107,7 @@ fn a_license_lives_while_one_of_its_roles_does() {
 }
 
 #[test]
-fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
+fn a_license_expires_on_time_and_its_expiry_is_recorded_once() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
@@ -123,43 +123,47 @@ fn a_license_with_an_end_expires_by_the_clock_and_is_announced_once() {
         t.advance(Duration::days(30) - Duration::seconds(1));
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t.advance(Duration::seconds(1));
-        assert_eq!(t.validate(&api_key, &key).await["code"], "EXPIRED", "no worker had to run");
+        assert_eq!(
+            t.validate(&api_key, &key).await["code"],
+            "EXPIRED",
+            "the state follows from the clock, before any worker runs"
+        );
         t.advance(Duration::days(60));
         t.run_worker(Worker::Expire).await;
         t.advance(Duration::hours(2));
         t.run_worker(Worker::Expire).await;
         let kinds = t.kinds(&guild).await;
         assert_eq!(kinds.iter().filter(|kind| *kind == "license.expired").count(), 1, "{kinds:?}");
-        let shown = t.discord.run(&ana, "/key", &[]).await;
-        assert!(shown.content.contains("(expired)"), "{shown:?}");
+        let reply = t.discord.run(&ana, "/key", &[]).await;
+        assert!(reply.content.contains("(expired)"), "{reply:?}");
         t
     });
 }
 
 #[test]
-fn closed_direct_messages_are_never_answered_in_public_and_key_serves_the_member() {
+fn with_direct_messages_closed_nothing_is_posted_publicly_and_key_shows_the_license() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 24).await;
         ana.close_dms();
         ana.grant(gold);
         t.discord
-            .until("the refused message", |discord| discord.requests().iter().any(|seen| seen.status == 403))
+            .until("the refused message", |discord| discord.requests().iter().any(|request| request.status == 403))
             .await;
-        let shown = t.discord.run(&ana, "/key", &[]).await;
-        assert!(shown.ephemeral);
+        let reply = t.discord.run(&ana, "/key", &[]).await;
+        assert!(reply.ephemeral);
         let api_key = t.api_key(&guild, "Gold Tools").await;
-        assert_eq!(t.validate(&api_key, &key_in(&shown.content)).await["code"], "VALID");
-        let public = t.discord.messages(guild.general()).iter().filter(|said| said.raw["flags"] != 64).count();
-        assert_eq!(public, 0, "nothing for everybody to read");
+        assert_eq!(t.validate(&api_key, &key_in(&reply.content)).await["code"], "VALID");
+        let public = t.discord.messages(guild.general()).iter().filter(|message| message.raw["flags"] != 64).count();
+        assert_eq!(public, 0, "a public message");
         t.advance(Duration::days(2));
         t.synced(&guild).await;
-        assert!(t.discord.dms(&ana).is_empty(), "no retry for a closed door");
+        assert!(t.discord.dms(&ana).is_empty(), "no retry while direct messages are closed");
         t
     });
 }
 
 #[test]
-fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
+fn the_log_channel_lists_events_in_order_without_keys() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
@@ -168,21 +172,21 @@ fn the_log_channel_tells_what_happened_in_order_and_without_keys() {
         let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
         t.discord.choose(&guild.owner(), &panel, "setup:role", &[gold]).await;
         t.discord.choose(&guild.owner(), &panel, "setup:log", &[logs]).await;
-        assert!(t.discord.next_message(logs).await.content.contains("is written in"));
+        assert!(t.discord.next_message(logs).await.content.contains("now posted in"));
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
         t.events(&guild, "license.revoked", 1).await;
         t.run_worker(Worker::LogChannel).await;
-        let mut told = Vec::new();
+        let mut kinds = Vec::new();
         for _ in 0..5 {
             let line = t.discord.next_message(logs).await.content;
             assert!(!line.contains(&key), "{line}");
-            told.push(line.split('`').nth(1).unwrap_or_default().to_owned());
+            kinds.push(line.split('`').nth(1).unwrap_or_default().to_owned());
         }
         let order =
             ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
-        assert_eq!(told, order);
+        assert_eq!(kinds, order);
         t.run_worker(Worker::LogChannel).await;
         t
     });

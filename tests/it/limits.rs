@@ -1,4 +1,4 @@
-//! Rate limits and notifications: the same in memory and on Redis.
+//! Rate limits and notifications, in memory and on Redis.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -41,15 +41,15 @@ async fn assert_limits(limiter: &Limiter, what: &str) {
     assert_eq!(limiter.check(Bucket::AuthFailure, "ana").await, Ok(()), "{what}: another bucket");
     assert_eq!(limiter.check(Bucket::Dm, "ana").await, Ok(()), "{what}: a bucket without a rate");
     limiter.drop_idle();
-    assert!(limiter.check(Bucket::Validate, "ana").await.is_err(), "{what}: what still limits is not forgotten");
+    assert!(limiter.check(Bucket::Validate, "ana").await.is_err(), "{what}: buckets in use are kept");
 }
 
 #[test]
-fn limits_are_the_same_in_memory_on_redis_and_when_redis_is_away() {
+fn limits_are_the_same_in_memory_on_redis_and_while_redis_is_unreachable() {
     it_unstarted(|t| async {
         assert_limits(&Limiter::new(&rates(), None), "in memory").await;
-        let away = connect("redis://127.0.0.1:1").1;
-        assert_limits(&Limiter::new(&rates(), Some((away, "dca"))), "without its Redis").await;
+        let unreachable = connect("redis://127.0.0.1:1").1;
+        assert_limits(&Limiter::new(&rates(), Some((unreachable, "dca"))), "with Redis unreachable").await;
         if let Some(url) = services().1 {
             let prefix = unique();
             let mut instances = (0..2).map(|_| Limiter::new(&rates(), Some((connect(&url).1, &prefix))));
@@ -62,7 +62,7 @@ fn limits_are_the_same_in_memory_on_redis_and_when_redis_is_away() {
 }
 
 #[test]
-fn a_nudge_reaches_everybody_who_listens() {
+fn a_notification_reaches_every_subscriber() {
     it_unstarted(|t| async {
         let bus = Bus::memory();
         let (mut one, mut two) = (bus.subscribe(), bus.clone().subscribe());
@@ -70,23 +70,24 @@ fn a_nudge_reaches_everybody_who_listens() {
         assert_eq!((one.recv().await, two.recv().await), (Ok(Topic::Outbox), Ok(Topic::Outbox)));
         if let Some(url) = services().1 {
             let prefix = unique();
-            let [here, there, elsewhere] = [&prefix, &prefix, &unique()].map(|prefix| {
+            let [local, remote, other] = [&prefix, &prefix, &unique()].map(|prefix| {
                 let (client, connection) = connect(&url);
                 Bus::redis(client, connection, prefix)
             });
-            let (mut near, mut far, mut foreign) = (here.subscribe(), there.subscribe(), elsewhere.subscribe());
-            for (who, listener) in [("near", &mut near), ("far", &mut far), ("foreign", &mut foreign)] {
+            let (mut local_rx, mut remote_rx, mut other_rx) =
+                (local.subscribe(), remote.subscribe(), other.subscribe());
+            for (name, receiver) in [("local", &mut local_rx), ("remote", &mut remote_rx), ("other", &mut other_rx)] {
                 for topic in Topic::ALL {
-                    let told = tokio::time::timeout(LIMIT, listener.recv()).await.expect(who);
-                    assert_eq!(told, Ok(*topic), "whoever begins to listen looks at everything once");
+                    let received = tokio::time::timeout(LIMIT, receiver.recv()).await.expect(name);
+                    assert_eq!(received, Ok(*topic), "a new subscriber receives every topic once");
                 }
             }
-            here.notify(Topic::Workers);
-            elsewhere.notify(Topic::Outbox);
-            for (listener, topic) in
-                [(&mut far, Topic::Workers), (&mut near, Topic::Workers), (&mut foreign, Topic::Outbox)]
+            local.notify(Topic::Workers);
+            other.notify(Topic::Outbox);
+            for (receiver, topic) in
+                [(&mut remote_rx, Topic::Workers), (&mut local_rx, Topic::Workers), (&mut other_rx, Topic::Outbox)]
             {
-                assert_eq!(tokio::time::timeout(LIMIT, listener.recv()).await.unwrap(), Ok(topic));
+                assert_eq!(tokio::time::timeout(LIMIT, receiver.recv()).await.unwrap(), Ok(topic));
             }
         }
         t

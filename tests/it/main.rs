@@ -1,4 +1,4 @@
-//! The product through its front doors, against the real stack: see `harness` first.
+//! Integration tests: the whole service over HTTP, Discord, SMTP and the command line. Start with `harness`.
 
 mod account_fixtures;
 mod accounts;

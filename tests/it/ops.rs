@@ -1,4 +1,4 @@
-//! What operators and platforms see: probes, metrics, the description of the API, TLS, and an orderly end.
+//! Operations: probes, metrics, the OpenAPI document, TLS and graceful shutdown.
 
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
@@ -26,7 +26,7 @@ async fn get(t: &TestApp, path: &str) -> Answer {
 }
 
 #[test]
-fn probes_tell_what_is_away_and_the_rest_keeps_answering() {
+fn probes_report_an_unavailable_database_and_other_routes_keep_responding() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let health = get(&t, "/health").await;
@@ -45,17 +45,17 @@ fn probes_tell_what_is_away_and_the_rest_keeps_answering() {
         let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
 
         t.core().db.clone().close().await.unwrap();
-        t.expect_error("the database did not answer");
+        t.expect_error("database error");
         let ready = get(&t, "/ready").await;
         let checks = json!({ "status": "not_ready", "checks": { "database": false, "accepting": true } });
         assert_eq!((ready.status, ready.json()), (503, checks));
         let health = get(&t, "/health").await;
         assert_eq!((health.status, &health.json()["status"]), (503, &"down".into()));
-        assert_eq!(get(&t, "/live").await.status, 200, "a restart would not help");
+        assert_eq!(get(&t, "/live").await.status, 200, "a restart would not bring the database back");
         assert_eq!(get(&t, "/metrics").await.status, 200);
-        let asked = Request::new("POST /licenses/validate").with("X-API-Key", api_key);
-        let asked = asked.with("Content-Type", "application/json").body(r#"{"licenseKey":"x"}"#);
-        let answer = asked.ask(t.addr()).await.unwrap();
+        let request = Request::new("POST /licenses/validate").with("X-API-Key", api_key);
+        let request = request.with("Content-Type", "application/json").body(r#"{"licenseKey":"x"}"#);
+        let answer = request.ask(t.addr()).await.unwrap();
         assert_eq!((answer.status, &answer.json()["code"]), (503, &"UNAVAILABLE".into()));
         assert_eq!((answer.header("retry-after"), answer.header("content-type")), ("2", "application/problem+json"));
         t.stop().await;
@@ -63,7 +63,7 @@ fn probes_tell_what_is_away_and_the_rest_keeps_answering() {
     });
 }
 
-/// The value of the one series that begins so.
+/// The value of the first series whose line starts with `series`.
 fn metric(metrics: &str, series: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with(series));
     let value = line.and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok());
@@ -71,7 +71,7 @@ fn metric(metrics: &str, series: &str) -> f64 {
 }
 
 #[test]
-fn metrics_count_what_happened_and_name_nobody() {
+fn metrics_count_events_without_identifying_users() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
@@ -90,10 +90,10 @@ fn metrics_count_what_happened_and_name_nobody() {
         let answer = get(&t, "/metrics").await;
         assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4");
         let metrics = &answer.body;
-        let answered = |labels: &str| metric(metrics, &format!("http_requests_total{{{labels}}}"));
-        assert!(answered(r#"method="POST",route="/licenses/validate",status="200""#) >= 3.0);
-        assert!(answered(r#"method="GET",route="unmatched",status="404""#) >= 1.0);
-        assert!(answered(r#"method="other",route="/live",status="405""#) >= 1.0);
+        let requests = |labels: &str| metric(metrics, &format!("http_requests_total{{{labels}}}"));
+        assert!(requests(r#"method="POST",route="/licenses/validate",status="200""#) >= 3.0);
+        assert!(requests(r#"method="GET",route="unmatched",status="404""#) >= 1.0);
+        assert!(requests(r#"method="other",route="/live",status="405""#) >= 1.0);
         assert!(metric(metrics, "license_verifications_total{result=\"VALID\"}") >= 1.0);
         assert!(metric(metrics, "license_verifications_total{result=\"MALFORMED_KEY\"}") >= 2.0);
         assert!(metric(metrics, "dca_deliveries_total{outcome=\"sent\"}") >= 1.0);
@@ -103,36 +103,36 @@ fn metrics_count_what_happened_and_name_nobody() {
         for (gauge, value) in [("discord_bot_connected", 1.0), ("job_queue_size", 0.0), ("dca_outbox_dead", 0.0)] {
             assert!((metric(metrics, &format!("{gauge} ")) - value).abs() < f64::EPSILON, "{gauge}\n{metrics}");
         }
-        let somebody = Regex::new(r"[0-9a-f]{8}-[0-9a-f]{4}-|dca_[ps]k_|[0-9]{17}").unwrap();
+        let identifier = Regex::new(r"[0-9a-f]{8}-[0-9a-f]{4}-|dca_[ps]k_|[0-9]{17}").unwrap();
         for line in metrics.lines() {
             let label = line.rsplit_once(' ').map_or(line, |(labels, _)| labels);
-            assert!(!somebody.is_match(label) && !label.contains(&key), "{line}");
+            assert!(!identifier.is_match(label) && !label.contains(&key), "{line}");
         }
         t
     });
 }
 
 #[test]
-fn the_description_is_what_the_code_says_and_every_route_of_it_answers() {
+fn the_openapi_document_matches_the_code_and_every_route_responds() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let served = get(&t, "/openapi.json").await;
-        let described: Value = serde_json::from_str(&dca_auth::http::openapi().to_json().unwrap()).unwrap();
-        assert_eq!((served.status, served.json()), (200, described.clone()));
+        let document: Value = serde_json::from_str(&dca_auth::http::openapi().to_json().unwrap()).unwrap();
+        assert_eq!((served.status, served.json()), (200, document.clone()));
         assert_eq!(served.header("content-type"), "application/json");
-        let validate = &described["paths"]["/licenses/validate"]["post"];
+        let validate = &document["paths"]["/licenses/validate"]["post"];
         let statuses: Vec<_> = validate["responses"].as_object().unwrap().keys().map(String::as_str).collect();
         assert_eq!(statuses, ["200", "400", "401", "413", "415", "422", "429", "503"]);
         assert_eq!(validate["security"], json!([{ "api_key": [] }, { "bearer": [] }]));
         let mut routes = 0;
-        for (path, operations) in described["paths"].as_object().unwrap() {
+        for (path, operations) in document["paths"].as_object().unwrap() {
             for (method, operation) in operations.as_object().unwrap() {
                 let request = Request::new(&format!("{} {path}", method.to_uppercase()));
                 let status = request.ask(t.addr()).await.expect(path).status;
-                let known = operation["responses"].as_object().unwrap();
+                let documented = operation["responses"].as_object().unwrap();
                 assert!(
-                    known.contains_key(&status.to_string()),
-                    "{method} {path} answers {status}, which is not described"
+                    documented.contains_key(&status.to_string()),
+                    "{method} {path} returned {status}, which is not documented"
                 );
                 routes += 1;
             }
@@ -146,27 +146,30 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
                    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 #[test]
-fn the_documentation_needs_nobody_else() {
+fn the_documentation_loads_nothing_from_other_hosts() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let moved = get(&t, "/docs").await;
-        assert_eq!((moved.status, moved.header("location")), (303, "/docs/"));
+        let redirect = get(&t, "/docs").await;
+        assert_eq!((redirect.status, redirect.header("location")), (303, "/docs/"));
         let page = get(&t, "/docs/").await;
         assert_eq!(page.status, 200);
         assert!(page.header("content-type").starts_with("text/html"), "{page:?}");
         let parts = Regex::new(r#"(?:src|href)="([^"]*)""#).unwrap();
-        let parts: Vec<_> = parts.captures_iter(&page.body).map(|found| found[1].to_owned()).collect();
+        let parts: Vec<_> = parts.captures_iter(&page.body).map(|captures| captures[1].to_owned()).collect();
         assert!(parts.len() > 4, "{parts:?}");
         for part in &parts {
             let answer = get(&t, &format!("/docs/{}", part.trim_start_matches("./"))).await;
             assert_eq!((answer.status, answer.header("content-security-policy")), (200, CSP), "{part}");
         }
-        let start = get(&t, "/docs/swagger-initializer.js").await.body;
-        assert!(start.contains(r#""url": "/openapi.json""#) && start.contains(r#""validatorUrl": "none""#), "{start}");
-        let elsewhere = Regex::new(r"(?:https?:)?//[a-z]").unwrap();
-        for text in [&page.body, &start] {
+        let script = get(&t, "/docs/swagger-initializer.js").await.body;
+        assert!(
+            script.contains(r#""url": "/openapi.json""#) && script.contains(r#""validatorUrl": "none""#),
+            "{script}"
+        );
+        let external = Regex::new(r"(?:https?:)?//[a-z]").unwrap();
+        for text in [&page.body, &script] {
             let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            let found: Vec<_> = lines.filter(|line| elsewhere.is_match(line)).collect();
+            let found: Vec<_> = lines.filter(|line| external.is_match(line)).collect();
             assert!(found.is_empty(), "{found:?}");
         }
         t
@@ -174,7 +177,7 @@ fn the_documentation_needs_nobody_else() {
 }
 
 #[test]
-fn every_answer_carries_the_safe_headers() {
+fn every_response_has_the_security_headers() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         for path in ["/live", "/health", "/metrics", "/openapi.json", "/docs/", "/nothing", "/licenses/validate"] {
@@ -195,17 +198,17 @@ fn every_answer_carries_the_safe_headers() {
     });
 }
 
-/// Writes a certificate for `localhost` and its key, as PEM.
+/// Writes a self-signed certificate for `localhost` and its key as PEM files; returns the certificate.
 fn certificate(folder: &Path) -> CertificateDer<'static> {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let generated = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let pem =
         |label: &str, der: &[u8]| format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
-    std::fs::write(folder.join("cert.pem"), pem("CERTIFICATE", made.cert.der())).unwrap();
-    std::fs::write(folder.join("key.pem"), pem("PRIVATE KEY", made.signing_key.serialized_der())).unwrap();
-    made.cert.der().clone()
+    std::fs::write(folder.join("cert.pem"), pem("CERTIFICATE", generated.cert.der())).unwrap();
+    std::fs::write(folder.join("key.pem"), pem("PRIVATE KEY", generated.signing_key.serialized_der())).unwrap();
+    generated.cert.der().clone()
 }
 
-/// One request over TLS of this version: the version agreed on, and the answer's status line.
+/// Sends one request over TLS; returns the negotiated version and the status line.
 fn over_tls(
     addr: SocketAddr,
     root: CertificateDer<'static>,
@@ -222,12 +225,12 @@ fn over_tls(
     std::io::Write::write_all(&mut stream, b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = Vec::new();
     _ = std::io::Read::read_to_end(&mut stream, &mut answer);
-    let line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
-    Ok((tls.protocol_version(), line))
+    let status_line = String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned();
+    Ok((tls.protocol_version(), status_line))
 }
 
 #[test]
-fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
+fn https_accepts_tls_1_3_and_1_2_only() {
     it_unstarted(|mut t| async {
         let root = certificate(t.dir());
         for (name, file) in [("DCA_TLS_CERT_FILE", "cert.pem"), ("DCA_TLS_KEY_FILE", "key.pem")] {
@@ -243,7 +246,7 @@ fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
             let answer = over_tls(t.addr(), root.clone(), versions).unwrap();
             assert_eq!(answer, (Some(expected), "HTTP/1.1 200 OK".to_owned()));
         }
-        // A ClientHello of TLS 1.1: version, random, no session, two suites of its time, no compression.
+        // A TLS 1.1 ClientHello: version, random, no session, two cipher suites, no compression.
         let suites = [0x00, 0x04, 0xc0, 0x13, 0x00, 0x2f];
         let hello = [&[0x03, 0x02][..], &[7; 32], &[0], &suites, &[1, 0]].concat();
         let message = [&[0x01, 0x00, 0x00, u8::try_from(hello.len()).unwrap()][..], &hello].concat();
@@ -260,7 +263,7 @@ fn https_speaks_tls_1_3_and_1_2_and_nothing_older() {
 }
 
 #[test]
-fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
+fn a_request_in_flight_is_completed_during_shutdown() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let tenant = TestTenant::new(t.core(), "Makers").await;
@@ -270,34 +273,34 @@ fn a_request_in_flight_is_answered_when_the_process_is_told_to_stop() {
         let mut socket = half_sent(t.addr(), &api_key, &body).await;
         let (addr, app) = (t.addr(), t.app().clone());
         let finish = async {
-            assert!(!app.is_ready(), "stopping has begun");
+            assert!(!app.is_ready(), "shutdown has begun");
             socket.write_all(body.as_bytes()).await.unwrap();
             let mut answer = String::new();
             tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
             answer
         };
-        // In this order: stopping begins, then the body is sent.
+        // `join!` polls in order: the shutdown begins before the body is sent.
         let ((), answer) = futures::join!(t.stop(), finish);
         assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.contains(r#""code":"VALID""#), "{answer}");
-        assert!(TcpStream::connect(addr).await.is_err(), "nobody listens any more");
+        assert!(TcpStream::connect(addr).await.is_err(), "the port is closed");
         t
     });
 }
 
 #[test]
-fn a_request_that_never_ends_does_not_hold_up_the_end() {
+fn an_unfinished_request_does_not_block_shutdown() {
     it_unstarted(|mut t| async {
         t.set("DCA_DRAIN_TIMEOUT_SECONDS", "1");
         t.start_without_bot().await;
         let tenant = TestTenant::new(t.core(), "Makers").await;
         let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
         let mut socket = half_sent(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
-        let began = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         t.stop().await;
-        assert!(began.elapsed() < std::time::Duration::from_secs(3), "{:?}", began.elapsed());
+        assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
         let mut answer = String::new();
         _ = tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap();
-        assert_eq!(answer, "", "cut off");
+        assert_eq!(answer, "", "the connection was closed");
         t
     });
 }

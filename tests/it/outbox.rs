@@ -1,4 +1,4 @@
-//! What is done later: deliveries under a lease, and scheduled workers that one instance runs.
+//! Background work: outbox deliveries and the leases of scheduled workers.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -11,7 +11,7 @@ use dca_core::{
     ids::LicenseId,
     licenses,
     outbox::{self, Claim, Delivery, Notify, Outcome, Transport},
-    products::{self, Product, Terms},
+    products::{self, PolicyChanges, Product},
     workers,
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
@@ -23,7 +23,7 @@ use crate::{
 
 const LEASE: Duration = Duration::from_secs(30);
 
-/// A delivery for each of these members: the key of a license granted just now.
+/// Grants each member a license, which queues one delivery per member.
 async fn grant(tenant: &TestTenant, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
     let mut granted = Vec::new();
     for member in members {
@@ -44,7 +44,7 @@ async fn claim_one(core: &Core) -> Claim {
 }
 
 #[test]
-fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_claim_counts() {
+fn a_delivery_with_an_expired_claim_is_claimed_again_and_only_the_newest_claim_completes_it() {
     it_unstarted(|t| async {
         let (one, two) = (t.instance().await, t.instance().await);
         let tenant = TestTenant::new(&one, "Makers").await;
@@ -53,12 +53,12 @@ fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_clai
         let first = claim_one(&one).await;
         assert_eq!((first.attempt, &first.delivery), (1, &Delivery::KeyDm { license }));
         t.clock.advance(TimeDelta::seconds(29));
-        assert!(claim(&two).await.is_empty(), "the lease holds");
+        assert!(claim(&two).await.is_empty(), "the lease is current");
         t.clock.advance(TimeDelta::seconds(1));
         let second = claim_one(&two).await;
         assert_eq!((second.id, second.attempt), (first.id, 2));
-        assert!(!outbox::complete(&one, &first, Outcome::Sent).await.unwrap(), "too late");
-        assert!(claim(&one).await.is_empty(), "what came too late frees nothing");
+        assert!(!outbox::complete(&one, &first, Outcome::Sent).await.unwrap(), "the lease has expired");
+        assert!(claim(&one).await.is_empty(), "a late completion does not release the claim");
         assert!(outbox::complete(&two, &second, Outcome::Sent).await.unwrap());
         t.clock.advance(TimeDelta::days(1));
         assert!(claim(&two).await.is_empty(), "sent once");
@@ -67,7 +67,7 @@ fn a_delivery_whose_holder_fell_silent_is_claimed_again_and_only_the_newest_clai
 }
 
 #[test]
-fn instances_share_the_deliveries_and_none_is_claimed_twice() {
+fn instances_share_deliveries_without_claiming_one_twice() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
         let tenant = TestTenant::new(&cores[0], "Makers").await;
@@ -76,26 +76,26 @@ fn instances_share_the_deliveries_and_none_is_claimed_twice() {
         let tasks = (0..4).map(|task| {
             let core = cores[task % 2].clone();
             tokio::spawn(async move {
-                let mut mine = Vec::new();
-                while outbox::depth(&core).await.unwrap().claimed < 40 {
-                    mine.extend(outbox::claim(&core, Transport::Discord, 3, LEASE).await.unwrap());
+                let mut claims = Vec::new();
+                while outbox::queue_depth(&core).await.unwrap().claimed < 40 {
+                    claims.extend(outbox::claim(&core, Transport::Discord, 3, LEASE).await.unwrap());
                 }
-                mine
+                claims
             })
         });
-        let (mut seen, mut all) = (HashSet::new(), 0);
+        let (mut ids, mut total) = (HashSet::new(), 0);
         for task in tasks.collect::<Vec<_>>() {
-            let mine = task.await.unwrap();
-            all += mine.len();
-            seen.extend(mine.into_iter().map(|claim| claim.id));
+            let claims = task.await.unwrap();
+            total += claims.len();
+            ids.extend(claims.into_iter().map(|claim| claim.id));
         }
-        assert_eq!((seen.len(), all), (granted.len(), granted.len()));
+        assert_eq!((ids.len(), total), (granted.len(), granted.len()));
         t
     });
 }
 
 #[test]
-fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_attempt() {
+fn a_failing_delivery_is_retried_with_backoff_and_given_up_after_the_last_attempt() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
@@ -106,15 +106,15 @@ fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_atte
         t.clock.advance(TimeDelta::seconds(60));
         for attempt in 1..=18_u32 {
             let claim = claim_one(&core).await;
-            assert_eq!(claim.attempt, attempt, "waiting cost no attempt");
+            assert_eq!(claim.attempt, attempt, "waiting does not count as an attempt");
             assert!(outbox::complete(&core, &claim, Outcome::Failed("no".to_owned())).await.unwrap());
             let pause = TimeDelta::seconds((5_i64 << (attempt - 1)).min(4 * 3_600));
             t.clock.advance(pause - TimeDelta::seconds(1));
-            assert!(self::claim(&core).await.is_empty(), "before the {attempt}. pause is over");
+            assert!(self::claim(&core).await.is_empty(), "during the pause after attempt {attempt}");
             t.clock.advance(TimeDelta::seconds(1));
         }
         assert!(claim(&core).await.is_empty());
-        let depth = outbox::depth(&core).await.unwrap();
+        let depth = outbox::queue_depth(&core).await.unwrap();
         assert_eq!((depth.pending, depth.dead), (0, 1));
         assert_eq!(rows(core.db.writer(), "SELECT last_error FROM outbox").await[0]["last_error"], "no");
         t
@@ -122,21 +122,21 @@ fn a_failing_delivery_is_tried_ever_more_rarely_and_given_up_after_the_last_atte
 }
 
 #[test]
-fn lines_of_one_channel_go_out_one_after_the_other() {
+fn log_lines_of_a_channel_are_delivered_in_order() {
     it_unstarted(|t| async {
         let core = t.instance().await;
-        let guild = guilds::joined(&core, 900.into(), "Makers").await.unwrap();
+        let guild = guilds::record_join(&core, 900.into(), "Makers").await.unwrap();
         let tenant = TestTenant { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
         guilds::set_log_channel(&core, &tenant.caller, guild.id, 901.into()).await.unwrap();
         let gold = tenant.product("Gold", "GOLD").await;
         for member in 0..3 {
             tenant.observe(&gold, member, Level::Present).await.unwrap();
         }
-        assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 6);
-        assert_eq!(dca_core::log_channel::read_on(&core).await.unwrap(), 0, "each once");
+        assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 6);
+        assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 0, "each line once");
         let first = claim_one(&core).await;
         outbox::complete(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
-        assert!(claim(&core).await.is_empty(), "a line that waits is not overtaken");
+        assert!(claim(&core).await.is_empty(), "later lines wait for the failed one");
         t.clock.advance(TimeDelta::seconds(5));
         for expected in 1..=6 {
             let claim = claim_one(&core).await;
@@ -148,15 +148,15 @@ fn lines_of_one_channel_go_out_one_after_the_other() {
 }
 
 #[test]
-fn a_delivery_nobody_can_read_holds_up_no_other() {
+fn an_unreadable_delivery_does_not_block_others() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
         let gold = tenant.product("Gold", "GOLD").await;
         grant(&tenant, &gold, 1..2).await;
-        // As an older process sees it while a newer one is rolled out.
-        let newer = r#"UPDATE outbox SET payload = '{"kind":"parcel"}'"#;
-        core.db.writer().execute_unprepared(newer).await.unwrap();
+        // A kind written by a newer version during a rolling update.
+        let sql = r#"UPDATE outbox SET payload = '{"kind":"parcel"}'"#;
+        core.db.writer().execute_unprepared(sql).await.unwrap();
         let readable = grant(&tenant, &gold, 2..4).await;
         let claimed = claim(&core).await;
         assert_eq!(claimed.len(), readable.len(), "{claimed:?}");
@@ -170,13 +170,13 @@ fn a_delivery_nobody_can_read_holds_up_no_other() {
             t.clock.advance(TimeDelta::hours(5));
             assert!(claim(&core).await.is_empty());
         }
-        assert_eq!(outbox::depth(&core).await.unwrap().dead, 1, "given up in the end");
+        assert_eq!(outbox::queue_depth(&core).await.unwrap().dead, 1, "given up after the last attempt");
         t
     });
 }
 
 #[test]
-fn what_is_over_is_forgotten_after_a_month() {
+fn finished_deliveries_are_deleted_after_a_month() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let core = t.core().clone();
@@ -192,20 +192,20 @@ fn what_is_over_is_forgotten_after_a_month() {
         for (claim, outcome) in claim(&core).await.iter().zip(outcomes) {
             outbox::complete(&core, claim, outcome).await.unwrap();
         }
-        let left = async || rows(core.db.writer(), "SELECT state FROM outbox").await;
+        let remaining = async || rows(core.db.writer(), "SELECT state FROM outbox").await;
         t.clock.advance(TimeDelta::days(30));
         t.run_worker(Worker::Cleanup).await;
-        assert_eq!(left().await.len(), 4, "a month is not over");
+        assert_eq!(remaining().await.len(), 4, "kept for 30 days");
         t.clock.advance(TimeDelta::days(1));
         t.run_worker(Worker::Cleanup).await;
-        assert_eq!(left().await, [serde_json::json!({ "state": "pending" })]);
+        assert_eq!(remaining().await, [serde_json::json!({ "state": "pending" })]);
         t.stop().await;
         t
     });
 }
 
 #[test]
-fn a_key_that_was_revoked_is_not_sent() {
+fn a_revoked_key_is_not_delivered() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
@@ -219,24 +219,24 @@ fn a_key_that_was_revoked_is_not_sent() {
 }
 
 #[test]
-fn a_tick_belongs_to_one_instance() {
+fn only_one_instance_runs_a_scheduled_worker() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
         workers::register(&cores[0], "tick").await.unwrap();
         for tick in 1..=20 {
             let next = t.clock.now() + TimeDelta::minutes(1);
-            let tries = (0..6).map(|n| {
+            let attempts = (0..6).map(|n| {
                 let core = cores[n % 2].clone();
                 tokio::spawn(async move { (n, workers::acquire(&core, "tick", LEASE, next).await.unwrap()) })
             });
-            let mut held = Vec::new();
-            for one in tries.collect::<Vec<_>>() {
-                let (n, lease) = one.await.unwrap();
-                held.extend(lease.map(|lease| (n, lease)));
+            let mut leases = Vec::new();
+            for task in attempts.collect::<Vec<_>>() {
+                let (n, lease) = task.await.unwrap();
+                leases.extend(lease.map(|lease| (n, lease)));
             }
-            assert_eq!(held.len(), 1, "tick {tick}: {held:?}");
-            assert_eq!(held[0].1.token, tick, "the token rises with every holder");
-            workers::release(&cores[held[0].0 % 2], &held[0].1, "done").await.unwrap();
+            assert_eq!(leases.len(), 1, "tick {tick}: {leases:?}");
+            assert_eq!(leases[0].1.token, tick, "the token increases with every lease");
+            workers::release(&cores[leases[0].0 % 2], &leases[0].1, "done").await.unwrap();
             assert!(workers::acquire(&cores[0], "tick", LEASE, next).await.unwrap().is_none(), "not due yet");
             t.clock.advance(TimeDelta::minutes(1));
         }
@@ -245,28 +245,28 @@ fn a_tick_belongs_to_one_instance() {
 }
 
 #[test]
-fn a_wake_during_a_run_leads_to_another_run() {
+fn a_wake_up_during_a_run_causes_another_run() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         workers::register(&core, "tick").await.unwrap();
         let next = t.clock.now() + TimeDelta::hours(1);
         let acquire = async || workers::acquire(&core, "tick", LEASE, next).await.unwrap();
         let running = acquire().await.unwrap();
-        workers::wake_in(&core, "tick", Duration::ZERO).await.unwrap();
-        assert!(acquire().await.is_none(), "never two at once");
+        workers::schedule_in(&core, "tick", Duration::ZERO).await.unwrap();
+        assert!(acquire().await.is_none(), "already running");
         workers::release(&core, &running, "done").await.unwrap();
-        let again = acquire().await.expect("the wake was lost");
-        workers::wake_in(&core, "tick", Duration::from_mins(1)).await.unwrap();
+        let again = acquire().await.expect("the wake-up was lost");
+        workers::schedule_in(&core, "tick", Duration::from_mins(1)).await.unwrap();
         workers::release(&core, &again, "done").await.unwrap();
-        assert!(acquire().await.is_none(), "one wake, one run");
+        assert!(acquire().await.is_none(), "one run per wake-up");
         t.clock.advance(TimeDelta::minutes(1));
-        assert!(acquire().await.is_some(), "no later than asked for");
+        assert!(acquire().await.is_some(), "due after the requested delay");
         t
     });
 }
 
 #[test]
-fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
+fn the_lease_of_a_dead_instance_is_taken_over_and_its_late_result_is_ignored() {
     it_unstarted(|t| async {
         let (one, two) = (t.instance().await, t.instance().await);
         workers::register(&one, "tick").await.unwrap();
@@ -280,8 +280,11 @@ fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
         let taken = workers::acquire(&two, "tick", LEASE, next).await.unwrap().unwrap();
         assert!(taken.token > lost.token);
         assert!(!workers::renew(&one, &lost, LEASE).await.unwrap());
-        workers::release(&one, &lost, "last words").await.unwrap();
-        assert!(workers::acquire(&one, "tick", LEASE, next).await.unwrap().is_none(), "still the other's");
+        workers::release(&one, &lost, "too late").await.unwrap();
+        assert!(
+            workers::acquire(&one, "tick", LEASE, next).await.unwrap().is_none(),
+            "still leased by the other instance"
+        );
         workers::release(&two, &taken, "done").await.unwrap();
         let report = workers::list(&one).await.unwrap().into_iter().find(|row| row.name == "tick").unwrap();
         assert_eq!(report.last_result.as_deref(), Some("done"));
@@ -290,24 +293,24 @@ fn the_run_of_a_dead_instance_is_taken_over_and_its_last_words_do_not_count() {
 }
 
 #[test]
-fn a_key_issued_quietly_is_sent_when_its_holder_gains_the_role_and_never_because_they_lose_it() {
+fn a_silently_issued_key_is_delivered_when_the_role_is_gained_and_not_when_it_is_lost() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
-        let terms = Terms { source_grace: Some(Duration::from_hours(1)), ..Terms::default() };
-        let product = products::define(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+        let terms = PolicyChanges { source_grace: Some(Duration::from_hours(1)), ..PolicyChanges::default() };
+        let product = products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
         for (level, notify, pending) in [
             (Level::Present, Notify::Silent, 0),
             (Level::Absent, Notify::Resend, 0),
             (Level::Present, Notify::Resend, 1),
             (Level::Present, Notify::Resend, 1),
         ] {
-            let seen = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify }];
+            let sources = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify }];
             let (scope, actor) = (tenant.caller.scope.clone(), tenant.caller.actor.clone());
             let stamp = core.stamps.next(&core.clock);
-            let observation = Observation { scope, member: 1.into(), actor, stamp, fence: None, seen };
+            let observation = Observation { scope, member: 1.into(), actor, stamp, fence: None, seen: sources };
             entitlements::observe(&core, &observation).await.unwrap();
-            assert_eq!(outbox::depth(&core).await.unwrap().pending, pending, "{level:?} {notify:?}");
+            assert_eq!(outbox::queue_depth(&core).await.unwrap().pending, pending, "{level:?} {notify:?}");
         }
         t
     });

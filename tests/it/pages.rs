@@ -1,5 +1,5 @@
-//! The pages a letter's link opens: they work without JavaScript, change nothing by being opened, and are
-//! found where the settings say, whoever asks.
+//! The pages that links in emails open: they work without JavaScript, change nothing on `GET`, and their links
+//! use the configured address, not the `Host` header.
 
 use chrono::TimeDelta;
 use reqwest::Method;
@@ -14,14 +14,14 @@ use crate::{
 
 const CSP: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// As a browser that speaks this language opens a link.
+/// Opens a link as a browser with this `Accept-Language`.
 async fn open(browser: &Browser, path: &str, language: &str) -> Response {
     let headers = [("accept", "text/html"), ("accept-language", language)];
     browser.ask(Method::GET, path, Value::Null, &headers).await
 }
 
-/// The value of the form's hidden field.
-fn carried(page: &Response) -> &str {
+/// The value of the form's hidden `token` field.
+fn token_field(page: &Response) -> &str {
     let (_, rest) = page.text.split_once(r#"name="token" value=""#).unwrap_or_default();
     rest.split('"').next().unwrap_or_default()
 }
@@ -35,7 +35,7 @@ fn form(email: &str) -> Value {
 }
 
 #[test]
-fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
+fn opening_a_verification_link_changes_nothing_and_submitting_its_form_verifies_the_email() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -47,7 +47,7 @@ fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
             let before = one_time_tokens(&t).await;
             for _ in 0..2 {
                 let page = open(&ana, &format!("{path}{token}"), "en").await;
-                assert_eq!((page.status, carried(&page)), (200, token.as_str()), "{page:?}");
+                assert_eq!((page.status, token_field(&page)), (200, token.as_str()), "{page:?}");
                 assert!(page.text.contains(r#"<form method="post" action="/verify">"#), "{}", page.text);
                 assert!(!page.text.contains("<script"), "{}", page.text);
                 for (name, value) in [
@@ -64,7 +64,7 @@ fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
             assert_eq!(one_time_tokens(&t).await, before);
             assert_eq!(ana.sign_in(&address).await.code(), "EMAIL_NOT_VERIFIED");
             let done = ana.submit("/verify", &[("token", &token)]).await;
-            assert!(done.status == 200 && done.text.contains("Your address is confirmed"), "{done:?}");
+            assert!(done.status == 200 && done.text.contains("Your email address is confirmed"), "{done:?}");
             mail.next(&address).await;
             let again = ana.submit("/verify", &[("token", &token)]).await;
             assert!(again.status == 400 && again.text.contains("Invalid or expired token"), "{again:?}");
@@ -76,7 +76,7 @@ fn opening_a_link_changes_nothing_and_its_form_proves_the_address() {
 }
 
 #[test]
-fn a_weak_password_is_asked_for_again_and_the_token_is_kept() {
+fn a_weak_password_shows_the_form_again_and_keeps_the_token() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -86,21 +86,21 @@ fn a_weak_password_is_asked_for_again_and_the_token_is_kept() {
         let before = one_time_tokens(&t).await;
         for _ in 0..2 {
             let page = open(&ana, &format!("/reset-password?token={token}"), "en").await;
-            assert_eq!((page.status, carried(&page)), (200, token.as_str()));
+            assert_eq!((page.status, token_field(&page)), (200, token.as_str()));
             assert!(page.text.contains(r#"<input name="password" type="password" autocomplete="new-password""#));
         }
         for weak in ["", "short", "password1", "ana@x.example"] {
             let page = ana.submit("/reset-password", &[("token", &token), ("password", weak)]).await;
-            assert_eq!((page.status, carried(&page)), (422, token.as_str()), "{weak}");
+            assert_eq!((page.status, token_field(&page)), (422, token.as_str()), "{weak}");
             assert!(page.text.contains(r#"role="alert">password "#), "{}", page.text);
-            assert!(weak.is_empty() || !page.text.contains(&format!("\"{weak}\"")), "it is not repeated");
+            assert!(weak.is_empty() || !page.text.contains(&format!("\"{weak}\"")), "the password is echoed");
         }
         assert_eq!(one_time_tokens(&t).await, before);
         let done = ana.submit("/reset-password", &[("token", &token), ("password", "brass-Lantern-92 orbit")]).await;
         assert!(done.status == 200 && done.text.contains("Your password is set"), "{done:?}");
         mail.next("ana@x.example").await;
         let again = ana.submit("/reset-password", &[("token", &token), ("password", PASSWORD)]).await;
-        assert!(again.status == 400 && !again.text.contains("<form"), "there is nothing to try again: {again:?}");
+        assert!(again.status == 400 && !again.text.contains("<form"), "no form without a valid token: {again:?}");
         assert_eq!(ana.get("/me").await.status, 401);
         mail.finish();
         t
@@ -108,7 +108,7 @@ fn a_weak_password_is_asked_for_again_and_the_token_is_kept() {
 }
 
 #[test]
-fn what_is_no_token_of_this_page_is_refused_here_too() {
+fn pages_refuse_tokens_of_other_kinds_and_malformed_tokens() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_without_bot().await;
@@ -137,7 +137,7 @@ fn what_is_no_token_of_this_page_is_refused_here_too() {
         t.advance(TimeDelta::hours(24));
         for (path, token) in [("/verify", &verify), ("/reset-password", &reset)] {
             let page = ana.submit(path, &[("token", token), ("password", PASSWORD)]).await;
-            assert!(page.status == 400 && page.text.contains("Invalid or expired token"), "{path}, too late");
+            assert!(page.status == 400 && page.text.contains("Invalid or expired token"), "{path}, expired");
         }
         mail.finish();
         t
@@ -145,7 +145,7 @@ fn what_is_no_token_of_this_page_is_refused_here_too() {
 }
 
 #[test]
-fn nothing_that_comes_from_outside_becomes_markup() {
+fn pages_escape_all_external_input() {
     it_unstarted(|mut t| async {
         t.set("DCA_APP_NAME", "<b>A&B</b> \"Makers\"");
         t.start_without_bot().await;
@@ -162,7 +162,7 @@ fn nothing_that_comes_from_outside_becomes_markup() {
             assert_eq!(page.status, 200, "{path}");
             assert!(!page.text.contains("<script") && !page.text.contains("<b>"), "{}", page.text);
             assert!(page.text.contains("&#60;b&#62;A&#38;B"), "{}", page.text);
-            assert!(carried(&page).starts_with("&#34;&#62;&#60;script"), "{}", page.text);
+            assert!(token_field(&page).starts_with("&#34;&#62;&#60;script"), "{}", page.text);
         }
         let again = eve.submit("/reset-password", &[("token", attack), ("password", "short")]).await;
         assert!(!again.text.contains("<script"), "{}", again.text);
@@ -174,15 +174,15 @@ fn nothing_that_comes_from_outside_becomes_markup() {
 }
 
 #[test]
-fn pages_speak_english_and_spanish() {
+fn pages_are_available_in_english_and_spanish() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
         let ana = Browser::new(&t);
         for (path, english, spanish) in [
-            ("/verify?token=x", "Confirm your address", "Confirma tu dirección"),
+            ("/verify?token=x", "Confirm your email address", "Confirma tu correo electrónico"),
             ("/reset-password?token=x", "Choose a new password", "Elige una contraseña nueva"),
-            ("/second-factor", "One more step", "Un paso más"),
-            ("/auth/discord/callback", "That did not work", "No ha funcionado"),
+            ("/second-factor", "Two-factor authentication", "Autenticación en dos pasos"),
+            ("/auth/discord/callback", "Something went wrong", "Algo ha salido mal"),
         ] {
             for (language, lang, title) in
                 [("en-GB,es;q=0.5", "en", english), ("es-MX,en;q=0.5", "es", spanish), ("fr", "en", english)]
@@ -201,13 +201,13 @@ fn pages_speak_english_and_spanish() {
 }
 
 #[test]
-fn a_mailed_link_leads_where_the_settings_say() {
+fn links_in_emails_use_the_configured_address() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         for (frontend, home) in [("", "http://dca.example"), ("https://app.example/base", "https://app.example/base")] {
             t.set("DCA_PUBLIC_URL", "http://dca.example");
             t.set("APP_FRONTEND_URL", frontend);
-            // Even a proxy that is trusted says nothing about it.
+            // Not even a trusted proxy changes the address.
             t.set("DCA_TRUSTED_PROXIES", "127.0.0.1");
             t.start_without_bot().await;
             if frontend.is_empty() {
@@ -235,10 +235,10 @@ fn a_mailed_link_leads_where_the_settings_say() {
                 ),
             ] {
                 assert_eq!(eve.ask(Method::POST, path, body, &forged).await.status, 201, "{path}");
-                let letter = mail.next(to).await;
-                assert!(letter.link().starts_with(&format!("{home}{link}")), "{}", letter.link());
-                assert!(!letter.raw.contains("evil"), "{}", letter.raw);
-                // Two letters at once are the most a domain gets.
+                let email = mail.next(to).await;
+                assert!(email.link().starts_with(&format!("{home}{link}")), "{}", email.link());
+                assert!(!email.raw.contains("evil"), "{}", email.raw);
+                // A domain receives at most two emails at once.
                 t.idle().await;
             }
             t.stop().await;

@@ -1,5 +1,5 @@
-//! What is kept: the schema up and down, the keyring, the log's order, and one license per claim however
-//! many write at once.
+//! Storage: migrations, the keyring, the order of events, and one active license per entitlement under concurrent
+//! writes.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use dca_core::{
     entitlements::{self, Level},
     events, guilds,
     licenses::{self, LicenseState, state},
-    products::{self, Terms},
+    products::{self, PolicyChanges},
     tenants,
 };
 use dca_migration::{Migrator, MigratorTrait};
@@ -28,13 +28,13 @@ use crate::{
     harness::{TestApp, it_unstarted},
 };
 
-/// The test's database as a fresh installation finds it.
+/// An empty database, as in a new installation.
 async fn empty_database(t: &TestApp) -> Db {
     _ = std::fs::remove_file(t.dir().join("dca.db"));
     app::open_database(&Config::load(t.env().clone()).unwrap()).await.unwrap()
 }
 
-/// Every table of ours, in the order of creation, with its columns and their types.
+/// Our tables in the order of creation, with their columns and types.
 async fn tables(db: &Db) -> Vec<(String, BTreeMap<String, String>)> {
     let sql = match db.writer().get_database_backend() {
         DbBackend::Sqlite => {
@@ -52,7 +52,7 @@ async fn tables(db: &Db) -> Vec<(String, BTreeMap<String, String>)> {
         if table == "seaql_migrations" {
             continue;
         }
-        match tables.iter_mut().find(|(known, _)| *known == table) {
+        match tables.iter_mut().find(|(name, _)| *name == table) {
             Some((_, columns)) => _ = columns.insert(column, kind),
             None => tables.push((table, BTreeMap::from([(column, kind)]))),
         }
@@ -60,7 +60,7 @@ async fn tables(db: &Db) -> Vec<(String, BTreeMap<String, String>)> {
     tables
 }
 
-/// A row for every table that has none. All ids are the same, so that every reference finds its row.
+/// Inserts a row into every empty table. All ids are equal, so that every foreign key is valid.
 async fn fill(db: &Db, tables: &[(String, BTreeMap<String, String>)]) {
     for (table, columns) in tables {
         let sample = |kind: &String| match kind.to_lowercase() {
@@ -85,21 +85,21 @@ async fn fill(db: &Db, tables: &[(String, BTreeMap<String, String>)]) {
 }
 
 #[test]
-fn the_schema_goes_up_down_and_up_again_over_rows_in_every_table() {
+fn migrations_run_up_down_and_up_again_with_rows_in_every_table() {
     it_unstarted(|t| async {
         let db = empty_database(&t).await;
         for _ in Migrator::migrations() {
             Migrator::up(db.writer(), Some(1)).await.unwrap();
             fill(&db, &tables(&db).await).await;
         }
-        let whole = tables(&db).await;
-        assert!(whole.len() >= 17, "{whole:?}");
+        let complete = tables(&db).await;
+        assert!(complete.len() >= 17, "{complete:?}");
         for _ in Migrator::migrations() {
             Migrator::down(db.writer(), Some(1)).await.unwrap();
         }
         assert_eq!(tables(&db).await, []);
         app::migrate(&db).await.unwrap();
-        assert_eq!(tables(&db).await, whole);
+        assert_eq!(tables(&db).await, complete);
         app::migrate(&db).await.unwrap();
         db.close().await.unwrap();
         t
@@ -107,7 +107,7 @@ fn the_schema_goes_up_down_and_up_again_over_rows_in_every_table() {
 }
 
 #[test]
-fn instances_that_meet_on_an_empty_database_agree() {
+fn instances_that_start_together_on_an_empty_database_share_their_keys() {
     it_unstarted(|mut t| async {
         empty_database(&t).await.close().await.unwrap();
         t.set("DCA_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
@@ -124,32 +124,35 @@ fn instances_that_meet_on_an_empty_database_agree() {
 }
 
 #[test]
-fn a_wrong_master_key_is_refused_at_start_and_harms_nothing() {
+fn a_wrong_master_key_is_refused_at_start_without_changes() {
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
         let (license, key) = tenant.license(&tenant.product("Gold", "GOLD").await, 1).await;
         let wrong = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
-        let refused = t.assemble(&[("DCA_MASTER_KEY", wrong)]).await.err().expect("a wrong key was taken");
-        assert_eq!(format!("{refused:#}"), "the master key is not the one this database was sealed under");
+        let error = t.assemble(&[("DCA_MASTER_KEY", wrong)]).await.err().expect("the wrong key was accepted");
+        assert_eq!(
+            format!("{error:#}"),
+            "the master key does not match this database; use the key it was created with"
+        );
         assert_eq!(licenses::reveal(&t.instance().await, &license).unwrap(), key);
 
         let file = t.dir().join("master.key");
         for damaged in ["", "not base64!", "AAEC"] {
             std::fs::write(&file, damaged).unwrap();
-            let refused = format!("{:#}", t.assemble(&[]).await.err().expect("a damaged key was taken"));
-            assert!(refused.contains("master.key is not 32 bytes of base64"), "{refused}");
-            assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged, "never overwritten");
+            let error = format!("{:#}", t.assemble(&[]).await.err().expect("the damaged key was accepted"));
+            assert!(error.contains("master.key is not 32 bytes of base64"), "{error}");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), damaged, "the file was overwritten");
         }
         std::fs::remove_file(&file).unwrap();
-        let refused = format!("{:#}", t.assemble(&[]).await.err().expect("a lost key was replaced"));
-        assert!(refused.contains("restore it from your backup") && !file.exists(), "{refused}");
+        let error = format!("{:#}", t.assemble(&[]).await.err().expect("the missing key was replaced"));
+        assert!(error.contains("restore it from your backup") && !file.exists(), "{error}");
         t
     });
 }
 
 #[test]
-fn sqlite_is_opened_for_safety() {
+fn sqlite_uses_safe_pragmas() {
     it_unstarted(|t| async {
         let url = format!("sqlite://{}?mode=rwc", t.dir().join("own.db").display());
         let db = Db::connect(&url, 4).await.unwrap();
@@ -166,17 +169,17 @@ fn sqlite_is_opened_for_safety() {
     });
 }
 
-/// Repeatable choices: a number below `bound`.
+/// A repeatable pseudo-random number below `bound`.
 fn draw(ids: &Ids, bound: u16) -> u16 {
     u16::from_be_bytes(ids.bytes()) % bound
 }
 
 #[test]
-fn what_the_queries_find_is_what_the_state_says() {
+fn license_queries_agree_with_the_license_state() {
     it_unstarted(|t| async {
         let (core, ids) = (t.instance().await, Ids::seeded(3));
         let tenant = TestTenant::new(&core, "Makers").await;
-        let mut told = 0;
+        let mut total = 0;
         for member in 1..=40 {
             let hours = [None, Some(1 + draw(&ids, 60))][usize::from(draw(&ids, 5) > 0)];
             let duration = hours.map(|hours| std::time::Duration::from_secs(u64::from(hours) * 3_600));
@@ -188,38 +191,40 @@ fn what_the_queries_find_is_what_the_state_says() {
         }
         for _ in 0..30 {
             t.clock.advance(Duration::hours(draw(&ids, 6).into()));
-            let (mut expired, mut held) = (0, Vec::new());
+            let (mut expired, mut expected) = (0, Vec::new());
             for member in 1..=40_u64 {
                 for license in licenses::list_of(&core, &tenant.caller.scope, member.into()).await.unwrap() {
                     let state = state(&license, t.clock.now());
                     expired += u64::from(state == LicenseState::Expired && license.expired_seen_at.is_none());
-                    held.extend((state != LicenseState::Revoked).then_some((license.id, state)));
+                    expected.extend((state != LicenseState::Revoked).then_some((license.id, state)));
                 }
             }
-            assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired, "told as expired");
-            told += expired;
-            let mut shown = Vec::new();
+            assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired, "recorded as expired");
+            total += expired;
+            let mut usable = Vec::new();
             for member in 1..=40_u64 {
-                shown.extend(licenses::list_usable(&core, &tenant.caller.scope, member.into()).await.unwrap());
+                usable.extend(licenses::list_usable(&core, &tenant.caller.scope, member.into()).await.unwrap());
             }
-            let shown: Vec<_> = shown.into_iter().map(|held| (held.id, held.state)).collect();
-            assert_eq!(shown, held, "shown to members");
+            let usable: Vec<_> = usable.into_iter().map(|license| (license.id, license.state)).collect();
+            assert_eq!(usable, expected, "shown to members");
         }
-        assert!(told > 20, "the draw was poor: {told}");
+        assert!(total > 20, "too few licenses expired: {total}");
         t
     });
 }
 
 #[test]
-fn a_grace_ends_when_the_decision_says_so() {
+fn a_grace_ends_at_the_decided_time() {
     it_unstarted(|t| async {
         let (core, ids) = (t.instance().await, Ids::seeded(4));
         let tenant = TestTenant::new(&core, "Makers").await;
         let mut ends = Vec::new();
         for member in 1..=20 {
             let grace = 1 + u64::from(draw(&ids, 30));
-            let terms = Terms { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
-            let product = products::define(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+            let terms =
+                PolicyChanges { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
+            let product =
+                products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
             tenant.license(&product, member).await;
             tenant.observe(&product, member, Level::Absent).await.unwrap();
             ends.push(t.clock.now() + std::time::Duration::from_secs(grace * 3_600));
@@ -235,7 +240,7 @@ fn a_grace_ends_when_the_decision_says_so() {
 }
 
 #[test]
-fn a_claim_has_one_license_however_many_give_and_take_at_once() {
+fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
         let tenant = TestTenant::new(&cores[0], "Makers").await;
@@ -272,20 +277,23 @@ fn a_claim_has_one_license_however_many_give_and_take_at_once() {
 }
 
 #[test]
-fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
+fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
-        let (tenant, gate) = (TestTenant::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
+        let (tenant, barrier) = (TestTenant::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
         let tasks = (0..8).map(|task| {
-            let (core, tenant, gate) = (cores[task % 2].clone(), tenant.through(&cores[task % 2]), gate.clone());
+            let (core, tenant, barrier) = (cores[task % 2].clone(), tenant.through(&cores[task % 2]), barrier.clone());
             tokio::spawn(async move {
                 for n in 0..5 {
-                    gate.wait().await;
-                    guilds::joined(&core, (900 + n).into(), "Makers").await.unwrap();
-                    let terms =
-                        Terms { source_grace: Some(std::time::Duration::from_secs(task as u64)), ..Terms::default() };
+                    barrier.wait().await;
+                    guilds::record_join(&core, (900 + n).into(), "Makers").await.unwrap();
+                    let terms = PolicyChanges {
+                        source_grace: Some(std::time::Duration::from_secs(task as u64)),
+                        ..PolicyChanges::default()
+                    };
                     let name = format!("Product {n}");
-                    let defined = products::define(&core, &tenant.caller, &name, Some(&format!("P{n}")), &terms).await;
+                    let defined =
+                        products::create_or_update(&core, &tenant.caller, &name, Some(&format!("P{n}")), &terms).await;
                     assert!(matches!(defined, Ok(_) | Err(Error::Refused(_))), "{defined:?}");
                 }
             })
@@ -300,7 +308,7 @@ fn sellers_who_change_the_same_things_at_once_do_not_trip_each_other() {
 }
 
 #[test]
-fn the_log_has_no_gaps_and_nobody_is_ever_late() {
+fn events_appear_in_order_and_without_gaps() {
     it_unstarted(|t| async {
         let cores = [t.instance().await, t.instance().await];
         let tenant = TestTenant::new(&cores[0], "Makers").await;
@@ -309,16 +317,16 @@ fn the_log_has_no_gaps_and_nobody_is_ever_late() {
         let reader = tokio::spawn({
             let (tenant, done) = (tenant.through(&cores[1]), done.clone());
             async move {
-                let (mut newest, mut looks) = (0, 0);
-                // `done` is read before the look, so that the last look sees everything.
+                let (mut newest, mut reads) = (0, 0);
+                // `done` is checked before reading, so that the last read includes every event.
                 while !done.load(Ordering::SeqCst) || newest == 0 {
                     let log = events::list(&tenant.core, &tenant.caller.scope, 10_000).await.unwrap();
                     let seqs: Vec<_> = log.iter().rev().map(|event| event.seq).collect();
-                    assert!(seqs.iter().copied().eq((1..).take(seqs.len())), "a gap, after {newest}: {seqs:?}");
-                    assert!(seqs.len() >= newest, "something vanished");
-                    (newest, looks) = (seqs.len(), looks + 1);
+                    assert!(seqs.iter().copied().eq((1..).take(seqs.len())), "a gap after {newest}: {seqs:?}");
+                    assert!(seqs.len() >= newest, "events disappeared");
+                    (newest, reads) = (seqs.len(), reads + 1);
                 }
-                looks
+                reads
             }
         });
         let writers = (0..8_u64).map(|writer| {
@@ -333,7 +341,7 @@ fn the_log_has_no_gaps_and_nobody_is_ever_late() {
             writer.await.unwrap();
         }
         done.store(true, Ordering::SeqCst);
-        assert!(reader.await.unwrap() > 3, "the reader hardly looked");
+        assert!(reader.await.unwrap() > 3, "the reader hardly ran");
         let log = events::list(&cores[0], &tenant.caller.scope, 10_000).await.unwrap();
         assert_eq!(log.len(), 8 * 15 * 2, "created and assigned, for each");
         t

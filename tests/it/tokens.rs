@@ -1,5 +1,5 @@
-//! Tokens: each kind opens its own door and no other, none can be made up, and a refresh token that was copied
-//! ends what it opened.
+//! Tokens: each kind is accepted only by its own endpoint, none can be forged, and the reuse of a refresh token
+//! ends all sessions of the user.
 
 use aes_gcm::{
     Aes256Gcm, Key,
@@ -34,9 +34,9 @@ use crate::{
     harness::{TestApp, it_unstarted},
 };
 
-/// Where a token is shown.
+/// A kind of token, and the endpoint that accepts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
+enum TokenKind {
     Access,
     Refresh,
     VerifyEmail,
@@ -49,41 +49,41 @@ enum Door {
     License,
 }
 
-/// The door at which what is made under a purpose is accepted; `Err`: why it is never shown at any. A new
-/// purpose needs its row here.
-const fn door(purpose: Purpose) -> Result<Door, &'static str> {
+/// The kind of token made with a key purpose, or the reason why the purpose makes none. Every new purpose needs
+/// a row here.
+const fn token_kind(purpose: Purpose) -> Result<TokenKind, &'static str> {
     match purpose {
-        Purpose::AccessToken => Ok(Door::Access),
-        Purpose::RefreshToken => Ok(Door::Refresh),
-        Purpose::VerifyEmail => Ok(Door::VerifyEmail),
-        Purpose::ResetPassword => Ok(Door::ResetPassword),
-        Purpose::SignIn => Ok(Door::SignIn),
-        Purpose::SecondFactor => Ok(Door::SecondFactor),
-        Purpose::RecoveryCode => Ok(Door::RecoveryCode),
-        Purpose::KnownDevice => Ok(Door::KnownDevice),
-        Purpose::ApiKeyLookup => Ok(Door::ApiKey),
-        Purpose::LicenseLookup => Ok(Door::License),
-        Purpose::LicenseSeal => Err("it seals the key that LicenseLookup finds"),
-        Purpose::CodeVerifier => Err("it is shown to the provider and to nobody else"),
-        Purpose::ThrottleName => Err("it names a row"),
-        Purpose::TotpSeal => Err("it seals a secret that only ever leaves as a code"),
-        Purpose::ProviderTokens => Err("it seals what a provider gave"),
+        Purpose::AccessToken => Ok(TokenKind::Access),
+        Purpose::RefreshToken => Ok(TokenKind::Refresh),
+        Purpose::VerifyEmail => Ok(TokenKind::VerifyEmail),
+        Purpose::ResetPassword => Ok(TokenKind::ResetPassword),
+        Purpose::SignIn => Ok(TokenKind::SignIn),
+        Purpose::SecondFactor => Ok(TokenKind::SecondFactor),
+        Purpose::RecoveryCode => Ok(TokenKind::RecoveryCode),
+        Purpose::KnownDevice => Ok(TokenKind::KnownDevice),
+        Purpose::ApiKeyLookup => Ok(TokenKind::ApiKey),
+        Purpose::LicenseLookup => Ok(TokenKind::License),
+        Purpose::LicenseSeal => Err("encrypts license keys"),
+        Purpose::CodeVerifier => Err("sent to the provider only"),
+        Purpose::ThrottleName => Err("names a row"),
+        Purpose::TotpSeal => Err("encrypts TOTP secrets"),
+        Purpose::ProviderTokens => Err("encrypts the tokens of providers"),
     }
 }
 
-/// A house in which every door can be opened.
-struct House<'a> {
+/// An app with one valid token of every kind.
+struct Fixture<'a> {
     t: &'a TestApp,
     /// A license and an API key that finds it.
     license: String,
     api_key: String,
-    /// Whose account strangers have locked, and who was here before.
+    /// The email of an account with too many failed sign-ins, and the cookie of its known device.
     locked: &'static str,
     device: String,
-    /// What waits for a second factor, twice, and two recovery codes.
-    waiting: [String; 2],
+    /// Two sign-ins that wait for a second factor, and two recovery codes.
+    pending: [String; 2],
     recovery: [String; 2],
-    /// A sign-in that came back.
+    /// The state and code of a provider's callback.
     state: String,
     code: String,
     access: String,
@@ -92,7 +92,7 @@ struct House<'a> {
     reset: String,
 }
 
-impl<'a> House<'a> {
+impl<'a> Fixture<'a> {
     async fn build(t: &'a TestApp, mail: &MailSink, google: &SimGoogle) -> Self {
         let tenant = TestTenant::new(t.core(), "Makers").await;
         let gold = tenant.product("Gold", "GOLD").await;
@@ -109,12 +109,12 @@ impl<'a> House<'a> {
         let verify = mail.next("new@x.example").await.token();
         account(t, "lost@x.example", Role::User).await;
 
-        let who = google.person("117", "Ana", None);
+        let person = google.person("117", "Ana", None);
         let ana = Browser::new(t);
-        assert_eq!(sign_in_with_google(&ana, google, &who).await.status, 200);
+        assert_eq!(sign_in_with_google(&ana, google, &person).await.status, 200);
         let (_, codes) = Authenticator::enabled(t, &ana).await;
-        let wait = async |who: &GooglePerson| {
-            let response = sign_in_with_google(&Browser::new(t), google, who).await;
+        let pending_token = async |person: &GooglePerson| {
+            let response = sign_in_with_google(&Browser::new(t), google, person).await;
             assert_eq!((response.status, response.code()), (401, "REQUIRES_2FA"), "{response:?}");
             response.body["twoFactorToken"].as_str().unwrap().to_owned()
         };
@@ -125,7 +125,7 @@ impl<'a> House<'a> {
             api_key,
             locked: "owner@x.example",
             device: owner.cookie("dca_device").unwrap(),
-            waiting: [wait(&who).await, wait(&who).await],
+            pending: [pending_token(&person).await, pending_token(&person).await],
             recovery: [codes[0].clone(), codes[1].clone()],
             state,
             code,
@@ -136,91 +136,98 @@ impl<'a> House<'a> {
         }
     }
 
-    fn token(&self, kind: Door) -> &str {
+    fn token(&self, kind: TokenKind) -> &str {
         match kind {
-            Door::Access => &self.access,
-            Door::Refresh => &self.refresh,
-            Door::VerifyEmail => &self.verify,
-            Door::ResetPassword => &self.reset,
-            Door::SignIn => &self.state,
-            Door::SecondFactor => &self.waiting[0],
-            Door::RecoveryCode => &self.recovery[0],
-            Door::KnownDevice => &self.device,
-            Door::ApiKey => &self.api_key,
-            Door::License => &self.license,
+            TokenKind::Access => &self.access,
+            TokenKind::Refresh => &self.refresh,
+            TokenKind::VerifyEmail => &self.verify,
+            TokenKind::ResetPassword => &self.reset,
+            TokenKind::SignIn => &self.state,
+            TokenKind::SecondFactor => &self.pending[0],
+            TokenKind::RecoveryCode => &self.recovery[0],
+            TokenKind::KnownDevice => &self.device,
+            TokenKind::ApiKey => &self.api_key,
+            TokenKind::License => &self.license,
         }
     }
 
-    async fn show(&self, door: Door, token: &str) -> Response {
-        let somebody = Browser::new(self.t);
-        let post = async |path: &str, body: Value| somebody.post(path, body).await;
+    /// Sends a token to the endpoint of this kind.
+    async fn present(&self, endpoint: TokenKind, token: &str) -> Response {
+        let browser = Browser::new(self.t);
+        let post = async |path: &str, body: Value| browser.post(path, body).await;
         let validate = async |api_key: &str, key: &str| {
             let headers = [("x-api-key", api_key)];
-            somebody.ask(reqwest::Method::POST, "/licenses/validate", json!({ "licenseKey": key }), &headers).await
+            browser.ask(reqwest::Method::POST, "/licenses/validate", json!({ "licenseKey": key }), &headers).await
         };
-        match door {
-            Door::Access => me(self.t, token).await,
-            Door::Refresh => post("/auth/refresh", json!({ "refreshToken": token })).await,
-            Door::VerifyEmail => post("/auth/verify-email", json!({ "token": token })).await,
-            Door::ResetPassword => {
+        match endpoint {
+            TokenKind::Access => me(self.t, token).await,
+            TokenKind::Refresh => post("/auth/refresh", json!({ "refreshToken": token })).await,
+            TokenKind::VerifyEmail => post("/auth/verify-email", json!({ "token": token })).await,
+            TokenKind::ResetPassword => {
                 post("/auth/reset-password", json!({ "token": token, "password": "another-Ketchup-42" })).await
             }
-            Door::SignIn => {
-                somebody.set_cookie("dca_sign_in", Some(token));
+            TokenKind::SignIn => {
+                browser.set_cookie("dca_sign_in", Some(token));
                 post("/auth/google/callback", json!({ "state": token, "code": self.code })).await
             }
-            Door::SecondFactor => {
+            TokenKind::SecondFactor => {
                 post("/auth/2fa/verify", json!({ "twoFactorToken": token, "code": self.recovery[1] })).await
             }
-            Door::RecoveryCode => {
-                post("/auth/2fa/verify", json!({ "twoFactorToken": self.waiting[1], "code": token })).await
+            TokenKind::RecoveryCode => {
+                post("/auth/2fa/verify", json!({ "twoFactorToken": self.pending[1], "code": token })).await
             }
-            Door::KnownDevice => {
-                somebody.set_cookie("dca_device", Some(token));
+            TokenKind::KnownDevice => {
+                browser.set_cookie("dca_device", Some(token));
                 post("/auth/login", json!({ "email": self.locked, "password": PASSWORD })).await
             }
-            Door::ApiKey => validate(token, &self.license).await,
-            Door::License => validate(&self.api_key, token).await,
+            TokenKind::ApiKey => validate(token, &self.license).await,
+            TokenKind::License => validate(&self.api_key, token).await,
         }
     }
 }
 
-/// Whether an answer at this door lets nobody in.
-fn is_refused(door: Door, response: &Response) -> bool {
-    match door {
-        // A question: its answer is a verdict.
-        Door::License => response.status == 200 && response.body["valid"] == false,
-        // Who is not known is one of the strangers.
-        Door::KnownDevice => response.status == 429,
+/// Whether the endpoint refused the token.
+fn is_refused(endpoint: TokenKind, response: &Response) -> bool {
+    match endpoint {
+        // The response is always 200 with a verdict.
+        TokenKind::License => response.status == 200 && response.body["valid"] == false,
+        // Without a known device, the rate limit of strangers applies.
+        TokenKind::KnownDevice => response.status == 429,
         _ => matches!(response.status, 400 | 401),
     }
 }
 
 #[test]
-fn each_kind_of_token_opens_its_own_door_and_no_other() {
+fn a_token_is_accepted_only_as_its_own_kind() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
-        let house = House::build(&t, &mail, &google).await;
-        let doors: Vec<Door> = Purpose::ALL.iter().filter_map(|purpose| door(*purpose).ok()).collect();
+        let fixture = Fixture::build(&t, &mail, &google).await;
+        let kinds: Vec<TokenKind> = Purpose::ALL.iter().filter_map(|purpose| token_kind(*purpose).ok()).collect();
         let before = auth_state(t.core()).await;
-        for kind in &doors {
-            for door in doors.iter().filter(|door| *door != kind) {
-                let response = house.show(*door, house.token(*kind)).await;
-                assert!(is_refused(*door, &response), "{kind:?} opens {door:?}: {response:?}");
-                assert!(!response.text.contains(house.token(*kind)), "{kind:?} at {door:?} is repeated: {response:?}");
+        for kind in &kinds {
+            for endpoint in kinds.iter().filter(|endpoint| *endpoint != kind) {
+                let response = fixture.present(*endpoint, fixture.token(*kind)).await;
+                assert!(is_refused(*endpoint, &response), "{kind:?} accepted as {endpoint:?}: {response:?}");
+                assert!(!response.text.contains(fixture.token(*kind)), "{kind:?} echoed as {endpoint:?}: {response:?}");
             }
         }
         assert_eq!(auth_state(t.core()).await, before, "a refused token changed something");
-        // The refresh token ends nothing yet: it is the last.
-        for kind in &doors {
-            let response = house.show(*kind, house.token(*kind)).await;
-            assert!(!is_refused(*kind, &response) && response.status < 300, "{kind:?} at its own door: {response:?}");
+        // The refresh token has not been rotated, so presenting it is not a reuse.
+        for kind in &kinds {
+            let response = fixture.present(*kind, fixture.token(*kind)).await;
+            assert!(!is_refused(*kind, &response) && response.status < 300, "{kind:?} refused: {response:?}");
         }
-        // What works once is over now.
-        for kind in [Door::VerifyEmail, Door::ResetPassword, Door::SignIn, Door::SecondFactor, Door::RecoveryCode] {
-            let response = house.show(kind, house.token(kind)).await;
-            assert!(is_refused(kind, &response), "{kind:?} for the second time: {response:?}");
+        // One-time tokens do not work again.
+        for kind in [
+            TokenKind::VerifyEmail,
+            TokenKind::ResetPassword,
+            TokenKind::SignIn,
+            TokenKind::SecondFactor,
+            TokenKind::RecoveryCode,
+        ] {
+            let response = fixture.present(kind, fixture.token(kind)).await;
+            assert!(is_refused(kind, &response), "{kind:?} accepted twice: {response:?}");
         }
         for email in ["new@x.example", "lost@x.example"] {
             t.idle().await;
@@ -233,21 +240,21 @@ fn each_kind_of_token_opens_its_own_door_and_no_other() {
 }
 
 #[test]
-fn a_one_time_token_ends_with_its_time() {
+fn tokens_expire() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
         t.start_with_limits(&[]).await;
-        let house = House::build(&t, &mail, &google).await;
-        for (minutes, over) in [
-            (10, &[Door::SignIn, Door::SecondFactor][..]),
-            (60, &[Door::ResetPassword]),
-            (24 * 60, &[Door::VerifyEmail, Door::Access]),
+        let fixture = Fixture::build(&t, &mail, &google).await;
+        for (minutes, expired) in [
+            (10, &[TokenKind::SignIn, TokenKind::SecondFactor][..]),
+            (60, &[TokenKind::ResetPassword]),
+            (24 * 60, &[TokenKind::VerifyEmail, TokenKind::Access]),
         ] {
-            let passed = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::start_time());
-            t.later(passed).await;
-            for door in over {
-                let response = house.show(*door, house.token(*door)).await;
-                assert!(is_refused(*door, &response), "{door:?} after {minutes} minutes: {response:?}");
+            let step = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::start_time());
+            t.later(step).await;
+            for kind in expired {
+                let response = fixture.present(*kind, fixture.token(*kind)).await;
+                assert!(is_refused(*kind, &response), "{kind:?} after {minutes} minutes: {response:?}");
             }
         }
         t.idle().await;
@@ -256,7 +263,7 @@ fn a_one_time_token_ends_with_its_time() {
     });
 }
 
-/// What signs access tokens here, as only who has database and master key can know it.
+/// Signs access tokens with the app's own key, read from the database with the master key.
 struct Forger {
     key: SigningKey,
     header: Value,
@@ -290,7 +297,7 @@ impl Forger {
         Self { key: SigningKey::from_bytes(&seed.try_into().unwrap()), header, claims }
     }
 
-    /// A token with these changes, signed with the right key. `null` takes a member away.
+    /// A token with these changes, signed with the right key. `null` removes a member.
     fn sign(&self, header: &Value, claims: &Value) -> String {
         Self::signed(&self.key, &merged(&self.header, header), &merged(&self.claims, claims))
     }
@@ -301,7 +308,7 @@ impl Forger {
         format!("{text}.{signature}")
     }
 
-    /// The same claims with HMAC under these bytes.
+    /// The same claims, signed with HMAC-SHA256 and this secret.
     fn hs256(&self, secret: &[u8]) -> String {
         let text = format!("{}.{}", part(&merged(&self.header, &json!({ "alg": "HS256" }))), part(&self.claims));
         let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(secret).unwrap();
@@ -322,7 +329,7 @@ fn merged(value: &Value, change: &Value) -> Value {
 }
 
 #[test]
-fn an_access_token_cannot_be_made_up() {
+fn a_forged_access_token_is_refused() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -331,62 +338,66 @@ fn an_access_token_cannot_be_made_up() {
         let jwks = ana.get("/.well-known/jwks.json").await.body;
         let jwk = &jwks["keys"][0];
         let forger = Forger::new(&t, &token).await;
-        assert_eq!(jwk["x"], URL_SAFE_NO_PAD.encode(forger.key.verifying_key().as_bytes()), "the test signs as we do");
+        assert_eq!(
+            jwk["x"],
+            URL_SAFE_NO_PAD.encode(forger.key.verifying_key().as_bytes()),
+            "the test uses the app's signing key"
+        );
         assert_eq!(me(&t, &forger.sign(&json!({}), &json!({}))).await.status, 200);
 
         let [text, signature] = token.rsplit_once('.').map(|(text, signature)| [text, signature]).unwrap();
         let [head, body] = text.split_once('.').map(|(head, body)| [head, body]).unwrap();
         let none = |alg: &str| format!("{}.{body}.", part(&merged(&forger.header, &json!({ "alg": alg }))));
-        let theirs = SigningKey::from_bytes(&[7; 32]);
-        let own =
-            json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(theirs.verifying_key().as_bytes()) });
-        let by_them = |header: Value| Forger::signed(&theirs, &merged(&forger.header, &header), &forger.claims);
+        let other_key = SigningKey::from_bytes(&[7; 32]);
+        let other_jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode(other_key.verifying_key().as_bytes()) });
+        let with_other_key =
+            |header: Value| Forger::signed(&other_key, &merged(&forger.header, &header), &forger.claims);
         let public = forger.key.verifying_key().to_bytes();
         let header = |change: Value| forger.sign(&change, &json!({}));
         let claims = |change: Value| forger.sign(&json!({}), &change);
         let as_root = part(&merged(&forger.claims, &json!({ "sub": root })));
         let table = [
             ("no algorithm", none("none")),
-            ("no algorithm, shouted", none("NONE")),
+            ("no algorithm, in upper case", none("NONE")),
             ("no algorithm, with the old signature", format!("{}{signature}", none("None"))),
             ("HS256 with the public key", forger.hs256(&public)),
             ("HS256 with the public key as text", forger.hs256(jwk["x"].as_str().unwrap().as_bytes())),
             ("HS256 with the JWK", forger.hs256(jwk.to_string().as_bytes())),
             ("HS256 with the JWK set", forger.hs256(jwks.to_string().as_bytes())),
-            ("HS256 with nothing", forger.hs256(b"")),
+            ("HS256 with an empty secret", forger.hs256(b"")),
             ("another algorithm named", header(json!({ "alg": "ES256" }))),
             ("an unknown algorithm", header(json!({ "alg": "EdDSA2" }))),
             ("no kid", header(json!({ "kid": null }))),
             ("an unknown kid", header(json!({ "kid": "AAAAAAAAAAAA" }))),
             ("a path as kid", header(json!({ "kid": "../../../../dev/null" }))),
             ("SQL as kid", header(json!({ "kid": "' OR '1'='1" }))),
-            ("a kid that is no text", header(json!({ "kid": 1 }))),
+            ("a kid that is not a string", header(json!({ "kid": 1 }))),
             ("no typ", header(json!({ "typ": null }))),
             ("a plain JWT", header(json!({ "typ": "JWT" }))),
             ("another typ", header(json!({ "typ": "rt+jwt" }))),
-            ("another key, ours named", by_them(json!({}))),
-            ("another key and its jwk", by_them(json!({ "jwk": own }))),
-            ("another key, its jwk and no kid", by_them(json!({ "jwk": own, "kid": null }))),
-            ("another key and a jku", by_them(json!({ "jku": "http://127.0.0.1:1/keys" }))),
-            ("another key and an x5u", by_them(json!({ "x5u": "http://127.0.0.1:1/chain" }))),
+            ("another key with our kid", with_other_key(json!({}))),
+            ("another key and its jwk", with_other_key(json!({ "jwk": other_jwk }))),
+            ("another key, its jwk and no kid", with_other_key(json!({ "jwk": other_jwk, "kid": null }))),
+            ("another key and a jku", with_other_key(json!({ "jku": "http://127.0.0.1:1/keys" }))),
+            ("another key and an x5u", with_other_key(json!({ "x5u": "http://127.0.0.1:1/chain" }))),
             ("another audience", claims(json!({ "aud": "dca-auth-admins" }))),
             ("no audience", claims(json!({ "aud": null }))),
             ("another issuer", claims(json!({ "iss": "https://evil.example" }))),
             ("no issuer", claims(json!({ "iss": null }))),
-            ("nobody", claims(json!({ "sub": null }))),
+            ("no subject", claims(json!({ "sub": null }))),
             ("no session", claims(json!({ "sid": null }))),
-            ("no end", claims(json!({ "exp": null }))),
-            ("an end that is text", claims(json!({ "exp": "2099-01-01" }))),
-            ("an end beyond time", claims(json!({ "exp": i64::MAX }))),
-            ("somebody else's claims", format!("{head}.{as_root}.{signature}")),
+            ("no expiry", claims(json!({ "exp": null }))),
+            ("an expiry that is a string", claims(json!({ "exp": "2099-01-01" }))),
+            ("an expiry out of range", claims(json!({ "exp": i64::MAX }))),
+            ("the claims of another user", format!("{head}.{as_root}.{signature}")),
             ("no signature", format!("{text}.")),
             ("half a signature", format!("{text}.{}", &signature[..40])),
             ("a signature of zeros", format!("{text}.{}", URL_SAFE_NO_PAD.encode([0; 64]))),
             ("a padded signature", format!("{token}==")),
-            ("a part too many", format!("{token}.{signature}")),
-            ("a part too few", text.to_owned()),
-            ("ten KiB, signed", claims(json!({ "pad": "x".repeat(10 * 1024) }))),
-            ("no JSON", format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode("{"), URL_SAFE_NO_PAD.encode("{"))),
+            ("one part too many", format!("{token}.{signature}")),
+            ("one part too few", text.to_owned()),
+            ("signed, with 10 KiB of padding", claims(json!({ "pad": "x".repeat(10 * 1024) }))),
+            ("not JSON", format!("{}.{}.{signature}", URL_SAFE_NO_PAD.encode("{"), URL_SAFE_NO_PAD.encode("{"))),
             ("dots", "...".to_owned()),
             ("one word", "x".to_owned()),
         ];
@@ -397,11 +408,11 @@ fn an_access_token_cannot_be_made_up() {
         }
         let exp = |seconds: i64| json!({ "exp": t.clock.now().timestamp() + seconds });
         for (what, token, code) in [
-            ("over, within the leeway", claims(exp(-4)), ""),
-            ("over by the leeway", claims(exp(-5)), "TOKEN_EXPIRED"),
-            ("over for a year", claims(exp(-31_536_000)), "TOKEN_EXPIRED"),
-            ("another browser, our session", claims(json!({ "sub": root })), "INVALID_SESSION"),
-            ("a session that never was", claims(json!({ "sid": Uuid::from_u128(1) })), "INVALID_SESSION"),
+            ("expired, within the leeway", claims(exp(-4)), ""),
+            ("expired, at the end of the leeway", claims(exp(-5)), "TOKEN_EXPIRED"),
+            ("expired for a year", claims(exp(-31_536_000)), "TOKEN_EXPIRED"),
+            ("another subject with this session", claims(json!({ "sub": root })), "INVALID_SESSION"),
+            ("an unknown session", claims(json!({ "sid": Uuid::from_u128(1) })), "INVALID_SESSION"),
         ] {
             let response = me(&t, &token).await;
             assert_eq!(response.code(), code, "{what}: {response:?}");
@@ -412,7 +423,7 @@ fn an_access_token_cannot_be_made_up() {
 }
 
 #[test]
-fn a_token_of_another_installation_is_none() {
+fn a_token_of_another_installation_is_refused() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -421,21 +432,21 @@ fn a_token_of_another_installation_is_none() {
         let other = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}?mode=rwc", other.path().join("dca.db").display());
         let master = STANDARD.encode(dca_core::Ids::seeded(9).bytes::<32>());
-        let there = t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core;
-        assert_eq!(code_of(sessions::authenticate(&there, &access).await), Some(Code::InvalidToken));
+        let other_core = t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core;
+        assert_eq!(code_of(sessions::authenticate(&other_core, &access).await), Some(Code::InvalidToken));
         let client = dca_core::accounts::ClientInfo {
             network: "192.0.2.0/24".to_owned(),
             agent: None,
             device: Some(device),
             locale: dca_core::accounts::Locale::En,
         };
-        assert_eq!(code_of(sessions::refresh(&there, &client, &refresh).await), Some(Code::InvalidSession));
+        assert_eq!(code_of(sessions::refresh(&other_core, &client, &refresh).await), Some(Code::InvalidSession));
         t
     });
 }
 
-fn code_of<V>(answer: dca_core::Result<V>) -> Option<Code> {
-    match answer {
+fn code_of<V>(result: dca_core::Result<V>) -> Option<Code> {
+    match result {
         Err(Error::Refused(refusal)) => Some(refusal.code),
         Err(other) => panic!("{other}"),
         Ok(_) => None,
@@ -452,14 +463,14 @@ fn next_of(response: &Response) -> String {
 }
 
 #[test]
-fn fifty_refreshes_at_once_have_one_successor() {
+fn concurrent_refreshes_return_the_same_successor() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = refresh_token(&ana);
         let answers = join_all((0..50).map(|_| refresh(&t, &token))).await;
         let next: Vec<String> = answers.iter().map(next_of).collect();
-        assert!(next.iter().all(|one| *one == next[0] && *one != token), "{next:?}");
+        assert!(next.iter().all(|other| *other == next[0] && *other != token), "{next:?}");
         let sql = "SELECT generation FROM refresh_tokens WHERE used_at IS NULL";
         assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "generation": 2 })], "one live successor");
         for answer in &answers {
@@ -471,7 +482,7 @@ fn fifty_refreshes_at_once_have_one_successor() {
 }
 
 #[test]
-fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session() {
+fn refresh_token_reuse_is_a_retry_within_ten_seconds_and_ends_all_sessions_after() {
     it_unstarted(|mut t| async {
         let mail = t.with_mail().await;
         t.start_with_limits(&[]).await;
@@ -492,7 +503,7 @@ fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session(
             assert_eq!((response.status, response.code()), (401, "INVALID_SESSION"), "{response:?}");
             assert_eq!(browser.get("/me").await.code(), "INVALID_SESSION");
         }
-        assert_eq!(ben.get("/me").await.status, 200, "somebody else's session");
+        assert_eq!(ben.get("/me").await.status, 200, "the session of another user");
         next_of(&refresh(&t, &refresh_token(&ben)).await);
         let reused = events_of_kind(t.core(), "session.token_reused").await;
         assert_eq!((reused.len(), &reused[0]["actor"]), (1, &json!("system")));
@@ -506,7 +517,7 @@ fn a_retry_within_ten_seconds_is_answered_alike_and_later_it_ends_every_session(
 }
 
 #[test]
-fn a_token_older_than_the_last_is_stolen_even_within_ten_seconds() {
+fn refresh_token_reuse_after_its_successor_was_used_ends_all_sessions() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -516,13 +527,13 @@ fn a_token_older_than_the_last_is_stolen_even_within_ten_seconds() {
         let old = refresh(&t, &first).await;
         assert_eq!((old.status, old.code()), (401, "TOKEN_REUSE_DETECTED"), "{old:?}");
         assert_eq!(refresh(&t, &third).await.code(), "INVALID_SESSION");
-        assert_eq!(refresh(&t, &first).await.code(), "INVALID_SESSION", "it is told once");
+        assert_eq!(refresh(&t, &first).await.code(), "INVALID_SESSION", "the reuse is reported once");
         t
     });
 }
 
 #[test]
-fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
+fn a_session_ends_when_idle_for_a_week_and_after_ninety_days() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -535,11 +546,11 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
             if day == 1 {
                 t.later(TimeDelta::days(1) - TimeDelta::microseconds(1)).await;
                 let unused = refresh(&t, &idle).await;
-                assert_eq!(unused.status, 200, "a week, less a moment: {unused:?}");
+                assert_eq!(unused.status, 200, "just under a week: {unused:?}");
                 t.later(TimeDelta::microseconds(1) - TimeDelta::days(1)).await;
             }
         }
-        // 84 of 90 days: what is handed out ends with the session.
+        // After 84 of 90 days, tokens expire with the session.
         let response = refresh(&t, &token).await;
         let cookie = response.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
         assert!(cookie.contains(&format!("Max-Age={}", 6 * 86_400)), "{cookie}");
@@ -550,14 +561,14 @@ fn a_session_ends_when_it_rests_too_long_and_after_ninety_days() {
         let last = next_of(&last_access);
         t.later(TimeDelta::seconds(1)).await;
         assert_eq!(refresh(&t, &last).await.code(), "INVALID_SESSION");
-        let over = me(&t, last_access.body["accessToken"].as_str().unwrap()).await;
-        assert_eq!(over.code(), "INVALID_SESSION", "leeway lengthens no session");
+        let expired = me(&t, last_access.body["accessToken"].as_str().unwrap()).await;
+        assert_eq!(expired.code(), "INVALID_SESSION", "the leeway does not extend a session");
         t
     });
 }
 
 #[test]
-fn a_token_that_rested_for_its_whole_life_is_over() {
+fn an_unused_refresh_token_expires_without_counting_as_reuse() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -572,7 +583,7 @@ fn a_token_that_rested_for_its_whole_life_is_over() {
 }
 
 #[test]
-fn nobody_who_is_kept_out_refreshes() {
+fn inactive_users_cannot_refresh() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         for (status, code) in
@@ -584,16 +595,16 @@ fn nobody_who_is_kept_out_refreshes() {
             assert_eq!((response.status, response.code()), (401, "INVALID_SESSION"), "{status}: {response:?}");
             let me = ana.get("/me").await;
             assert_eq!((me.status, me.code()), (403, code), "{status}: {me:?}");
-            let live =
+            let used =
                 rows(t.core().db.writer(), "SELECT 1 AS one FROM refresh_tokens WHERE used_at IS NOT NULL").await;
-            assert!(live.is_empty(), "{status}: a token was used up");
+            assert!(used.is_empty(), "{status}: a token was consumed");
         }
         t
     });
 }
 
 #[test]
-fn what_is_revoked_is_revoked_on_every_instance_at_once() {
+fn a_revoked_session_ends_on_every_instance_immediately() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -606,38 +617,38 @@ fn what_is_revoked_is_revoked_on_every_instance_at_once() {
 }
 
 #[test]
-fn one_proof_of_a_session_is_enough_to_end_it() {
+fn any_token_of_a_session_can_log_it_out() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         account(&t, "ana@x.example", Role::User).await;
-        for by in ["cookie", "body", "bearer"] {
+        for method in ["cookie", "body", "bearer"] {
             let ana = sign_in_as(&t, "ana@x.example").await;
             let (access, token) = (ana.access().unwrap(), refresh_token(&ana));
-            let somebody = Browser::new(&t);
-            let body = match by {
+            let browser = Browser::new(&t);
+            let body = match method {
                 "cookie" => {
-                    somebody.set_cookie("rt", Some(&token));
+                    browser.set_cookie("rt", Some(&token));
                     Value::Null
                 }
                 "body" => json!({ "refreshToken": token }),
                 _ => {
-                    somebody.set_access(Some(&access));
+                    browser.set_access(Some(&access));
                     Value::Null
                 }
             };
-            assert_eq!(somebody.post("/auth/logout", body).await.status, 200, "{by}");
-            assert_eq!(me(&t, &access).await.code(), "INVALID_SESSION", "{by}");
-            assert_eq!(refresh(&t, &token).await.code(), "INVALID_SESSION", "{by}");
+            assert_eq!(browser.post("/auth/logout", body).await.status, 200, "{method}");
+            assert_eq!(me(&t, &access).await.code(), "INVALID_SESSION", "{method}");
+            assert_eq!(refresh(&t, &token).await.code(), "INVALID_SESSION", "{method}");
         }
         for garbage in [json!({ "refreshToken": "x" }), json!({ "refreshToken": null }), json!({}), Value::Null] {
-            assert_eq!(post(&t, "/auth/logout", garbage).await.status, 200, "it ends nothing, and says no more");
+            assert_eq!(post(&t, "/auth/logout", garbage).await.status, 200, "the response reveals nothing");
         }
         t
     });
 }
 
 #[test]
-fn a_cookie_that_came_twice_is_no_cookie() {
+fn a_duplicate_cookie_is_ignored() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -663,12 +674,12 @@ fn a_cookie_that_came_twice_is_no_cookie() {
 }
 
 #[test]
-fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
+fn no_token_is_stored_or_logged_in_plain_text() {
     it_unstarted(|mut t| async {
         let (mail, google) = (t.with_mail().await, t.with_google().await);
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
-        let house = House::build(&t, &mail, &google).await;
-        let mut kept = t.log.text();
+        let fixture = Fixture::build(&t, &mail, &google).await;
+        let mut stored = t.log.text();
         for table in [
             "users",
             "credentials",
@@ -682,31 +693,31 @@ fn nothing_that_opens_a_door_rests_in_the_database_or_the_log() {
             "throttles",
             "identities",
         ] {
-            kept += &rows_of(t.core(), table).await;
+            stored += &rows_of(t.core(), table).await;
         }
         for purpose in Purpose::ALL {
-            let Ok(door) = door(*purpose) else { continue };
-            let token = house.token(door);
-            assert!(!kept.contains(token), "{door:?} rests somewhere");
+            let Ok(kind) = token_kind(*purpose) else { continue };
+            let token = fixture.token(kind);
+            assert!(!stored.contains(token), "{kind:?} is stored in plain text");
             let bytes: Vec<u8> = token.bytes().collect();
-            assert!(!kept.contains(&format!("{bytes:?}")), "{door:?} rests somewhere as bytes");
+            assert!(!stored.contains(&format!("{bytes:?}")), "{kind:?} is stored as bytes");
         }
-        assert!(!kept.contains(PASSWORD) && !kept.contains(&house.code));
-        assert!(!kept.contains("throttles") && kept.contains("argon2id"), "the tables were read");
+        assert!(!stored.contains(PASSWORD) && !stored.contains(&fixture.code));
+        assert!(!stored.contains("throttles") && stored.contains("argon2id"), "the tables are included");
         t.idle().await;
         t
     });
 }
 
 #[test]
-fn a_link_that_was_begun_ends_with_the_session_that_began_it() {
+fn a_pending_link_ends_with_its_session() {
     it_unstarted(|mut t| async {
         let google = t.with_google().await;
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let thief = google.person("666", "Thief", None);
-        let begun = ana.post("/auth/google/link", Value::Null).await;
-        let (state, code) = callback_params(&google, &thief, begun.body["authUrl"].as_str().unwrap());
+        let started = ana.post("/auth/google/link", Value::Null).await;
+        let (state, code) = callback_params(&google, &thief, started.body["authUrl"].as_str().unwrap());
         let browser = Browser::new(&t);
         browser.set_cookie("dca_sign_in", Some(&state));
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
@@ -719,16 +730,16 @@ fn a_link_that_was_begun_ends_with_the_session_that_began_it() {
 }
 
 #[test]
-fn an_access_token_lives_for_fifteen_minutes() {
+fn an_access_token_expires_after_fifteen_minutes() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let [header, claims] = parts(&ana.access().unwrap());
         assert_eq!((&header["alg"], &header["typ"]), (&json!("EdDSA"), &json!("at+jwt")));
-        let ends = DateTime::<Utc>::from_timestamp(claims["exp"].as_i64().unwrap(), 0).unwrap();
-        assert_eq!(ends - t.clock.now(), TimeDelta::minutes(15));
+        let expires_at = DateTime::<Utc>::from_timestamp(claims["exp"].as_i64().unwrap(), 0).unwrap();
+        assert_eq!(expires_at - t.clock.now(), TimeDelta::minutes(15));
         for member in ["email", "name", "role", "roles", "status"] {
-            assert_eq!(claims[member], Value::Null, "a token tells nothing of a browser");
+            assert_eq!(claims[member], Value::Null, "a token contains no personal data");
         }
         t.later(TimeDelta::minutes(15) + TimeDelta::seconds(5)).await;
         assert_eq!(ana.get("/me").await.code(), "TOKEN_EXPIRED");

@@ -1,5 +1,5 @@
-//! People, as those see them who look after the installation. Whoever acts must outrank whom they act on,
-//! and gives no role that is not below their own; the first of all is made at the command line.
+//! User administration. An admin can act only on users of a lower role and can assign only roles below
+//! their own. The first admin is created at the command line ([`create_admin`]).
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::OnConflict};
@@ -22,16 +22,16 @@ use crate::{
 
 pub use crate::users::UserFilter;
 
-/// A person with the right to look after others.
+/// A signed-in user whose role allows them to manage other users.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// The person.
+    /// The signed-in user and their session.
     pub principal: Principal,
     role: Role,
 }
 
 impl Admin {
-    /// Who is at least `least`, with a second factor where the rules ask for one.
+    /// Requires at least the role `least`, and a second factor if the policy demands one for admins.
     ///
     /// # Errors
     /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
@@ -40,19 +40,20 @@ impl Admin {
         if role < least {
             return Err(Code::InsufficientRole.refusal());
         }
-        let is_weak = principal.session.second_factor_at.is_none();
-        if is_weak && role >= Role::Admin && core.rules.admins_need_second_factor {
-            return Err(Code::RequiresSecondFactor.because("Set up a second factor, and sign in with it."));
+        let lacks_mfa = principal.session.second_factor_at.is_none();
+        if lacks_mfa && role >= Role::Admin && core.rules.admins_need_second_factor {
+            return Err(Code::RequiresSecondFactor
+                .because("Admins need a second factor. Set one up, then sign in again with it."));
         }
         Ok(Self { principal, role })
     }
 
-    /// Locks a person this admin outranks.
-    async fn lock_lesser(&self, tx: &Tx, id: UserId) -> Result<User> {
+    /// Locks a user whose role is lower than this admin's.
+    async fn lock_lower_ranked(&self, tx: &Tx, id: UserId) -> Result<User> {
         let user = users::lock(tx, id).await?;
         let user = user.ok_or_else(|| Code::NotFound.because("No such user."))?;
         if user.role()? >= self.role {
-            return Err(Code::InsufficientRole.because("You can only act on people of a lower role than yours."));
+            return Err(Code::InsufficientRole.because("You can only manage users whose role is below yours."));
         }
         Ok(user)
     }
@@ -62,11 +63,11 @@ impl Admin {
     }
 }
 
-/// A page of people, newest first, and how many there are. `guild` asks for those who hold something there,
-/// which also its managers may.
+/// A page of users, newest first, and the total count. `guild` limits the list to users with licenses in that
+/// guild; the guild's managers may read it too.
 ///
 /// # Errors
-/// `INSUFFICIENT_ROLE`; `NOT_FOUND` for a guild that is not there.
+/// `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
 pub async fn list(
     core: &Core,
     principal: Principal,
@@ -86,32 +87,32 @@ pub async fn list(
     if guilds::find(core, id).await?.is_none() {
         return Err(Code::NotFound.because("No such server."));
     }
-    let (mut found, total) = users::list(core, &UserFilter { guild, ..wanted }, page, size).await?;
+    let (mut users, total) = users::list(core, &UserFilter { guild, ..wanted }, page, size).await?;
     if is_manager {
-        // Who manages a server knows its members, not their addresses.
-        for user in &mut found {
+        // Guild managers do not see account details.
+        for user in &mut users {
             (user.email, user.deletion_at) = (None, None);
         }
     }
-    Ok((found, total))
+    Ok((users, total))
 }
 
 async fn manages(core: &Core, user: UserId, guild: Snowflake) -> Result<bool> {
     Ok(guild_manager::Entity::find_by_id((guild, user)).one(core.db.read()).await?.is_some())
 }
 
-/// One person.
+/// Finds a user.
 ///
 /// # Errors
-/// `NOT_FOUND`.
+/// `NOT_FOUND` if there is no such user.
 pub async fn get(core: &Core, id: UserId) -> Result<User> {
     users::find(core, id).await?.ok_or_else(|| Code::NotFound.because("No such user."))
 }
 
-/// Lets a person in, or keeps them out and ends their sessions.
+/// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions.
 ///
 /// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`, `CONFLICT`.
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`, `VALIDATION_ERROR`.
 pub async fn set_status(
     core: &Core,
     admin: &Admin,
@@ -120,7 +121,7 @@ pub async fn set_status(
     reason: Option<String>,
 ) -> Result<User> {
     let mut tx = Tx::begin(core).await?;
-    let mut user = admin.lock_lesser(&tx, id).await?;
+    let mut user = admin.lock_lower_ranked(&tx, id).await?;
     let before = user.status()?;
     if !matches!(status, AccountStatus::Active | AccountStatus::Suspended | AccountStatus::Banned) {
         return Err(Code::invalid_field("status", "status must be ACTIVE, SUSPENDED or BANNED"));
@@ -129,9 +130,10 @@ pub async fn set_status(
         return Ok(user);
     }
     let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
-    // Letting in somebody who never proved their address would prove it for them.
-    let unproved = user.email.is_some() && user.email_verified_at.is_none();
-    user.status = if status == AccountStatus::Active && unproved { AccountStatus::Pending } else { status }.to_string();
+    // Activation must not stand in for email verification.
+    let is_unverified = user.email.is_some() && user.email_verified_at.is_none();
+    user.status =
+        if status == AccountStatus::Active && is_unverified { AccountStatus::Pending } else { status }.to_string();
     user.status_reason = reason;
     users::update(&tx, &user).await?;
     if status != AccountStatus::Active {
@@ -143,22 +145,22 @@ pub async fn set_status(
     Ok(user)
 }
 
-/// Gives a person a role.
+/// Assigns a role to a user.
 ///
 /// # Errors
-/// `NOT_FOUND`; `INSUFFICIENT_ROLE` for a person or a role that is not below the admin's own.
+/// `NOT_FOUND`; `INSUFFICIENT_ROLE` if the user's role or the new role is not below the admin's own.
 pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
     change_role(core, admin, id, None, role).await
 }
 
 async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>, role: Role) -> Result<User> {
     if role >= admin.role {
-        return Err(Code::InsufficientRole.because("You can only give roles below your own."));
+        return Err(Code::InsufficientRole.because("You can only assign roles below your own."));
     }
     let mut tx = Tx::begin(core).await?;
-    let mut user = admin.lock_lesser(&tx, id).await?;
+    let mut user = admin.lock_lower_ranked(&tx, id).await?;
     if from.is_some_and(|from| from.as_str() != user.role) {
-        return Err(Code::Conflict.because(format!("That person is {}.", user.role)));
+        return Err(Code::Conflict.because(format!("This user's role is {}.", user.role)));
     }
     let before = std::mem::replace(&mut user.role, role.to_string());
     if before != user.role {
@@ -169,24 +171,24 @@ async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>,
     Ok(user)
 }
 
-/// Takes a role from a person who has it: they are a USER again.
+/// Removes a role from a user, who becomes a `USER` again.
 ///
 /// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` when they have another role.
-pub async fn take_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
+/// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` if the user has another role.
+pub async fn remove_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
     change_role(core, admin, id, Some(role), Role::User).await
 }
 
-/// Makes a person a guild's manager, or no longer.
+/// Adds or removes a user as manager of a guild.
 ///
 /// # Errors
-/// `NOT_FOUND`.
+/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
 pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflake, manages: bool) -> Result<()> {
     if guilds::find(core, guild).await?.is_none() {
         return Err(Code::NotFound.because("No such server."));
     }
     let mut tx = Tx::begin(core).await?;
-    admin.lock_lesser(&tx, id).await?;
+    admin.lock_lower_ranked(&tx, id).await?;
     let changed = if manages {
         let row = guild_manager::ActiveModel { guild_id: Set(guild), user_id: Set(id), created_at: Set(tx.now()) };
         let key = [guild_manager::Column::GuildId, guild_manager::Column::UserId];
@@ -204,64 +206,61 @@ pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflak
     tx.commit().await
 }
 
-/// The guilds a person manages.
-///
-/// # Errors
-/// When the database does not answer.
+/// The guilds a user manages.
 pub async fn managed_by(core: &Core, id: UserId) -> Result<Vec<Snowflake>> {
     let rows = guild_manager::Entity::find().filter(guild_manager::Column::UserId.eq(id)).all(core.db.read()).await?;
     Ok(rows.into_iter().map(|row| row.guild_id).collect())
 }
 
-/// Signs a person out everywhere whom this admin outranks. Answers how many sessions ended.
+/// Ends all sessions of a user and returns how many there were.
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
-    admin.lock_lesser(&tx, id).await?;
+    admin.lock_lower_ranked(&tx, id).await?;
     let ended = sessions::end_all(&mut tx, id, None, &admin.actor(), "ended by an admin").await?;
     tx.commit().await?;
     Ok(ended)
 }
 
-/// Ends one session of a person this admin outranks.
+/// Ends one session of a user.
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Option<String>) -> Result<()> {
-    let why = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
-    let gone = || Code::NotFound.because("No such session.");
-    let owner = sessions::owner(core, id).await?.ok_or_else(gone)?;
+    let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
+    let not_found = || Code::NotFound.because("No such session.");
+    let owner = sessions::owner(core, id).await?.ok_or_else(not_found)?;
     let mut tx = Tx::begin(core).await?;
-    admin.lock_lesser(&tx, owner).await?;
-    let why = why.as_deref().unwrap_or("ended by an admin");
-    if !sessions::end_in(&mut tx, owner, id, &admin.actor(), why).await? {
-        return Err(gone());
+    admin.lock_lower_ranked(&tx, owner).await?;
+    let reason = reason.as_deref().unwrap_or("ended by an admin");
+    if !sessions::end_in(&mut tx, owner, id, &admin.actor(), reason).await? {
+        return Err(not_found());
     }
     tx.commit().await
 }
 
-/// Plans the deletion of an account this admin outranks. Answers when it will be.
+/// Schedules the deletion of a user's account and returns its date.
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
-pub async fn plan_deletion(core: &Core, admin: &Admin, id: UserId) -> Result<DateTime<Utc>> {
+pub async fn schedule_deletion(core: &Core, admin: &Admin, id: UserId) -> Result<DateTime<Utc>> {
     let mut tx = Tx::begin(core).await?;
-    let user = admin.lock_lesser(&tx, id).await?;
-    let at = erasure::plan_in(&mut tx, user, &admin.actor()).await?;
+    let user = admin.lock_lower_ranked(&tx, id).await?;
+    let deletion_at = erasure::schedule_in(&mut tx, user, &admin.actor()).await?;
     tx.commit().await?;
-    Ok(at)
+    Ok(deletion_at)
 }
 
-/// Takes a second factor away that its owner has lost, and ends their sessions; the admin has made sure who
-/// asks.
+/// Removes the second factor of a user who lost it, and ends all of their sessions. The admin must have checked
+/// the user's identity.
 ///
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
-    admin.lock_lesser(&tx, id).await?;
+    admin.lock_lower_ranked(&tx, id).await?;
     second_factor::remove(&tx, id).await?;
     sessions::end_all(&mut tx, id, None, &admin.actor(), "second factor removed").await?;
     record(&mut tx, EventKind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
@@ -269,31 +268,36 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     tx.commit().await
 }
 
-/// Makes an account with every right, or gives it to the account that has proved this address: for the
-/// operator at the command line. Answers whose it is, and whether it is new.
+/// Makes the account with this verified email a `SUPER_ADMIN` and sets its password, or creates it. For the
+/// operator at the command line. Returns the user and whether the account is new.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`.
-pub async fn create_admin(core: &Core, email: &str, called: Option<&str>, word: &str) -> Result<(UserId, bool)> {
-    let (email, called) = (Email::parse(email)?, called.map(name).transpose()?);
-    let known = called.as_deref().unwrap_or_default();
-    let hash = core.passwords().hash_new(word, &[&email.folded, known, &core.rules.app_name]).await?;
+pub async fn create_admin(
+    core: &Core,
+    email: &str,
+    display_name: Option<&str>,
+    password: &str,
+) -> Result<(UserId, bool)> {
+    let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
+    let known_name = display_name.as_deref().unwrap_or_default();
+    let hash = core.passwords().hash_new(password, &[&email.folded, known_name, &core.rules.app_name]).await?;
     let mut tx = Tx::begin(core).await?;
-    let claims = users::lock_unverified_and_owner(&tx, &email.folded).await?;
-    let (proved, claims): (Vec<_>, Vec<_>) = claims.into_iter().partition(|user| user.email_verified_at.is_some());
-    for claim in claims {
-        users::delete(&tx, claim.id).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let (owner, unverified): (Vec<_>, Vec<_>) = accounts.into_iter().partition(|user| user.email_verified_at.is_some());
+    for user in unverified {
+        users::delete(&tx, user.id).await?;
     }
-    let is_new = proved.is_empty();
-    let user = proved.into_iter().next().unwrap_or_else(|| User {
-        email: Some(email.code),
+    let is_new = owner.is_empty();
+    let user = owner.into_iter().next().unwrap_or_else(|| User {
+        email: Some(email.address),
         folded_email: Some(email.folded),
         registered_at: Some(tx.now()),
-        ..users::seen(UserId(core.ids.v7(tx.now())), tx.now())
+        ..users::without_account(UserId(core.ids.v7(tx.now())), tx.now())
     });
     let user = User {
         email_verified_at: user.email_verified_at.or(Some(tx.now())),
-        name: called.or_else(|| user.name.clone()),
+        name: display_name.or_else(|| user.name.clone()),
         status: AccountStatus::Active.to_string(),
         role: Role::SuperAdmin.to_string(),
         deletion_at: None,

@@ -1,4 +1,4 @@
-//! The table `credentials`: a person's password, as its hash.
+//! The `credentials` table: password hashes.
 
 use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
 
@@ -10,7 +10,7 @@ pub(super) async fn password_of(core: &Core, user: UserId) -> Result<Option<Stri
     Ok(row.map(|row| row.password_hash))
 }
 
-/// The same, as this unit of work sees it.
+/// Like [`password_of`], within the transaction.
 pub(super) async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>> {
     Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
 }
@@ -22,9 +22,9 @@ pub(super) async fn delete_password(tx: &Tx, user: UserId) -> Result<()> {
 
 pub(super) async fn set_password(tx: &Tx, user: UserId, hash: String) -> Result<()> {
     let row = credential::ActiveModel { user_id: Set(user), password_hash: Set(hash), changed_at: Set(tx.now()) };
-    let newest = OnConflict::column(credential::Column::UserId)
+    let update = OnConflict::column(credential::Column::UserId)
         .update_columns([credential::Column::PasswordHash, credential::Column::ChangedAt])
         .to_owned();
-    credential::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
+    credential::Entity::insert(row).on_conflict(update).exec_without_returning(tx.db()).await?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Letters: the e-mails there are, and what each needs when it is sent. A delivery names a template, a user
-//! and perhaps a one-time token by id; address, name and link are read at the last moment.
+//! The emails of accounts and the data each one needs. A delivery stores only the template, the user's id and
+//! the id of a one-time token, if any; address, name and link are loaded when it is sent.
 
 use chrono::Duration;
 use sea_orm::EntityTrait;
@@ -17,21 +17,21 @@ use crate::{
 };
 
 string_enum! {
-    /// The emails, by the name of their templates.
+    /// The emails, named after their templates.
     EmailTemplate {
-        VerifyEmail => ("verify-email", "Prove this address."),
-        WelcomeEmail => ("welcome-email", "The address is proved."),
+        VerifyEmail => ("verify-email", "Verify your email address."),
+        WelcomeEmail => ("welcome-email", "Your email address is verified."),
         ResetPassword => ("reset-password", "Choose a new password."),
-        AlreadyRegistered => ("already-registered", "Somebody signed up with your address; you have an account."),
+        AlreadyRegistered => ("already-registered", "Someone signed up with your address, which already has an account."),
         PasswordChanged => ("password-changed", "Your password was changed."),
-        SessionsEnded => ("sessions-ended", "An old token came back; you were signed out everywhere."),
-        SecondFactorChanged => ("second-factor-changed", "Your second factor was set up or taken away."),
-        DeletionPlanned => ("deletion-planned", "Your account will be deleted; sign in to keep it."),
+        SessionsEnded => ("sessions-ended", "A refresh token was reused; you were signed out everywhere."),
+        SecondFactorChanged => ("second-factor-changed", "Your second factor was changed."),
+        DeletionPlanned => ("deletion-planned", "Your account will be deleted. Sign in to keep it."),
     }
 }
 
 impl EmailTemplate {
-    /// Where the link in it leads, and under which purpose its token is derived.
+    /// The path of the link in the email, and the purpose its token is derived for.
     const fn link(self) -> Option<(&'static str, Purpose)> {
         match self {
             Self::VerifyEmail => Some(("/verify", Purpose::VerifyEmail)),
@@ -41,23 +41,23 @@ impl EmailTemplate {
     }
 }
 
-/// How long a template is worth sending when it carries no token.
+/// How long an email without a token may wait to be sent.
 const LIFETIME: Duration = Duration::hours(24);
 
-/// Everything a template needs.
+/// The data of one email.
 #[derive(Clone, Debug)]
 pub struct EmailData {
-    /// The address.
+    /// The recipient's address.
     pub to: String,
-    /// The recipient's name, if it can be said in a template.
+    /// The recipient's name, if it is safe to show.
     pub name: Option<String>,
-    /// The language.
+    /// The language of the email.
     pub locale: Locale,
-    /// Path and token of its link.
+    /// Path and token of the link.
     pub link: Option<(&'static str, String)>,
 }
 
-/// Writes a template into the outbox, to be sent before its token ends.
+/// Puts an email in the outbox, to be sent before its token expires.
 pub(crate) async fn send(
     tx: &mut Tx,
     template: EmailTemplate,
@@ -67,13 +67,11 @@ pub(crate) async fn send(
     let delivery = Delivery::Email { template, user, token: token.map(|token| token.id) };
     let unique = token.map_or_else(|| tx.core().ids.v7(tx.now()), |token| token.id);
     let expires_at = token.map_or(tx.now() + LIFETIME, |token| token.expires_at);
-    outbox::send_until(tx, &delivery, format!("mail:{template}:{unique}"), expires_at).await
+    outbox::enqueue_until(tx, &delivery, format!("mail:{template}:{unique}"), expires_at).await
 }
 
-/// What is needed to send it now; `None`: the account or its token is gone, and nobody wants it.
-///
-/// # Errors
-/// When the database does not answer.
+/// Loads the data of an email; `None` if the account or the token no longer exists, so that there is nothing to
+/// send.
 pub async fn load(
     core: &Core,
     template: EmailTemplate,
@@ -83,7 +81,7 @@ pub async fn load(
     let user = user::Entity::find_by_id(user).one(core.db.read()).await?;
     let Some(user) = user else { return Ok(None) };
     let Some(to) = user.email else { return Ok(None) };
-    // Notices go to proved addresses alone.
+    // Unverified addresses receive only links, no notices.
     if user.email_verified_at.is_none() && template.link().is_none() {
         return Ok(None);
     }
@@ -95,12 +93,12 @@ pub async fn load(
         (Some(_), _) => return Ok(None),
     };
     let locale = user.locale.and_then(|locale| locale.parse().ok()).unwrap_or(Locale::En);
-    // To an address nobody has proved, a name is what a stranger typed.
+    // The name of an unverified account may have been chosen by someone other than the recipient.
     let name = user.name.filter(|name| user.email_verified_at.is_some() && is_plain_name(name));
     Ok(Some(EmailData { to, name, locale, link }))
 }
 
-/// Whether a name is just that: what looks like an address would be made a link by mail programs.
+/// Whether a name contains nothing that email clients would turn into a link.
 fn is_plain_name(name: &str) -> bool {
     !name.contains(['.', ':', '/', '@', '<', '>', '\\'])
 }

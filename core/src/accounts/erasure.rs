@@ -1,8 +1,7 @@
-//! A person's data: to take away, and to take out.
+//! Export and deletion of personal data.
 //!
-//! A deletion waits for 14 days. Signing in within them takes it back; then everything personal goes. What a
-//! person holds in a shop stays with the shop, under the Discord account it was given to; the log keeps that
-//! something happened to a number, and from which network.
+//! A deletion takes effect after 14 days; signing in before then cancels it. Licenses stay with the tenant, under
+//! the Discord account they were issued to. Events stay too, with the user's id and the network of the request.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
@@ -23,15 +22,12 @@ use crate::{
     users::{self, Provider, User},
 };
 
-/// From the wish to the deed.
+/// The time between the request and the deletion.
 const DELETION_DELAY: TimeDelta = TimeDelta::days(14);
-/// How long a sign-up that nobody proves is kept.
+/// How long an account with an unverified email is kept.
 const UNVERIFIED_LIFETIME: TimeDelta = TimeDelta::days(7);
 
-/// Everything kept about a person, as JSON.
-///
-/// # Errors
-/// When the database does not answer.
+/// Everything stored about a user, as JSON.
 pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
     let (id, db) = (principal.user.id, core.db.read());
     let identities = users::identities(core, id).await?;
@@ -70,46 +66,44 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
     Ok(document)
 }
 
-/// Plans the deletion of an account, and ends its sessions. Password and second factor are asked for again.
+/// Schedules the deletion of an account and ends its sessions. Requires password and second factor again.
 ///
 /// # Errors
 /// `INVALID_CREDENTIALS`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn plan(
+pub async fn schedule(
     core: &Core,
     client: &ClientInfo,
     principal: &Principal,
     password: Option<&str>,
     code: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    second_factor::reauthenticate_with_mfa(core, client, principal, password, code).await?;
+    second_factor::reauthenticate_with_second_factor(core, client, principal, password, code).await?;
     let (id, mut tx) = (principal.user.id, Tx::begin(core).await?);
     let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
-    let at = plan_in(&mut tx, user, &Actor::User(id)).await?;
+    let deletion_at = schedule_in(&mut tx, user, &Actor::User(id)).await?;
     tx.commit().await?;
-    Ok(at)
+    Ok(deletion_at)
 }
 
-pub(crate) async fn plan_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
-    let (id, at) = (user.id, user.deletion_at.unwrap_or(tx.now() + DELETION_DELAY));
-    user.deletion_at = Some(at);
+pub(crate) async fn schedule_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
+    let (id, deletion_at) = (user.id, user.deletion_at.unwrap_or(tx.now() + DELETION_DELAY));
+    user.deletion_at = Some(deletion_at);
     users::update(tx, &user).await?;
     sessions::end_all(tx, id, None, actor, "deletion").await?;
-    record(tx, EventKind::DeletionPlanned, actor, id, json!({ "at": at }));
+    record(tx, EventKind::DeletionPlanned, actor, id, json!({ "at": deletion_at }));
     emails::send(tx, EmailTemplate::DeletionPlanned, id, None).await?;
-    Ok(at)
+    Ok(deletion_at)
 }
 
-/// Erases whose time has come, and forgets what is over. Answers how many were erased.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn sweep(core: &Core) -> Result<usize> {
+/// Erases the accounts whose deletion is due and returns how many. Also deletes unverified accounts, tokens,
+/// sessions and throttles that have expired.
+pub async fn erase_due(core: &Core) -> Result<usize> {
     let due = users::list_due_for_deletion(core).await?;
     let mut erased = 0;
     for user in due {
         match erase(core, user).await {
             Ok(()) => erased += 1,
-            Err(error) => tracing::error!(%user, %error, "an account could not be erased; it is tried again"),
+            Err(error) => tracing::error!(%user, %error, "account could not be erased; the next run tries again"),
         }
     }
     users::delete_unverified(core, core.clock.now() - UNVERIFIED_LIFETIME).await?;
@@ -122,7 +116,7 @@ pub async fn sweep(core: &Core) -> Result<usize> {
 async fn erase(core: &Core, id: UserId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let Some(user) = users::lock(&tx, id).await? else { return Ok(()) };
-    // Signed in meanwhile: they stay.
+    // The user signed in after the list was read, which cancels the deletion.
     if user.deletion_at.is_none_or(|at| at > tx.now()) {
         return Ok(());
     }
@@ -132,15 +126,15 @@ async fn erase(core: &Core, id: UserId) -> Result<()> {
     one_time_token::Entity::delete_many().filter(one_time_token::Column::UserId.eq(id)).exec(db).await?;
     guild_manager::Entity::delete_many().filter(guild_manager::Column::UserId.eq(id)).exec(db).await?;
     second_factor::remove(&tx, id).await?;
-    // A ban outlives the account: its number at the provider stays, and nothing else.
-    let is_kept_out = user.status()? != AccountStatus::Active;
-    if is_kept_out || users::is_holder(&tx, id).await? {
-        if !is_kept_out {
+    // A suspension or ban outlives the account, so the user's id at the provider is kept.
+    let is_blocked = user.status()? != AccountStatus::Active;
+    if is_blocked || users::is_holder(&tx, id).await? {
+        if !is_blocked {
             users::unlink(&tx, Provider::Google, id).await?;
         }
         users::delete_provider_tokens(&tx, id).await?;
         let (status, status_reason) = (user.status, user.status_reason);
-        users::update(&tx, &User { status, status_reason, ..users::seen(id, user.created_at) }).await?;
+        users::update(&tx, &User { status, status_reason, ..users::without_account(id, user.created_at) }).await?;
     } else {
         users::delete(&tx, id).await?;
     }

@@ -1,16 +1,15 @@
-//! Accounts: from sign-up to logout-all.
+//! User accounts, from sign-up to sign-out.
 //!
 //! ```text
-//! sign_up -> [PENDING] -> letter -> verify_email -> [ACTIVE] -> sign_in -> session -> refresh ... -> sign_out
+//! sign_up -> [PENDING] -> email -> verify_email -> [ACTIVE] -> sign_in -> session -> refresh ... -> sign_out
 //! ```
-//! A **user** is a person; a **credential** is their password, an **identity** their account at a provider
-//! ([`providers`]), a **second factor** ([`second_factor`]) what they have beside it. A **session**
-//! ([`sessions`]) is one sign-in, with everything that was refreshed from it. Many may claim an e-mail
-//! address, each as a user of their own; the first to prove it owns it, and the other claims are gone with
-//! whatever was set up under them. Nothing is ever linked by e-mail.
+//! A user has a **credential** (the password), **identities** (accounts at providers, see [`providers`]) and
+//! optionally a **second factor** ([`second_factor`]). A **session** ([`sessions`]) is one sign-in with all tokens
+//! refreshed from it. Several unverified accounts may share an email address; the first to verify it owns it, and
+//! the others are deleted. Accounts are never linked by email address.
 //!
-//! Whoever asks learns the same about an address that has an account as about one that has none, in the
-//! same time: the rest is told by letter ([`letters`]), to who reads the mail there.
+//! To prevent account enumeration, responses and their timing do not depend on whether an address has an account.
+//! Anything that does is sent by email ([`emails`]).
 
 use std::time::Duration;
 
@@ -48,173 +47,175 @@ use emails::EmailTemplate;
 use sign_in::{ensure_active, reauthenticate};
 
 string_enum! {
-    /// How an account stands.
+    /// The status of an account.
     AccountStatus {
-        Pending => ("PENDING", "Signed up; the address is not proved yet."),
-        Active => ("ACTIVE", "May sign in."),
-        Suspended => ("SUSPENDED", "May not sign in for now."),
-        Banned => ("BANNED", "May not sign in."),
+        Pending => ("PENDING", "Signed up; the email address is not verified yet."),
+        Active => ("ACTIVE", "Can sign in."),
+        Suspended => ("SUSPENDED", "Cannot sign in for now."),
+        Banned => ("BANNED", "Cannot sign in."),
     }
 }
 
 string_enum! {
-    /// What a person may do in this installation, from least to most.
+    /// The roles of users in this installation, from lowest to highest.
     Role {
-        User => ("USER", "Their own account."),
-        Premium => ("PREMIUM", "Their own account; a rank for the operator's own use."),
-        Moderator => ("MODERATOR", "Sees people and their sessions."),
-        Admin => ("ADMIN", "Bans people, ends sessions, replays deliveries."),
-        SuperAdmin => ("SUPER_ADMIN", "Gives and takes roles."),
+        User => ("USER", "Manages their own account."),
+        Premium => ("PREMIUM", "Same rights as USER; free for the operator to use."),
+        Moderator => ("MODERATOR", "Sees users and their sessions."),
+        Admin => ("ADMIN", "Suspends and bans users, ends sessions, replays deliveries."),
+        SuperAdmin => ("SUPER_ADMIN", "Assigns and removes roles."),
     }
 }
 
 string_enum! {
-    /// The languages letters are written in.
+    /// The languages of emails.
     Locale {
         En => ("en", "English"),
         Es => ("es", "Español"),
     }
 }
 
-/// What accounts are held to; from the configuration.
+/// The configurable rules for accounts.
 #[derive(Clone, Debug)]
 pub struct AccountPolicy {
-    /// Life of an access token.
+    /// Lifetime of an access token.
     pub access_ttl: Duration,
-    /// How long a session lives without being refreshed.
+    /// Lifetime of a refresh token: a session ends when it is not refreshed for this long.
     pub refresh_ttl: Duration,
-    /// Memory of a password hash.
+    /// Memory used by a password hash, in KiB.
     pub password_memory_kib: u32,
-    /// Hashes computed at once.
+    /// Maximum number of password hashes computed at once.
     pub max_concurrent_hashes: usize,
-    /// Wrong passwords or codes per account and quarter of an hour.
+    /// Failed passwords or codes allowed per account in 15 minutes.
     pub failures_per_account: u32,
-    /// Wrong passwords or codes per network and quarter of an hour.
+    /// Failed passwords or codes allowed per network in 15 minutes.
     pub failures_per_network: u32,
-    /// Letters that a network may cause per hour.
+    /// Emails that requests from one network may cause per hour.
     pub emails_per_network: u32,
-    /// Whether who is ADMIN or more needs a second factor.
+    /// Whether `ADMIN` and higher roles require a second factor.
     pub admins_need_second_factor: bool,
-    /// The product's name: in emails, and in no password.
+    /// The name of this service. Shown in emails and rejected in passwords.
     pub app_name: String,
 }
 
-/// The window of failed attempts.
+/// The window in which failed attempts are counted.
 const FAILURE_WINDOW: Duration = Duration::from_mins(15);
-/// Letters an address receives per hour because somebody typed it in.
+/// Emails per kind that an unauthenticated request may send to one address per hour.
 const EMAILS_PER_ADDRESS: u32 = 5;
-/// How long a link that proves an address works.
+/// How long a link that verifies an email address is valid.
 const VERIFY_LIFETIME: TimeDelta = TimeDelta::hours(24);
-/// How long a sign-in through a provider stands for a password.
+/// How long a sign-in through a provider counts as reauthentication for users without a password.
 const REAUTH_WINDOW: TimeDelta = TimeDelta::minutes(15);
-/// How long a link that sets a password works.
+/// How long a link that sets a new password is valid.
 const RESET_LIFETIME: TimeDelta = TimeDelta::hours(1);
 
-/// Who is at the door, as far as it can be seen.
+/// What is known about the client that sent a request.
 #[derive(Clone, Debug)]
 pub struct ClientInfo {
-    /// The network they come from: /24 of IPv4, /64 of IPv6. The address itself is kept nowhere.
+    /// The client's network: /24 for IPv4, /64 for IPv6. The full address is never stored.
     pub network: String,
-    /// What their program calls itself.
+    /// The `User-Agent`.
     pub agent: Option<String>,
-    /// What a browser that signed in before shows.
+    /// The device cookie of a browser that signed in before.
     pub device: Option<String>,
-    /// The language they read.
+    /// The preferred language.
     pub locale: Locale,
 }
 
-/// An e-mail address that can be written to.
+/// A valid email address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Email {
-    code: String,
+    /// As the user typed it.
+    address: String,
+    /// The form used for comparison.
     pub(crate) folded: String,
 }
 
 impl Email {
-    /// Reads what a person typed; case and the spelling of the domain do not distinguish two addresses.
+    /// Parses an address. Addresses are compared without regard to case or to the Unicode form of the domain.
     ///
     /// # Errors
     /// `VALIDATION_ERROR` at `email`.
     pub fn parse(text: &str) -> Result<Self> {
-        let wrong = || Code::invalid_field("email", "email must be an email");
+        let invalid = || Code::invalid_field("email", "email must be an email");
         let text = text.trim();
         let options = Options::default().without_display_text().without_domain_literal().with_required_tld();
-        let fits = text.len() <= 254
+        let is_valid = text.len() <= 254
             && !text.contains(|c: char| c.is_control() || c.is_whitespace() || "\"%".contains(c))
             && EmailAddress::parse_with_options(text, options).is_ok();
-        let (local, domain) = text.rsplit_once('@').filter(|_| fits).ok_or_else(wrong)?;
-        // One spelling of a domain (UTS 46), and not an address of a machine.
-        let domain = domain_to_ascii(domain).map_err(|_| wrong())?;
+        let (local, domain) = text.rsplit_once('@').filter(|_| is_valid).ok_or_else(invalid)?;
+        // UTS 46 normalization. IP addresses are not accepted as domains.
+        let domain = domain_to_ascii(domain).map_err(|_| invalid())?;
         if !domain.rsplit('.').next().is_some_and(|top| top.contains(char::is_alphabetic)) {
-            return Err(wrong());
+            return Err(invalid());
         }
-        // ASCII alone is folded: beyond it, letters that look alike in lower case are other mailboxes.
+        // Only ASCII is lowercased: other characters that look alike in lower case may be different mailboxes.
         let folded = format!("{}@{domain}", local.to_ascii_lowercase());
-        Ok(Self { code: text.to_owned(), folded })
+        Ok(Self { address: text.to_owned(), folded })
     }
 }
 
-/// A person's name for themselves.
+/// Validates a display name.
 fn name(text: &str) -> Result<String> {
     line("name", text, 100)
 }
 
-/// One line of a person's words.
-fn line(field: &'static str, text: &str, longest: usize) -> Result<String> {
+/// Validates a single line of user input.
+fn line(field: &'static str, text: &str, max_length: usize) -> Result<String> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > longest || text.contains(char::is_control) {
-        return Err(Code::invalid_field(field, format!("{field} must be one line of 1 to {longest} characters")));
+    if text.is_empty() || text.chars().count() > max_length || text.contains(char::is_control) {
+        return Err(Code::invalid_field(field, format!("{field} must be one line of 1 to {max_length} characters")));
     }
     Ok(text.to_owned())
 }
 
-/// What somebody signs up with.
+/// A sign-up form.
 pub struct SignUp {
-    /// Where they read mail.
+    /// The email address.
     pub email: String,
-    /// The password they chose.
+    /// The password.
     pub password: String,
-    /// What to call them.
+    /// The display name.
     pub name: String,
 }
 
-/// Signs somebody up, and mails them. An address that has an account is claimed in vain: the answer is the same,
-/// also to a sign-in, and its owner is told by letter.
+/// Creates an unverified account and sends the verification email. If the address already has a verified owner,
+/// the response is the same, but the owner is notified instead and the new account can never be verified.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<UserId> {
     let (email, name) = (Email::parse(&form.email)?, name(&form.name)?);
-    let taken = emails_from(core, client);
-    acquire(core, &taken).await?;
+    let limits = emails_from(core, client);
+    acquire(core, &limits).await?;
     let hash = core.passwords().hash_new(&form.password, &[&email.folded, &name, &core.rules.app_name]).await;
-    let hash = throttles::refund_on_error(core, &taken, hash).await?;
+    let hash = throttles::refund_on_error(core, &limits, hash).await?;
 
     let mut tx = Tx::begin(core).await?;
     let id = UserId(core.ids.v7(tx.now()));
-    // Too many letters to one address are left away, and nothing else.
-    let may_write = throttles::try_acquire(&tx, &emails_to(core, EmailTemplate::AlreadyRegistered, &email)).await?;
-    let claims = users::lock_unverified_and_owner(&tx, &email.folded).await?;
-    let owner = claims.into_iter().find(|user| user.email_verified_at.is_some());
+    // Over the limit, only the email is skipped.
+    let may_send = throttles::try_acquire(&tx, &emails_to(core, EmailTemplate::AlreadyRegistered, &email)).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let owner = accounts.into_iter().find(|user| user.email_verified_at.is_some());
     let user = User {
-        email: Some(email.code),
+        email: Some(email.address),
         folded_email: Some(email.folded),
         name: Some(name),
         locale: Some(client.locale.to_string()),
         status: AccountStatus::Pending.to_string(),
         registered_at: Some(tx.now()),
-        ..users::seen(id, tx.now())
+        ..users::without_account(id, tx.now())
     };
     users::insert(&tx, user).await?;
     set_password(&tx, id, hash).await?;
-    // A claim on an address that has an owner comes to nothing, but looks the same to who made it.
+    // A sign-up with an address that has an owner is recorded on the owner's account.
     let (kind, subject) = match &owner {
         Some(owner) => (EventKind::SignUpRepeated, owner.id),
         None => (EventKind::UserRegistered, id),
     };
     record(&mut tx, kind, &Actor::User(id), subject, json!({ "method": "password", "network": client.network }));
     match owner {
-        _ if !may_write => {}
+        _ if !may_send => {}
         Some(owner) => emails::send(&mut tx, EmailTemplate::AlreadyRegistered, owner.id, None).await?,
         None => send_link(&mut tx, EmailTemplate::VerifyEmail, id).await?,
     }
@@ -222,8 +223,8 @@ pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<U
     Ok(id)
 }
 
-/// Mails the link that proves an address again; the earlier one works too. Answers nothing, whoever the
-/// address belongs to.
+/// Sends the verification link again; earlier links stay valid. The result does not depend on whether the address
+/// has an account.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
@@ -232,7 +233,7 @@ pub async fn resend_verification(core: &Core, client: &ClientInfo, email: &str) 
         .await
 }
 
-/// Mails a link that sets a new password. Answers nothing, whoever the address belongs to.
+/// Sends a link that sets a new password. The result does not depend on whether the address has an account.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
@@ -245,54 +246,54 @@ async fn email_link(
     core: &Core,
     client: &ClientInfo,
     email: &str,
-    letter: EmailTemplate,
-    is_for: impl Fn(&User) -> bool,
+    template: EmailTemplate,
+    is_eligible: impl Fn(&User) -> bool,
 ) -> Result<()> {
     let email = Email::parse(email)?;
     acquire(core, &emails_from(core, client)).await?;
-    let [owner, claimant] = users::find_by_email(core, &email).await?;
-    let user = owner.or(claimant).filter(is_for);
+    let [owner, unverified] = users::find_by_email(core, &email).await?;
+    let user = owner.or(unverified).filter(is_eligible);
     let mut tx = Tx::begin(core).await?;
-    if throttles::try_acquire(&tx, &emails_to(core, letter, &email)).await?
+    if throttles::try_acquire(&tx, &emails_to(core, template, &email)).await?
         && let Some(user) = user
     {
-        send_link(&mut tx, letter, user.id).await?;
+        send_link(&mut tx, template, user.id).await?;
     }
     tx.commit().await
 }
 
-async fn send_link(tx: &mut Tx, letter: EmailTemplate, user: UserId) -> Result<()> {
-    let (purpose, life) = match letter {
+async fn send_link(tx: &mut Tx, template: EmailTemplate, user: UserId) -> Result<()> {
+    let (purpose, lifetime) = match template {
         EmailTemplate::ResetPassword => (Purpose::ResetPassword, RESET_LIFETIME),
         _ => (Purpose::VerifyEmail, VERIFY_LIFETIME),
     };
-    let token = one_time::create(tx, purpose, Some(user), life, None).await?;
-    emails::send(tx, letter, user, Some(&token)).await
+    let token = one_time::create(tx, purpose, Some(user), lifetime, None).await?;
+    emails::send(tx, template, user, Some(&token)).await
 }
 
-/// What remains to do after an address was proved.
+/// What the user has to do after verifying an email address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EmailVerification {
-    /// Nothing: sign in.
+    /// Nothing; they can sign in.
     Ready,
-    /// Several had signed up with the address, so nobody knows whose password is whose: a letter with a link
-    /// that sets one is on its way.
+    /// Choose a password with the link just sent: several accounts had signed up with the address, so the password
+    /// on this one may not be the owner's.
     NeedsPassword,
 }
 
-/// Proves an address with the token that was mailed to it.
+/// Verifies an email address with the token that was sent to it.
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`.
 pub async fn verify_email(core: &Core, token: &str) -> Result<EmailVerification> {
-    let seen = one_time::find_valid(core, Purpose::VerifyEmail, token).await?;
-    let id = seen.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
+    let row = one_time::find_valid(core, Purpose::VerifyEmail, token).await?;
+    let id = row.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;
     let mut tx = Tx::begin(core).await?;
-    let others = verify_email_of(&mut tx, id).await?;
+    let deleted = mark_email_verified(&mut tx, id).await?;
     one_time::consume(&tx, Purpose::VerifyEmail, token).await?;
     one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
-    let proved = match others {
-        // Whoever reads the mail pressed a link, perhaps not their own: a stranger's password must not stay.
+    let outcome = match deleted {
+        // The owner may have followed the link of someone else's sign-up, so that account's password must not stay.
         Some(1..) => {
             delete_password(&tx, id).await?;
             send_link(&mut tx, EmailTemplate::ResetPassword, id).await?;
@@ -305,21 +306,21 @@ pub async fn verify_email(core: &Core, token: &str) -> Result<EmailVerification>
         None => EmailVerification::Ready,
     };
     tx.commit().await?;
-    Ok(proved)
+    Ok(outcome)
 }
 
-/// Notes that this user reads the mail at their address. The first proof takes it from everybody else who
-/// claimed it, with whatever they had set up. Answers how many those were, if it was the first.
-async fn verify_email_of(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
+/// Marks this user's email as verified and deletes all other unverified accounts with the same address. Returns
+/// how many were deleted; `None` if the email was verified already.
+async fn mark_email_verified(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let user = users::find_in(tx, id).await?.ok_or_else(refuse)?;
     let folded = user.folded_email.ok_or_else(refuse)?;
-    let claims = users::lock_unverified_and_owner(tx, &folded).await?;
-    let mut user = claims.iter().find(|claim| claim.id == id).cloned().ok_or_else(refuse)?;
+    let accounts = users::lock_all_with_email(tx, &folded).await?;
+    let mut user = accounts.iter().find(|account| account.id == id).cloned().ok_or_else(refuse)?;
     if user.email_verified_at.is_some() {
         return Ok(None);
     }
-    for other in claims.iter().filter(|claim| claim.id != id) {
+    for other in accounts.iter().filter(|account| account.id != id) {
         if other.email_verified_at.is_some() {
             return Err(refuse());
         }
@@ -331,29 +332,29 @@ async fn verify_email_of(tx: &mut Tx, id: UserId) -> Result<Option<usize>> {
     }
     users::update(tx, &user).await?;
     record(tx, EventKind::EmailVerified, &Actor::User(id), id, Value::Null);
-    Ok(Some(claims.len() - 1))
+    Ok(Some(accounts.len() - 1))
 }
 
-/// Sets a new password with the token that was mailed, and ends every session. A second factor stays.
+/// Sets a new password with the token that was sent by email, and ends every session. A second factor stays.
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
 pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<()> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
-    let seen = one_time::find_valid(core, Purpose::ResetPassword, token).await?;
-    let id = seen.user_id.ok_or_else(refuse)?;
+    let row = one_time::find_valid(core, Purpose::ResetPassword, token).await?;
+    let id = row.user_id.ok_or_else(refuse)?;
     let user = users::find(core, id).await?.ok_or_else(refuse)?;
     let hash = hash_new_password(core, &user, password).await?;
 
     let mut tx = Tx::begin(core).await?;
-    verify_email_of(&mut tx, id).await?;
+    mark_email_verified(&mut tx, id).await?;
     one_time::consume(&tx, Purpose::ResetPassword, token).await?;
     one_time::end_all(&tx, Purpose::VerifyEmail, id).await?;
     replace_password(&mut tx, id, hash, None, "password reset").await?;
     tx.commit().await
 }
 
-/// Changes a password by who knows it, and ends every other session.
+/// Changes the password after checking the current one, and ends every other session.
 ///
 /// # Errors
 /// `INVALID_CREDENTIALS`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
@@ -376,12 +377,18 @@ async fn hash_new_password(core: &Core, user: &User, password: &str) -> Result<S
     core.passwords().hash_new(password, &[email, name, &core.rules.app_name]).await
 }
 
-async fn replace_password(tx: &mut Tx, id: UserId, hash: String, but: Option<&Principal>, why: &str) -> Result<()> {
+async fn replace_password(
+    tx: &mut Tx,
+    id: UserId,
+    hash: String,
+    except: Option<&Principal>,
+    reason: &str,
+) -> Result<()> {
     users::lock(tx, id).await?;
     set_password(tx, id, hash).await?;
     one_time::end_all(tx, Purpose::ResetPassword, id).await?;
-    sessions::end_all(tx, id, but.map(|principal| principal.session.id), &Actor::User(id), why).await?;
-    record(tx, EventKind::PasswordChanged, &Actor::User(id), id, json!({ "by": why }));
+    sessions::end_all(tx, id, except.map(|principal| principal.session.id), &Actor::User(id), reason).await?;
+    record(tx, EventKind::PasswordChanged, &Actor::User(id), id, json!({ "by": reason }));
     emails::send(tx, EmailTemplate::PasswordChanged, id, None).await
 }
 
@@ -391,37 +398,36 @@ async fn acquire(core: &Core, limits: &[Limit]) -> Result<()> {
     tx.commit().await
 }
 
-/// The letters a network may cause.
+/// Limits the emails that requests from one network may cause.
 fn emails_from(core: &Core, client: &ClientInfo) -> [Limit; 1] {
-    let most = core.rules.emails_per_network;
-    [Limit::new(core, "letters", &client.network, most, Duration::from_hours(1))]
+    let max = core.rules.emails_per_network;
+    [Limit::new(core, "letters", &client.network, max, Duration::from_hours(1))]
 }
 
-/// The letters of a kind that an address gets because somebody typed it in: those of one kind do not use up
-/// those of another.
-fn emails_to(core: &Core, letter: EmailTemplate, email: &Email) -> Limit {
-    Limit::new(core, letter.as_str(), &email.folded, EMAILS_PER_ADDRESS, Duration::from_hours(1))
+/// Limits the emails that unauthenticated requests may send to one address. Each template has its own limit.
+fn emails_to(core: &Core, template: EmailTemplate, email: &Email) -> Limit {
+    Limit::new(core, template.as_str(), &email.folded, EMAILS_PER_ADDRESS, Duration::from_hours(1))
 }
 
-/// What a person may change about themselves.
+/// A change of a user's own profile; `None` leaves a field as it is.
 #[derive(Default)]
 pub struct Profile {
-    /// What to call them.
+    /// The display name.
     pub name: Option<String>,
-    /// The language of their letters.
+    /// The language of emails.
     pub locale: Option<Locale>,
 }
 
-/// Changes what a person says of themselves.
+/// Updates the user's own profile.
 ///
 /// # Errors
 /// `VALIDATION_ERROR`.
 pub async fn change_profile(core: &Core, principal: &Principal, change: Profile) -> Result<User> {
-    let called = change.name.as_deref().map(name).transpose()?;
+    let new_name = change.name.as_deref().map(name).transpose()?;
     let mut tx = Tx::begin(core).await?;
     let user = users::lock(&tx, principal.user.id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let user = User {
-        name: called.or(user.name.clone()),
+        name: new_name.or(user.name.clone()),
         locale: change.locale.map(|locale| locale.to_string()).or(user.locale.clone()),
         ..user
     };
@@ -431,7 +437,7 @@ pub async fn change_profile(core: &Core, principal: &Principal, change: Profile)
     Ok(user)
 }
 
-/// Notes something about an account in the one log.
+/// Records an event about an account.
 fn record(tx: &mut Tx, kind: EventKind, actor: &Actor, subject: UserId, after: Value) {
     let (tenant, actor) = (TenantId::INSTALLATION, actor.clone());
     let after = Some(after).filter(|after| !after.is_null());

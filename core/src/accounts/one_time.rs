@@ -1,4 +1,4 @@
-//! The `one_time_tokens` table: what a token that works once is for, and whether it still does.
+//! The `one_time_tokens` table: the purpose and validity of tokens that work once.
 
 use chrono::{DateTime, Duration, Utc};
 use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::Expr};
@@ -13,24 +13,23 @@ use crate::{
     tx::Tx,
 };
 
-/// A token that was made.
+/// A newly created token.
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
-    /// Its row.
+    /// The id of its row.
     pub(crate) id: Uuid,
-    /// When it ends.
+    /// When it expires.
     pub(crate) expires_at: DateTime<Utc>,
 }
 
-/// Makes a token.
 pub(crate) async fn create(
     tx: &Tx,
     purpose: Purpose,
     user: Option<UserId>,
-    life: Duration,
+    lifetime: Duration,
     data: Option<Value>,
 ) -> Result<Token> {
-    let token = Token { id: tx.core().ids.v4(), expires_at: tx.now() + life };
+    let token = Token { id: tx.core().ids.v4(), expires_at: tx.now() + lifetime };
     let row = ActiveModel {
         id: Set(token.id),
         purpose: Set(purpose.to_string()),
@@ -48,16 +47,15 @@ fn live(core: &Core) -> sea_orm::Select<Entity> {
     Entity::find().filter(Column::UsedAt.is_null()).filter(Column::ExpiresAt.gt(core.clock.now()))
 }
 
-/// Whether a token could still be used.
+/// Whether a token is neither used nor expired.
 pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
     Ok(live(core).filter(Column::Id.eq(id)).one(core.db.read()).await?.is_some())
 }
 
-/// What a token stands for, without using it.
+/// Finds a valid token without using it.
 ///
 /// # Errors
-/// `INVALID_ONE_TIME_TOKEN` for one that never was, is over, was used, or is for something else: always
-/// the same answer.
+/// `INVALID_ONE_TIME_TOKEN`, always the same, if the token is unknown, expired, used or for another purpose.
 pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let id = codec::decode(core, purpose, token).ok_or_else(refuse)?;
@@ -65,10 +63,10 @@ pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Re
     row.one(core.db.read()).await?.ok_or_else(refuse)
 }
 
-/// Uses a token: of many who try at once, one.
+/// Uses a token. If several requests try at once, only one succeeds.
 ///
 /// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, as [`find_valid`].
+/// `INVALID_ONE_TIME_TOKEN`, as for [`find_valid`].
 pub(crate) async fn consume(tx: &Tx, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let id = codec::decode(tx.core(), purpose, token).ok_or_else(refuse)?;
@@ -83,7 +81,7 @@ pub(crate) async fn consume(tx: &Tx, purpose: Purpose, token: &str) -> Result<Mo
     consumed.into_iter().next().ok_or_else(refuse)
 }
 
-/// The others of a user and purpose end too.
+/// Invalidates all tokens of a user for a purpose.
 pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<()> {
     Entity::update_many()
         .col_expr(Column::UsedAt, Expr::value(tx.now()))
@@ -95,7 +93,7 @@ pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<(
     Ok(())
 }
 
-/// Forgets tokens that ended a week ago. Answers how many.
+/// Deletes tokens that expired more than a week ago and returns how many.
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
     let old = Entity::delete_many().filter(Column::ExpiresAt.lt(core.clock.now() - Duration::days(7)));
     Ok(old.exec(core.db.writer()).await?.rows_affected)

@@ -1,11 +1,11 @@
-//! Signing in with a provider: Discord, Google.
+//! Sign-in with an OAuth provider: Discord or Google.
 //!
 //! ```text
-//! begin -> state (mailed to nobody, in the browser's cookie and in the provider's URL) + PKCE challenge
-//! callback -> take (state and cookie agree, once) -> the door asks the provider -> enter | link
+//! begin -> state (in a cookie and in the authorization URL) + PKCE challenge
+//! callback -> verify_callback (state equals cookie, once) -> code exchange (HTTP) -> complete_sign_in: sign in | link
 //! ```
-//! A person is known by (provider, subject) and by nothing else: an address that a provider vouches for
-//! makes no link. Whoever is signed in may link a provider's account to theirs.
+//! A user is identified only by (provider, subject): a verified email from a provider never links accounts. A
+//! signed-in user can link a provider's account to their own.
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
@@ -27,54 +27,54 @@ use crate::{
     users::{self, Provider, User},
 };
 
-/// How long a person may take at the provider, or to find their second factor.
+/// How long the user has to authorize at the provider, or to enter their second factor.
 const LIFETIME: TimeDelta = TimeDelta::minutes(10);
 
-/// A sign-in that began.
+/// A sign-in that was started.
 pub struct AuthorizationRequest {
-    /// Goes to the provider and into the browser's cookie.
+    /// Sent to the provider and stored in the browser's cookie.
     pub state: String,
-    /// Proves to the provider that who redeems the code is who asked for it (RFC 7636).
+    /// The PKCE code verifier (RFC 7636).
     pub verifier: String,
 }
 
-/// What was agreed when it began.
+/// Stored when a sign-in starts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct OAuthState {
     provider: Provider,
-    /// Whose account it will be linked to, by which session; `None` signs in.
+    /// The user to link to and the session that requested it; `None` to sign in.
     link: Option<(UserId, SessionId)>,
 }
 
-/// A sign-in that comes back.
+/// A callback whose state is verified.
 #[derive(Debug)]
 pub struct OAuthCallback {
     /// The provider.
     pub provider: Provider,
-    /// The PKCE verifier.
+    /// The PKCE code verifier.
     pub verifier: String,
     link: Option<(UserId, SessionId)>,
 }
 
-/// What a provider says of a person.
+/// A user's profile at a provider.
 pub struct ProviderProfile {
-    /// Who they are there; never changes.
+    /// The user's id at the provider; never changes.
     pub subject: String,
-    /// What they are called there.
+    /// The display name.
     pub name: Option<String>,
-    /// Their address, if the provider has proved it.
-    pub proved_email: Option<String>,
-    /// What the provider gave for later, as JSON.
+    /// The email address, if the provider has verified it.
+    pub verified_email: Option<String>,
+    /// The provider's token response, as JSON.
     pub tokens: String,
 }
 
-/// How a sign-in with a provider ends.
+/// The result of a sign-in with a provider.
 pub enum SignInOutcome {
     /// Signed in.
-    Open(Box<SignedIn>),
-    /// A code is needed; the token waits for it.
-    SecondFactor(String),
-    /// Linked to the account that began it.
+    SignedIn(Box<SignedIn>),
+    /// A code is required. The token continues the sign-in with [`complete_with_second_factor`].
+    SecondFactorRequired(String),
+    /// Linked to the account that started it.
     Linked(Provider),
 }
 
@@ -82,21 +82,18 @@ fn verifier(core: &Core, id: uuid::Uuid) -> String {
     hex(&core.keys().mac(Purpose::CodeVerifier, &id.to_string()))
 }
 
-/// Begins a sign-in, or a link to who is signed in.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn begin(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<AuthorizationRequest> {
-    let terms = OAuthState { provider, link: link.map(|principal| (principal.user.id, principal.session.id)) };
+/// Starts a sign-in; with `link`, links the provider's account to the signed-in user instead.
+pub async fn start_sign_in(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<AuthorizationRequest> {
+    let state = OAuthState { provider, link: link.map(|principal| (principal.user.id, principal.session.id)) };
     let tx = Tx::begin(core).await?;
-    let data = serde_json::to_value(terms).map_err(|error| Error::Broken(error.to_string()))?;
+    let data = serde_json::to_value(state).map_err(|error| Error::Internal(error.to_string()))?;
     let token = one_time::create(&tx, Purpose::SignIn, None, LIFETIME, Some(data)).await?;
     tx.commit().await?;
     let state = codec::encode(core.keys(), Purpose::SignIn, token.id);
     Ok(AuthorizationRequest { state, verifier: verifier(core, token.id) })
 }
 
-/// Takes a sign-in that comes back, once: the browser that began it carries the same state.
+/// Verifies the `state` of a callback against the browser's cookie and consumes it.
 ///
 /// # Errors
 /// `SIGN_IN_FAILED`.
@@ -106,9 +103,10 @@ pub async fn verify_callback(
     cookie: Option<&str>,
     state: Option<&str>,
 ) -> Result<OAuthCallback> {
-    let refuse = || Code::SignInFailed.because("The sign-in was begun elsewhere, or too long ago. Begin again.");
+    let refuse =
+        || Code::SignInFailed.because("This sign-in was started in another browser or has expired. Start again.");
     let cookie = cookie.ok_or_else(refuse)?;
-    // A client that posts the code alone proves itself by its cookie and by PKCE.
+    // A client that sends only the code is verified by its cookie and by PKCE.
     if state.is_some_and(|state| !is_equal(state, cookie)) {
         return Err(refuse());
     }
@@ -118,15 +116,15 @@ pub async fn verify_callback(
         other => other,
     })?;
     tx.commit().await?;
-    let terms: Option<OAuthState> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
-    let terms = terms.filter(|terms| terms.provider == provider).ok_or_else(refuse)?;
-    Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id), link: terms.link })
+    let stored: Option<OAuthState> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
+    let stored = stored.filter(|stored| stored.provider == provider).ok_or_else(refuse)?;
+    Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id), link: stored.link })
 }
 
-/// Lets in whom the provider vouches for, or links them to who began it (`principal`: or the user who is signed in now).
+/// Signs in the user of this profile, or links the profile to `principal` or to the user who started the link.
 ///
 /// # Errors
-/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` when that account belongs to somebody else here.
+/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` if the provider's account is linked to another user.
 pub async fn complete_sign_in(
     core: &Core,
     client: &ClientInfo,
@@ -155,30 +153,30 @@ pub async fn complete_sign_in(
             one_time::create(&tx, Purpose::SecondFactor, Some(user.id), LIFETIME, Some(json!(callback.provider)))
                 .await?;
         tx.commit().await?;
-        return Ok(SignInOutcome::SecondFactor(codec::encode(core.keys(), Purpose::SecondFactor, token.id)));
+        return Ok(SignInOutcome::SecondFactorRequired(codec::encode(core.keys(), Purpose::SecondFactor, token.id)));
     }
     let signed_in = sessions::open(&mut tx, client, user, callback.provider.as_str(), false).await?;
     tx.commit().await?;
-    Ok(SignInOutcome::Open(Box::new(SignedIn { is_new, ..signed_in })))
+    Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, ..signed_in })))
 }
 
-/// Completes a sign-in that waited for a code. A wrong code leaves the token as it is; the throttle of codes
-/// counts it.
+/// Completes a sign-in that requires a second factor. A wrong code counts against the throttle and leaves the
+/// token valid.
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn complete_with_mfa(core: &Core, client: &ClientInfo, token: &str, code: &str) -> Result<SignedIn> {
+pub async fn complete_with_second_factor(core: &Core, client: &ClientInfo, token: &str, code: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
-    let waiting = one_time::find_valid(core, Purpose::SecondFactor, token).await?;
+    let pending = one_time::find_valid(core, Purpose::SecondFactor, token).await?;
     let mut tx = Tx::begin(core).await?;
-    let user = users::lock(&tx, waiting.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
+    let user = users::lock(&tx, pending.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
     ensure_active(&user)?;
     match second_factor::check(&mut tx, client, &user, Some(code)).await? {
-        Ok(proved) => {
+        Ok(mfa_verified) => {
             let consumed = one_time::consume(&tx, Purpose::SecondFactor, token).await?;
             let provider: Option<Provider> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
             let provider = provider.ok_or_else(refuse)?;
-            let signed_in = sessions::open(&mut tx, client, user, provider.as_str(), proved).await?;
+            let signed_in = sessions::open(&mut tx, client, user, provider.as_str(), mfa_verified).await?;
             tx.commit().await?;
             Ok(signed_in)
         }
@@ -189,8 +187,8 @@ pub async fn complete_with_mfa(core: &Core, client: &ClientInfo, token: &str, co
     }
 }
 
-/// Makes an account of a person who was at most seen in Discord before. A proved address becomes theirs if
-/// nobody here has proved it; claims that nobody proved end.
+/// Turns a user who is at most known as a Discord member into a registered account. The account gets the
+/// provider's verified email unless it has a verified owner here; unverified accounts with it are deleted.
 async fn register(
     tx: &mut Tx,
     provider: Provider,
@@ -198,17 +196,17 @@ async fn register(
     client: &ClientInfo,
     profile: &ProviderProfile,
 ) -> Result<()> {
-    // The status stays: who was banned as a face in Discord does not sign themselves free.
+    // The status stays, so that registering does not lift a ban.
     user.registered_at = Some(tx.now());
     user.locale = Some(client.locale.to_string());
     user.name = profile.name.as_deref().and_then(|text| name(text).ok());
-    if let Some(email) = profile.proved_email.as_deref().and_then(|text| Email::parse(text).ok()) {
-        let claims = users::lock_unverified_and_owner(tx, &email.folded).await?;
-        if claims.iter().all(|claim| claim.email_verified_at.is_none()) {
-            for claim in claims {
-                users::delete(tx, claim.id).await?;
+    if let Some(email) = profile.verified_email.as_deref().and_then(|text| Email::parse(text).ok()) {
+        let accounts = users::lock_all_with_email(tx, &email.folded).await?;
+        if accounts.iter().all(|account| account.email_verified_at.is_none()) {
+            for account in accounts {
+                users::delete(tx, account.id).await?;
             }
-            user.email = Some(email.code);
+            user.email = Some(email.address);
             user.folded_email = Some(email.folded);
             user.email_verified_at = Some(tx.now());
         }
@@ -225,29 +223,30 @@ async fn link(
     session: SessionId,
     profile: &ProviderProfile,
 ) -> Result<()> {
-    let taken = || Code::Conflict.because("That account is linked to somebody else here.");
+    let conflict = || Code::Conflict.because(linked_elsewhere(provider));
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     ensure_active(&user)?;
-    // Who was signed out meanwhile may be a thief: what they began ends with their session.
+    // If the session was revoked since, its owner may not have started this link.
     if !sessions::is_live(tx, session).await? {
         return Err(Code::InvalidSession.refusal());
     }
-    let known = users::identity(tx, provider, &profile.subject).await?;
-    if known.as_ref().is_none_or(|known| known.user_id != owner) {
+    let identity = users::identity(tx, provider, &profile.subject).await?;
+    if identity.as_ref().is_none_or(|identity| identity.user_id != owner) {
         if users::has_identity(tx, provider, owner).await? {
-            return Err(
-                Code::Conflict.because(format!("Another {} account is linked already.", provider.description()))
-            );
+            let provider = provider.description();
+            let detail =
+                format!("Your account is already linked to another {provider} account. Unlink that one first.");
+            return Err(Code::Conflict.because(detail));
         }
-        match known {
+        match identity {
             None => users::link(tx, provider, &profile.subject, owner).await?,
-            Some(known) => {
-                let seen = users::lock(tx, known.user_id).await?.ok_or_else(taken)?;
-                if seen.registered_at.is_some() {
-                    return Err(taken());
+            Some(identity) => {
+                let other = users::lock(tx, identity.user_id).await?.ok_or_else(conflict)?;
+                if other.registered_at.is_some() {
+                    return Err(conflict());
                 }
-                ensure_active(&seen)?;
-                users::merge_users(tx, seen.id, owner).await?;
+                ensure_active(&other)?;
+                users::merge_users(tx, other.id, owner).await?;
             }
         }
         record(tx, EventKind::IdentityLinked, &Actor::User(owner), owner, json!({ "provider": provider }));
@@ -255,34 +254,38 @@ async fn link(
     store_profile(tx, provider, &user, profile).await
 }
 
+fn linked_elsewhere(provider: Provider) -> String {
+    format!("This {} account is linked to another user here.", provider.description())
+}
+
 async fn store_profile(tx: &Tx, provider: Provider, user: &User, profile: &ProviderProfile) -> Result<()> {
     let identity = users::identity(tx, provider, &profile.subject).await?;
     let identity = identity.filter(|identity| identity.user_id == user.id);
-    let identity = identity.ok_or_else(|| Code::Conflict.because("That account is linked to somebody else here."))?;
+    let identity = identity.ok_or_else(|| Code::Conflict.because(linked_elsewhere(provider)))?;
     let core = tx.core();
     let sealed = core.keys().seal(&core.ids, Purpose::ProviderTokens, user.id.0, &profile.tokens);
-    let called = profile.name.as_deref().and_then(|text| name(text).ok());
-    users::store_provider_tokens(tx, &identity, called, sealed).await
+    let display_name = profile.name.as_deref().and_then(|text| name(text).ok());
+    users::store_provider_tokens(tx, &identity, display_name, sealed).await
 }
 
-/// Takes a provider's account from who is signed in, as long as another way in remains.
+/// Unlinks a provider's account from the signed-in user.
 ///
 /// # Errors
-/// `CONFLICT` when it is the only way in; `NOT_FOUND`.
+/// `CONFLICT` if it is the only way to sign in or holds licenses; `NOT_FOUND` if it is not linked.
 pub async fn unlink(core: &Core, principal: &Principal, provider: Provider) -> Result<()> {
     let id = principal.user.id;
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
-    // Looked at under the lock: of two at once, each would see the other's way in remain.
-    let others = users::identities_in(&tx, id).await?.into_iter().any(|known| known.provider != provider.as_str());
+    // Checked under the lock: two concurrent requests could otherwise remove both ways to sign in.
+    let others = users::identities_in(&tx, id).await?.into_iter().any(|other| other.provider != provider.as_str());
     if !others && password_in(&tx, id).await?.is_none() {
-        return Err(Code::Conflict.because("This is the only way into your account; set a password first."));
+        return Err(Code::Conflict.because("This is your only way to sign in. Set a password first."));
     }
     if provider == Provider::Discord && users::is_holder(&tx, id).await? {
-        return Err(Code::Conflict.because("You hold licenses by that account; they would be lost with it."));
+        return Err(Code::Conflict.because("Your licenses belong to this Discord account, so it cannot be unlinked."));
     }
     if !users::unlink(&tx, provider, id).await? {
-        return Err(Code::NotFound.because("That provider is not linked."));
+        return Err(Code::NotFound.because("Your account is not linked to this provider."));
     }
     record(&mut tx, EventKind::IdentityUnlinked, &Actor::User(id), id, json!({ "provider": provider }));
     tx.commit().await

@@ -1,6 +1,6 @@
-//! The second factor: codes of an authenticator app (TOTP, RFC 6238), and recovery codes for the day it is
-//! lost. A code works once: the step it belongs to is remembered. Every way in asks for it, a password and a
-//! provider alike; a new password does not replace it.
+//! The second factor: codes of an authenticator app (TOTP, RFC 6238) and recovery codes. Each code works once:
+//! the last accepted time step is stored. Sign-in with a password and with a provider both require it, and a
+//! password reset does not remove it.
 
 use chrono::DateTime;
 use sea_orm::{
@@ -27,22 +27,22 @@ use crate::{
     users::{self, User},
 };
 
-/// Recovery codes a person is given.
+/// Number of recovery codes per user.
 const RECOVERY_CODES: usize = 10;
-/// Symbols of a recovery code, 5 bits each: more than the 112 bits that ASVS 6.5.2 asks of what is not
-/// hashed like a password.
+/// Symbols of a recovery code, 5 bits each: above the 112 bits that ASVS 6.5.2 requires of secrets that are not
+/// hashed like passwords.
 const RECOVERY_SYMBOLS: usize = 24;
 
 /// What an authenticator app needs.
 pub struct TotpSetup {
-    /// The secret, in base32: to be typed in.
+    /// The secret in base32, for manual entry.
     pub secret: String,
-    /// The same as a link, to be code as a QR code.
+    /// The `otpauth://` URL, to be shown as a QR code.
     pub url: String,
 }
 
 fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
-    let broken = |error: String| Error::Broken(format!("totp: {error}"));
+    let broken = |error: String| Error::Internal(format!("totp: {error}"));
     let secret = totp_rs::Secret::try_from_base32(secret).map_err(|error| broken(error.to_string()))?;
     let account = user.email.clone().or(user.name.clone()).unwrap_or_else(|| user.id.to_string());
     Builder::new()
@@ -57,10 +57,10 @@ fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
         .map_err(|error| broken(error.to_string()))
 }
 
-/// Begins: a secret that counts once a code of it was code. The password is asked for again.
+/// Creates a TOTP secret, which takes effect once [`enable`] confirms it with a code. Requires the password again.
 ///
 /// # Errors
-/// `CONFLICT` when there is a second factor; `INVALID_CREDENTIALS`.
+/// `CONFLICT` if the user already has a second factor; `INVALID_CREDENTIALS`.
 pub async fn set_up(
     core: &Core,
     client: &ClientInfo,
@@ -71,7 +71,7 @@ pub async fn set_up(
     let tx = Tx::begin(core).await?;
     users::lock(&tx, principal.user.id).await?;
     if find(&tx, principal.user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
-        return Err(Code::Conflict.because("There is a second factor already; take it away first."));
+        return Err(Code::Conflict.because("You already have a second factor. Disable it first."));
     }
     let secret = totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32();
     let row = second_factor::ActiveModel {
@@ -81,32 +81,32 @@ pub async fn set_up(
         confirmed_at: Set(None),
         last_step: Set(0),
     };
-    let newest = OnConflict::column(second_factor::Column::UserId)
+    let update = OnConflict::column(second_factor::Column::UserId)
         .update_columns([
             second_factor::Column::SecretSealed,
             second_factor::Column::CreatedAt,
             second_factor::Column::LastStep,
         ])
         .to_owned();
-    second_factor::Entity::insert(row).on_conflict(newest).exec_without_returning(tx.db()).await?;
+    second_factor::Entity::insert(row).on_conflict(update).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
-    let url = totp(core, &principal.user, &secret)?.to_url().map_err(|error| Error::Broken(error.to_string()))?;
+    let url = totp(core, &principal.user, &secret)?.to_url().map_err(|error| Error::Internal(error.to_string()))?;
     Ok(TotpSetup { secret, url })
 }
 
-/// Completes: the app shows the right code. Answers the recovery codes, this once, and ends every other
-/// session, which knew no second factor.
+/// Enables the second factor with a code of the app and ends every other session. Returns the recovery codes,
+/// which are not shown again.
 ///
 /// # Errors
-/// `INVALID_2FA_CODE`, `CONFLICT`.
+/// `INVALID_2FA_CODE`; `CONFLICT` if [`set_up`] was not called before.
 pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, code: &str) -> Result<Vec<String>> {
     let id = principal.user.id;
     acquire(core, &attempt_limits(core, client, id)).await?;
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
     let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());
-    let factor = factor.ok_or_else(|| Code::Conflict.because("Set a second factor up first."))?;
-    if !is_code(&tx, &principal.user, &factor, code).await? {
+    let factor = factor.ok_or_else(|| Code::Conflict.because("Start the setup of your second factor first."))?;
+    if !consume_totp_code(&tx, &principal.user, &factor, code).await? {
         return Err(Code::InvalidSecondFactor.refusal());
     }
     second_factor::Entity::update_many()
@@ -115,14 +115,14 @@ pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, cod
         .exec(tx.db())
         .await?;
     let codes = new_recovery_codes(&tx, id).await?;
-    sessions::set_mfa_verified(&tx, principal.session.id).await?;
+    sessions::set_second_factor_verified(&tx, principal.session.id).await?;
     sessions::end_all(&mut tx, id, Some(principal.session.id), &Actor::User(id), "second factor").await?;
-    changed(&mut tx, id, "enabled").await?;
+    record_change(&mut tx, id, "enabled").await?;
     tx.commit().await?;
     Ok(codes)
 }
 
-/// Takes the second factor away; password and a code are asked for again.
+/// Disables the second factor. Requires the password and a code.
 ///
 /// # Errors
 /// `INVALID_CREDENTIALS`, `INVALID_2FA_CODE`, `REQUIRES_2FA`, `CONFLICT`.
@@ -133,16 +133,16 @@ pub async fn disable(
     password: Option<&str>,
     code: &str,
 ) -> Result<()> {
-    if !reauthenticate_with_mfa(core, client, principal, password, Some(code)).await? {
-        return Err(none());
+    if !reauthenticate_with_second_factor(core, client, principal, password, Some(code)).await? {
+        return Err(not_enabled());
     }
     let mut tx = Tx::begin(core).await?;
     remove(&tx, principal.user.id).await?;
-    changed(&mut tx, principal.user.id, "disabled").await?;
+    record_change(&mut tx, principal.user.id, "disabled").await?;
     tx.commit().await
 }
 
-/// New recovery codes; the old ones are worthless from then on.
+/// Replaces the recovery codes.
 ///
 /// # Errors
 /// `INVALID_2FA_CODE`, `REQUIRES_2FA`.
@@ -153,23 +153,24 @@ pub async fn renew_recovery_codes(
     code: &str,
 ) -> Result<Vec<String>> {
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, client, &principal.user, Some(code)).await?;
-    if !matches!(proved, Ok(true)) {
+    let verified = check(&mut tx, client, &principal.user, Some(code)).await?;
+    if !matches!(verified, Ok(true)) {
         tx.commit().await?;
-        return Err(proved.err().unwrap_or_else(none));
+        return Err(verified.err().unwrap_or_else(not_enabled));
     }
     let codes = new_recovery_codes(&tx, principal.user.id).await?;
-    changed(&mut tx, principal.user.id, "new recovery codes").await?;
+    record_change(&mut tx, principal.user.id, "new recovery codes").await?;
     tx.commit().await?;
     Ok(codes)
 }
 
-fn none() -> Error {
-    Code::Conflict.because("There is no second factor.")
+fn not_enabled() -> Error {
+    Code::Conflict.because("You have no second factor.")
 }
 
-/// Password and second factor again, before what cannot be undone. Answers whether there is a second factor.
-pub(crate) async fn reauthenticate_with_mfa(
+/// Requires the password and the second factor again, before a sensitive operation. Returns whether the user has a
+/// second factor.
+pub(crate) async fn reauthenticate_with_second_factor(
     core: &Core,
     client: &ClientInfo,
     principal: &Principal,
@@ -178,13 +179,13 @@ pub(crate) async fn reauthenticate_with_mfa(
 ) -> Result<bool> {
     reauthenticate(core, client, principal, password).await?;
     let mut tx = Tx::begin(core).await?;
-    let proved = check(&mut tx, client, &principal.user, code).await?;
+    let verified = check(&mut tx, client, &principal.user, code).await?;
     tx.commit().await?;
-    proved
+    verified
 }
 
-/// Checks a code, if this user has a second factor: `Ok(true)` proved, `Ok(false)` there is none. What is
-/// refused must be committed all the same: a try was taken, and perhaps a code used up.
+/// Checks a code if the user has a second factor: `Ok(true)` if it is valid, `Ok(false)` if there is no second
+/// factor. The caller must commit also after a refusal, which counts the attempt.
 pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: Option<&str>) -> Result<Result<bool>> {
     let factor = find(tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
     let Some(factor) = factor else { return Ok(Ok(false)) };
@@ -196,8 +197,9 @@ pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: O
         Err(refused @ Error::Refused(_)) => return Ok(Err(refused)),
         other => other?,
     }
-    let is_right = is_code(tx, user, &factor, code).await? || consume_recovery_code(tx, user.id, code).await?;
-    if is_right {
+    let is_valid =
+        consume_totp_code(tx, user, &factor, code).await? || consume_recovery_code(tx, user.id, code).await?;
+    if is_valid {
         crate::throttles::refund(tx, &attempts).await?;
         return Ok(Ok(true));
     }
@@ -206,33 +208,30 @@ pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: O
     Ok(Err(Code::InvalidSecondFactor.refusal()))
 }
 
-/// Whether a user has a second factor that counts.
-///
-/// # Errors
-/// When the database does not answer.
+/// Whether a user has enabled a second factor.
 pub async fn is_enabled(core: &Core, user: UserId) -> Result<bool> {
     let row = second_factor::Entity::find_by_id(user).one(core.db.read()).await?;
     Ok(row.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
-/// The same, as this unit of work sees it.
+/// Like [`is_enabled`], within the transaction.
 pub(crate) async fn is_enabled_in(tx: &Tx, user: UserId) -> Result<bool> {
     Ok(find(tx, user).await?.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
-/// Whether the app shows this code now, and for the first time.
-async fn is_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
-    let secret = tx.core().keys().open_sealed(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
+/// Whether this TOTP code is valid and was not used before; marks it as used.
+async fn consume_totp_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
+    let secret = tx.core().keys().unseal(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
     let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
     let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
-    let first = second_factor::Entity::update_many()
+    let updated = second_factor::Entity::update_many()
         .col_expr(second_factor::Column::LastStep, Expr::value(step))
         .filter(second_factor::Column::UserId.eq(user.id))
         .filter(second_factor::Column::LastStep.lt(step))
         .exec(tx.db())
         .await?;
-    Ok(first.rows_affected == 1)
+    Ok(updated.rows_affected == 1)
 }
 
 async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
@@ -246,11 +245,11 @@ async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool
     if consumed.rows_affected == 0 {
         return Ok(false);
     }
-    let left = recovery_code::Entity::find()
+    let remaining = recovery_code::Entity::find()
         .filter(recovery_code::Column::UserId.eq(user))
         .filter(recovery_code::Column::UsedAt.is_null());
-    let left = left.count(tx.db()).await?;
-    tracing::info!(%user, left, "a recovery code was used");
+    let remaining = remaining.count(tx.db()).await?;
+    tracing::info!(%user, remaining, "recovery code used");
     Ok(true)
 }
 
@@ -276,10 +275,10 @@ async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
     Ok(codes)
 }
 
-/// Forgets a user's second factor; no session counts as proved by it any more.
+/// Removes a user's second factor and recovery codes, and clears it from all sessions.
 pub(crate) async fn remove(tx: &Tx, user: UserId) -> Result<()> {
     second_factor::Entity::delete_by_id(user).exec(tx.db()).await?;
-    sessions::clear_mfa(tx, user).await?;
+    sessions::clear_second_factor(tx, user).await?;
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
     Ok(())
 }
@@ -288,7 +287,7 @@ async fn find(tx: &Tx, user: UserId) -> Result<Option<second_factor::Model>> {
     Ok(second_factor::Entity::find_by_id(user).one(tx.db()).await?)
 }
 
-async fn changed(tx: &mut Tx, user: UserId, how: &str) -> Result<()> {
+async fn record_change(tx: &mut Tx, user: UserId, how: &str) -> Result<()> {
     record(tx, EventKind::SecondFactorChanged, &Actor::User(user), user, json!({ "how": how }));
     emails::send(tx, EmailTemplate::SecondFactorChanged, user, None).await
 }

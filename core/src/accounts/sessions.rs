@@ -1,13 +1,13 @@
-//! Sessions: one sign-in each, refreshed by a chain of tokens that work once.
+//! Sessions. Each is one sign-in, extended with refresh tokens that work once.
 //!
 //! ```text
-//! open -> refresh #1 -> refresh #2 -> …          #n used again within the grace -> the same #n+1
-//!              older, or later: stolen           -> every session of the user ends, and a letter says so
+//! open -> refresh #1 -> refresh #2 -> …   #n reused within the grace period -> the same #n+1
+//!                                         #n reused later, or #n+1 used     -> all sessions of the user end
 //! ```
-//! A refresh token is derived from session and generation, so that a retry within the grace is answered with
-//! the *same* successor: nobody who lost an answer is signed out, and there is never a second branch. An
-//! access token is checked against its session at each request: what is revoked is revoked at once, on
-//! every instance.
+//! A refresh token is derived from its session and generation, so a retry within the grace period gets the *same*
+//! successor: a client that lost a response stays signed in, and a session never has two valid tokens. Access
+//! tokens are checked against their session on every request, so a revocation takes effect at once on every
+//! instance.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -39,43 +39,42 @@ use crate::{
 
 pub use crate::entity::session::Model as Session;
 
-/// How long a token that was used is answered with the same successor.
-const GRACE: TimeDelta = TimeDelta::seconds(10);
+/// How long a used refresh token still returns the same successor.
+const REUSE_GRACE: TimeDelta = TimeDelta::seconds(10);
 
-/// A session ends then, however often it was refreshed.
+/// The maximum lifetime of a session, even if it is refreshed.
 const MAX_LIFETIME: TimeDelta = TimeDelta::days(90);
 
-/// A person who is signed in, and by which session.
+/// A signed-in user and their session.
 #[derive(Clone, Debug)]
 pub struct Principal {
-    /// The person, as the database has them now.
+    /// The user, as currently stored.
     pub user: User,
     /// The session.
     pub session: Session,
 }
 
-/// What a sign-in or a refresh hands out.
+/// The result of a sign-in or a refresh.
 pub struct SignedIn {
-    /// The person.
+    /// The user.
     pub user: User,
     /// The session.
     pub session: Session,
     /// For the `Authorization` header.
     pub access_token: String,
-    /// Seconds it lives.
+    /// Lifetime of the access token in seconds.
     pub access_expires_in: i64,
-    /// Works once, for the next pair.
+    /// Can be used once to get new tokens.
     pub refresh_token: String,
-    /// Seconds it lives.
+    /// Lifetime of the refresh token in seconds.
     pub refresh_expires_in: i64,
-    /// What the browser shows the next time, to be known as one that was here before.
+    /// The device cookie, which identifies this browser at later sign-ins.
     pub device: String,
-    /// Whether the account was made by this sign-in.
+    /// Whether this sign-in created the account.
     pub is_new: bool,
 }
 
-/// Opens a session for a user who is locked and may enter. A pending deletion is taken back: who signs in
-/// wants to stay.
+/// Opens a session for a user whose row is locked. Cancels a scheduled deletion of the account.
 pub(crate) async fn open(
     tx: &mut Tx,
     client: &ClientInfo,
@@ -107,11 +106,17 @@ pub(crate) async fn open(
         "method": method, "sessionId": session.id, "network": session.network, "secondFactor": second_factor,
     });
     record(tx, EventKind::SignedIn, &Actor::User(user.id), user.id, after);
-    let refresh = insert(tx, &session, 1).await?;
-    hand_out(tx, client, user, session, refresh)
+    let refresh = insert_refresh_token(tx, &session, 1).await?;
+    issue_tokens(tx, client, user, session, refresh)
 }
 
-fn hand_out(tx: &Tx, client: &ClientInfo, user: User, session: Session, refresh: Refresh) -> Result<SignedIn> {
+fn issue_tokens(
+    tx: &Tx,
+    client: &ClientInfo,
+    user: User,
+    session: Session,
+    refresh: NewRefreshToken,
+) -> Result<SignedIn> {
     let (core, now) = (tx.core(), tx.now());
     let access_ends = std::cmp::min(now + core.rules.access_ttl, session.expires_at);
     let account = user.folded_email.clone().unwrap_or_else(|| user.id.to_string());
@@ -128,12 +133,12 @@ fn hand_out(tx: &Tx, client: &ClientInfo, user: User, session: Session, refresh:
     })
 }
 
-struct Refresh {
+struct NewRefreshToken {
     text: String,
     expires_at: DateTime<Utc>,
 }
 
-fn text_of(core: &Core, session: SessionId, generation: i32) -> String {
+fn refresh_token_text(core: &Core, session: SessionId, generation: i32) -> String {
     URL_SAFE_NO_PAD.encode(core.keys().mac(Purpose::RefreshToken, &format!("{session}:{generation}")))
 }
 
@@ -141,8 +146,8 @@ fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
 }
 
-async fn insert(tx: &Tx, session: &Session, generation: i32) -> Result<Refresh> {
-    let text = text_of(tx.core(), session.id, generation);
+async fn insert_refresh_token(tx: &Tx, session: &Session, generation: i32) -> Result<NewRefreshToken> {
+    let text = refresh_token_text(tx.core(), session.id, generation);
     let expires_at = std::cmp::min(tx.now() + tx.core().rules.refresh_ttl, session.expires_at);
     let row = refresh_token::ActiveModel {
         hash: Set(hash(&text)),
@@ -153,24 +158,24 @@ async fn insert(tx: &Tx, session: &Session, generation: i32) -> Result<Refresh> 
         used_at: Set(None),
     };
     refresh_token::Entity::insert(row).exec_without_returning(tx.db()).await?;
-    Ok(Refresh { text, expires_at })
+    Ok(NewRefreshToken { text, expires_at })
 }
 
 async fn lock(tx: &Tx, id: SessionId) -> Result<Option<Session>> {
     Ok(session::Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?)
 }
 
-/// Exchanges a refresh token for the next pair.
+/// Exchanges a refresh token for new tokens.
 ///
 /// # Errors
-/// `INVALID_SESSION` for a token that never was, or whose session ended; `TOKEN_REUSE_DETECTED` for one that
-/// was used before, which ends all of the user's sessions.
+/// `INVALID_SESSION` if the token is unknown or expired, or its session ended; `TOKEN_REUSE_DETECTED` if it was used
+/// before, which ends all of the user's sessions.
 pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidSession.refusal();
-    // What is no token costs no write lock.
+    // Unknown tokens are rejected before a write transaction starts.
     let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?.ok_or_else(refuse)?;
     let tx = Tx::begin(core).await?;
-    // User before session: whoever ends all sessions of a user locks in this order too.
+    // Locks the user before the session, in the same order as code that ends all sessions of a user.
     let owner = session::Entity::find_by_id(row.session_id).one(tx.db()).await?.ok_or_else(refuse)?.user_id;
     let user = users::lock(&tx, owner).await?.ok_or_else(refuse)?;
     let session = lock(&tx, row.session_id).await?.ok_or_else(refuse)?;
@@ -192,31 +197,31 @@ pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<Si
                 .filter(session::Column::Id.eq(session.id))
                 .exec(tx.db())
                 .await?;
-            insert(&tx, &session, next).await?
+            insert_refresh_token(&tx, &session, next).await?
         }
         Some(used_at) => match successor(&tx, session.id, next).await? {
-            Some(live) if tx.now() - used_at <= GRACE => {
-                Refresh { text: text_of(core, session.id, next), expires_at: live.expires_at }
+            Some(token) if tx.now() - used_at <= REUSE_GRACE => {
+                NewRefreshToken { text: refresh_token_text(core, session.id, next), expires_at: token.expires_at }
             }
-            _ => return Err(reused(tx, &session).await?),
+            _ => return Err(handle_reuse(tx, &session).await?),
         },
     };
-    let signed_in = hand_out(&tx, client, user, session, refresh)?;
+    let signed_in = issue_tokens(&tx, client, user, session, refresh)?;
     tx.commit().await?;
     Ok(signed_in)
 }
 
-/// The token after the one presented, as long as nobody used it.
+/// The refresh token of this generation, if it is unused.
 async fn successor(tx: &Tx, session: SessionId, generation: i32) -> Result<Option<refresh_token::Model>> {
-    let found = refresh_token::Entity::find()
+    let token = refresh_token::Entity::find()
         .filter(refresh_token::Column::SessionId.eq(session))
         .filter(refresh_token::Column::Generation.eq(generation))
         .filter(refresh_token::Column::UsedAt.is_null());
-    Ok(found.one(tx.db()).await?)
+    Ok(token.one(tx.db()).await?)
 }
 
-/// A token came back that its owner no longer has: somebody else does.
-async fn reused(mut tx: Tx, session: &Session) -> Result<crate::Error> {
+/// Ends all sessions of the user, because a reused token may be stolen, and notifies them by email.
+async fn handle_reuse(mut tx: Tx, session: &Session) -> Result<crate::Error> {
     let user = session.user_id;
     record(&mut tx, EventKind::TokenReused, &Actor::System, user, json!({ "sessionId": session.id }));
     end_all(&mut tx, user, None, &Actor::System, "token reuse").await?;
@@ -225,13 +230,13 @@ async fn reused(mut tx: Tx, session: &Session) -> Result<crate::Error> {
     Ok(Code::TokenReuseDetected.refusal())
 }
 
-/// The person behind an access token, as they stand now.
+/// Verifies an access token and loads its user and session.
 ///
 /// # Errors
 /// `INVALID_TOKEN`, `TOKEN_EXPIRED`, `INVALID_SESSION`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`.
 pub async fn authenticate(core: &Core, access_token: &str) -> Result<Principal> {
     let refuse = || Code::InvalidSession.refusal();
-    let claims = access_token::read(core, access_token)?;
+    let claims = access_token::verify(core, access_token)?;
     let session = session::Entity::find_by_id(claims.sid).one(core.db.read()).await?.ok_or_else(refuse)?;
     let user = users::find(core, claims.sub).await?.ok_or_else(refuse)?;
     if session.user_id != user.id {
@@ -244,10 +249,7 @@ pub async fn authenticate(core: &Core, access_token: &str) -> Result<Principal> 
     Ok(Principal { user, session })
 }
 
-/// Ends the session a refresh token belongs to; a token nobody knows ends nothing.
-///
-/// # Errors
-/// When the database does not answer.
+/// Ends the session of a refresh token. Does nothing if the token is unknown.
 pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
     let row = refresh_token::Entity::find_by_id(hash(token)).one(core.db.read()).await?;
     let Some(row) = row else { return Ok(()) };
@@ -258,10 +260,10 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
     }
 }
 
-/// A user ends one of their sessions.
+/// Ends one of the user's own sessions.
 ///
 /// # Errors
-/// `NOT_FOUND` when it is not theirs, or has ended.
+/// `NOT_FOUND` if the session belongs to another user or has ended.
 pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     if !end_in(&mut tx, user, id, &Actor::User(user), "signed out").await? {
@@ -270,18 +272,15 @@ pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
     tx.commit().await
 }
 
-pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, why: &str) -> Result<bool> {
-    let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, why).await? > 0;
+pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, reason: &str) -> Result<bool> {
+    let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, reason).await? > 0;
     if ended {
-        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": why }));
+        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": reason }));
     }
     Ok(ended)
 }
 
-/// Ends every session of this user, and of nobody else.
-///
-/// # Errors
-/// When the database does not answer.
+/// Ends every session of this user and returns how many there were.
 pub async fn sign_out_everywhere(core: &Core, user: UserId) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, user).await?;
@@ -290,27 +289,27 @@ pub async fn sign_out_everywhere(core: &Core, user: UserId) -> Result<u64> {
     Ok(ended)
 }
 
-/// Ends the sessions of a user who is locked, `but` one.
+/// Ends all sessions of a user except one. The user's row must be locked.
 pub(crate) async fn end_all(
     tx: &mut Tx,
     user: UserId,
-    but: Option<SessionId>,
+    except: Option<SessionId>,
     actor: &Actor,
-    why: &str,
+    reason: &str,
 ) -> Result<u64> {
-    let others = Condition::all().add_option(but.map(|kept| session::Column::Id.ne(kept)));
-    let ended = revoke(tx, others, user, why).await?;
+    let others = Condition::all().add_option(except.map(|id| session::Column::Id.ne(id)));
+    let ended = revoke(tx, others, user, reason).await?;
     if ended > 0 {
-        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessions": ended, "why": why }));
+        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessions": ended, "why": reason }));
     }
     Ok(ended)
 }
 
-async fn revoke(tx: &Tx, which: Condition, user: UserId, why: &str) -> Result<u64> {
+async fn revoke(tx: &Tx, filter: Condition, user: UserId, reason: &str) -> Result<u64> {
     let ended = session::Entity::update_many()
         .col_expr(session::Column::RevokedAt, Expr::value(tx.now()))
-        .col_expr(session::Column::RevokeReason, Expr::value(why))
-        .filter(which)
+        .col_expr(session::Column::RevokeReason, Expr::value(reason))
+        .filter(filter)
         .filter(session::Column::UserId.eq(user))
         .filter(session::Column::RevokedAt.is_null())
         .exec(tx.db())
@@ -318,23 +317,17 @@ async fn revoke(tx: &Tx, which: Condition, user: UserId, why: &str) -> Result<u6
     Ok(ended.rows_affected)
 }
 
-/// A user's live sessions, newest first.
-///
-/// # Errors
-/// When the database does not answer.
+/// A user's active sessions, newest first.
 pub async fn list(core: &Core, user: UserId) -> Result<Vec<Session>> {
-    Ok(live(core).filter(session::Column::UserId.eq(user)).all(core.db.read()).await?)
+    Ok(active(core).filter(session::Column::UserId.eq(user)).all(core.db.read()).await?)
 }
 
-/// Everybody's live sessions, newest first: for admins.
-///
-/// # Errors
-/// When the database does not answer.
+/// A page of the active sessions of all users, newest first.
 pub async fn list_all(core: &Core, page: u64, size: u64) -> Result<Vec<Session>> {
-    Ok(live(core).offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
+    Ok(active(core).offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
 }
 
-fn live(core: &Core) -> sea_orm::Select<session::Entity> {
+fn active(core: &Core) -> sea_orm::Select<session::Entity> {
     session::Entity::find()
         .filter(session::Column::RevokedAt.is_null())
         .filter(session::Column::ExpiresAt.gt(core.clock.now()))
@@ -342,22 +335,19 @@ fn live(core: &Core) -> sea_orm::Select<session::Entity> {
         .order_by_desc(session::Column::Id)
 }
 
-/// Whose session this is.
-///
-/// # Errors
-/// When the database does not answer.
+/// The id of the user a session belongs to.
 pub(crate) async fn owner(core: &Core, id: SessionId) -> Result<Option<UserId>> {
     Ok(session::Entity::find_by_id(id).one(core.db.read()).await?.map(|session| session.user_id))
 }
 
-/// Whether a session lives, as this unit of work sees it.
+/// Whether a session is active, within the transaction.
 pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
-    let found = live(tx.core()).filter(session::Column::Id.eq(id));
-    Ok(found.one(tx.db()).await?.is_some())
+    let session = active(tx.core()).filter(session::Column::Id.eq(id));
+    Ok(session.one(tx.db()).await?.is_some())
 }
 
-/// Notes that a session's person has just proved their second factor.
-pub(crate) async fn set_mfa_verified(tx: &Tx, id: SessionId) -> Result<()> {
+/// Marks a session as verified with a second factor.
+pub(crate) async fn set_second_factor_verified(tx: &Tx, id: SessionId) -> Result<()> {
     session::Entity::update_many()
         .col_expr(session::Column::SecondFactorAt, Expr::value(tx.now()))
         .filter(session::Column::Id.eq(id))
@@ -366,8 +356,8 @@ pub(crate) async fn set_mfa_verified(tx: &Tx, id: SessionId) -> Result<()> {
     Ok(())
 }
 
-/// No session of this user counts as proved by a second factor any more.
-pub(crate) async fn clear_mfa(tx: &Tx, user: UserId) -> Result<()> {
+/// Marks all sessions of a user as not verified with a second factor.
+pub(crate) async fn clear_second_factor(tx: &Tx, user: UserId) -> Result<()> {
     session::Entity::update_many()
         .col_expr(session::Column::SecondFactorAt, Expr::value(None::<DateTime<Utc>>))
         .filter(session::Column::UserId.eq(user))
@@ -376,18 +366,18 @@ pub(crate) async fn clear_mfa(tx: &Tx, user: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Forgets sessions that ended 90 days ago, with their tokens. Answers how many.
+/// Deletes sessions that ended more than 90 days ago, with their tokens, and returns how many.
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
-    let since = core.clock.now() - MAX_LIFETIME;
-    let over = Condition::any().add(session::Column::ExpiresAt.lt(since)).add(session::Column::RevokedAt.lt(since));
-    Ok(session::Entity::delete_many().filter(over).exec(core.db.writer()).await?.rows_affected)
+    let cutoff = core.clock.now() - MAX_LIFETIME;
+    let ended = Condition::any().add(session::Column::ExpiresAt.lt(cutoff)).add(session::Column::RevokedAt.lt(cutoff));
+    Ok(session::Entity::delete_many().filter(ended).exec(core.db.writer()).await?.rows_affected)
 }
 
 fn device_proof(core: &Core, device: &str, account: &str) -> String {
     hex(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}"))[..16])
 }
 
-/// The browser, if it was signed in to this account before.
+/// The device id from the client's device cookie, if it was issued for this account.
 pub(crate) fn known_device(core: &Core, client: &ClientInfo, account: &str) -> Option<String> {
     let (device, proof) = client.device.as_deref()?.split_once('.')?;
     let device = Uuid::try_parse(device).ok()?.simple().to_string();

@@ -1,5 +1,5 @@
-//! API keys: `dca_pk_…` (ships inside apps) and `dca_sk_…` (stays on servers), 32 random symbols and
-//! 4 check symbols, so that a typing error or a scanner's false positive costs no database read.
+//! API keys: `dca_pk_…` (publishable, ships in apps) and `dca_sk_…` (secret, stays on servers), each with 32
+//! random symbols and 4 check symbols. The check symbols reject mistyped keys without a database read.
 
 use sha2::{Digest, Sha256};
 
@@ -9,14 +9,14 @@ use crate::Ids;
 /// What a key may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiKeyKind {
-    /// Known to every user of the app: questions only.
+    /// Shipped in apps, so not secret; allows read-only calls.
     Publishable,
-    /// Known to the seller's servers.
+    /// Known only to the tenant's servers.
     Secret,
 }
 
 impl ApiKeyKind {
-    /// How its keys begin.
+    /// The prefix of keys of this kind.
     #[must_use]
     pub const fn head(self) -> &'static str {
         match self {
@@ -29,15 +29,15 @@ impl ApiKeyKind {
 const RANDOM: usize = 32;
 const CHECK: usize = 4;
 
-/// A well-formed API key: the secret itself, so it has no `Debug` and no `Display`.
+/// A well-formed API key in plain text. It has no `Debug` or `Display`, so that it is not logged by accident.
 pub struct ApiKeyText {
-    /// What it may be used for.
+    /// The kind of key.
     pub kind: ApiKeyKind,
     text: String,
 }
 
 impl ApiKeyText {
-    /// A new key.
+    /// Generates a random key.
     #[must_use]
     pub fn generate(kind: ApiKeyKind, ids: &Ids) -> Self {
         let body = base32::text(&ids.bytes::<RANDOM>());
@@ -45,23 +45,23 @@ impl ApiKeyText {
         Self { kind, text: format!("{text}{}", check(&text)) }
     }
 
-    /// Reads a header's value; `None` for anything that was never a key.
+    /// Parses a key; `None` if it is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let kind =
             [ApiKeyKind::Publishable, ApiKeyKind::Secret].into_iter().find(|kind| text.starts_with(kind.head()))?;
-        let right_length = text.len() == kind.head().len() + RANDOM + CHECK && text.is_ascii();
-        let (body, given) = right_length.then(|| text.split_at(text.len() - CHECK))?;
+        let has_valid_length = text.len() == kind.head().len() + RANDOM + CHECK && text.is_ascii();
+        let (body, given) = has_valid_length.then(|| text.split_at(text.len() - CHECK))?;
         (check(body) == given).then(|| Self { kind, text: text.to_owned() })
     }
 
-    /// The secret.
+    /// The full key.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// What may be shown anywhere.
+    /// An abbreviated form that is safe to show.
     #[must_use]
     pub fn hint(&self) -> String {
         format!("{}…{}", self.kind.head(), &self.text[self.text.len() - CHECK..])
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_reads_back_and_a_typing_error_does_not() {
+    fn generated_keys_parse_and_mistyped_keys_do_not() {
         let key = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(1));
         assert_eq!(key.text.len(), 43);
         assert_eq!(ApiKeyText::parse(&key.text).map(|k| k.kind), Some(ApiKeyKind::Secret));

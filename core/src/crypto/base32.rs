@@ -1,17 +1,17 @@
-//! Crockford's base32: digits and letters without I, L, O and U.
+//! Crockford's Base32: digits and letters without I, L, O and U.
 //! <https://www.crockford.com/base32.html>
 
 /// The 32 symbols, by value.
 pub const SYMBOLS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// The symbol's value; look-alikes (i, l → 1, o → 0) and lower case are folded.
+/// The value of a symbol, after [`fold`].
 #[must_use]
 pub fn value(symbol: char) -> Option<u8> {
     let folded = fold(symbol);
-    SYMBOLS.iter().position(|&s| char::from(s) == folded).and_then(|at| u8::try_from(at).ok())
+    SYMBOLS.iter().position(|&s| char::from(s) == folded).and_then(|index| u8::try_from(index).ok())
 }
 
-/// Upper case, with look-alikes made one: I, L → 1 and O → 0.
+/// Converts to upper case and replaces look-alikes: I and L become 1, O becomes 0.
 #[must_use]
 pub fn fold(symbol: char) -> char {
     match symbol.to_ascii_uppercase() {
@@ -21,7 +21,7 @@ pub fn fold(symbol: char) -> char {
     }
 }
 
-/// Symbols for values below 32.
+/// The symbols for values below 32.
 #[must_use]
 pub fn text(values: &[u8]) -> String {
     values.iter().map(|&v| char::from(SYMBOLS[usize::from(v & 31)])).collect()

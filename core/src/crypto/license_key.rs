@@ -1,10 +1,10 @@
-//! License keys: `PREFIX-` and 28 symbols of Crockford base32.
+//! License keys: `PREFIX-` and 28 symbols of Crockford's Base32.
 //!
 //! 25 symbols hold a 3-bit format version (`001`) and the 122 random bits of a `UUIDv4`; 3 are
 //! Reed–Solomon check symbols over GF(32), x⁵+x²+1, roots α¹..α³. Three virtual leading symbols are
 //! the top 15 bits of SHA-256 over the folded prefix, so that the code is RS(31,28), distance 4, and
-//! covers the prefix: every wrong or swapped pair of symbols is found without asking a database.
-//! The check is for typing errors, not against attackers.
+//! covers the prefix: any two wrong or swapped symbols are detected without a database read.
+//! The check detects typing errors; it is no protection against forged keys.
 
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::base32;
 
-/// Input beyond this many bytes is refused before any work.
+/// Longer input, in bytes, is rejected without parsing.
 pub const MAX_INPUT: usize = 128;
 
 const BODY: usize = 28;
@@ -20,48 +20,48 @@ const DATA: usize = 25;
 /// x³ + 14x² + 29x + 10: the generator with roots α¹, α², α³.
 const GENERATOR: [u8; 3] = [14, 29, 10];
 
-/// A key whose check symbols are right; whether it was ever issued is another question.
+/// A key with valid check symbols. It may not have been issued.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LicenseKey {
     prefix: String,
     body: [u8; BODY],
 }
 
-/// A key never appears in logs by accident.
+/// Shows only the hint, so that keys are not logged by accident.
 impl std::fmt::Debug for LicenseKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "LicenseKey({})", self.hint(&self.prefix))
     }
 }
 
-/// Why a text is no key.
+/// Why a text is not a license key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// More than [`MAX_INPUT`] bytes.
     #[error("longer than {MAX_INPUT} bytes")]
     TooLong,
-    /// Not enough symbols.
-    #[error("{0} symbols in all; a key has {BODY} after its prefix")]
+    /// Too few symbols.
+    #[error("it has {0} letters and digits; a key has {BODY} after its prefix")]
     Length(usize),
-    /// A character that no key contains.
+    /// A character that is not allowed in keys.
     #[error("character {position} cannot be part of a key")]
     Symbol {
         /// 1-based, counted in the text as given.
         position: usize,
     },
-    /// One symbol explains the failed check.
+    /// The check failed, and changing one symbol would correct it.
     #[error("there seems to be a typing error at character {position}")]
     Typo {
         /// 1-based, counted in the text as given.
         position: usize,
     },
     /// The check failed: a wrong prefix, or several wrong symbols.
-    #[error("the check symbols do not fit: more than one character, or the prefix, is wrong")]
+    #[error("the prefix or more than one character is wrong")]
     Check,
 }
 
 impl Malformed {
-    /// Where, when one place is to blame: 1-based, counted in the text as given.
+    /// The position of the wrong character, if known: 1-based, counted in the text as given.
     #[must_use]
     pub fn position(&self) -> Option<usize> {
         match *self {
@@ -83,8 +83,8 @@ impl LicenseKey {
             | ((n >> 64) & 0xFFF) << variant
             | (n & ((1 << variant) - 1));
         let mut body = [0; BODY];
-        for (at, symbol) in body[..DATA].iter_mut().enumerate() {
-            *symbol = (value >> (5 * (DATA - 1 - at)) & 31) as u8;
+        for (index, symbol) in body[..DATA].iter_mut().enumerate() {
+            *symbol = (value >> (5 * (DATA - 1 - index)) & 31) as u8;
         }
         let prefix = fold_prefix(prefix);
         let check = remainder(virtual_symbols(&prefix).into_iter().chain(body[..DATA].iter().copied()));
@@ -92,28 +92,28 @@ impl LicenseKey {
         Self { prefix, body }
     }
 
-    /// Reads what a person typed or pasted: case, look-alikes, dashes, spaces, quotes and Markdown
-    /// are forgiven. `implied` are the prefixes to try when the text has none.
+    /// Parses user input. Case, look-alikes, dashes, spaces, quotes and Markdown are ignored. `implied` lists the
+    /// prefixes to try if the text has none.
     ///
     /// # Errors
-    /// What is wrong and, where it can be known, at which character.
+    /// [`Malformed`], with the position of the wrong character if known.
     pub fn parse(text: &str, implied: &[String]) -> Result<Self, Malformed> {
         if text.len() > MAX_INPUT {
             return Err(Malformed::TooLong);
         }
-        let kept: Vec<(usize, char)> = text
+        let symbols: Vec<(usize, char)> = text
             .chars()
             .enumerate()
-            .flat_map(|(at, c)| std::iter::once(c).nfkc().map(move |c| (at + 1, c)))
+            .flat_map(|(index, c)| std::iter::once(c).nfkc().map(move |c| (index + 1, c)))
             .filter(|&(_, c)| !is_decoration(c))
             .collect();
-        let split = kept.len().checked_sub(BODY).ok_or(Malformed::Length(kept.len()))?;
-        let prefix: String = kept[..split].iter().map(|&(_, c)| base32::fold(c)).collect();
-        if let Some(&(position, _)) = kept[..split].iter().find(|(_, c)| !c.is_ascii_alphanumeric()) {
+        let split = symbols.len().checked_sub(BODY).ok_or(Malformed::Length(symbols.len()))?;
+        let prefix: String = symbols[..split].iter().map(|&(_, c)| base32::fold(c)).collect();
+        if let Some(&(position, _)) = symbols[..split].iter().find(|(_, c)| !c.is_ascii_alphanumeric()) {
             return Err(Malformed::Symbol { position });
         }
         let mut body = [0; BODY];
-        for (symbol, &(position, c)) in body.iter_mut().zip(&kept[split..]) {
+        for (symbol, &(position, c)) in body.iter_mut().zip(&symbols[split..]) {
             *symbol = base32::value(c).ok_or(Malformed::Symbol { position })?;
         }
         let prefixes = if prefix.is_empty() { implied.iter().map(|p| fold_prefix(p)).collect() } else { vec![prefix] };
@@ -122,65 +122,67 @@ impl LicenseKey {
             return Ok(key.clone());
         }
         Err(match candidates.as_slice() {
-            [only] => only.typo().map_or(Malformed::Check, |at| Malformed::Typo { position: kept[split + at].0 }),
+            [only] => {
+                only.typo().map_or(Malformed::Check, |index| Malformed::Typo { position: symbols[split + index].0 })
+            }
             _ => Malformed::Check,
         })
     }
 
-    /// What lookups and ciphertext are made of: folded prefix, then body, without dashes.
+    /// The form used for lookups and encryption: folded prefix and body, without dashes.
     #[must_use]
     pub fn canonical(&self) -> String {
         format!("{}{}", self.prefix, base32::text(&self.body))
     }
 
-    /// As people see it, under the product's own spelling of the prefix.
+    /// The form shown to users, with the product's own spelling of the prefix.
     #[must_use]
     pub fn display(&self, prefix: &str) -> String {
         let body = base32::text(&self.body);
-        (0..BODY).step_by(4).fold(prefix.to_owned(), |text, at| format!("{text}-{}", &body[at..at + 4]))
+        (0..BODY).step_by(4).fold(prefix.to_owned(), |text, start| format!("{text}-{}", &body[start..start + 4]))
     }
 
-    /// What may be shown anywhere: prefix, as the product spells it, and last group.
+    /// An abbreviated form that is safe to show: the product's spelling of the prefix, and the last group.
     #[must_use]
     pub fn hint(&self, prefix: &str) -> String {
         format!("{prefix}-…-{}", base32::text(&self.body[BODY - 4..]))
     }
 
-    fn word(&self) -> impl Iterator<Item = u8> {
+    fn code_word(&self) -> impl Iterator<Item = u8> {
         virtual_symbols(&self.prefix).into_iter().chain(self.body)
     }
 
-    /// The received word's values at α¹, α², α³: all zero when it is a code word.
+    /// The values at α¹, α², α³: all zero if the check symbols are valid.
     fn syndromes(&self) -> [u8; 3] {
-        [1, 2, 3].map(|power| self.word().fold(0, |sum, symbol| mul(sum, exp(power)) ^ symbol))
+        [1, 2, 3].map(|power| self.code_word().fold(0, |sum, symbol| mul(sum, exp(power)) ^ symbol))
     }
 
-    /// The body symbol that, alone, explains the failed check.
+    /// The index in the body of the single wrong symbol that would explain the failed check.
     fn typo(&self) -> Option<usize> {
         let [s1, s2, s3] = self.syndromes();
         if s1 == 0 || s2 == 0 || s3 == 0 {
             return None;
         }
-        // One error of value e, d symbols before the end, makes S1 = e·α^d, S2 = e·α^2d, S3 = e·α^3d.
+        // A single error of value e, d symbols before the end, gives S1 = e·α^d, S2 = e·α^2d, S3 = e·α^3d.
         let distance = (log(s2) + 31 - log(s1)) % 31;
-        let agrees = (log(s3) + 31 - log(s2)) % 31 == distance;
-        agrees.then(|| BODY.checked_sub(1 + distance)).flatten()
+        let is_single = (log(s3) + 31 - log(s2)) % 31 == distance;
+        is_single.then(|| BODY.checked_sub(1 + distance)).flatten()
     }
 }
 
-/// A prefix as it is compared: upper case, look-alikes made one.
+/// The form in which prefixes are compared; see [`base32::fold`].
 #[must_use]
 pub fn fold_prefix(prefix: &str) -> String {
     prefix.chars().map(base32::fold).collect()
 }
 
-/// Whether a product may use this prefix: 2–8 of A–Z and 0–9.
+/// Whether a prefix is valid for a product: 2–8 characters of A–Z and 0–9.
 #[must_use]
 pub fn is_prefix(prefix: &str) -> bool {
     (2..=8).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }
 
-/// Spaces, invisible characters, dashes of every script, quotes, and what Markdown adds.
+/// Spaces, invisible characters, dashes of every script, quotes, and Markdown.
 fn is_decoration(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()
@@ -235,43 +237,43 @@ mod tests {
     }
 
     #[test]
-    fn the_published_vectors() {
-        for (prefix, secret, shown) in [
+    fn keys_match_the_published_vectors() {
+        for (prefix, secret, expected) in [
             ("ACME", "8f14e45f-ceea-467f-a8b3-0f1c2d3e4f50", ACME),
             ("DCA", "00000000-0000-4000-8000-000000000000", "DCA-4000-0000-0000-0000-0000-0000-0XNF"),
             ("DCA", "ffffffff-ffff-4fff-bfff-ffffffffffff", "DCA-7ZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZZZZ-ZEJ5"),
         ] {
             let key = LicenseKey::new(prefix, secret.parse().unwrap());
-            assert_eq!(key.display(prefix), shown);
-            assert_eq!(parse(shown), Ok(key));
+            assert_eq!(key.display(prefix), expected);
+            assert_eq!(parse(expected), Ok(key));
         }
     }
 
-    /// Linear code: an error pattern is caught for one word if and only if for every word.
+    /// The code is linear: an error pattern detected in one key is detected in every key.
     #[test]
-    fn every_single_and_double_symbol_error_is_caught() {
+    fn single_and_double_symbol_errors_are_detected() {
         let clean = parse(ACME).unwrap();
-        // A syndrome is linear, so that a pair of errors has the sum of their syndromes.
+        // Syndromes are linear: those of two errors are the sum of their single syndromes.
         let mut single = Vec::new();
-        for at in 0..BODY {
+        for index in 0..BODY {
             for error in 1..32 {
                 let mut key = clean.clone();
-                key.body[at] ^= error;
-                assert_eq!(key.typo(), Some(at), "a single error is found where it is");
-                single.push((at, key.syndromes()));
+                key.body[index] ^= error;
+                assert_eq!(key.typo(), Some(index), "a single error is located");
+                single.push((index, key.syndromes()));
             }
         }
         assert_eq!(single.len(), 868);
         assert!(single.iter().all(|(_, syndromes)| *syndromes != [0; 3]));
-        for (i, (at, one)) in single.iter().enumerate() {
-            for (_, other) in single[i + 1..].iter().filter(|(other_at, _)| other_at != at) {
+        for (i, (index, one)) in single.iter().enumerate() {
+            for (_, other) in single[i + 1..].iter().filter(|(other_index, _)| other_index != index) {
                 assert_ne!(one, other, "two errors never cancel");
             }
         }
     }
 
     #[test]
-    fn every_transposition_and_substitution_of_the_text_is_caught() {
+    fn transposed_and_substituted_characters_are_detected() {
         let symbols: Vec<char> = ACME.chars().filter(|c| *c != '-').collect();
         let mut tried = 0;
         for a in 0..symbols.len() {
@@ -297,15 +299,15 @@ mod tests {
     }
 
     #[test]
-    fn pasted_mess_is_forgiven() {
+    fn formatting_and_look_alikes_are_ignored() {
         let clean = parse(ACME);
-        for mess in [
+        for input in [
             "acme 67h9-s2zs-vn6f-yhcr-f3gp-kwkt-gczj",
             "`ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ`",
             "**ACME\u{2011}67H9\u{2014}S2ZS VN6F\u{200B}YHCR\u{00A0}F3GP_KWKT~GCZJ**\n",
             "\u{FF21}CME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ",
         ] {
-            assert_eq!(parse(mess), clean, "{mess}");
+            assert_eq!(parse(input), clean, "{input}");
         }
         assert_eq!(LicenseKey::parse(&ACME[5..], &["DCA".into(), "ACME".into()]), clean);
         assert_eq!(parse("GOLD-4000").unwrap_err(), Malformed::Length(8));
@@ -315,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_says_where() {
+    fn errors_report_the_position() {
         for (text, expected) in [
             ("ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZU", Malformed::Symbol { position: 39 }),
             ("ACME-67H9-S2ZT-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Typo { position: 14 }),
@@ -331,13 +333,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_reads_back(secret: u128, prefix in "[A-Z0-9]{2,8}") {
+        fn displayed_keys_parse(secret: u128, prefix in "[A-Z0-9]{2,8}") {
             let key = LicenseKey::new(&prefix, uuid::Builder::from_random_bytes(secret.to_be_bytes()).into_uuid());
             prop_assert_eq!(LicenseKey::parse(&key.display(&prefix), &[]), Ok(key));
         }
 
         #[test]
-        fn no_text_panics(text: String) {
+        fn parsing_never_panics(text: String) {
             _ = LicenseKey::parse(&text, &["DCA".into()]);
         }
     }

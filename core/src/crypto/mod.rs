@@ -1,4 +1,4 @@
-//! Keys: the license-key codec, API keys, tokens, passwords, and what is sealed at rest.
+//! Cryptography: license keys, API keys, tokens, passwords, and encryption at rest.
 
 pub mod access_token;
 pub mod api_key;

@@ -1,8 +1,8 @@
-//! Passwords: argon2id for new ones, bcrypt understood and replaced at the next sign-in.
+//! Password hashing: argon2id for new hashes. Existing bcrypt hashes are accepted and replaced at the next sign-in.
 //!
-//! Hashing is memory and time on purpose, so few run at once, off the threads that serve requests; who
-//! waits too long is told to come back. Nobody learns whether there was a hash to compare with: a made-up
-//! one is compared where there is none.
+//! Hashing is expensive by design, so only a few hashes run at once, on blocking threads; requests that wait too long
+//! for a permit are refused. Accounts without a password are compared with a dummy hash, so that the timing does not
+//! reveal them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,32 +13,32 @@ use zxcvbn::zxcvbn;
 
 use crate::{Code, Error, Ids, Result};
 
-/// Shortest and longest password, in characters; ASVS 6.2.1 and 6.2.9.
+/// Minimum and maximum length of a password, in characters (ASVS 6.2.1 and 6.2.9).
 pub const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
 
-/// Longest wait for a permit.
+/// Maximum wait for a permit.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Passes over the memory.
+/// argon2 passes over the memory.
 const PASSES: u32 = 3;
 
-/// A hash from elsewhere may not ask for more than this: 1 GiB, and cost 14.
+/// Limits for stored hashes, so that an imported one cannot exhaust the server: 1 GiB, 10 passes, bcrypt cost 14.
 const MAX_MEMORY_KIB: u32 = 1024 * 1024;
 const MAX_PASSES: u32 = 10;
 const MAX_BCRYPT_COST: u32 = 14;
 
-/// What a comparison found.
+/// The result of comparing a password with a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PasswordMatch {
-    /// Another password, or nothing to compare with.
+    /// The password is wrong, or there is no hash.
     No,
-    /// The same.
+    /// The password is correct.
     Yes,
-    /// The same, but the hash is not what would be made today.
+    /// The password is correct, but its hash uses old parameters.
     Outdated,
 }
 
-/// Hashes and compares.
+/// Hashes and compares passwords.
 #[derive(Clone)]
 pub struct Passwords(Arc<Inner>);
 
@@ -50,50 +50,52 @@ struct Inner {
 }
 
 impl Passwords {
-    /// argon2id with this much memory (KiB), three passes, one lane; at most `permits` at once.
+    /// Uses argon2id with `memory_kib` KiB, three passes and one lane; at most `permits` hashes run at once.
     ///
     /// # Errors
-    /// When the library takes no such parameters.
+    /// If argon2 rejects the parameters.
     pub fn new(memory_kib: u32, permits: usize, ids: Ids) -> Result<Self> {
-        let broken = |error: String| Error::Broken(format!("argon2: {error}"));
+        let broken = |error: String| Error::Internal(format!("argon2: {error}"));
         let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
         let dummy_hash = hash(&argon2, &ids, "")?;
         Ok(Self(Arc::new(Inner { argon2, permits: Arc::new(Semaphore::new(permits.max(1))), dummy_hash, ids })))
     }
 
-    /// The hash of a new password, in PHC string form, if it is one: long enough, and not among the first a
-    /// guesser tries. `context` are words somebody who knows the account would try: its address, its name, the
-    /// product's.
+    /// Hashes a new password, in PHC string format, after checking its length and strength. `context` lists words
+    /// an attacker would try for this account, such as its email, its name and the name of the service.
     ///
     /// # Errors
     /// `VALIDATION_ERROR` at `password`.
     pub(crate) async fn hash_new(&self, password: &str, context: &[&str]) -> Result<String> {
         let length = password.chars().count();
         if !LENGTH.contains(&length) {
-            let says = format!("password must be {} to {} characters long", LENGTH.start(), LENGTH.end());
-            return Err(Code::invalid_field("password", says));
+            let message = format!("password must be {} to {} characters long", LENGTH.start(), LENGTH.end());
+            return Err(Code::invalid_field("password", message));
         }
         let context: Vec<String> = context.iter().map(|word| (*word).to_owned()).collect();
         self.with_permit(password, move |inner, password| {
             if is_guessable(password, &context) {
-                return Err(Code::invalid_field("password", "password is too easy to guess; choose another one"));
+                return Err(Code::invalid_field(
+                    "password",
+                    "password is too easy to guess; use a longer one with unrelated words",
+                ));
             }
             hash(&inner.argon2, &inner.ids, password)
         })
         .await?
     }
 
-    /// The hash of a password that was chosen before.
+    /// Hashes an existing password, without checking it.
     pub(crate) async fn hash(&self, password: &str) -> Result<String> {
         self.with_permit(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await?
     }
 
-    /// Whether this is the password behind `known`; takes as long when there is none.
-    pub(crate) async fn compare(&self, password: &str, known: Option<String>) -> Result<PasswordMatch> {
+    /// Compares a password with a stored hash. Takes as long if there is none.
+    pub(crate) async fn compare(&self, password: &str, stored_hash: Option<String>) -> Result<PasswordMatch> {
         self.with_permit(password, move |inner, password| {
-            let found = compare(&inner.argon2, password, known.as_deref().unwrap_or(&inner.dummy_hash));
-            if known.is_some() { found } else { PasswordMatch::No }
+            let outcome = compare(&inner.argon2, password, stored_hash.as_deref().unwrap_or(&inner.dummy_hash));
+            if stored_hash.is_some() { outcome } else { PasswordMatch::No }
         })
         .await
     }
@@ -105,63 +107,66 @@ impl Passwords {
     ) -> Result<T> {
         let permit = tokio::time::timeout(TIMEOUT, Arc::clone(&self.0.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
-            return Err(Code::Unavailable.retry_after("Too many sign-ins at once; try again in a moment.", TIMEOUT));
+            return Err(
+                Code::Unavailable.retry_after("Too many sign-ins at the moment. Try again in a few seconds.", TIMEOUT)
+            );
         };
         let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
-        // The permit goes with the work: who hangs up does not make room for another hash.
-        let done = tokio::task::spawn_blocking(move || {
-            let done = work(&inner, &password);
+        // The permit moves into the task: a dropped request must not free it while the hash is still running.
+        let result = tokio::task::spawn_blocking(move || {
+            let result = work(&inner, &password);
             drop(permit);
-            done
+            result
         })
         .await;
-        done.map_err(|error| Error::Broken(format!("hashing: {error}")))
+        result.map_err(|error| Error::Internal(format!("hashing: {error}")))
     }
 }
 
 fn hash(argon2: &Argon2<'_>, ids: &Ids, password: &str) -> Result<String> {
-    let made: PasswordHash = argon2
+    let hash: PasswordHash = argon2
         .hash_password_with_salt(password.as_bytes(), &ids.bytes::<16>())
-        .map_err(|error| Error::Broken(format!("argon2: {error}")))?;
-    Ok(made.to_string())
+        .map_err(|error| Error::Internal(format!("argon2: {error}")))?;
+    Ok(hash.to_string())
 }
 
-fn compare(argon2: &Argon2<'_>, password: &str, known: &str) -> PasswordMatch {
-    if known.starts_with("$2") {
-        let cost = known.split('$').nth(2).and_then(|cost| cost.parse().ok());
-        let affordable = cost.is_some_and(|cost: u32| cost <= MAX_BCRYPT_COST);
-        // The systems that made these hashes looked at 72 bytes and no further.
-        let same = affordable && bcrypt::verify(password, known).unwrap_or(false);
-        return if same { PasswordMatch::Outdated } else { PasswordMatch::No };
+fn compare(argon2: &Argon2<'_>, password: &str, stored_hash: &str) -> PasswordMatch {
+    if stored_hash.starts_with("$2") {
+        let cost = stored_hash.split('$').nth(2).and_then(|cost| cost.parse().ok());
+        let is_within_limits = cost.is_some_and(|cost: u32| cost <= MAX_BCRYPT_COST);
+        // Like the systems that created these hashes, bcrypt uses only the first 72 bytes.
+        let is_match = is_within_limits && bcrypt::verify(password, stored_hash).unwrap_or(false);
+        return if is_match { PasswordMatch::Outdated } else { PasswordMatch::No };
     }
-    let Ok(parsed) = PasswordHash::new(known) else { return PasswordMatch::No };
+    let Ok(parsed) = PasswordHash::new(stored_hash) else { return PasswordMatch::No };
     let Ok(params) = Params::try_from(&parsed) else { return PasswordMatch::No };
-    let affordable = params.m_cost() <= MAX_MEMORY_KIB && params.t_cost() <= MAX_PASSES;
-    if !affordable || argon2.verify_password(password.as_bytes(), &parsed).is_err() {
+    let is_within_limits = params.m_cost() <= MAX_MEMORY_KIB && params.t_cost() <= MAX_PASSES;
+    if !is_within_limits || argon2.verify_password(password.as_bytes(), &parsed).is_err() {
         return PasswordMatch::No;
     }
-    let today = argon2.params();
-    let same = (params.m_cost(), params.t_cost(), params.p_cost()) == (today.m_cost(), today.t_cost(), today.p_cost());
-    if same && parsed.algorithm.as_str() == "argon2id" { PasswordMatch::Yes } else { PasswordMatch::Outdated }
+    let current = argon2.params();
+    let is_current =
+        (params.m_cost(), params.t_cost(), params.p_cost()) == (current.m_cost(), current.t_cost(), current.p_cost());
+    if is_current && parsed.algorithm.as_str() == "argon2id" { PasswordMatch::Yes } else { PasswordMatch::Outdated }
 }
 
-/// Whether a guesser who knows these words comes to it soon.
+/// Whether an attacker who knows these words would guess the password soon.
 fn is_guessable(password: &str, context: &[String]) -> bool {
-    /// Guesses that a patient stranger can afford online: beyond the 3,000 commonest (ASVS 6.2.4).
-    const AFFORDABLE: u64 = 10_000;
-    /// What is looked at: who gets this far by guessing has lost, and the estimate takes the longer the more it
-    /// is given.
-    const ENOUGH: usize = 32;
-    // Whole first, then in parts: what remains of an address without the name of its host is still an address.
+    /// More than the 3,000 most common passwords that ASVS 6.2.4 requires to reject.
+    const MIN_GUESSES: u64 = 10_000;
+    /// Only the first characters are estimated, because the estimate takes longer with each one and a password
+    /// that is strong up to here is strong enough.
+    const MAX_ESTIMATED_CHARS: usize = 32;
+    // Whole entries before their parts: removing a part first would keep the whole entry from matching.
     let whole = context.iter().map(String::as_str);
     let parts = context.iter().flat_map(|text| text.split(|c: char| !c.is_alphanumeric()));
     let words = whole.chain(parts).filter(|word| word.chars().count() >= 4);
     let words: Vec<String> = words.map(str::to_lowercase).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    // What remains beside a word of the context must be a password of its own.
+    // Without the context words, enough of the password must remain.
     let rest = words.iter().fold(password.to_lowercase(), |rest, word| rest.replace(word, ""));
-    let head: String = password.chars().take(ENOUGH).collect();
-    rest.chars().count() < 6 || zxcvbn(&head, &words).guesses() < AFFORDABLE
+    let head: String = password.chars().take(MAX_ESTIMATED_CHARS).collect();
+    rest.chars().count() < 6 || zxcvbn(&head, &words).guesses() < MIN_GUESSES
 }
 
 #[cfg(test)]
@@ -173,53 +178,53 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_is_compared_whoever_made_it_and_within_bounds() {
+    fn argon2_and_bcrypt_hashes_are_compared_within_cost_limits() {
         let ids = Ids::seeded(3);
-        let ours = hash(&cheap(), &ids, "pass\0word").unwrap();
-        assert_eq!(compare(&cheap(), "pass\0word", &ours), PasswordMatch::Yes);
-        assert_eq!(compare(&cheap(), "pass", &ours), PasswordMatch::No);
-        let dearer = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(128, 1, 1, None).unwrap());
-        assert_eq!(compare(&dearer, "pass\0word", &ours), PasswordMatch::Outdated);
+        let argon2id = hash(&cheap(), &ids, "pass\0word").unwrap();
+        assert_eq!(compare(&cheap(), "pass\0word", &argon2id), PasswordMatch::Yes);
+        assert_eq!(compare(&cheap(), "pass", &argon2id), PasswordMatch::No);
+        let stronger = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(128, 1, 1, None).unwrap());
+        assert_eq!(compare(&stronger, "pass\0word", &argon2id), PasswordMatch::Outdated);
         let bcrypt = bcrypt::hash("correct horse", 4).unwrap();
         assert_eq!(compare(&cheap(), "correct horse", &bcrypt), PasswordMatch::Outdated);
         assert_eq!(compare(&cheap(), "correct horsf", &bcrypt), PasswordMatch::No);
-        for greedy in [
+        for stored in [
             "$2b$31$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW",
             "$argon2id$v=19$m=4194304,t=3,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             "$argon2id$v=19$m=64,t=4000000,p=1$c29tZXNhbHRzb21lc2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
             "plain",
             "",
         ] {
-            assert_eq!(compare(&cheap(), "x", greedy), PasswordMatch::No, "{greedy}");
+            assert_eq!(compare(&cheap(), "x", stored), PasswordMatch::No, "{stored}");
         }
     }
 
     #[test]
-    fn what_a_guesser_tries_first_is_no_password() {
+    fn guessable_passwords_are_detected() {
         let context = ["ana.torres@workshop.example", "Ana Torres", "DCA-Auth"].map(str::to_owned);
-        for (weak, why) in [
-            ("password", "the commonest"),
+        for (weak, reason) in [
+            ("password", "most common"),
             ("12345678", "a sequence"),
-            ("qwertyuiop", "a row of keys"),
-            ("Password1", "the commonest, dressed up"),
+            ("qwertyuiop", "a keyboard row"),
+            ("Password1", "most common, varied"),
             ("iloveyou", "common"),
-            ("aaaaaaaaaaaa", "one key"),
-            ("workshop1", "the address"),
-            ("ana.torres@workshop.example", "all of it"),
-            ("1 ana torres 1", "the name, dressed up"),
+            ("aaaaaaaaaaaa", "one repeated character"),
+            ("workshop1", "part of the email"),
+            ("ana.torres@workshop.example", "the email"),
+            ("1 ana torres 1", "the name, varied"),
             ("Torres2026", "the name"),
-            ("dca-auth", "the product"),
+            ("dca-auth", "the service"),
         ] {
-            assert!(is_guessable(weak, &context), "{weak}: {why}");
+            assert!(is_guessable(weak, &context), "{weak}: {reason}");
         }
-        for fine in [
+        for strong in [
             "correct horse battery staple",
             "DemoPassword123!",
             "zażółć gęślą jaźń",
             "  two leading spaces",
             "plow-Ketchup-41",
         ] {
-            assert!(!is_guessable(fine, &context), "{fine}");
+            assert!(!is_guessable(strong, &context), "{strong}");
         }
     }
 }

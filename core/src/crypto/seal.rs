@@ -1,8 +1,7 @@
-//! The keyring: random data keys, one per purpose, sealed under one master key.
+//! Encryption at rest: a keyring of random data keys, one per purpose, encrypted under one master key.
 //!
-//! AES-256-GCM with a random 96-bit nonce; the additional data is a length-prefixed label and the
-//! row's id, so that a ciphertext moved to another row or column does not open. A wrong master key
-//! fails at start, not at the first reader.
+//! AES-256-GCM with a random 96-bit nonce. The associated data is the length-prefixed purpose and the row's id, so a
+//! ciphertext copied to another row or column does not decrypt. A wrong master key is detected at startup.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -18,65 +17,62 @@ use zeroize::Zeroizing;
 use crate::{Clock, Db, Error, Ids, Result, error::string_enum, keyring};
 
 string_enum! {
-    /// What a data key is for. The words are frozen: they are part of what is authenticated.
+    /// The purpose of a data key. The strings must never change, because they are part of the associated data.
     Purpose {
-        LicenseLookup => ("license-lookup", "Finds a license by its key."),
-        LicenseSeal => ("license-seal", "Shows a license key again to its holder."),
-        ApiKeyLookup => ("api-key-lookup", "Finds an API key."),
+        LicenseLookup => ("license-lookup", "Looks up a license by its key."),
+        LicenseSeal => ("license-seal", "Encrypts license keys, so that they can be shown again."),
+        ApiKeyLookup => ("api-key-lookup", "Looks up an API key."),
         AccessToken => ("access-token", "Signs access tokens."),
         RefreshToken => ("refresh-token", "Derives refresh tokens."),
-        VerifyEmail => ("verify-email", "Derives the tokens that prove an e-mail address."),
+        VerifyEmail => ("verify-email", "Derives the tokens that verify an email address."),
         ResetPassword => ("reset-password", "Derives the tokens that set a new password."),
         SignIn => ("sign-in", "Derives the state of a sign-in with a provider."),
-        SecondFactor => ("second-factor", "Derives the tokens that wait for a second factor."),
+        SecondFactor => ("second-factor", "Derives the tokens of sign-ins that require a second factor."),
         KnownDevice => ("known-device", "Recognizes a browser that signed in before."),
         CodeVerifier => ("code-verifier", "Derives the PKCE verifier of a sign-in."),
-        ThrottleName => ("throttle-name", "Hides whose tries are counted."),
-        RecoveryCode => ("recovery-code", "Finds a recovery code."),
-        TotpSeal => ("totp-seal", "Keeps the secret of an authenticator app."),
-        ProviderTokens => ("provider-tokens", "Keeps the tokens a provider gave."),
+        ThrottleName => ("throttle-name", "Hashes the names of throttles."),
+        RecoveryCode => ("recovery-code", "Looks up a recovery code."),
+        TotpSeal => ("totp-seal", "Encrypts TOTP secrets."),
+        ProviderTokens => ("provider-tokens", "Encrypts the tokens of a provider."),
     }
 }
 
-/// The 32-byte root of everything sealed.
+/// The 32-byte key that encrypts the data keys.
 #[derive(Clone)]
 pub struct MasterKey(Zeroizing<[u8; 32]>);
 
 impl MasterKey {
-    /// Takes 32 random bytes.
+    /// Creates a master key from 32 random bytes.
     #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }
 }
 
-/// The data keys, opened.
+/// The decrypted data keys.
 #[derive(Clone)]
 pub struct Keyring(Arc<HashMap<Purpose, Zeroizing<Vec<u8>>>>);
 
 impl Keyring {
-    /// Opens the keyring of this database, making the keys that are not there yet.
+    /// Opens the keyring of this database and creates missing keys.
     ///
     /// # Errors
-    /// When the master key is not the one the keyring was sealed under.
+    /// If the master key does not match the keyring.
     pub async fn open(db: &Db, clock: &Clock, ids: &Ids, master: &MasterKey) -> Result<Self> {
         let mut keys = HashMap::new();
         for &purpose in Purpose::ALL {
-            let fresh = ids.v7(clock.now());
-            let sealed = encrypt(&*master.0, ids, purpose, fresh, &ids.bytes::<32>());
-            let row = keyring::find_or_create(db, purpose, fresh, sealed, clock.now()).await?;
+            let new_id = ids.v7(clock.now());
+            let sealed = encrypt(&*master.0, ids, purpose, new_id, &ids.bytes::<32>());
+            let row = keyring::find_or_create(db, purpose, new_id, sealed, clock.now()).await?;
             let key = decrypt(&*master.0, purpose, row.id, &row.sealed).ok_or_else(|| {
-                Error::Broken("the master key is not the one this database was sealed under".to_owned())
+                Error::Internal("the master key does not match this database; use the key it was created with".to_owned())
             })?;
             keys.insert(purpose, Zeroizing::new(key));
         }
         Ok(Self(Arc::new(keys)))
     }
 
-    /// Whether this database holds sealed keys already.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Whether this database already has a keyring.
     pub async fn is_sealed(db: &Db) -> Result<bool> {
         keyring::exists(db).await
     }
@@ -98,20 +94,20 @@ impl Keyring {
         mac.finalize().into_bytes().to_vec()
     }
 
-    /// Nonce and ciphertext of `plain`, bound to this row.
+    /// Encrypts `plain` for this row. Returns the nonce followed by the ciphertext.
     #[must_use]
     pub fn seal(&self, ids: &Ids, purpose: Purpose, row: Uuid, plain: &str) -> Vec<u8> {
         encrypt(self.key(purpose), ids, purpose, row, plain.as_bytes())
     }
 
-    /// What was sealed for this row.
+    /// Decrypts the result of [`seal`](Self::seal).
     ///
     /// # Errors
-    /// When the bytes were changed or belong to another row.
-    pub fn open_sealed(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
+    /// If the bytes were changed or belong to another row or purpose.
+    pub fn unseal(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
         decrypt(self.key(purpose), purpose, row, sealed)
             .and_then(|plain| String::from_utf8(plain).ok())
-            .ok_or_else(|| Error::Broken(format!("the {purpose} ciphertext of {row} does not open")))
+            .ok_or_else(|| Error::Internal(format!("the {purpose} ciphertext of {row} cannot be decrypted")))
     }
 }
 
@@ -145,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ciphertext_opens_only_where_it_was_sealed() {
+    fn ciphertexts_decrypt_only_in_their_row_and_purpose() {
         let (ids, key) = (Ids::seeded(2), [7; 32]);
         let row = ids.v4();
         let sealed = encrypt(&key, &ids, Purpose::LicenseSeal, row, b"plain");
@@ -154,9 +150,9 @@ mod tests {
         assert_eq!(decrypt(&key, Purpose::LicenseLookup, row, &sealed), None);
         assert_eq!(decrypt(&[8; 32], Purpose::LicenseSeal, row, &sealed), None);
         assert_eq!(decrypt(&key, Purpose::LicenseSeal, row, &sealed[..NONCE]), None);
-        for at in 0..sealed.len() {
+        for index in 0..sealed.len() {
             let mut flipped = sealed.clone();
-            flipped[at] ^= 1;
+            flipped[index] ^= 1;
             assert_eq!(decrypt(&key, Purpose::LicenseSeal, row, &flipped), None);
         }
     }

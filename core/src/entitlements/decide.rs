@@ -1,32 +1,32 @@
-//! The one decision: given every source of a claim, is there something to do?
+//! Decides from the sources of an entitlement whether to issue or revoke its license.
 
 use chrono::{DateTime, Utc};
 
 use super::Source;
 
-/// What to do about a claim (one member, one product).
+/// What to do about an entitlement (one user, one product).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// A live source and no license: issue one.
+    /// There is a live source and no license.
     Issue,
-    /// A license, and its last source is over, grace included: end it.
+    /// There is a license, and its last source has ended, grace included.
     Revoke,
-    /// Nothing.
+    /// No change.
     Keep,
 }
 
-/// Decides from all sources of a claim and whether a license stands on it.
+/// Decides from all sources of an entitlement and whether it has a license.
 ///
-/// * A license stands while at least one source is live or in its grace.
-/// * A consumed source (its license was ended by an admin) neither issues nor holds one until it is
-///   lost and gained anew.
-/// * A license without any source was never born of one and is nobody's business here.
+/// * A license is kept while at least one source is live or in its grace.
+/// * A consumed source (its license was revoked by an admin) neither issues nor keeps a license until
+///   it is lost and gained again.
+/// * A license without any source was issued directly; this function does not manage it.
 #[must_use]
 pub fn decide(sources: &[Source], has_license: bool, now: DateTime<Utc>) -> Decision {
     let mut counting = sources.iter().filter(|source| !source.consumed);
     if has_license {
-        let stands = sources.is_empty() || counting.any(|source| source.ends_at.is_none_or(|at| at > now));
-        return if stands { Decision::Keep } else { Decision::Revoke };
+        let keep = sources.is_empty() || counting.any(|source| source.ends_at.is_none_or(|ends_at| ends_at > now));
+        return if keep { Decision::Keep } else { Decision::Revoke };
     }
     if counting.any(|source| source.ends_at.is_none()) { Decision::Issue } else { Decision::Keep }
 }
@@ -55,9 +55,9 @@ mod tests {
     }
 
     #[test]
-    fn the_table() {
-        let (live, grace, over) = (source(None, false), source(Some(1), false), source(Some(0), false));
-        let (consumed, ended) = (source(None, true), source(Some(-1), true));
+    fn decides_every_combination_of_sources_and_license() {
+        let (live, grace, ended) = (source(None, false), source(Some(1), false), source(Some(0), false));
+        let (consumed, consumed_and_ended) = (source(None, true), source(Some(-1), true));
         for (sources, has_license, expected) in [
             (vec![], false, Decision::Keep),
             (vec![], true, Decision::Keep),
@@ -65,16 +65,16 @@ mod tests {
             (vec![live.clone()], true, Decision::Keep),
             (vec![grace.clone()], false, Decision::Keep),
             (vec![grace.clone()], true, Decision::Keep),
-            (vec![over.clone()], false, Decision::Keep),
-            (vec![over.clone()], true, Decision::Revoke),
-            (vec![over.clone(), live.clone()], true, Decision::Keep),
-            (vec![over.clone(), grace.clone()], true, Decision::Keep),
-            (vec![over.clone(), live.clone()], false, Decision::Issue),
+            (vec![ended.clone()], false, Decision::Keep),
+            (vec![ended.clone()], true, Decision::Revoke),
+            (vec![ended.clone(), live.clone()], true, Decision::Keep),
+            (vec![ended.clone(), grace.clone()], true, Decision::Keep),
+            (vec![ended.clone(), live.clone()], false, Decision::Issue),
             (vec![consumed.clone()], false, Decision::Keep),
             (vec![consumed.clone()], true, Decision::Revoke),
             (vec![consumed.clone(), live], true, Decision::Keep),
             (vec![consumed, grace], false, Decision::Keep),
-            (vec![ended, over], true, Decision::Revoke),
+            (vec![consumed_and_ended, ended], true, Decision::Revoke),
         ] {
             assert_eq!(decide(&sources, has_license, DateTime::UNIX_EPOCH), expected, "{sources:?} {has_license}");
         }

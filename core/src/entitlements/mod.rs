@@ -1,13 +1,14 @@
-//! Why a member holds a product. The heart: every door that learns something about a member builds an
-//! [`Observation`] and calls [`observe`]; nothing else issues or ends a license because of a source.
+//! Entitlements: what entitles a user to a product. Every handler that learns something about a member
+//! builds an [`Observation`] and calls [`observe`]; nothing else issues or revokes a license because of
+//! a source.
 //!
 //! ```text
-//! observe: Tx { lock holder; record each source if newer -> per product: settle } commit
-//! settle:  every source of the claim -> decide (pure) -> licenses::apply -> key by DM
-//! end_expired_grace (worker `expire`): the same settle, for claims whose grace the clock has ended
+//! observe: Tx { lock holder; record each source if newer -> per product: apply_decision } commit
+//! apply_decision: every source of the entitlement -> decide (pure) -> licenses::apply -> key by DM
+//! end_expired_grace (worker `expire`): apply_decision for entitlements whose grace has expired
 //! ```
-//! Invariants: a source changes only by a newer [`Stamp`]; only evidence that a role is gone ends a
-//! source, never the absence of evidence; a license lives while one source does.
+//! Invariants: only a newer [`Stamp`] changes a source; a source ends only when its role is known to be
+//! gone, never because it could not be checked; a license lasts as long as one of its sources.
 
 use std::sync::{
     Arc,
@@ -42,17 +43,17 @@ pub use self::{
 };
 pub use crate::entity::source::Model as Source;
 
-/// The order of observations: strictly rising within an instance, and raised above everything stored
-/// when an instance begins to observe.
+/// The order of observations: strictly increasing within an instance, and above every stored stamp
+/// when an instance starts to observe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(i64);
 
-/// Where stamps come from.
+/// Issues stamps.
 #[derive(Clone, Debug, Default)]
 pub struct Stamps(Arc<AtomicI64>);
 
 impl Stamps {
-    /// A stamp later than every one before: microseconds of the clock, or the last plus one.
+    /// A stamp later than every previous one: the clock in microseconds, or the last stamp plus one.
     #[must_use]
     pub fn next(&self, clock: &Clock) -> Stamp {
         let now = clock.now().timestamp_micros();
@@ -60,10 +61,7 @@ impl Stamps {
         Stamp(last.map_or(now, |last| now.max(last + 1)))
     }
 
-    /// Continues after what a former observer wrote, however its clock ran.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Continues after the newest stored stamp, even if the clock of the instance that wrote it ran ahead.
     pub async fn catch_up(&self, core: &Core) -> Result<()> {
         if let Some(newest) = store::newest_stamp(core).await? {
             self.0.fetch_max(newest, Ordering::SeqCst);
@@ -72,21 +70,21 @@ impl Stamps {
     }
 }
 
-/// Whether a source was seen.
+/// Whether a source is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
-    /// It is there.
+    /// The source is present.
     Present,
-    /// It is positively not there.
+    /// The source is known to be absent.
     Absent,
 }
 
-/// What entitles.
+/// What entitles a user to a product.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SourceKind {
     /// A mapped role: mapping, guild and role.
     Role(crate::ids::MappingId, Snowflake, Snowflake),
-    /// An admin's word, one per product.
+    /// A grant by an admin, one per product.
     Grant,
 }
 
@@ -99,122 +97,119 @@ impl SourceKind {
     }
 }
 
-/// One source as it was seen.
+/// One source as observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedSource {
-    /// What it earns.
+    /// The product it entitles to.
     pub product: ProductId,
-    /// What it is.
+    /// What kind of source it is.
     pub kind: SourceKind,
-    /// Whether it is there.
+    /// Whether it is present.
     pub level: Level,
-    /// How eagerly a key born of it is sent.
+    /// How to send the key of a license issued because of it.
     pub notify: Notify,
 }
 
-/// A fact someone saw about one member.
+/// A fact observed about one member.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// The tenant it matters to.
+    /// The tenant.
     pub scope: Scope,
     /// The member's Discord account.
     pub member: Snowflake,
-    /// Who says so.
+    /// The actor recorded in events.
     pub actor: Actor,
-    /// When, in order.
+    /// Its place in the order of observations.
     pub stamp: Stamp,
-    /// The lease under which it was seen; a former holder's word no longer counts.
+    /// The lease it was made under; once another instance holds that lease, it is dropped.
     pub fence: Option<workers::Lease>,
-    /// The sources.
+    /// The observed sources.
     pub seen: Vec<ObservedSource>,
 }
 
-/// What an observation led to.
+/// A license change that followed from an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A license was issued.
     Issued(LicenseId),
-    /// A license was ended.
+    /// A license was revoked.
     Revoked(LicenseId),
 }
 
-/// Records what was seen and does what follows from it, in one unit of work.
-///
-/// # Errors
-/// When the database does not answer; nothing is half-written then.
-pub async fn observe(core: &Core, seen: &Observation) -> Result<Vec<Change>> {
-    if already_known(core, seen).await? {
+/// Records an observation and applies what follows from it, in one transaction.
+pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Change>> {
+    if confirm_unchanged(core, observation).await? {
         return Ok(Vec::new());
     }
     let mut tx = Tx::begin(core).await?;
-    if let Some(fence) = &seen.fence
-        && !workers::holds(&tx, fence).await?
+    if let Some(fence) = &observation.fence
+        && !workers::lock_if_current(&tx, fence).await?
     {
-        tracing::warn!(member = %seen.member, "an observation of a former gateway holder was dropped");
+        tracing::warn!(member = %observation.member, "dropped an observation: this instance no longer holds the gateway lease");
         return Ok(Vec::new());
     }
-    let changes = observe_in(&mut tx, seen).await?;
+    let changes = observe_in(&mut tx, observation).await?;
     tx.commit().await?;
     Ok(changes)
 }
 
-/// The same, as part of a unit of work.
-async fn observe_in(tx: &mut Tx, seen: &Observation) -> Result<Vec<Change>> {
-    let user = users::ensure(tx, Provider::Discord, &seen.member.to_string()).await?;
-    users::lock_holder(tx, seen.scope.tenant(), user).await?;
-    let mut touched = Vec::<(ProductId, Notify)>::new();
-    for source in &seen.seen {
-        // Nobody waits for a key because of what they lost.
+/// Like [`observe`], within a transaction.
+async fn observe_in(tx: &mut Tx, observation: &Observation) -> Result<Vec<Change>> {
+    let user = users::ensure(tx, Provider::Discord, &observation.member.to_string()).await?;
+    users::lock_holder(tx, observation.scope.tenant(), user).await?;
+    let mut affected = Vec::<(ProductId, Notify)>::new();
+    for source in &observation.seen {
+        // A lost source never sends a key.
         let notify = if source.level == Level::Present { source.notify } else { Notify::Silent };
-        if record(tx, user, seen, source).await? || notify == Notify::Resend {
-            match touched.iter_mut().find(|(product, _)| *product == source.product) {
+        if record(tx, user, observation, source).await? || notify == Notify::Resend {
+            match affected.iter_mut().find(|(product, _)| *product == source.product) {
                 Some((_, strongest)) if *strongest == Notify::Silent => *strongest = notify,
                 Some(_) => {}
-                None => touched.push((source.product, notify)),
+                None => affected.push((source.product, notify)),
             }
         }
     }
     let mut changes = Vec::new();
-    for (product, notify) in touched {
-        changes.extend(apply_decision(tx, user, product, &seen.actor, notify).await?);
+    for (product, notify) in affected {
+        changes.extend(apply_decision(tx, user, product, &observation.actor, notify).await?);
     }
     Ok(changes)
 }
 
-/// The common case of a gateway that repeats itself: no lock, at most one small write.
-async fn already_known(core: &Core, seen: &Observation) -> Result<bool> {
-    let Some(user) = users::find_by_discord(core, seen.member).await? else {
-        return Ok(seen.seen.iter().all(|source| source.level == Level::Absent));
+/// Fast path for repeated gateway updates: no lock, at most two small writes. `true`: nothing changed.
+async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<bool> {
+    let Some(user) = users::find_by_discord(core, observation.member).await? else {
+        return Ok(observation.seen.iter().all(|source| source.level == Level::Absent));
     };
     let stored = store::list_of(core, user).await?;
-    let known = |source: &ObservedSource| {
+    let stored_row = |source: &ObservedSource| {
         stored.iter().find(|row| row.product_id == source.product && row.reference == reference(source))
     };
-    let (mut held, mut gone) = (Vec::new(), Vec::new());
-    for source in &seen.seen {
-        match (known(source), source.level) {
+    let (mut present, mut absent) = (Vec::new(), Vec::new());
+    for source in &observation.seen {
+        match (stored_row(source), source.level) {
             (None, Level::Absent) => {}
             (Some(row), Level::Present) if row.ends_at.is_none() && source.notify != Notify::Resend => {
-                held.push(row.id)
+                present.push(row.id)
             }
-            (Some(row), Level::Absent) if row.ends_at.is_some() => gone.push(row.id),
+            (Some(row), Level::Absent) if row.ends_at.is_some() => absent.push(row.id),
             _ => return Ok(false),
         }
     }
-    if held.is_empty() && gone.is_empty() {
+    if present.is_empty() && absent.is_empty() {
         return Ok(true);
     }
-    if let Some(fence) = &seen.fence
-        && !workers::is_held(core, fence).await?
+    if let Some(fence) = &observation.fence
+        && !workers::is_current(core, fence).await?
     {
         return Ok(false);
     }
-    // Whatever changed meanwhile is not confirmed, and is looked at under the lock.
-    Ok(store::confirm(core, &held, Level::Present, seen.stamp.0).await?
-        && store::confirm(core, &gone, Level::Absent, seen.stamp.0).await?)
+    // A row that changed meanwhile is not confirmed; the caller then handles it under the lock.
+    Ok(store::confirm(core, &present, Level::Present, observation.stamp.0).await?
+        && store::confirm(core, &absent, Level::Absent, observation.stamp.0).await?)
 }
 
-/// What makes a source the same one again.
+/// Identifies a source across observations: the mapping, or the product of a grant.
 fn reference(source: &ObservedSource) -> Uuid {
     match source.kind {
         SourceKind::Role(mapping, ..) => mapping.0,
@@ -222,15 +217,15 @@ fn reference(source: &ObservedSource) -> Uuid {
     }
 }
 
-/// Writes a source down if this is news of it. Answers whether its level changed.
-async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &ObservedSource) -> Result<bool> {
+/// Stores an observed source if it is newer. Returns whether its level changed.
+async fn record(tx: &mut Tx, user: UserId, observation: &Observation, source: &ObservedSource) -> Result<bool> {
     let stored =
         store::list(tx, user, source.product).await?.into_iter().find(|row| row.reference == reference(source));
     let now = tx.now();
     let stamp = match (source.kind, &stored) {
-        // An admin's word is the newest by the holder's lock, however the clock of the last one ran.
-        (SourceKind::Grant, Some(row)) => seen.stamp.0.max(row.stamp + 1),
-        _ => seen.stamp.0,
+        // The holder lock orders grants: this one is newer than the stored one, whatever the clocks say.
+        (SourceKind::Grant, Some(row)) => observation.stamp.0.max(row.stamp + 1),
+        _ => observation.stamp.0,
     };
     let changed = match stored {
         Some(row) if row.stamp >= stamp => false,
@@ -238,7 +233,7 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Observed
         None => {
             let row = Source {
                 id: tx.core().ids.v7(now),
-                tenant_id: seen.scope.tenant(),
+                tenant_id: observation.scope.tenant(),
                 user_id: user,
                 product_id: source.product,
                 kind: source.kind.kind().to_owned(),
@@ -261,8 +256,8 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Observed
                 }
                 (Level::Present, None) | (Level::Absent, Some(_)) => Source { stamp, ..row.clone() },
             };
-            if let Some(ends_at) = next.ends_at.filter(|at| *at > now) {
-                workers::wake_at(tx, workers::EXPIRE, ends_at).await?;
+            if let Some(ends_at) = next.ends_at.filter(|ends_at| *ends_at > now) {
+                workers::schedule_at(tx, workers::EXPIRE, ends_at).await?;
             }
             let changed = next.ends_at != row.ends_at;
             store::update(tx, next).await?;
@@ -270,22 +265,23 @@ async fn record(tx: &mut Tx, user: UserId, seen: &Observation, source: &Observed
         }
     };
     if changed && let SourceKind::Role(_, guild, role) = source.kind {
-        let level = |held: bool| json!({ "guildId": guild.to_string(), "roleId": role.to_string(), "held": held });
-        let held = source.level == Level::Present;
+        let level =
+            |present: bool| json!({ "guildId": guild.to_string(), "roleId": role.to_string(), "held": present });
+        let present = source.level == Level::Present;
         tx.record(NewEvent {
-            tenant: seen.scope.tenant(),
+            tenant: observation.scope.tenant(),
             kind: EventKind::RoleChanged,
-            actor: seen.actor.clone(),
+            actor: observation.actor.clone(),
             subject: Some(user),
             license: None,
-            before: Some(level(!held)),
-            after: Some(level(held)),
+            before: Some(level(!present)),
+            after: Some(level(present)),
         });
     }
     Ok(changed)
 }
 
-/// How long a license outlives this loss: by the rules it was born under.
+/// The grace of a lost source: from the policy of the license, or the current one if there is none.
 async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
     let policy = match licenses::lock_unrevoked(tx, user, product).await? {
         Some(license) => products::get_policy(tx, license.policy_id).await?,
@@ -294,7 +290,8 @@ async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
     Ok(Duration::seconds(policy.source_grace_s))
 }
 
-/// Does what a claim's sources ask for. The holder is locked.
+/// Issues or revokes the license of an entitlement as its sources require. The caller has locked the
+/// holder.
 async fn apply_decision(
     tx: &mut Tx,
     user: UserId,
@@ -324,30 +321,27 @@ async fn apply_decision(
     }
 }
 
-/// Sends a license's key to its holder, once in its life.
+/// Sends a license's key to its holder, at most once per license.
 async fn send_key(tx: &mut Tx, license: LicenseId, notify: Notify) -> Result<()> {
-    outbox::send(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), notify).await
+    outbox::enqueue(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), notify).await
 }
 
-/// Ends the licenses whose grace the clock has ended. Answers how many.
-///
-/// # Errors
-/// When the database does not answer.
+/// Revokes the licenses whose grace has expired. Returns how many.
 pub async fn end_expired_grace(core: &Core) -> Result<u64> {
-    let mut ended = 0;
+    let mut revoked = 0;
     loop {
-        let batch = store::list_over(core, core.clock.now(), 100).await?;
+        let batch = store::list_lapsed(core, core.clock.now(), 100).await?;
         for &(tenant, user, product) in &batch {
-            ended += u64::from(end_grace(core, tenant, user, product).await?.is_some());
+            revoked += u64::from(end_grace(core, tenant, user, product).await?.is_some());
         }
         if batch.len() < 100 {
             break;
         }
     }
     if let Some(next) = store::next_end(core, core.clock.now()).await? {
-        workers::no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
+        workers::schedule_no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
     }
-    Ok(ended)
+    Ok(revoked)
 }
 
 async fn end_grace(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {
@@ -358,16 +352,18 @@ async fn end_grace(core: &Core, tenant: TenantId, user: UserId, product: Product
     Ok(change)
 }
 
-/// An admin's grant: a source like any other, that no role change ends.
+/// Grants a product to a member: a source like any other, except that role changes do not end it.
 ///
 /// # Errors
-/// `CONFLICT` when the member has a license for the product already.
+/// `CONFLICT` if the member already has a license for the product.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Snowflake) -> Result<LicenseId> {
     let mut tx = Tx::begin(core).await?;
     let user = users::ensure(&tx, Provider::Discord, &member.to_string()).await?;
     users::lock_holder(&tx, caller.scope.tenant(), user).await?;
     if licenses::lock_unrevoked(&tx, user, product).await?.is_some() {
-        return Err(Code::Conflict.because("They hold a license for that product already; `/license show` tells more."));
+        return Err(Code::Conflict.because(
+            "This member already has a license for that product. Use `/license show` in Discord for details.",
+        ));
     }
     let changes = observe_in(
         &mut tx,
@@ -384,6 +380,6 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Sno
     tx.commit().await?;
     match changes.as_slice() {
         [Change::Issued(license)] => Ok(*license),
-        _ => Err(Error::Broken(format!("a grant of {product} issued no license"))),
+        _ => Err(Error::Internal(format!("a grant of {product} issued no license"))),
     }
 }

@@ -1,8 +1,8 @@
-//! The full pass over a guild's members: the same observations as the gateway's, for what it missed.
+//! Reconciliation: compares all members of a guild with the stored sources, for what the gateway missed.
 //!
-//! Gains are observed as they are read. Losses wait for the complete list, because only then is it
-//! known how many there are: a pass that would end too many licenses is held and the admin asked.
-//! A holder who is not in the list is a doubt, not a loss: Discord is asked about them once more.
+//! Gains are observed page by page. Losses wait for the complete list, because only then is their number
+//! known: if too many licenses would be revoked, the circuit breaker opens and an admin must confirm.
+//! A holder who is missing from the list is not a loss yet: Discord is asked about them once more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,7 @@ use crate::{
     workers::Lease,
 };
 
-/// A pass over one guild, fed page by page.
+/// The reconciliation of one guild, fed page by page.
 pub struct GuildReconciliation {
     guild: Guild,
     scope: Scope,
@@ -35,21 +35,21 @@ pub struct GuildReconciliation {
     gap: Duration,
 }
 
-/// How a pass ended.
+/// The result of a reconciliation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Members whose gain was observed.
     pub gained: usize,
     /// Members whose loss was observed.
     pub lost: usize,
-    /// Holders who were not in the list, to be asked about.
+    /// Holders missing from the list, to be rechecked.
     pub rechecked: usize,
-    /// Losses held by the brake.
+    /// Losses not applied because the circuit breaker opened.
     pub blocked: usize,
 }
 
 impl Summary {
-    /// Both together.
+    /// The sum of both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -61,16 +61,14 @@ impl Summary {
     }
 }
 
-/// The second look at a holder who was missing from a complete list.
+/// Delay before a holder who was missing from a complete list is rechecked.
 const RECHECK_DELAY: Duration = Duration::from_mins(1);
 
 impl GuildReconciliation {
-    /// Begins a pass; `None` when the guild maps nothing. `gap` paces the keys born of it.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Begins a reconciliation; `None` if the guild has no mappings. `gap` is the time between the key
+    /// messages it causes.
     pub async fn begin(core: &Core, guild: Guild, fence: Option<Lease>, gap: Duration) -> Result<Option<Self>> {
-        // Before the first page: whatever the gateway says from here on is newer than the list.
+        // Taken before the first page, so that gateway updates from here on are newer than the list.
         let stamp = core.stamps.next(&core.clock);
         let scope = Scope::of(guild.tenant_id);
         let mappings = mappings::list(core, &scope, guild.id).await?;
@@ -87,44 +85,38 @@ impl GuildReconciliation {
         Ok(Some(reconcile))
     }
 
-    /// The roles there are: a mapped one that no longer exists was deleted while nobody looked. Told
-    /// before the first page and after the last, since a role may go in between.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Takes the guild's current roles: a mapped role that is missing was deleted unnoticed. Call this
+    /// before the first page and after the last, since a role may be deleted in between.
     pub async fn roles(&mut self, core: &Core, existing: &[Snowflake]) -> Result<()> {
         for mapping in self.mappings.iter().filter(|mapping| !existing.contains(&mapping.role_id)) {
-            mappings::role_deleted(core, self.guild.id, mapping.role_id).await?;
+            mappings::set_role_deleted(core, self.guild.id, mapping.role_id).await?;
         }
         self.mappings.retain(|mapping| existing.contains(&mapping.role_id));
-        let standing: HashSet<_> = self.mappings.iter().map(|mapping| mapping.id).collect();
-        self.holders.retain(|_, held| held.iter().any(|mapping| standing.contains(mapping)));
+        let remaining: HashSet<_> = self.mappings.iter().map(|mapping| mapping.id).collect();
+        self.holders.retain(|_, mappings| mappings.iter().any(|mapping| remaining.contains(mapping)));
         self.unseen.retain(|member| self.holders.contains_key(member));
         for loss in &mut self.losses {
-            loss.seen.retain(|source| matches!(source.kind, SourceKind::Role(id, ..) if standing.contains(&id)));
+            loss.seen.retain(|source| matches!(source.kind, SourceKind::Role(id, ..) if remaining.contains(&id)));
         }
         self.losses.retain(|loss| !loss.seen.is_empty());
         Ok(())
     }
 
-    /// One member of the list of whom something newer was heard meanwhile.
+    /// Skips a member of the list with a newer update.
     pub fn skip(&mut self, member: Snowflake) {
         self.unseen.remove(&member);
     }
 
-    /// One member of the list.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Compares one member of the list.
     pub async fn member(&mut self, core: &Core, member: Snowflake, roles: &[Snowflake]) -> Result<()> {
         self.unseen.remove(&member);
-        let held = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
-        let seen = roles::seen(&self.mappings, Some(roles), |mapping| self.notify(mapping));
-        let was =
-            |source: &super::ObservedSource| matches!(source.kind, SourceKind::Role(id, ..) if held.contains(&id));
-        let gained = seen.iter().any(|source| source.level == Level::Present && !was(source));
-        let lost = seen.iter().any(|source| source.level == Level::Absent && was(source));
-        let observation = self.observation(member, seen);
+        let before = self.holders.get(&member).map_or(&[][..], Vec::as_slice);
+        let sources = roles::observed_sources(&self.mappings, Some(roles), |mapping| self.notify(mapping));
+        let was_present =
+            |source: &super::ObservedSource| matches!(source.kind, SourceKind::Role(id, ..) if before.contains(&id));
+        let gained = sources.iter().any(|source| source.level == Level::Present && !was_present(source));
+        let lost = sources.iter().any(|source| source.level == Level::Absent && was_present(source));
+        let observation = self.observation(member, sources);
         if lost {
             self.losses.push(observation);
         } else if gained {
@@ -134,24 +126,21 @@ impl GuildReconciliation {
         Ok(())
     }
 
-    /// The list is complete: losses become observations, unless there are too many. `is_newer` tells of
-    /// whom something was heard since the pass began.
-    ///
-    /// # Errors
-    /// When the database does not answer.
+    /// Completes the reconciliation: observes the losses, unless there are too many. `is_newer` returns
+    /// whether an update for a member arrived since it began.
     pub async fn finish(self, core: &Core, is_newer: impl Fn(Snowflake) -> bool) -> Result<Summary> {
-        mappings::applied(core, &self.mappings).await?;
-        let ending = self.losses.len() + self.unseen.len();
+        mappings::set_applied(core, &self.mappings).await?;
+        let losses = self.losses.len() + self.unseen.len();
         let confirmed = self.guild.confirmed_until.is_some_and(|until| until > core.clock.now());
-        if ending > breaker_limit(self.holders.len()) && !confirmed {
-            guilds::open_breaker(core, &self.guild, ending, self.holders.len()).await?;
-            return Ok(Summary { gained: self.gained.len(), blocked: ending, ..Summary::default() });
+        if losses > breaker_limit(self.holders.len()) && !confirmed {
+            guilds::open_breaker(core, &self.guild, losses, self.holders.len()).await?;
+            return Ok(Summary { gained: self.gained.len(), blocked: losses, ..Summary::default() });
         }
         for loss in &self.losses {
             observe(core, loss).await?;
         }
-        let crossed = self.gained.iter().filter(|member| is_newer(**member));
-        for &member in self.unseen.iter().chain(crossed) {
+        let updated = self.gained.iter().filter(|member| is_newer(**member));
+        for &member in self.unseen.iter().chain(updated) {
             self.recheck(core, member).await?;
         }
         guilds::close_breaker(core, &self.guild).await?;
@@ -162,35 +151,37 @@ impl GuildReconciliation {
         let mut tx = Tx::begin(core).await?;
         let delivery = Delivery::RecheckMember { guild: self.guild.id, user: member };
         let key = format!("refetch:{}:{member}:{}", self.guild.id, self.stamp.0);
-        let at = tx.now() + RECHECK_DELAY;
-        outbox::send_at(&mut tx, &delivery, key, at).await?;
+        let due_at = tx.now() + RECHECK_DELAY;
+        outbox::enqueue_at(&mut tx, &delivery, key, due_at).await?;
         tx.commit().await
     }
 
-    /// An admin took these mappings away: that is evidence enough, and no accident to brake.
+    /// Ends the sources of mappings an admin removed. This is deliberate, so the circuit breaker does not
+    /// apply.
     async fn end_removed(&self, core: &Core, removed: &[Mapping]) -> Result<()> {
         let ids: Vec<_> = removed.iter().map(|mapping| mapping.id).collect();
-        for (member, held) in store::holders(core, &ids).await? {
-            let of_member: Vec<_> = removed.iter().filter(|mapping| held.contains(&mapping.id)).cloned().collect();
-            let gone = roles::seen(&of_member, None, |_| Notify::Silent);
-            observe(core, &self.observation(member, gone)).await?;
+        for (member, held_mappings) in store::holders(core, &ids).await? {
+            let of_member: Vec<_> =
+                removed.iter().filter(|mapping| held_mappings.contains(&mapping.id)).cloned().collect();
+            let absent = roles::observed_sources(&of_member, None, |_| Notify::Silent);
+            observe(core, &self.observation(member, absent)).await?;
         }
         Ok(())
     }
 
-    fn observation(&self, member: Snowflake, seen: Vec<super::ObservedSource>) -> Observation {
+    fn observation(&self, member: Snowflake, sources: Vec<super::ObservedSource>) -> Observation {
         let (scope, stamp, fence) = (self.scope.clone(), self.stamp, self.fence.clone());
-        Observation { scope, member, actor: Actor::System, stamp, fence, seen }
+        Observation { scope, member, actor: Actor::System, stamp, fence, seen: sources }
     }
 
-    /// A new mapping tells the members it finds only if its admin said so.
+    /// Members found for a new mapping are notified only if the admin chose so.
     fn notify(&self, mapping: &Mapping) -> Notify {
         let quiet = mapping.applied_at.is_none() && mapping.announce != Announce::ByDm.as_str();
         if quiet { Notify::Silent } else { Notify::Staggered(self.gap) }
     }
 }
 
-/// The most losses a pass may bring without being asked about: 10, or a fifth of the holders.
+/// The most losses applied without confirmation: 10, or a fifth of the holders if that is more.
 fn breaker_limit(holders: usize) -> usize {
     (holders / 5).max(10)
 }

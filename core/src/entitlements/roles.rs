@@ -1,4 +1,4 @@
-//! What a member's roles say: the one place where roles become observations.
+//! Turns the roles of a member into observations.
 
 use super::{Level, Observation, ObservedSource, SourceKind, Stamp};
 use crate::{
@@ -10,17 +10,17 @@ use crate::{
     workers,
 };
 
-/// What a member's roles say about every mapping of a guild. `None` for `roles`: they left it.
-pub(super) fn seen(
+/// One source per mapping of a guild, from a member's roles. `roles` is `None` if the member left.
+pub(super) fn observed_sources(
     mappings: &[Mapping],
     roles: Option<&[Snowflake]>,
     notify: impl Fn(&Mapping) -> Notify,
 ) -> Vec<ObservedSource> {
-    // A deleted role says nothing about anybody, until an admin takes its mapping away.
-    let speaks = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
+    // A deleted role is no evidence that members lost it, until an admin removes its mapping.
+    let is_verifiable = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
     mappings
         .iter()
-        .filter(speaks)
+        .filter(is_verifiable)
         .map(|mapping| ObservedSource {
             product: mapping.product_id,
             kind: SourceKind::Role(mapping.id, mapping.guild_id, mapping.role_id),
@@ -34,11 +34,8 @@ pub(super) fn seen(
         .collect()
 }
 
-/// One member's roles as Discord told them just now: `None` when they left. Nothing to observe in a
-/// guild without mappings, or one the bot does not know.
-///
-/// # Errors
-/// When the database does not answer.
+/// An observation from a member's current roles; `roles` is `None` if the member left. Returns `None`
+/// if the guild is unknown or has no mappings.
 pub async fn observation(
     core: &Core,
     guild: Snowflake,
@@ -49,8 +46,15 @@ pub async fn observation(
 ) -> Result<Option<Observation>> {
     let Some(known) = guilds::find(core, guild).await? else { return Ok(None) };
     let scope = Scope::of(known.tenant_id);
-    // While a new mapping's first pass runs, it may issue quietly what this member has just gained.
+    // The first reconciliation of a new mapping may have issued this license without sending its key.
     let notify = |mapping: &Mapping| if mapping.applied_at.is_none() { Notify::Resend } else { Notify::Now };
-    let seen = seen(&mappings::list(core, &scope, guild).await?, roles, notify);
-    Ok((!seen.is_empty()).then_some(Observation { scope, member, actor: Actor::System, stamp, fence, seen }))
+    let sources = observed_sources(&mappings::list(core, &scope, guild).await?, roles, notify);
+    Ok((!sources.is_empty()).then_some(Observation {
+        scope,
+        member,
+        actor: Actor::System,
+        stamp,
+        fence,
+        seen: sources,
+    }))
 }

@@ -1,4 +1,4 @@
-//! All SQL of the `entitlement_sources` table.
+//! Queries on the `entitlement_sources` table.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ use crate::{
     users::Provider,
 };
 
-/// Every source of a claim.
+/// All sources of an entitlement.
 pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Vec<Source>> {
     let rows = Entity::find()
         .filter(Column::UserId.eq(user))
@@ -32,7 +32,7 @@ pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Ve
     Ok(rows)
 }
 
-/// A user's sources, whatever they are for.
+/// All sources of a user.
 pub(super) async fn list_of(core: &Core, user: UserId) -> Result<Vec<Source>> {
     Ok(Entity::find().filter(Column::UserId.eq(user)).all(core.db.read()).await?)
 }
@@ -42,7 +42,7 @@ pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
     Ok(())
 }
 
-/// Writes what is known of a source now.
+/// Stores the current values of a source.
 pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
     let row = ActiveModel {
         stamp: Set(source.stamp),
@@ -55,7 +55,7 @@ pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
     Ok(())
 }
 
-/// Notes that sources were seen again at the level they have. `false`: one of them has changed since.
+/// Raises the stamp of sources observed again at the same level. `false`: one of them has changed since.
 pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64) -> Result<bool> {
     if ids.is_empty() {
         return Ok(true);
@@ -74,33 +74,37 @@ pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64)
     Ok(usize::try_from(confirmed.rows_affected).is_ok_and(|n| n == ids.len()))
 }
 
-/// The newest stamp anybody wrote.
+/// The newest stored stamp.
 pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
     let newest: Option<Option<i64>> =
         Entity::find().select_only().column_as(Column::Stamp.max(), "newest").into_tuple().one(core.db.read()).await?;
     Ok(newest.flatten())
 }
 
-/// A claim's license was ended by an admin: its roles have had their license, and a grant is over.
+/// Consumes the sources of an entitlement whose license an admin revoked, and ends its grant.
 pub(crate) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
-    let of_claim = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
-    Entity::update_many().col_expr(Column::Consumed, Expr::value(true)).filter(of_claim.clone()).exec(tx.db()).await?;
+    let of_entitlement = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
+    Entity::update_many()
+        .col_expr(Column::Consumed, Expr::value(true))
+        .filter(of_entitlement.clone())
+        .exec(tx.db())
+        .await?;
     Entity::update_many()
         .col_expr(Column::EndsAt, Expr::value(tx.now()))
-        .filter(of_claim)
+        .filter(of_entitlement)
         .filter(Column::Kind.eq(super::SourceKind::Grant.kind()))
         .exec(tx.db())
         .await?;
     Ok(())
 }
 
-/// Claims with a standing license and no source that is live or in its grace.
-pub(super) async fn list_over(
+/// Entitlements with an unrevoked license and no unconsumed source that is live or in its grace.
+pub(super) async fn list_lapsed(
     core: &Core,
     now: DateTime<Utc>,
     limit: u64,
 ) -> Result<Vec<(TenantId, UserId, ProductId)>> {
-    let stands = sea_orm::sea_query::Query::select()
+    let counting_source = sea_orm::sea_query::Query::select()
         .expr(Expr::value(1))
         .from_as(Entity, "other")
         .and_where(Expr::col(("other", Column::UserId)).equals((Entity, Column::UserId)))
@@ -119,7 +123,7 @@ pub(super) async fn list_over(
         .join(JoinType::InnerJoin, unrevoked_license())
         .filter(Column::EndsAt.lte(now))
         .filter(license::Column::RevokedAt.is_null())
-        .filter(Expr::exists(stands).not())
+        .filter(Expr::exists(counting_source).not())
         .limit(limit)
         .into_tuple()
         .all(core.db.read())
@@ -134,7 +138,7 @@ fn unrevoked_license() -> sea_orm::RelationDef {
         .into()
 }
 
-/// The earliest end of a grace that is still running.
+/// The earliest end of a running grace.
 pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
     let next: Option<Option<DateTime<Utc>>> = Entity::find()
         .select_only()
@@ -146,14 +150,14 @@ pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<D
     Ok(next.flatten())
 }
 
-/// Who holds these mappings now, by Discord account.
+/// The Discord accounts with a live source from these mappings.
 pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashMap<Snowflake, Vec<MappingId>>> {
-    let known_by = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
+    let identities = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
     let rows: Vec<(String, Uuid)> = Entity::find()
         .select_only()
         .column(identity::Column::Subject)
         .column(Column::Reference)
-        .join(JoinType::InnerJoin, known_by)
+        .join(JoinType::InnerJoin, identities)
         .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
         .filter(Column::Reference.is_in(mappings.iter().map(|id| id.0)))
         .filter(Column::EndsAt.is_null())
@@ -169,9 +173,9 @@ pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashM
     Ok(holders)
 }
 
-/// How many members one mapping holds now.
+/// The number of members with a live source from a mapping.
 pub(crate) async fn count_holders(tx: &Tx, mapping: MappingId) -> Result<u64> {
     let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Consumed.eq(false));
-    let held = live.filter(Column::Reference.eq(mapping.0));
-    Ok(held.count(tx.db()).await?)
+    let of_mapping = live.filter(Column::Reference.eq(mapping.0));
+    Ok(of_mapping.count(tx.db()).await?)
 }

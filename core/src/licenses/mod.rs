@@ -1,12 +1,12 @@
-//! Licenses, in the order of their life: issued, shown to their holder, asked about, ended.
+//! Licenses: issue, show, validate and revoke.
 //!
 //! ```text
-//! entitlements::settle -> apply(Issue | Revoke) -> row + events (+ delivery)
+//! entitlements::apply_decision -> apply(Issue | Revoke) -> row + events (+ delivery)
 //! validate: parse key (no I/O) -> find -> judge (pure) -> first VALID? -> activate
-//! expire:   the clock decides at every read; `announce_expired` only tells, once
+//! expire:   every read computes the state from the clock; `announce_expired` only records the event
 //! ```
-//! Invariants: one license per member and product that is not revoked; revoked is terminal; the key
-//! is kept as an HMAC to find it and as ciphertext to show it again, never in the clear.
+//! Invariants: at most one unrevoked license per user and product; a revoked license stays revoked; the
+//! key is stored as an HMAC for lookup and encrypted for display, never in plain text.
 
 use serde_json::{Value, json};
 
@@ -36,9 +36,9 @@ pub use crate::entity::license::Model as License;
 /// A change to a license.
 #[derive(Debug)]
 pub(crate) enum Action<'a> {
-    /// A new license under these rules; somebody's at once when there is an owner.
+    /// Issues a license under a policy; assigns it at once if there is an owner.
     Issue { product: &'a Product, policy: &'a Policy, owner: Option<UserId> },
-    /// The end.
+    /// Revokes a license.
     Revoke { license: &'a License, reason: &'a str },
 }
 
@@ -46,7 +46,7 @@ pub(crate) enum Action<'a> {
 pub(crate) async fn apply(tx: &mut Tx, actor: &Actor, action: Action<'_>) -> Result<License> {
     match action {
         Action::Issue { product, policy, owner } => issue(tx, actor, product, policy, owner).await,
-        Action::Revoke { license, reason } => end(tx, actor, license, reason).await,
+        Action::Revoke { license, reason } => set_revoked(tx, actor, license, reason).await,
     }
 }
 
@@ -60,8 +60,9 @@ async fn issue(
     let core = tx.core().clone();
     let now = tx.now();
     let assigned_at = owner.map(|_| now);
-    let expires_at =
-        assigned_at.zip(policy.duration_s).and_then(|(at, s)| at.checked_add_signed(chrono::Duration::seconds(s)));
+    let expires_at = assigned_at
+        .zip(policy.duration_s)
+        .and_then(|(start, s)| start.checked_add_signed(chrono::Duration::seconds(s)));
     let license = loop {
         let id = LicenseId(core.ids.v7(now));
         let key = LicenseKey::new(&product.prefix, core.ids.v4());
@@ -109,10 +110,10 @@ async fn issue(
     Ok(license)
 }
 
-async fn end(tx: &mut Tx, actor: &Actor, license: &License, reason: &str) -> Result<License> {
+async fn set_revoked(tx: &mut Tx, actor: &Actor, license: &License, reason: &str) -> Result<License> {
     let before = state(license, tx.now());
     if !before.may_revoke() {
-        return Err(Code::InvalidTransition.because("That license is revoked already."));
+        return Err(Code::InvalidTransition.because("This license is already revoked."));
     }
     let times = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     store::touch(tx, license.id, times).await?;
@@ -133,10 +134,7 @@ fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: EventKind, before
     });
 }
 
-/// A license that is nobody's yet, with its key.
-///
-/// # Errors
-/// When the database does not answer.
+/// Issues a license that is not assigned to anyone. Returns it with its key.
 pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Result<(License, String)> {
     let mut tx = Tx::begin(core).await?;
     let (product, policy) = crate::products::get_current(&tx, product).await?;
@@ -147,30 +145,30 @@ pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Resul
     Ok((license, key))
 }
 
-/// The key in the clear, for its holder's eyes.
+/// Decrypts a license's key, to show it to its holder.
 ///
 /// # Errors
-/// When the ciphertext does not open.
+/// Fails if the ciphertext cannot be decrypted.
 pub fn reveal(core: &Core, license: &License) -> Result<String> {
-    core.keys().open_sealed(Purpose::LicenseSeal, license.id.0, &license.key_sealed)
+    core.keys().unseal(Purpose::LicenseSeal, license.id.0, &license.key_sealed)
 }
 
-/// What a member is told about a license of theirs.
+/// A license as shown to its holder.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MemberLicense {
     /// The product's name.
     pub product: String,
     /// The license.
     pub id: LicenseId,
-    /// The key in the clear: for the member alone.
+    /// The key in plain text; only for the holder.
     pub key: String,
     /// Its state.
     pub state: LicenseState,
-    /// When it ends, if it does.
+    /// When it expires, if it does.
     pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
 }
 
-fn held(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
+fn member_license(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
     Ok(MemberLicense {
         product: product.to_owned(),
         id: license.id,
@@ -180,22 +178,16 @@ fn held(core: &Core, license: &License, product: &str) -> Result<MemberLicense> 
     })
 }
 
-/// The licenses a member holds with a tenant and can still use or see expire.
-///
-/// # Errors
-/// When the database does not answer.
+/// A member's licenses with a tenant that are not revoked.
 pub async fn list_usable(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<MemberLicense>> {
     let products = crate::products::list(core, scope).await?;
     let licenses = list_of(core, scope, member).await?;
     let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
-    let standing = licenses.iter().filter(|license| license.revoked_at.is_none());
-    standing.map(|license| held(core, license, name(license.product_id))).collect()
+    let unrevoked = licenses.iter().filter(|license| license.revoked_at.is_none());
+    unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()
 }
 
-/// All licenses of a member with a tenant, ended ones too, newest first.
-///
-/// # Errors
-/// When the database does not answer.
+/// All licenses of a member with a tenant, including revoked ones, newest first.
 pub async fn list_of(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<License>> {
     match users::find_by_discord(core, member).await? {
         Some(user) => store::list_of(core, scope, user).await,
@@ -203,11 +195,8 @@ pub async fn list_of(core: &Core, scope: &Scope, member: Snowflake) -> Result<Ve
     }
 }
 
-/// The holder's Discord account and what to tell them; `None` when the license has ended meanwhile
-/// or is nobody's.
-///
-/// # Errors
-/// When the database does not answer.
+/// The holder's Discord account and the license to send them; `None` if the license was revoked
+/// meanwhile or has no holder on Discord.
 pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflake, MemberLicense)>> {
     let Some(license) = store::find(core, id).await?.filter(|license| license.revoked_at.is_none()) else {
         return Ok(None);
@@ -215,17 +204,14 @@ pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflak
     let Some(user) = license.user_id else { return Ok(None) };
     let Some(member) = users::discord_id(core, user).await? else { return Ok(None) };
     let product = crate::products::get(core, &Scope::of(license.tenant_id), &license.product_id.to_string()).await?;
-    Ok(Some((member, held(core, &license, &product.name)?)))
+    Ok(Some((member, member_license(core, &license, &product.name)?)))
 }
 
-/// Answers an app. Never fails for anything about the key: a verdict is a value.
-///
-/// # Errors
-/// When the database does not answer.
+/// Validates a key for an app. A key that cannot be used is a [`Verdict`], not an error.
 pub async fn validate(core: &Core, caller: &Caller, question: &Question) -> Result<Verdict> {
     let now = core.clock.now();
-    let implied: Vec<String> = caller.products.iter().map(|product| product.prefix.clone()).collect();
-    let key = match LicenseKey::parse(&question.key, &implied) {
+    let implied_prefixes: Vec<String> = caller.products.iter().map(|product| product.prefix.clone()).collect();
+    let key = match LicenseKey::parse(&question.key, &implied_prefixes) {
         Ok(key) => key,
         Err(malformed) => {
             let detail = format!("This is not a license key: {malformed}.");
@@ -245,14 +231,14 @@ pub async fn validate(core: &Core, caller: &Caller, question: &Question) -> Resu
     }
 }
 
-/// The first VALID of a license's life; whoever is second finds it done.
-async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) -> Result<Verdict> {
+/// Activates a license at its first `VALID`; a concurrent request may have done so already.
+async fn activate(core: &Core, caller: &Caller, id: LicenseId, first: Verdict) -> Result<Verdict> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
     let now = tx.now();
     let verdict = judge(Some(license.clone()), caller, None, now);
     if !matches!(verdict.license, Some((_, LicenseState::Assigned))) {
-        return Ok(Verdict { checked_at: seen.checked_at, ..verdict });
+        return Ok(Verdict { checked_at: first.checked_at, ..verdict });
     }
     store::touch(&tx, id, [(Column::ActivatedAt, now.into()), (Column::FirstValidAt, now.into())]).await?;
     record(
@@ -268,10 +254,10 @@ async fn activate(core: &Core, caller: &Caller, id: LicenseId, seen: Verdict) ->
     Ok(judge(Some(license), caller, None, now))
 }
 
-/// A license by id or by key, within a tenant.
+/// Finds a license of a tenant by id or key.
 ///
 /// # Errors
-/// `NOT_FOUND`, or `MALFORMED_KEY` when it is neither.
+/// `NOT_FOUND`, or `MALFORMED_KEY` if the text is neither an id nor a key.
 pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, LicenseState)> {
     let license = if let Ok(id) = id_or_key.parse() {
         store::get(core, scope, LicenseId(id)).await?
@@ -280,17 +266,17 @@ pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(Lic
             .map_err(|malformed| Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}.")))?;
         let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
         let found = store::find_by_lookup(core.db.read(), lookup).await?;
-        let mine = found.filter(|license| license.tenant_id == scope.tenant());
-        mine.ok_or_else(|| Code::NotFound.because(verdict::NO_SUCH_LICENSE))?
+        let in_tenant = found.filter(|license| license.tenant_id == scope.tenant());
+        in_tenant.ok_or_else(|| Code::NotFound.because(verdict::NO_SUCH_LICENSE))?
     };
     let state = state(&license, core.clock.now());
     Ok((license, state))
 }
 
-/// Ends a license now, whatever its holder's roles say: those sources have had their license.
+/// Revokes a license now and consumes its sources, so that the holder's roles do not issue a new one.
 ///
 /// # Errors
-/// `NOT_FOUND`; `INVALID_TRANSITION` when it is revoked already.
+/// `NOT_FOUND`; `INVALID_TRANSITION` if it is already revoked; `VALIDATION_ERROR` if the reason is too long.
 pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -> Result<License> {
     let owner = store::get(core, &caller.scope, id).await?.user_id;
     let mut tx = Tx::begin(core).await?;
@@ -303,10 +289,10 @@ pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -
     Ok(license)
 }
 
-/// Ends the license a member holds for a product, as [`revoke`] does.
+/// Revokes a member's license for a product, like [`revoke`].
 ///
 /// # Errors
-/// `NOT_FOUND` when they hold none.
+/// `NOT_FOUND` if the member has none; `VALIDATION_ERROR` if the reason is too long.
 pub async fn revoke_member_license(
     core: &Core,
     caller: &Caller,
@@ -314,7 +300,10 @@ pub async fn revoke_member_license(
     product: ProductId,
     reason: &str,
 ) -> Result<License> {
-    let none = || Code::NotFound.because("They hold no license for that product.");
+    let none = || {
+        Code::NotFound
+            .because("This member has no license for that product. Use `/license show` to see their licenses.")
+    };
     let owner = users::find_by_discord(core, member).await?.ok_or_else(none)?;
     let mut tx = Tx::begin(core).await?;
     users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
@@ -326,7 +315,7 @@ pub async fn revoke_member_license(
 
 async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
     if reason.chars().count() > 200 {
-        return Err(Code::ValidationError.because("A reason has at most 200 characters."));
+        return Err(Code::ValidationError.because("The reason is too long. Use at most 200 characters."));
     }
     let license = apply(tx, &caller.actor, Action::Revoke { license, reason }).await?;
     if let Some(owner) = license.user_id {
@@ -335,19 +324,16 @@ async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: 
     Ok(license)
 }
 
-/// Tells of licenses whose time has run out, each exactly once, however late. Answers how many.
-///
-/// # Errors
-/// When the database does not answer.
+/// Records an event for each expired license, exactly once. Returns how many.
 pub async fn announce_expired(core: &Core) -> Result<u64> {
-    let mut told = 0;
+    let mut announced = 0;
     loop {
         let batch = store::list_unannounced(core, core.clock.now(), 100).await?;
         for &id in &batch {
-            told += u64::from(announce(core, id).await?);
+            announced += u64::from(announce(core, id).await?);
         }
         if batch.len() < 100 {
-            return Ok(told);
+            return Ok(announced);
         }
     }
 }

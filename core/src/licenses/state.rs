@@ -1,5 +1,5 @@
-//! The state of a license: a function of its times and the clock, never a column. A worker that comes
-//! late therefore changes no answer.
+//! The state of a license, computed from its times and the clock. It is not stored, so a late worker
+//! never changes a verdict.
 
 use chrono::{DateTime, Utc};
 
@@ -7,18 +7,18 @@ use super::License;
 use crate::error::string_enum;
 
 string_enum! {
-    /// Where a license is in its life.
+    /// The state of a license.
     LicenseState {
-        Generated => ("generated", "made, and nobody's"),
-        Assigned => ("assigned", "somebody's, and not used yet"),
-        Active => ("active", "in use"),
-        Expired => ("expired", "past its end"),
-        Revoked => ("revoked", "ended for good"),
+        Generated => ("generated", "Not assigned to anyone."),
+        Assigned => ("assigned", "Assigned, not used yet."),
+        Active => ("active", "Validated at least once."),
+        Expired => ("expired", "Past its expiry."),
+        Revoked => ("revoked", "Revoked; this is final."),
     }
 }
 
 impl LicenseState {
-    /// Revoked is terminal; everything else may still be ended.
+    /// Whether the license may be revoked: in every state but `Revoked`.
     #[must_use]
     pub fn may_revoke(self) -> bool {
         self != Self::Revoked
@@ -30,7 +30,7 @@ impl LicenseState {
 pub fn state(license: &License, now: DateTime<Utc>) -> LicenseState {
     if license.revoked_at.is_some() {
         LicenseState::Revoked
-    } else if license.expires_at.is_some_and(|at| at <= now) {
+    } else if license.expires_at.is_some_and(|expires_at| expires_at <= now) {
         LicenseState::Expired
     } else if license.first_valid_at.is_some() {
         LicenseState::Active

@@ -1,4 +1,4 @@
-//! All SQL of the `licenses` table.
+//! Queries on the `licenses` table.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -14,7 +14,7 @@ use crate::{
     tx::Tx,
 };
 
-/// Writes a new license. `false`: its key was drawn before, draw again.
+/// Inserts a new license. `false`: its key already exists; generate another.
 pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
     let written = Entity::insert(ActiveModel::from(license))
         .on_conflict(OnConflict::column(Column::KeyLookup).do_nothing().to_owned())
@@ -23,7 +23,7 @@ pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
     Ok(written == 1)
 }
 
-/// The license with this key, whoever it belongs to: the caller filters.
+/// The license with this key, of any tenant; the caller filters.
 pub(super) async fn find_by_lookup(db: &impl ConnectionTrait, lookup: Vec<u8>) -> Result<Option<License>> {
     Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(db).await?)
 }
@@ -37,13 +37,13 @@ pub(super) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<Lic
     found.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
 }
 
-/// The license, locked until the unit of work ends.
+/// The license, locked until the transaction ends.
 pub(super) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
     row.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
 }
 
-/// The one license of a claim that is not revoked, locked. The holder is locked before.
+/// The unrevoked license of an entitlement, locked. The caller has locked the holder.
 pub(crate) async fn lock_unrevoked(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
     let row = Entity::find()
         .filter(Column::UserId.eq(user))
@@ -67,7 +67,7 @@ pub(super) async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<
     Ok(rows)
 }
 
-/// Licenses past their end that nobody has announced.
+/// Expired licenses without an expiry event.
 pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<LicenseId>> {
     let rows = Entity::find()
         .select_only()
@@ -82,7 +82,7 @@ pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64
     Ok(rows)
 }
 
-/// Sets one time of a locked license and raises its revision.
+/// Changes columns of a locked license and increments its revision.
 pub(super) async fn touch(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
     let mut update = Entity::update_many().col_expr(Column::Rev, Expr::col(Column::Rev).add(1));
     for (column, value) in changes {

@@ -1,47 +1,47 @@
-//! The answer to "may this key be used?": pure, from a license's facts, the question and the clock.
+//! The answer to "may this key be used?", computed from the license, the question and the clock.
 
 use chrono::{DateTime, Utc};
 
 use super::{License, LicenseState, state};
 use crate::{Caller, Code, ids::ProductId};
 
-/// What `NOT_FOUND` means where a license is asked for.
+/// The detail of `NOT_FOUND` for a license.
 pub(super) const NO_SUCH_LICENSE: &str = "No such license.";
 
-/// What an app asks.
+/// A validation request of an app.
 #[derive(Clone, Debug, Default)]
 pub struct Question {
-    /// The key as the member typed it.
+    /// The key as the user typed it.
     pub key: String,
-    /// The product it should be for, when the API key covers several.
+    /// The expected product, if the API key covers several.
     pub product: Option<ProductId>,
 }
 
-/// The answer. Negative answers are values too.
+/// The result of a validation, positive or negative.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
-    /// `VALID`, or the first reason against it.
+    /// `VALID`, or the first reason why the key cannot be used.
     pub code: Code,
-    /// One sentence for the member.
+    /// One sentence to show to the user.
     pub detail: String,
-    /// Where a malformed key is wrong: 1-based character.
+    /// The position of the error in a malformed key: a character, counted from 1.
     pub position: Option<usize>,
-    /// The license and its state, when the caller may know of it.
+    /// The license and its state, if the caller may see it.
     pub license: Option<(License, LicenseState)>,
-    /// When this was true.
+    /// When the license was checked.
     pub checked_at: DateTime<Utc>,
 }
 
 impl Verdict {
-    /// An answer about no license.
+    /// A verdict that reveals no license.
     pub(crate) fn without_license(code: Code, now: DateTime<Utc>) -> Self {
-        let says = if code == Code::NotFound { NO_SUCH_LICENSE } else { code.description() };
-        Self { code, detail: says.to_owned(), position: None, license: None, checked_at: now }
+        let detail = if code == Code::NotFound { NO_SUCH_LICENSE } else { code.description() };
+        Self { code, detail: detail.to_owned(), position: None, license: None, checked_at: now }
     }
 }
 
-/// Judges in fixed precedence. A license of another tenant, or of a product the API key does not
-/// cover, is not found; nobody learns that it exists.
+/// Checks in a fixed order of precedence. A license of another tenant, or of a product the API key does
+/// not cover, is `NOT_FOUND`, so that its existence is not revealed.
 #[must_use]
 pub fn judge(license: Option<License>, caller: &Caller, wanted: Option<ProductId>, now: DateTime<Utc>) -> Verdict {
     let covers = |product: ProductId| caller.products.iter().any(|covered| covered.id == product);

@@ -1,4 +1,4 @@
-//! One's own account: profile, sessions, password, second factor, data.
+//! The signed-in user's own account: profile, sessions, password, two-factor authentication and data export.
 
 use axum::{
     Json,
@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// Whether the access token is good.
+/// Check the access token
 #[utoipa::path(get, path = "/auth/check", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn check(_: CurrentUser) -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
-/// Who I am.
+/// Retrieve your account
 #[utoipa::path(get, path = "/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn profile(
@@ -44,24 +44,24 @@ pub(in crate::http) async fn profile(
     Ok(Json(UserView::of(&app.core, principal.user).await?))
 }
 
-/// A session as its owner sees it.
+/// A session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct SessionView {
     id: Uuid,
     user_id: Uuid,
-    /// How it was opened: `password`, `discord` or `google`.
+    /// The sign-in method: `password`, `discord` or `google`.
     method: String,
-    /// What the program calls itself.
+    /// The `User-Agent` of the client.
     user_agent: Option<String>,
-    /// The network it was opened from: /24 of IPv4, /64 of IPv6.
+    /// The network of the client: /24 for IPv4, /64 for IPv6.
     ip: String,
     created_at: DateTime<Utc>,
-    /// When it was last refreshed.
+    /// When the session was last refreshed.
     last_seen_at: DateTime<Utc>,
     expires_at: DateTime<Utc>,
     second_factor_at: Option<DateTime<Utc>>,
-    /// Whether it is the one that asks.
+    /// Whether this is the session of the current request.
     current: bool,
 }
 
@@ -82,16 +82,16 @@ impl SessionView {
     }
 }
 
-/// Who I am, and by which session.
+/// A user and their current session.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct MeView {
     #[serde(flatten)]
-    same: UserView,
+    fields: UserView,
     user: UserView,
     session: SessionView,
 }
 
-/// Who I am, and by which session.
+/// Retrieve your account and session
 #[utoipa::path(get, path = "/auth/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = MeView), Refusals))]
 pub(in crate::http) async fn with_session(
@@ -100,22 +100,22 @@ pub(in crate::http) async fn with_session(
 ) -> Result<Json<MeView>, Problem> {
     let session = SessionView::of(principal.session.clone(), principal.session.id);
     let user = UserView::of(&app.core, principal.user).await?;
-    Ok(Json(MeView { same: user.clone(), user, session }))
+    Ok(Json(MeView { fields: user.clone(), user, session }))
 }
 
-/// What may be changed about oneself; every other field is ignored.
+/// The fields to change. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct ChangeRequest {
-    /// One line of 1 to 100 characters; `username` is understood too.
+    /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(default, alias = "username")]
     name: Option<String>,
-    /// `en` or `es`: the language of letters.
+    /// The language of emails: `en` or `es`.
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     locale: Option<Locale>,
 }
 
-/// Change what I am called.
+/// Update your account
 #[utoipa::path(patch, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ChangeRequest,
     responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn change(
@@ -128,18 +128,20 @@ pub(in crate::http) async fn change(
     Ok(Json(UserView::of(&app.core, user).await?))
 }
 
-/// My password, and a code, once more.
+/// The credentials that confirm a sensitive operation.
 #[derive(Default, Deserialize, ToSchema)]
 pub(in crate::http) struct ConfirmRequest {
-    /// Needed where there is one.
+    /// Required if the account has a password.
     #[serde(default)]
     password: Option<String>,
-    /// Needed with a second factor.
+    /// A two-factor code. Required if two-factor authentication is enabled.
     #[serde(default, rename = "twoFactorCode", alias = "code")]
     code: Option<String>,
 }
 
-/// Delete my account, in 14 days. Signing in within them takes it back.
+/// Delete your account
+///
+/// Ends all sessions and schedules the deletion in 14 days. Sign in before then to cancel it.
 #[utoipa::path(delete, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ConfirmRequest,
     responses((status = 202, body = Value), Refusals))]
 pub(in crate::http) async fn delete(
@@ -148,34 +150,39 @@ pub(in crate::http) async fn delete(
     CurrentUser(principal): CurrentUser,
     OptionalJson(form): OptionalJson<ConfirmRequest>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let at = erasure::plan(&app.core, &client, &principal, form.password.as_deref(), form.code.as_deref()).await?;
+    let deletion_at =
+        erasure::schedule(&app.core, &client, &principal, form.password.as_deref(), form.code.as_deref()).await?;
     let message = "Your account will be deleted. Sign in before then to keep it.";
-    Ok((StatusCode::ACCEPTED, Json(json!({ "message": message, "deletionAt": at }))))
+    Ok((StatusCode::ACCEPTED, Json(json!({ "message": message, "deletionAt": deletion_at }))))
 }
 
-/// Everything kept about me.
+/// Export your data
+///
+/// Returns all data stored about you.
 #[utoipa::path(get, path = "/me/export", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn export(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
-    let name = HeaderValue::from_static("attachment; filename=\"account.json\"");
-    let headers = HeaderMap::from_iter([(header::CONTENT_DISPOSITION, name)]);
+    let disposition = HeaderValue::from_static("attachment; filename=\"account.json\"");
+    let headers = HeaderMap::from_iter([(header::CONTENT_DISPOSITION, disposition)]);
     Ok((headers, Json(erasure::export(&app.core, &principal).await?)))
 }
 
-/// Both passwords.
+/// The current and the new password.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct ChangePasswordRequest {
     #[serde(rename = "currentPassword", alias = "current_password", alias = "oldPassword")]
     current: String,
-    /// 8 to 128 characters, and not easy to guess.
+    /// 8 to 128 characters. Passwords that are easy to guess are rejected.
     #[serde(rename = "newPassword", alias = "new_password", alias = "password")]
     new: String,
 }
 
-/// Change my password. Every other session ends.
+/// Change your password
+///
+/// Ends all your other sessions.
 #[utoipa::path(post, path = "/auth/change-password", tag = "accounts", security(("bearer" = [])),
     request_body = ChangePasswordRequest, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn change_password(
@@ -188,7 +195,7 @@ pub(in crate::http) async fn change_password(
     Ok(Message::json("Password changed"))
 }
 
-/// Where I am signed in.
+/// List your sessions
 #[utoipa::path(get, path = "/auth/sessions", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn sessions(
@@ -199,7 +206,7 @@ pub(in crate::http) async fn sessions(
     Ok(Json(live.into_iter().map(|session| SessionView::of(session, principal.session.id)).collect()))
 }
 
-/// Sign out one of my sessions.
+/// End one of your sessions
 #[utoipa::path(delete, path = "/auth/sessions/{id}", tag = "accounts", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn end_session(
@@ -211,17 +218,19 @@ pub(in crate::http) async fn end_session(
     Ok(Message::json("Session revoked"))
 }
 
-/// What an authenticator app needs.
+/// The secret for an authenticator app.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct SetupView {
-    /// To be typed in.
+    /// The secret for manual entry.
     secret: String,
-    /// To be shown as a QR code: an `otpauth` link.
+    /// The `otpauth` URL to show as a QR code.
     otpauth_url: String,
 }
 
-/// Begin to set up a second factor.
+/// Set up two-factor authentication
+///
+/// Returns a secret for an authenticator app. Confirm it with a code at `/auth/2fa/enable`.
 #[utoipa::path(post, path = "/auth/2fa/setup", tag = "accounts", security(("bearer" = [])),
     request_body = Option<ConfirmRequest>, responses((status = 200, body = SetupView), Refusals))]
 pub(in crate::http) async fn set_up_second_factor(
@@ -230,18 +239,18 @@ pub(in crate::http) async fn set_up_second_factor(
     CurrentUser(principal): CurrentUser,
     OptionalJson(form): OptionalJson<ConfirmRequest>,
 ) -> Result<Json<SetupView>, Problem> {
-    let made = second_factor::set_up(&app.core, &client, &principal, form.password.as_deref()).await?;
-    Ok(Json(SetupView { secret: made.secret, otpauth_url: made.url }))
+    let setup = second_factor::set_up(&app.core, &client, &principal, form.password.as_deref()).await?;
+    Ok(Json(SetupView { secret: setup.secret, otpauth_url: setup.url }))
 }
 
-/// A code the app shows.
+/// A two-factor code.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct CodeRequest {
     #[serde(alias = "twoFactorCode", alias = "token")]
     code: String,
 }
 
-/// Recovery codes, shown this once.
+/// Recovery codes. They cannot be retrieved again.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct RecoveryView {
@@ -256,7 +265,9 @@ impl From<Vec<String>> for RecoveryView {
     }
 }
 
-/// Complete it with a code. Every other session ends.
+/// Enable two-factor authentication
+///
+/// Requires a code from the authenticator app. Returns recovery codes and ends all your other sessions.
 #[utoipa::path(post, path = "/auth/2fa/enable", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
 pub(in crate::http) async fn enable_second_factor(
@@ -268,7 +279,7 @@ pub(in crate::http) async fn enable_second_factor(
     Ok(Json(second_factor::enable(&app.core, &client, &principal, &form.code).await?.into()))
 }
 
-/// Take the second factor away.
+/// Disable two-factor authentication
 #[utoipa::path(post, path = "/auth/2fa/disable", tag = "accounts", security(("bearer" = [])),
     request_body = ConfirmRequest, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn disable_second_factor(
@@ -282,7 +293,9 @@ pub(in crate::http) async fn disable_second_factor(
     Ok(Message::json("Second factor removed"))
 }
 
-/// New recovery codes; the old ones end.
+/// Replace your recovery codes
+///
+/// The previous codes become invalid.
 #[utoipa::path(post, path = "/auth/2fa/recovery-codes", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
 pub(in crate::http) async fn renew_recovery_codes(

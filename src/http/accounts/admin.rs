@@ -1,4 +1,4 @@
-//! Looking after others: people, their sessions and roles, and the outbox.
+//! Administration: users, their sessions and roles, and the outbox.
 
 use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
@@ -28,48 +28,48 @@ use crate::{
     },
 };
 
-/// Where a list begins and how long it is.
+/// Validated `page` and `limit` parameters.
 #[derive(Clone, Copy)]
-struct Pages {
+struct PageParams {
     page: u64,
     size: u64,
 }
 
-impl Pages {
+impl PageParams {
     fn of(page: Option<u64>, size: Option<u64>) -> Result<Self, Problem> {
         let (page, size) = (page.unwrap_or(1), size.unwrap_or(20));
-        let fits = (1..=1_000_000).contains(&page) && (1..=100).contains(&size);
-        let wrong = || Problem::new(Code::ValidationError, "page is at least 1, limit 1 to 100.");
-        fits.then_some(Self { page, size }).ok_or_else(wrong)
+        let valid = (1..=1_000_000).contains(&page) && (1..=100).contains(&size);
+        let invalid = || Problem::new(Code::ValidationError, "page must be 1 to 1000000, and limit 1 to 100.");
+        valid.then_some(Self { page, size }).ok_or_else(invalid)
     }
 }
 
-/// Which people.
+/// Filters the list of users.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct PeopleQuery {
-    /// From 1.
+    /// The page number, starting at 1.
     page: Option<u64>,
-    /// 1 to 100; 20 if not given.
+    /// The number of entries per page, 1 to 100. Defaults to 20.
     limit: Option<u64>,
-    /// Part of a name or address.
+    /// Part of a name or email.
     search: Option<String>,
     #[param(value_type = Option<String>)]
     status: Option<AccountStatus>,
     #[param(value_type = Option<String>)]
     role: Option<Role>,
-    /// Only who holds something in this Discord server; its managers may ask too.
+    /// Only users with licenses in this Discord server. Managers of the server can use this filter too.
     guild_id: Option<String>,
 }
 
-/// A page of people.
+/// A page of users.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct PeopleView {
     users: Vec<UserView>,
     pagination: Pagination,
 }
 
-/// Where the page stands.
+/// The position of the page in the list.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Pagination {
@@ -81,7 +81,9 @@ struct Pagination {
     has_prev: bool,
 }
 
-/// Who is there. From MODERATOR.
+/// List users
+///
+/// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users", tag = "administration", security(("bearer" = [])), params(PeopleQuery),
     responses((status = 200, body = PeopleView), Refusals))]
 pub(in crate::http) async fn list(
@@ -89,16 +91,16 @@ pub(in crate::http) async fn list(
     CurrentUser(principal): CurrentUser,
     Query(query): Query<PeopleQuery>,
 ) -> Result<Json<PeopleView>, Problem> {
-    let Pages { page, size } = Pages::of(query.page, query.limit)?;
+    let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
     let guild = query.guild_id.as_deref().map(snowflake).transpose()?;
     let search = query.search.filter(|text| !text.is_empty());
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
-        return Err(Problem::new(Code::ValidationError, "search is one line of up to 254 bytes."));
+        return Err(Problem::new(Code::ValidationError, "search must be one line of at most 254 bytes."));
     }
-    let wanted = UserFilter { search, status: query.status, role: query.role, guild: None };
-    let (found, total) = admin::list(&app.core, principal, guild, wanted, page, size).await?;
+    let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
+    let (rows, total) = admin::list(&app.core, principal, guild, filter, page, size).await?;
     let mut users = Vec::new();
-    for user in found {
+    for user in rows {
         users.push(UserView::of(&app.core, user).await?);
     }
     let pages = total.div_ceil(size);
@@ -107,15 +109,18 @@ pub(in crate::http) async fn list(
 }
 
 fn snowflake(text: &str) -> Result<Snowflake, Problem> {
-    let wrong = || Problem::new(Code::ValidationError, "guildId is the number of a Discord server.");
-    text.parse().map(Snowflake).map_err(|_| wrong())
+    let invalid =
+        |_| Problem::new(Code::ValidationError, "guildId must be a Discord server ID, for example 80351110224678912.");
+    text.parse().map(Snowflake).map_err(invalid)
 }
 
 async fn view(app: &App, user: User) -> Result<Json<UserView>, Problem> {
     Ok(Json(UserView::of(&app.core, user).await?))
 }
 
-/// One person. From MODERATOR.
+/// Retrieve a user
+///
+/// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn get(
@@ -127,18 +132,21 @@ pub(in crate::http) async fn get(
     view(&app, admin::get(&app.core, UserId(id)).await?).await
 }
 
-/// What an admin may change about a person; every other field is ignored.
+/// The fields to change. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct StandingRequest {
     /// `ACTIVE`, `SUSPENDED` or `BANNED`.
     #[schema(value_type = String)]
     status: AccountStatus,
-    /// Why.
+    /// The reason for the change.
     #[serde(default)]
     reason: Option<String>,
 }
 
-/// Suspend a person, ban them, or let them in again. From ADMIN.
+/// Update the status of a user
+///
+/// Suspends, bans or reactivates the user. Suspending and banning end all of their sessions. Requires the role
+/// `ADMIN`.
 #[utoipa::path(patch, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = StandingRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn change(
@@ -151,14 +159,16 @@ pub(in crate::http) async fn change(
     view(&app, admin::set_status(&app.core, &admin, UserId(id), form.status, form.reason).await?).await
 }
 
-/// Why.
+/// The reason for the change.
 #[derive(Default, Deserialize, ToSchema)]
 pub(in crate::http) struct ReasonRequest {
     #[serde(default)]
     reason: Option<String>,
 }
 
-/// Ban a person; their sessions end. From ADMIN.
+/// Ban a user
+///
+/// Ends all of their sessions. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/users/{id}/ban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn ban(
@@ -171,7 +181,9 @@ pub(in crate::http) async fn ban(
     view(&app, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Banned, form.reason).await?).await
 }
 
-/// Let a person in again. From ADMIN.
+/// Unban a user
+///
+/// Sets their status to `ACTIVE`. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/users/{id}/unban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn unban(
@@ -183,7 +195,10 @@ pub(in crate::http) async fn unban(
     view(&app, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Active, None).await?).await
 }
 
-/// Plan the deletion of a person's account; signing in within 14 days takes it back. From ADMIN.
+/// Delete a user
+///
+/// Ends all of their sessions and schedules the deletion in 14 days. The user can cancel it by signing in before
+/// then. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Value), Refusals))]
 pub(in crate::http) async fn delete(
@@ -192,11 +207,13 @@ pub(in crate::http) async fn delete(
     PathParams(id): PathParams<Uuid>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    let at = admin::plan_deletion(&app.core, &admin, UserId(id)).await?;
-    Ok((StatusCode::ACCEPTED, Json(json!({ "deletionAt": at }))))
+    let deletion_at = admin::schedule_deletion(&app.core, &admin, UserId(id)).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "deletionAt": deletion_at }))))
 }
 
-/// Where a person is signed in. From MODERATOR.
+/// List the sessions of a user
+///
+/// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn sessions(
@@ -210,7 +227,9 @@ pub(in crate::http) async fn sessions(
     Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
-/// Sign a person out everywhere. From ADMIN.
+/// End all sessions of a user
+///
+/// Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn end_sessions(
@@ -223,7 +242,9 @@ pub(in crate::http) async fn end_sessions(
     Ok(Json(json!({ "revoked": ended })))
 }
 
-/// Take a lost second factor away; the person's sessions end. From ADMIN.
+/// Disable two-factor authentication of a user
+///
+/// For users who lost their second factor. Ends all of their sessions. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/2fa", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn remove_second_factor(
@@ -236,16 +257,18 @@ pub(in crate::http) async fn remove_second_factor(
     Ok(Message::json("Second factor removed"))
 }
 
-/// Which page of a list.
+/// Selects a page of a list.
 #[derive(Deserialize, IntoParams)]
 pub(in crate::http) struct PageQuery {
-    /// From 1.
+    /// The page number, starting at 1.
     page: Option<u64>,
-    /// 1 to 100; 20 if not given.
+    /// The number of entries per page, 1 to 100. Defaults to 20.
     limit: Option<u64>,
 }
 
-/// Every live session. From ADMIN.
+/// List all sessions
+///
+/// Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/sessions", tag = "administration", security(("bearer" = [])), params(PageQuery),
     responses((status = 200, body = [SessionView]), Refusals))]
 pub(in crate::http) async fn all_sessions(
@@ -254,12 +277,14 @@ pub(in crate::http) async fn all_sessions(
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
     let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    let Pages { page, size } = Pages::of(query.page, query.limit)?;
+    let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
     let live = sessions::list_all(&app.core, page, size).await?;
     Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
-/// End one session. From ADMIN.
+/// End a session
+///
+/// Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/sessions/{id}/revoke", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn end_session(
@@ -273,7 +298,9 @@ pub(in crate::http) async fn end_session(
     Ok(Message::json("Session revoked"))
 }
 
-/// The roles there are, from least to most. From MODERATOR.
+/// List roles
+///
+/// Returns all roles, from lowest to highest. Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/roles", tag = "administration", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
 pub(in crate::http) async fn roles(
@@ -286,38 +313,43 @@ pub(in crate::http) async fn roles(
     Ok(Json(json!({ "roles": roles })))
 }
 
-/// A role for a person, or a Discord server to manage.
+/// The role to assign to a user or to remove.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct RoleRequest {
     user_id: Uuid,
-    /// A role of this installation; `GUILD_MANAGER` with a `guildId`.
+    /// The name of a role, or `GUILD_MANAGER` together with `guildId`.
     role: String,
     #[serde(default)]
     guild_id: Option<String>,
 }
 
-/// The role of a server's manager.
+/// The role of the managers of a Discord server.
 const GUILD_MANAGER: &str = "GUILD_MANAGER";
 
-async fn set_role(app: &App, admin: &Admin, form: &RoleRequest, gives: bool) -> Result<Json<UserView>, Problem> {
+async fn set_role(app: &App, admin: &Admin, form: &RoleRequest, assign: bool) -> Result<Json<UserView>, Problem> {
     let id = UserId(form.user_id);
     if form.role == GUILD_MANAGER {
         let guild = snowflake(form.guild_id.as_deref().unwrap_or_default())?;
-        admin::set_manager(&app.core, admin, id, guild, gives).await?;
+        admin::set_manager(&app.core, admin, id, guild, assign).await?;
         return view(app, admin::get(&app.core, id).await?).await;
     }
-    let wrong = || Problem::new(Code::ValidationError, "role is none that is known.").at("role".to_owned());
-    let role: Role = form.role.parse().map_err(|_| wrong())?;
-    let changed = if gives {
+    let invalid = || {
+        let detail = "Unknown role. GET /admin/roles lists the roles, for example MODERATOR.";
+        Problem::new(Code::ValidationError, detail).at("role".to_owned())
+    };
+    let role: Role = form.role.parse().map_err(|_| invalid())?;
+    let user = if assign {
         admin::set_role(&app.core, admin, id, role).await?
     } else {
-        admin::take_role(&app.core, admin, id, role).await?
+        admin::remove_role(&app.core, admin, id, role).await?
     };
-    view(app, changed).await
+    view(app, user).await
 }
 
-/// Give a person a role below one's own. From SUPER_ADMIN.
+/// Assign a role to a user
+///
+/// The role must be lower than your own. Requires the role `SUPER_ADMIN`.
 #[utoipa::path(post, path = "/admin/roles/assign", tag = "administration", security(("bearer" = [])),
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn assign_role(
@@ -329,7 +361,10 @@ pub(in crate::http) async fn assign_role(
     set_role(&app, &admin, &form, true).await
 }
 
-/// Take a role from a person: they are a USER again, or no longer the server's manager. From SUPER_ADMIN.
+/// Remove a role from a user
+///
+/// The user becomes a `USER` again. For `GUILD_MANAGER`, the user no longer manages the server. Requires the role
+/// `SUPER_ADMIN`.
 #[utoipa::path(post, path = "/admin/roles/revoke", tag = "administration", security(("bearer" = [])),
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
 pub(in crate::http) async fn revoke_role(
@@ -341,25 +376,25 @@ pub(in crate::http) async fn revoke_role(
     set_role(&app, &admin, &form, false).await
 }
 
-/// Which deliveries.
+/// Filters the list of deliveries.
 #[derive(Deserialize, IntoParams)]
 pub(in crate::http) struct OutboxQuery {
-    /// From 1.
+    /// The page number, starting at 1.
     page: Option<u64>,
-    /// 1 to 100; 20 if not given.
+    /// The number of entries per page, 1 to 100. Defaults to 20.
     limit: Option<u64>,
     /// `pending`, `sent`, `undelivered` or `dead`.
     #[param(value_type = Option<String>)]
     state: Option<DeliveryState>,
 }
 
-/// A delivery: what, how it stands, and why. No address and no secret is in it.
+/// A delivery of the outbox. Contains no email addresses and no secrets.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::http) struct DeliveryView {
     id: Uuid,
     kind: String,
-    /// Ids of what it is about.
+    /// The IDs of the objects that the delivery refers to.
     about: Value,
     state: String,
     attempt: i32,
@@ -369,7 +404,9 @@ pub(in crate::http) struct DeliveryView {
     created_at: DateTime<Utc>,
 }
 
-/// The outbox, newest first. From ADMIN.
+/// List deliveries
+///
+/// Returns the deliveries of the outbox, newest first. Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/outbox", tag = "administration", security(("bearer" = [])), params(OutboxQuery),
     responses((status = 200, body = [DeliveryView]), Refusals))]
 pub(in crate::http) async fn outbox(
@@ -378,7 +415,7 @@ pub(in crate::http) async fn outbox(
     Query(query): Query<OutboxQuery>,
 ) -> Result<Json<Vec<DeliveryView>>, Problem> {
     Admin::at_least(&app.core, Role::Admin, principal)?;
-    let Pages { page, size } = Pages::of(query.page, query.limit)?;
+    let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
     let rows = outbox::list(&app.core, query.state, page, size).await?;
     let view = |row: outbox::OutboxRow| DeliveryView {
         id: row.id,
@@ -394,7 +431,9 @@ pub(in crate::http) async fn outbox(
     Ok(Json(rows.into_iter().map(view).collect()))
 }
 
-/// Try a delivery again that was given up. From ADMIN.
+/// Retry a delivery
+///
+/// Queues a `dead` or `undelivered` delivery again. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/outbox/{id}/replay", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Message), Refusals))]
 pub(in crate::http) async fn replay(
@@ -404,5 +443,5 @@ pub(in crate::http) async fn replay(
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
     outbox::replay(&app.core, &Actor::User(admin.principal.user.id), id).await?;
-    Ok((StatusCode::ACCEPTED, Message::json("It is tried again")))
+    Ok((StatusCode::ACCEPTED, Message::json("Delivery queued")))
 }

@@ -1,4 +1,4 @@
-//! In and out: sign-up, proof of address, sign-in, refresh, sign-out, a forgotten password.
+//! Sign-up, email verification, sign-in, token refresh, sign-out and password reset.
 
 use axum::{
     Json,
@@ -25,18 +25,18 @@ use crate::{
     },
 };
 
-/// A new account.
+/// The account to create.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct SignUpRequest {
     email: String,
-    /// 8 to 128 characters, and not easy to guess.
+    /// 8 to 128 characters. Passwords that are easy to guess are rejected.
     password: String,
-    /// What to call them; `username` is understood too.
+    /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(alias = "username")]
     name: String,
 }
 
-/// What a sign-up answers, whether or not the address had an account.
+/// The result of a sign-up. It does not reveal whether the email already had an account.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct SignUpResponse {
     message: &'static str,
@@ -46,8 +46,10 @@ pub(in crate::http) struct SignUpResponse {
     user_id_camel: Uuid,
 }
 
-/// Make an account. The link that proves the address is mailed; the owner of an address that has an account
-/// gets a letter instead.
+/// Create an account
+///
+/// Sends an email with a verification link. If the email already has an account, its owner is notified instead;
+/// the response is the same.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
     responses((status = 201, body = SignUpResponse), Refusals))]
 pub(in crate::http) async fn sign_up(
@@ -61,13 +63,15 @@ pub(in crate::http) async fn sign_up(
     Ok((StatusCode::CREATED, Json(SignUpResponse { message, user_id: id, user_id_camel: id })))
 }
 
-/// A token from a letter.
+/// The token of an email link.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct TokenRequest {
     token: String,
 }
 
-/// Prove an address with the token that was mailed to it.
+/// Verify an email
+///
+/// Requires the token from the verification email.
 #[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = TokenRequest,
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn verify_email(
@@ -78,13 +82,15 @@ pub(in crate::http) async fn verify_email(
     Ok((StatusCode::CREATED, Message::json("Email verified successfully")))
 }
 
-/// An address.
+/// The email of an account.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct EmailRequest {
     email: String,
 }
 
-/// Mail the link that proves an address again. Always the same answer.
+/// Resend the verification email
+///
+/// The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/resend-verification", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn resend_verification(
@@ -96,19 +102,21 @@ pub(in crate::http) async fn resend_verification(
     Ok((StatusCode::CREATED, Message::json("If that email needs it, a verification link has been sent.")))
 }
 
-/// Credentials.
+/// The credentials of an account.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct SignInRequest {
-    /// `identifier` is understood too.
+    /// `identifier` is accepted as an alias.
     #[serde(alias = "identifier")]
     email: String,
     password: String,
-    /// A code of the second factor, or a recovery code.
+    /// A code from the authenticator app, or a recovery code. Required if two-factor authentication is enabled.
     #[serde(default, rename = "twoFactorCode", alias = "code")]
     two_factor_code: Option<String>,
 }
 
-/// Sign in. The refresh token is set as a cookie.
+/// Sign in
+///
+/// Returns an access token and sets the refresh token as a cookie.
 #[utoipa::path(post, path = "/auth/login", tag = "accounts", request_body = SignInRequest,
     responses((status = 200, body = TokensView), Refusals))]
 pub(in crate::http) async fn sign_in(
@@ -123,18 +131,20 @@ pub(in crate::http) async fn sign_in(
     Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
 }
 
-/// A code for a sign-in that waits.
+/// A two-factor code for a pending sign-in.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct SecondFactorRequest {
-    /// A code of the second factor, or a recovery code.
+    /// A code from the authenticator app, or a recovery code.
     #[serde(alias = "twoFactorCode")]
     code: String,
-    /// The token that waits; without it, the cookie's.
+    /// The `twoFactorToken` of the problem that asked for the code. If omitted, it is read from the cookie.
     #[serde(default, rename = "twoFactorToken")]
     token: Option<String>,
 }
 
-/// Complete a provider's sign-in with a code of the second factor.
+/// Complete a sign-in with a two-factor code
+///
+/// For sign-ins with Discord or Google that were answered with `REQUIRES_2FA`.
 #[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
     responses((status = 200, body = TokensView), Refusals))]
 pub(in crate::http) async fn second_factor(
@@ -145,23 +155,25 @@ pub(in crate::http) async fn second_factor(
     JsonBody(form): JsonBody<SecondFactorRequest>,
 ) -> Result<(HeaderMap, Json<TokensView>), Problem> {
     let cookies = Cookies::of(&headers);
-    let waiting = cookies.one(&CookieKind::SecondFactor.name(&app.config))?;
-    let token = form.token.as_deref().or(waiting).unwrap_or_default();
-    let signed_in = providers::complete_with_mfa(&app.core, &client, token, &form.code).await?;
+    let cookie = cookies.one(&CookieKind::SecondFactor.name(&app.config))?;
+    let token = form.token.as_deref().or(cookie).unwrap_or_default();
+    let signed_in = providers::complete_with_second_factor(&app.core, &client, token, &form.code).await?;
     let mut cookies = cookies::grant(&app, dialect, &signed_in);
     append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
     Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
 }
 
-/// A refresh token, for clients that keep it themselves.
+/// A refresh token, for clients that store it themselves. Other clients send it as a cookie.
 #[derive(Default, Deserialize, ToSchema)]
 pub(in crate::http) struct RefreshRequest {
     #[serde(default, rename = "refreshToken", alias = "refresh_token")]
     refresh_token: Option<String>,
 }
 
-/// Exchange the refresh token for a new pair. A retry within ten seconds is answered with the same pair;
-/// later, a token that was used before ends every session of its user.
+/// Refresh the tokens
+///
+/// Exchanges a refresh token for a new access token and a new refresh token. Each refresh token can be used once.
+/// A retry within ten seconds returns the same tokens; using it later ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/refresh", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = TokensView), Refusals))]
 pub(in crate::http) async fn refresh(
@@ -179,7 +191,7 @@ pub(in crate::http) async fn refresh(
             let cookies = cookies::grant(&app, dialect, &signed_in);
             Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
         }
-        // A cookie that is worthless is taken away.
+        // Remove the invalid cookie.
         Err(refused @ dca_core::Error::Refused(_)) if !in_body => {
             Ok((cookies::forget(&app.config, &[dialect]), Problem::from(refused)).into_response())
         }
@@ -187,7 +199,7 @@ pub(in crate::http) async fn refresh(
     }
 }
 
-/// The refresh cookie by whichever name it came, its own dialect's first.
+/// Finds the refresh cookie under the name of either dialect, preferring that of the request.
 fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(Option<String>, Dialect), Problem> {
     let cookies = Cookies::of(headers);
     let other = if dialect == Dialect::Dca { Dialect::Native } else { Dialect::Dca };
@@ -199,7 +211,10 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
     Ok((None, dialect))
 }
 
-/// Sign out: the session that is proved, by cookie, body or Bearer token, ends. Always the same answer.
+/// Sign out
+///
+/// Ends the session of the refresh token in the cookie or body, and of the access token. Succeeds even if there is
+/// none.
 #[utoipa::path(post, path = "/auth/logout", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out(
@@ -220,15 +235,17 @@ pub(in crate::http) async fn sign_out(
     {
         sessions::sign_out_by_token(&app.core, token).await?;
     }
-    // A token that is over needs no sign-out.
+    // An expired access token is not an error.
     if let Ok(CurrentUser(principal)) = current_user {
-        // Ended a moment ago by its cookie, perhaps.
+        // The refresh token above may have ended the same session.
         _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
     Ok(signed_out(&app, Message::json("Logged out")))
 }
 
-/// Sign out everywhere: every session of this person ends.
+/// Sign out everywhere
+///
+/// Ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/logout-all", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out_everywhere(
@@ -245,7 +262,9 @@ fn signed_out(app: &App, message: Json<Message>) -> Response {
     (headers, message).into_response()
 }
 
-/// Mail a link that sets a new password. Always the same answer.
+/// Request a password reset
+///
+/// Sends an email with a link to set a new password. The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/reset-password-request", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn request_reset(
@@ -257,16 +276,18 @@ pub(in crate::http) async fn request_reset(
     Ok((StatusCode::CREATED, Message::json("If that email is registered, a reset link has been sent.")))
 }
 
-/// A new password, and the token from the letter.
+/// The token from the password reset email, and the new password.
 #[derive(Deserialize, ToSchema)]
 pub(in crate::http) struct ResetRequest {
     token: String,
-    /// 8 to 128 characters, and not easy to guess; `newPassword` is understood too.
+    /// 8 to 128 characters. Passwords that are easy to guess are rejected. `newPassword` is accepted as an alias.
     #[serde(alias = "newPassword")]
     password: String,
 }
 
-/// Set a new password. Every session ends; a second factor stays.
+/// Reset the password
+///
+/// Ends all sessions of the user. Two-factor authentication stays enabled.
 #[utoipa::path(post, path = "/auth/reset-password", tag = "accounts", request_body = ResetRequest,
     responses((status = 201, body = Message), Refusals))]
 pub(in crate::http) async fn reset_password(
@@ -277,7 +298,7 @@ pub(in crate::http) async fn reset_password(
     Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))
 }
 
-/// Adds headers, those of the same name too.
+/// Appends headers without replacing those of the same name.
 pub(super) fn append(headers: &mut HeaderMap, more: HeaderMap) {
     let mut last = None;
     for (name, value) in more {

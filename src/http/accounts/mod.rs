@@ -1,7 +1,8 @@
-//! Accounts over HTTP: one file per thing a person does, and what they have in common.
+//! Account routes, and their common types.
 //!
-//! `entry` in and out, `me` one's own account, `providers` through somebody else's door, `people` looking after
-//! others, `pages` what a link in a letter opens when there is no frontend.
+//! `auth`: sign-up, sign-in, sessions and passwords. `account`: the signed-in user's own account. `providers`:
+//! sign-in with Discord or Google. `admin`: user administration. `pages`: HTML pages for links in emails if no
+//! frontend is configured.
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
@@ -26,7 +27,7 @@ pub(super) mod auth;
 pub(super) mod pages;
 pub(super) mod providers;
 
-/// Every account route, with its documentation.
+/// All account routes, with their documentation.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(auth::sign_up))
@@ -70,40 +71,40 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(jwks))
 }
 
-/// What may be refused, everywhere here.
+/// The problems that any account route may return.
 #[derive(IntoResponses)]
-#[expect(dead_code, reason = "it describes answers; a Problem is what is answered")]
+#[expect(dead_code, reason = "only describes responses; handlers return Problem")]
 pub(super) enum Refusals {
-    /// A field that does not fit, or a token that is over
+    /// Malformed request, or invalid or expired token
     #[response(status = 400, content_type = "application/problem+json")]
     Wrong(#[to_schema] Problem),
-    /// Not signed in, or not with the right secret
+    /// Not signed in, or wrong credentials
     #[response(status = 401, content_type = "application/problem+json")]
     Unproved(#[to_schema] Problem),
-    /// Signed in, but not allowed
+    /// Not allowed for this account
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(#[to_schema] Problem),
-    /// There is no such thing
+    /// Not found
     #[response(status = 404, content_type = "application/problem+json")]
     Unknown(#[to_schema] Problem),
-    /// It does not fit how things stand
+    /// Conflicts with the current state
     #[response(status = 409, content_type = "application/problem+json")]
     Conflict(#[to_schema] Problem),
-    /// Body over 16 KiB
+    /// The body is larger than 16 KiB
     #[response(status = 413, content_type = "application/problem+json")]
     TooLarge(#[to_schema] Problem),
-    /// Not application/json
+    /// The content type is not application/json
     #[response(status = 415, content_type = "application/problem+json")]
     NotJson(#[to_schema] Problem),
     /// Too many attempts; see Retry-After
     #[response(status = 429, content_type = "application/problem+json")]
     TooMany(#[to_schema] Problem),
-    /// The database does not answer; see Retry-After
+    /// The database is unavailable; see Retry-After
     #[response(status = 503, content_type = "application/problem+json")]
     Away(#[to_schema] Problem),
 }
 
-/// A sentence.
+/// A confirmation.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Message {
     /// What happened.
@@ -116,7 +117,7 @@ impl Message {
     }
 }
 
-/// A person, in the words of every client there is: the same values under several names.
+/// A user account. Some values are repeated under other names for compatibility with existing clients.
 #[derive(Clone, Serialize, ToSchema)]
 pub(super) struct UserView {
     id: Uuid,
@@ -132,27 +133,27 @@ pub(super) struct UserView {
     username: Option<String>,
     /// The same as `name`.
     display_name: Option<String>,
-    /// Not kept here; always null.
+    /// Always `null`.
     surname: Option<String>,
-    /// Not kept here; always null.
+    /// Always `null`.
     photo_url: Option<String>,
-    /// Not kept here; always null.
+    /// Always `null`.
     phone_number: Option<String>,
-    /// Their Discord account, if they linked one.
+    /// The user's Discord ID, if a Discord account is linked.
     #[serde(rename = "discordId")]
     discord_id: Option<String>,
     /// `PENDING`, `ACTIVE`, `SUSPENDED` or `BANNED`.
     status: String,
     /// `USER`, `PREMIUM`, `MODERATOR`, `ADMIN` or `SUPER_ADMIN`.
     role: String,
-    /// The same as `role`, in a list.
+    /// The same as `role`, in an array.
     roles: [String; 1],
     locale: Option<String>,
     #[serde(rename = "twoFactorEnabled")]
     two_factor_enabled: bool,
     #[serde(rename = "createdAt")]
     created_at: DateTime<Utc>,
-    /// When the account will be deleted, if that was asked for.
+    /// When the account will be deleted, if its deletion was requested.
     #[serde(rename = "deletionAt")]
     deletion_at: Option<DateTime<Utc>>,
 }
@@ -160,21 +161,21 @@ pub(super) struct UserView {
 impl UserView {
     pub(super) async fn of(core: &Core, user: User) -> Result<Self, Problem> {
         let identities = users::identities(core, user.id).await?;
-        let discord = identities.into_iter().find(|known| known.provider == Provider::Discord.as_str());
-        let proved = user.email_verified_at.is_some();
+        let discord = identities.into_iter().find(|identity| identity.provider == Provider::Discord.as_str());
+        let email_verified = user.email_verified_at.is_some();
         Ok(Self {
             id: user.id.0,
             id_user: user.id.0,
             email: user.email,
-            email_verified: proved,
-            is_email_verified: proved,
+            email_verified,
+            is_email_verified: email_verified,
             username: user.name.clone(),
             display_name: user.name.clone(),
             name: user.name,
             surname: None,
             photo_url: None,
             phone_number: None,
-            discord_id: discord.map(|known| known.subject),
+            discord_id: discord.map(|identity| identity.subject),
             status: user.status,
             roles: [user.role.clone()],
             role: user.role,
@@ -186,7 +187,7 @@ impl UserView {
     }
 }
 
-/// Tokens, in the words of every client there is.
+/// The tokens of a session. Some values are repeated under other names for compatibility with existing clients.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct TokensView {
@@ -197,21 +198,21 @@ pub(super) struct TokensView {
     access_token: String,
     /// `Bearer`.
     token_type: &'static str,
-    /// Seconds the access token lives.
+    /// The lifetime of the access token in seconds.
     expires_in: i64,
     session_id: Uuid,
     user: UserView,
-    /// Whether this sign-in made the account.
+    /// Whether this sign-in created the account.
     is_new_user: bool,
-    /// Only where the client keeps it itself; otherwise it is in the cookie.
+    /// The refresh token. Present only for clients that store it themselves; otherwise it is in a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     refresh_token: Option<String>,
-    /// The same once more, together.
+    /// The same tokens in one object. Present together with `refreshToken`.
     #[serde(skip_serializing_if = "Option::is_none")]
     tokens: Option<TokenPair>,
 }
 
-/// Both tokens.
+/// An access token and its refresh token.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TokenPair {
@@ -244,7 +245,9 @@ impl TokensView {
     }
 }
 
-/// The public key of access tokens, for servers that check them themselves (RFC 7517).
+/// Retrieve the signing keys
+///
+/// Returns the public keys (JWK set, RFC 7517) with which your servers can verify access tokens.
 #[utoipa::path(get, path = "/.well-known/jwks.json", tag = "accounts", responses((status = 200, body = Value)))]
 async fn jwks(State(app): State<App>) -> Result<Json<Value>, Problem> {
     Ok(Json(access_token::jwks(&app.core)?))

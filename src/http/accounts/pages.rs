@@ -1,6 +1,6 @@
-//! Pages of our own, where there is no frontend: what a link in a letter opens, and what a provider sends a
-//! browser back to. They work without JavaScript. Opening one changes nothing, since mail programs open links
-//! too: a token counts when its form is posted.
+//! HTML pages for email links and OAuth callbacks if no frontend is configured. They work without JavaScript.
+//! Opening a page changes nothing, because mail programs prefetch links: tokens are only used when the form is
+//! submitted.
 
 use askama::Template;
 use axum::{
@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// Nothing but our own style sheet, and forms that come back here or, by a redirect, to the frontend: some
-/// browsers hold a form's redirects against `form-action` too.
+/// Allows the own style sheet, and forms that are submitted to this origin. The frontend is included because some
+/// browsers apply `form-action` to redirects after the submission too.
 fn csp(app: &App) -> String {
     let frontend = app.config.frontend_url.as_deref().and_then(|url| Url::parse(url).ok());
     let frontend = frontend.map_or_else(String::new, |url| format!(" {}", url.origin().ascii_serialization()));
@@ -38,7 +38,7 @@ fn csp(app: &App) -> String {
     )
 }
 
-/// A browser that may tell nobody where it was sends `Origin: null` with a form, which the gate refuses.
+/// With `no-referrer`, browsers submit forms with `Origin: null`, which the CSRF check rejects.
 const REFERRER: &str = "same-origin";
 
 /// The pages and their style sheet.
@@ -62,10 +62,10 @@ struct Page<'a> {
     title: &'static str,
     text: &'static str,
     problem: Option<&'a str>,
-    form: Option<FormOf<'a>>,
+    form: Option<PageForm<'a>>,
 }
 
-struct FormOf<'a> {
+struct PageForm<'a> {
     action: &'static str,
     token: Option<&'a str>,
     field: Option<Field>,
@@ -79,86 +79,98 @@ struct Field {
     autocomplete: &'static str,
 }
 
-/// What a page text.
+/// The text of a page.
 #[derive(Clone, Copy)]
 pub(super) enum PageText {
-    /// Prove the address?
+    /// Asks to confirm the email.
     Verify,
-    /// It is proved.
+    /// The email is confirmed.
     Verified,
-    /// It is proved, and a letter about the password is on its way.
+    /// The email is confirmed, and an email with a link to choose a password was sent.
     NeedsPassword,
-    /// Which password?
+    /// Asks for a new password.
     Reset,
-    /// It is set.
+    /// The password was set.
     WasReset,
-    /// Which code?
+    /// Asks for a two-factor code.
     SecondFactor,
-    /// Signed in.
     SignedIn,
-    /// Linked.
+    /// A provider account was linked.
     Linked,
-    /// Something was refused.
+    /// An error.
     Refused,
 }
 
 impl PageText {
-    /// Title, text, label of the field, button.
-    const fn words(self, locale: Locale) -> [&'static str; 4] {
+    /// Title, text, label of the field and label of the button.
+    const fn texts(self, locale: Locale) -> [&'static str; 4] {
         match (self, locale) {
             (Self::Verify, Locale::En) => {
-                ["Confirm your address", "Press the button to confirm that this address is yours.", "", "Confirm"]
+                ["Confirm your email address", "Select Confirm if this email address is yours.", "", "Confirm"]
             }
-            (Self::Verify, Locale::Es) => {
-                ["Confirma tu dirección", "Pulsa el botón para confirmar que esta dirección es tuya.", "", "Confirmar"]
+            (Self::Verify, Locale::Es) => [
+                "Confirma tu correo electrónico",
+                "Pulsa Confirmar si este correo electrónico es tuyo.",
+                "",
+                "Confirmar",
+            ],
+            (Self::Verified, Locale::En) => ["Your email address is confirmed", "You can now sign in.", "", ""],
+            (Self::Verified, Locale::Es) => {
+                ["Tu correo electrónico está confirmado", "Ya puedes iniciar sesión.", "", ""]
             }
-            (Self::Verified, Locale::En) => ["Your address is confirmed", "You can sign in now.", "", ""],
-            (Self::Verified, Locale::Es) => ["Tu dirección está confirmada", "Ya puedes iniciar sesión.", "", ""],
             (Self::NeedsPassword, Locale::En) => [
-                "Your address is confirmed",
-                "Somebody signed up with it more than once, so we mailed you a link to choose a password.",
+                "Your email address is confirmed",
+                "There was more than one sign-up with it, so we emailed you a link to choose a password.",
                 "",
                 "",
             ],
             (Self::NeedsPassword, Locale::Es) => [
-                "Tu dirección está confirmada",
-                "Alguien se registró con ella más de una vez: te enviamos un enlace para elegir una contraseña.",
+                "Tu correo electrónico está confirmado",
+                "Hubo más de un registro con él. Te hemos enviado un enlace para elegir una contraseña.",
                 "",
                 "",
             ],
             (Self::Reset, Locale::En) => [
                 "Choose a new password",
-                "8 characters or more. You will be signed out everywhere.",
+                "Use at least 8 characters. You will be signed out on all devices.",
                 "New password",
                 "Set password",
             ],
             (Self::Reset, Locale::Es) => [
                 "Elige una contraseña nueva",
-                "8 caracteres o más. Se cerrarán todas tus sesiones.",
+                "Usa al menos 8 caracteres. Se cerrará la sesión en todos tus dispositivos.",
                 "Contraseña nueva",
-                "Guardar",
+                "Guardar contraseña",
             ],
-            (Self::WasReset, Locale::En) => ["Your password is set", "You can sign in with it now.", "", ""],
+            (Self::WasReset, Locale::En) => {
+                ["Your password is set", "You can now sign in with your new password.", "", ""]
+            }
             (Self::WasReset, Locale::Es) => {
-                ["Tu contraseña está guardada", "Ya puedes iniciar sesión con ella.", "", ""]
+                ["Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.", "", ""]
             }
-            (Self::SecondFactor, Locale::En) => {
-                ["One more step", "Enter the code of your authenticator app, or a recovery code.", "Code", "Sign in"]
-            }
-            (Self::SecondFactor, Locale::Es) => {
-                ["Un paso más", "Escribe el código de tu aplicación, o un código de recuperación.", "Código", "Entrar"]
-            }
+            (Self::SecondFactor, Locale::En) => [
+                "Two-factor authentication",
+                "Enter the code from your authenticator app, or a recovery code.",
+                "Code",
+                "Sign in",
+            ],
+            (Self::SecondFactor, Locale::Es) => [
+                "Autenticación en dos pasos",
+                "Escribe el código de tu aplicación de autenticación o un código de recuperación.",
+                "Código",
+                "Iniciar sesión",
+            ],
             (Self::SignedIn, Locale::En) => ["You are signed in", "You can close this page.", "", ""],
             (Self::SignedIn, Locale::Es) => ["Has iniciado sesión", "Puedes cerrar esta página.", "", ""],
-            (Self::Linked, Locale::En) => ["The account is linked", "You can close this page.", "", ""],
-            (Self::Linked, Locale::Es) => ["La cuenta está vinculada", "Puedes cerrar esta página.", "", ""],
-            (Self::Refused, Locale::En) => ["That did not work", "Go back and begin again.", "", ""],
-            (Self::Refused, Locale::Es) => ["No ha funcionado", "Vuelve atrás y empieza de nuevo.", "", ""],
+            (Self::Linked, Locale::En) => ["Your account is linked", "You can close this page.", "", ""],
+            (Self::Linked, Locale::Es) => ["Tu cuenta está vinculada", "Puedes cerrar esta página.", "", ""],
+            (Self::Refused, Locale::En) => ["Something went wrong", "Go back and try again.", "", ""],
+            (Self::Refused, Locale::Es) => ["Algo ha salido mal", "Vuelve atrás e inténtalo de nuevo.", "", ""],
         }
     }
 
-    fn form(self, token: Option<&str>, locale: Locale) -> Option<FormOf<'_>> {
-        let [.., label, button] = self.words(locale);
+    fn form(self, token: Option<&str>, locale: Locale) -> Option<PageForm<'_>> {
+        let [.., label, button] = self.texts(locale);
         let (action, field) = match self {
             Self::Verify => ("/verify", None),
             Self::Reset => ("/reset-password", Some(("password", "password", "new-password"))),
@@ -166,12 +178,12 @@ impl PageText {
             _ => return None,
         };
         let field = field.map(|(name, kind, autocomplete)| Field { label, name, kind, autocomplete });
-        Some(FormOf { action, token, field, button })
+        Some(PageForm { action, token, field, button })
     }
 }
 
 fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, problem: Option<&Problem>) -> Response {
-    let [title, body, ..] = page_text.words(locale);
+    let [title, body, ..] = page_text.texts(locale);
     let page = Page {
         lang: locale.as_str(),
         app_name: &app.config.app_name,
@@ -189,45 +201,45 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
             response
         }
         Err(error) => {
-            tracing::error!(%error, "a page was not rendered");
+            tracing::error!(%error, "cannot render a page");
             Problem::of(Code::Internal).into_response()
         }
     }
 }
 
-/// The sentence of a problem in the reader's language.
+/// The detail of a problem in the language of the page.
 fn problem_text(problem: &Problem, locale: Locale) -> &str {
     match (locale, problem.code()) {
         (Locale::En, _) => problem.detail(),
-        (_, Code::InvalidOneTimeToken) => "El enlace no es válido o ha caducado.",
-        (_, Code::ValidationError) => "La contraseña debe tener de 8 a 128 caracteres y no ser fácil de adivinar.",
-        (_, Code::InvalidSecondFactor) => "El código no es correcto.",
-        (_, Code::RequiresSecondFactor) => "Falta el código.",
-        (_, Code::RateLimitExceeded) => "Demasiados intentos; espera antes del siguiente.",
-        (_, Code::AccountSuspended) => "La cuenta está suspendida.",
-        (_, Code::AccountBanned) => "La cuenta está bloqueada.",
-        (_, Code::Conflict) => "La cuenta ya está vinculada.",
-        (_, Code::Unavailable) => "El servicio no responde; inténtalo de nuevo.",
+        (_, Code::InvalidOneTimeToken) => "El enlace no es válido o ha caducado. Solicita uno nuevo.",
+        (_, Code::ValidationError) => "La contraseña debe tener entre 8 y 128 caracteres y no ser fácil de adivinar.",
+        (_, Code::InvalidSecondFactor) => "El código no es correcto. Inténtalo de nuevo.",
+        (_, Code::RequiresSecondFactor) => "Escribe el código de tu aplicación de autenticación.",
+        (_, Code::RateLimitExceeded) => "Demasiados intentos. Espera un momento e inténtalo de nuevo.",
+        (_, Code::AccountSuspended) => "Tu cuenta está suspendida.",
+        (_, Code::AccountBanned) => "Tu cuenta está bloqueada.",
+        (_, Code::Conflict) => "Esta cuenta ya está vinculada.",
+        (_, Code::Unavailable) => "El servicio no está disponible. Inténtalo de nuevo en unos segundos.",
         (_, _) => "No se ha completado la acción.",
     }
 }
 
 fn locale(headers: &HeaderMap) -> Locale {
-    let speaks = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if speaks.trim_start().to_ascii_lowercase().starts_with("es") { Locale::Es } else { Locale::En }
+    let language = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if language.trim_start().to_ascii_lowercase().starts_with("es") { Locale::Es } else { Locale::En }
 }
 
-/// Whether a person looks at the answer.
+/// Whether the client accepts HTML.
 pub(super) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
 }
 
-/// A page that text one thing.
+/// A page without a problem or token.
 pub(super) fn text_page(app: &App, headers: &HeaderMap, page_text: PageText) -> Response {
     page(app, locale(headers), page_text, None, None)
 }
 
-/// A refusal, as a page where a person looks at it.
+/// A problem, as a page if the client accepts HTML.
 pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
     if wants_page(headers) {
         return page(app, locale(headers), PageText::Refused, None, Some(&refused));
@@ -235,7 +247,7 @@ pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> R
     refused.into_response()
 }
 
-/// What a letter's link carries.
+/// The parameters of an email link.
 #[derive(Deserialize)]
 struct LinkParams {
     #[serde(default)]
@@ -246,7 +258,7 @@ async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<L
     page(&app, locale(&headers), PageText::Verify, Some(&link.token), None)
 }
 
-/// The same, where earlier links had the token in the path.
+/// The confirmation page for links of the earlier DCA-Auth, which have the token in the path.
 pub(in crate::http) async fn verify_by_path(
     State(app): State<App>,
     headers: HeaderMap,
@@ -290,9 +302,9 @@ async fn submit_reset(
         Ok(()) => text_page(&app, &headers, PageText::WasReset),
         Err(refused) => {
             let problem = Problem::from(refused);
-            // A weak password may be chosen again; a token that is over may not.
-            let again = problem.code() == Code::ValidationError;
-            let text = if again { PageText::Reset } else { PageText::Refused };
+            // A weak password can be corrected, an expired token cannot.
+            let can_retry = problem.code() == Code::ValidationError;
+            let text = if can_retry { PageText::Reset } else { PageText::Refused };
             page(&app, locale(&headers), text, Some(&form.token), Some(&problem))
         }
     }
@@ -317,12 +329,12 @@ async fn submit_second_factor(
     let cookies = Cookies::of(&headers);
     let token = cookies.one(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
-    let signed_in = match providers::complete_with_mfa(&app.core, &client, token, &code).await {
+    let signed_in = match providers::complete_with_second_factor(&app.core, &client, token, &code).await {
         Ok(signed_in) => signed_in,
         Err(refused) => {
             let problem = Problem::from(refused);
-            let again = problem.code() == Code::InvalidSecondFactor || problem.code() == Code::RequiresSecondFactor;
-            let text = if again { PageText::SecondFactor } else { PageText::Refused };
+            let can_retry = problem.code() == Code::InvalidSecondFactor || problem.code() == Code::RequiresSecondFactor;
+            let text = if can_retry { PageText::SecondFactor } else { PageText::Refused };
             return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
         }
     };

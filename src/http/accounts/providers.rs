@@ -1,4 +1,4 @@
-//! Through somebody else's door: sign-in with Discord or Google.
+//! Sign-in with Discord or Google (OAuth 2.0).
 
 use axum::{
     Json,
@@ -28,37 +28,42 @@ use crate::{
     },
 };
 
-/// How long the browser keeps the state.
+/// The lifetime of the cookie with the OAuth state, in seconds.
 const STATE_SECONDS: i64 = 600;
 
-/// Where to go.
+/// The start of a sign-in.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct BeginView {
-    /// The provider's page.
+    /// The provider's authorization page, to open in the browser.
     #[serde(rename = "authUrl")]
     auth_url: String,
 }
 
 async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Result<(HeaderMap, String), Problem> {
-    let off = || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.description()));
-    let provider_client = app.oauth_providers.get(provider).ok_or_else(off)?;
-    let request = providers::begin(&app.core, provider, link).await?;
+    let not_configured =
+        || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.description()));
+    let provider_client = app.oauth_providers.get(provider).ok_or_else(not_configured)?;
+    let request = providers::start_sign_in(&app.core, provider, link).await?;
     let url = provider_client.authorize_url(&request.state, &request.verifier);
     Ok((cookies::set(&app.config, CookieKind::SignIn, &request.state, STATE_SECONDS), url))
 }
 
-/// Go to the provider. `discord` or `google`.
+/// Sign in with a provider
+///
+/// Redirects to the authorization page of `discord` or `google`.
 #[utoipa::path(get, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
-    responses((status = 302, description = "To the provider"), Refusals))]
+    responses((status = 302, description = "Redirect to the provider"), Refusals))]
 pub(in crate::http) async fn begin(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
 ) -> Result<Response, Problem> {
     let (cookies, url) = start(&app, provider, None).await?;
-    Ok((cookies, found(&url)).into_response())
+    Ok((cookies, redirect(&url)).into_response())
 }
 
-/// The provider's page, for clients that go there themselves.
+/// Start a sign-in with a provider
+///
+/// Returns the URL of the authorization page, for clients that open it themselves.
 #[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
     responses((status = 200, body = BeginView), Refusals))]
 pub(in crate::http) async fn begin_as_json(
@@ -69,22 +74,25 @@ pub(in crate::http) async fn begin_as_json(
     Ok((cookies, Json(BeginView { auth_url })))
 }
 
-/// What a provider sends back.
+/// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
 pub(in crate::http) struct Returned {
     #[serde(default)]
     code: Option<String>,
     #[serde(default)]
     state: Option<String>,
-    /// Why there is no code.
+    /// The error code, if there is no `code`.
     #[serde(default)]
     error: Option<String>,
 }
 
-/// Where the provider sends a person back: to the frontend's `/auth/cb`, or else to a page or JSON of ours.
+/// Complete a sign-in with a provider
+///
+/// The provider redirects the browser here. Redirects to `/auth/cb` of the frontend if one is configured; otherwise
+/// returns a page or JSON.
 #[utoipa::path(get, path = "/auth/{provider}/callback", tag = "accounts",
     params(("provider" = String, Path), Returned),
-    responses((status = 200, body = TokensView), (status = 302, description = "To the frontend"), Refusals))]
+    responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
 pub(in crate::http) async fn callback(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
@@ -92,50 +100,52 @@ pub(in crate::http) async fn callback(
     headers: HeaderMap,
     Query(returned): Query<Returned>,
 ) -> Response {
-    let taken = cookies::clear(&app.config, &[CookieKind::SignIn]);
-    // Every state a browser comes back with is in the URL; a cookie alone is for clients that post.
+    let cleared = cookies::clear(&app.config, &[CookieKind::SignIn]);
+    // Browsers must return the state in the URL. Only the POST callback accepts the cookie alone.
     let returned = Returned { state: Some(returned.state.unwrap_or_default()), ..returned };
     let mut response = match handle_callback(&app, provider, &client, None, &headers, returned).await {
         Ok(outcome) => outcome_response(&app, &headers, outcome).await.unwrap_or_else(IntoResponse::into_response),
         Err(refused) => pages::for_browser(&app, &headers, refused),
     };
-    append(response.headers_mut(), taken);
+    append(response.headers_mut(), cleared);
     response
 }
 
 async fn outcome_response(app: &App, headers: &HeaderMap, outcome: SignInOutcome) -> Result<Response, Problem> {
     match outcome {
-        SignInOutcome::Open(signed_in) => {
+        SignInOutcome::SignedIn(signed_in) => {
             let cookies = cookies::grant(app, Dialect::Native, &signed_in);
             if let Some(frontend) = &app.config.frontend_url {
-                return Ok((cookies, found(&format!("{frontend}/auth/cb"))).into_response());
+                return Ok((cookies, redirect(&format!("{frontend}/auth/cb"))).into_response());
             }
             if pages::wants_page(headers) {
                 return Ok((cookies, pages::text_page(app, headers, pages::PageText::SignedIn)).into_response());
             }
             Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
         }
-        SignInOutcome::SecondFactor(token) => {
-            let waiting = cookies::set(&app.config, CookieKind::SecondFactor, &token, STATE_SECONDS);
+        SignInOutcome::SecondFactorRequired(token) => {
+            let pending = cookies::set(&app.config, CookieKind::SecondFactor, &token, STATE_SECONDS);
             if pages::wants_page(headers) {
-                return Ok((waiting, Redirect::to("/second-factor")).into_response());
+                return Ok((pending, Redirect::to("/second-factor")).into_response());
             }
-            Ok((waiting, Problem::waiting(token)).into_response())
+            Ok((pending, Problem::waiting(token)).into_response())
         }
         SignInOutcome::Linked(_) => match &app.config.frontend_url {
-            Some(frontend) => Ok(found(&format!("{frontend}/auth/cb?linked=true")).into_response()),
+            Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true")).into_response()),
             None => Ok(pages::text_page(app, headers, pages::PageText::Linked)),
         },
     }
 }
 
-/// 302, as earlier clients were promised.
-fn found(url: &str) -> Response {
+/// A redirect with status 302, as earlier clients expect; axum's `Redirect` has no 302.
+fn redirect(url: &str) -> Response {
     (StatusCode::FOUND, [(header::LOCATION, url)]).into_response()
 }
 
-/// Hand over the code the provider sent back, for clients that received it themselves. The cookie of the
-/// request sign-in must come with it.
+/// Complete a sign-in with a provider by POST
+///
+/// For clients that receive the provider's redirect themselves. Requires the cookie that was set when the sign-in
+/// started.
 #[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
     request_body = Returned, responses((status = 200, body = TokensView), Refusals))]
 pub(in crate::http) async fn callback_as_json(
@@ -148,16 +158,16 @@ pub(in crate::http) async fn callback_as_json(
 ) -> Result<Response, Problem> {
     let mut cookies = cookies::clear(&app.config, &[CookieKind::SignIn]);
     match handle_callback(&app, provider, &client, None, &headers, returned).await? {
-        SignInOutcome::Open(signed_in) => {
+        SignInOutcome::SignedIn(signed_in) => {
             append(&mut cookies, cookies::grant(&app, dialect, &signed_in));
             Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
         }
-        SignInOutcome::SecondFactor(token) => Ok((cookies, Problem::waiting(token)).into_response()),
+        SignInOutcome::SecondFactorRequired(token) => Ok((cookies, Problem::waiting(token)).into_response()),
         SignInOutcome::Linked(_) => Ok((cookies, Message::json("Linked")).into_response()),
     }
 }
 
-/// The three steps of a return: state, provider, account.
+/// Verifies the state, fetches the profile from the provider and completes the sign-in.
 async fn handle_callback(
     app: &App,
     provider: Provider,
@@ -171,17 +181,27 @@ async fn handle_callback(
     let callback = providers::verify_callback(&app.core, provider, cookie, returned.state.as_deref()).await?;
     let code = match (returned.error, returned.code) {
         (None, Some(code)) => code,
-        (Some(_), _) => return Err(Problem::new(Code::SignInFailed, "You declined, or the provider did.")),
-        (None, None) => return Err(Problem::new(Code::SignInFailed, "The provider sent no code.")),
+        (Some(_), _) => {
+            return Err(Problem::new(
+                Code::SignInFailed,
+                "The sign-in was cancelled, or the provider declined it. Start again.",
+            ));
+        }
+        (None, None) => return Err(Problem::new(Code::SignInFailed, "The provider returned no code. Start again.")),
     };
     let profile = app.oauth_providers.fetch_profile(provider, &code, &callback.verifier).await.map_err(|error| {
-        tracing::warn!(%provider, error = format!("{error:#}"), "a sign-in was not completed");
-        Problem::new(Code::SignInFailed, format!("{} did not confirm the sign-in; try again.", provider.description()))
+        tracing::warn!(%provider, error = format!("{error:#}"), "cannot fetch the profile from the provider");
+        Problem::new(
+            Code::SignInFailed,
+            format!("{} did not confirm the sign-in. Start again.", provider.description()),
+        )
     })?;
     Ok(providers::complete_sign_in(&app.core, client, &callback, principal, profile).await?)
 }
 
-/// Link a provider's account to mine: without a code it begins, with a code it completes.
+/// Link a provider account
+///
+/// Without a `code`, returns the URL of the authorization page. With a `code`, completes the link.
 #[utoipa::path(post, path = "/auth/{provider}/link", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), request_body = Option<Returned>,
     responses((status = 200, body = BeginView), Refusals))]
@@ -201,7 +221,7 @@ pub(in crate::http) async fn link(
     Ok((cookies::clear(&app.config, &[CookieKind::SignIn]), Message::json("Linked")).into_response())
 }
 
-/// Take a provider's account from mine.
+/// Unlink a provider account
 #[utoipa::path(post, path = "/auth/{provider}/unlink", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn unlink(

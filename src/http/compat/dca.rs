@@ -1,5 +1,5 @@
-//! DCA-Auth before this one: its routes under `/api`, its errors `{error: {code, message, …}}` with the code
-//! at the top too, and the id a client gives a request.
+//! Compatibility with the earlier DCA-Auth: its routes under `/api`, its error envelope
+//! `{error: {code, message, …}}` and its `X-Correlation-ID` header.
 
 use axum::{
     Router,
@@ -21,9 +21,9 @@ use crate::{
     },
 };
 
-const CORRELATION: HeaderName = HeaderName::from_static("x-correlation-id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 
-/// Every address of an account route there.
+/// The account routes under `/api`.
 pub(in crate::http) fn routes() -> Router<App> {
     Router::new()
         .route("/api/auth/register", post(auth::sign_up))
@@ -35,7 +35,7 @@ pub(in crate::http) fn routes() -> Router<App> {
         .route("/api/auth/password/reset-request", post(auth::request_reset))
         .route("/api/auth/password/reset", post(auth::reset_password))
         .route("/api/auth/verify-email", post(auth::verify_email))
-        // A mail program that follows links must not prove anything: the page asks for a click.
+        // Mail programs prefetch links, so opening this one only shows a confirmation page.
         .route("/api/auth/verify-email/{token}", get(pages::verify_by_path))
         .route("/api/auth/2fa/setup", post(account::set_up_second_factor))
         .route("/api/auth/2fa/enable", post(account::enable_second_factor))
@@ -59,11 +59,11 @@ pub(in crate::http) fn routes() -> Router<App> {
         .route("/api/admin/roles/revoke", post(admin::revoke_role))
 }
 
-/// The error envelope, and the client's own id for the request.
+/// Adds the error envelope to problems, and the correlation ID to every response.
 pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
-    let given = request.headers().get(CORRELATION).filter(|id| is_plain(id)).and_then(|id| id.to_str().ok());
-    let ours = request.extensions().get::<RequestId>().map(|id| id.0.as_str());
-    let id = given.or(ours).unwrap_or_default().to_owned();
+    let received = request.headers().get(CORRELATION_ID).filter(|id| is_valid_id(id)).and_then(|id| id.to_str().ok());
+    let generated = request.extensions().get::<RequestId>().map(|id| id.0.as_str());
+    let id = received.or(generated).unwrap_or_default().to_owned();
     let status_of = |code| (code == Code::NoRefreshToken).then_some(StatusCode::BAD_REQUEST);
     let mut response = reword(request, next, status_of, |problem, status, members| {
         let mut error = json!({
@@ -78,12 +78,12 @@ pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
     })
     .await;
     if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert(CORRELATION, id);
+        response.headers_mut().insert(CORRELATION_ID, id);
     }
     response
 }
 
-fn is_plain(id: &HeaderValue) -> bool {
-    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
-    (1..=128).contains(&id.len()) && id.as_bytes().iter().all(fits)
+fn is_valid_id(id: &HeaderValue) -> bool {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    (1..=128).contains(&id.len()) && id.as_bytes().iter().all(is_allowed)
 }

@@ -1,5 +1,5 @@
-//! Dialects of earlier systems. Each route has one handler; a dialect gives it another address, another name
-//! for a cookie, and adds the members to a problem that its clients look for.
+//! Compatibility with clients of earlier systems. Each route has one handler; a dialect maps another path and
+//! another cookie name to it, and adds the members to a problem that its clients read.
 
 use axum::{
     body::Body,
@@ -16,13 +16,13 @@ use super::problem::Problem;
 pub(super) mod dca;
 pub(super) mod nest;
 
-/// How a client speaks.
+/// The API that a client was written for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Dialect {
-    /// The routes of this service, which are those of the multi-user service.
+    /// This service's own routes. They are the same as those of the multi-user service.
     #[default]
     Native,
-    /// `/api`: refresh tokens travel in bodies too.
+    /// The routes under `/api`. Refresh tokens are returned in the body too.
     Dca,
 }
 
@@ -34,12 +34,12 @@ impl<S: Sync> FromRequestParts<S> for Dialect {
     }
 }
 
-/// Lets `words` add to a problem that passes by. A field that does not fit is 400 to these clients.
+/// Rewrites the body of a problem response with `add_members`. These clients expect 400 for invalid fields.
 async fn reword(
     request: Request,
     next: Next,
     status_of: fn(Code) -> Option<StatusCode>,
-    words: impl FnOnce(&Problem, StatusCode, &mut Map<String, Value>),
+    add_members: impl FnOnce(&Problem, StatusCode, &mut Map<String, Value>),
 ) -> Response {
     let mut response = next.run(request).await;
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
@@ -52,14 +52,14 @@ async fn reword(
         Ok(Value::Object(members)) => members,
         _ => Map::new(),
     };
-    words(&problem, status, &mut members);
+    add_members(&problem, status, &mut members);
     let (mut parts, _) = response.into_parts();
     parts.status = status;
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(Value::Object(members).to_string()))
 }
 
-/// A sentence, or a list of one where a field is at fault.
+/// The problem's detail; for an invalid field, in an array of one.
 fn message(problem: &Problem) -> Value {
     match problem.code() {
         Code::ValidationError => match problem.field().filter(|field| !problem.detail().contains(*field)) {

@@ -1,11 +1,12 @@
-//! The multi-user service: its routes are the native ones, its errors `{message, error, statusCode}`.
+//! Compatibility with the multi-user service: the native routes, with its error envelope
+//! `{message, error, statusCode}`.
 
 use axum::{extract::Request, middleware::Next, response::Response};
 use serde_json::json;
 
 use super::{message, reword};
 
-/// The error envelope.
+/// Adds the error envelope to problems.
 pub(in crate::http) async fn errors(request: Request, next: Next) -> Response {
     reword(
         request,

@@ -1,17 +1,16 @@
-//! Stateful stand-ins ("Sims") of the outside parties the product talks to.
+//! Stateful simulators ("Sims") of the external services that the app talks to.
 //!
-//! A Sim is a *model that answers*, not a script of expectations: it keeps the state the real party
-//! would keep, answers every request from it, and lets a test play the humans on the other side.
-//! A Sim is also honest: what the product sends it that the real party would not understand, and
-//! what it produces that no test looked at, fails its `finish`.
+//! A Sim is a model of the service, not a list of expected calls: it keeps state, answers every request from it,
+//! and lets a test act as the users of the service. Its `finish` fails if the app sent a request that the real
+//! service would not understand, or if the app wrote a message that no test read.
 //!
 //! - [`SimDiscord`]: REST, the gateway, and "Log in with Discord".
 //! - [`SimGoogle`]: "Sign in with Google".
-//! - [`MailSink`]: the world's mail servers.
+//! - [`MailSink`]: the receiving mail servers.
 //!
-//! Nothing here knows the product's code; the only contract is the wire.
+//! The Sims do not depend on the app's code; they share only the network protocols.
 
-#![expect(clippy::must_use_candidate, reason = "verbs: their effect may be all a test wants")]
+#![expect(clippy::must_use_candidate, reason = "a test may only need the effect of a method")]
 
 pub mod mail_sink;
 mod oauth;

@@ -1,7 +1,6 @@
-//! The server's half of OAuth 2.0, as Discord and Google play it: an application with its registered
-//! redirects, a human's consent, and the tokens that come of it.
+//! An OAuth 2.0 authorization server, as the Sims of Discord and Google share it.
 //!
-//! `authorize` address → [`AuthServer::consent`] → code → [`AuthServer::token`] → bearer →
+//! `authorize` URL → [`AuthServer::consent`] → code → [`AuthServer::token`] → access token →
 //! [`AuthServer::bearer`].
 
 use std::collections::HashMap;
@@ -14,56 +13,56 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use url::Url;
 
-/// RFC 6749 allows a code ten minutes at most.
-const CODE_LIFE: Duration = Duration::from_mins(10);
-/// The shortest and longest verifier of RFC 7636, and what it may be made of.
+/// The longest lifetime of a code that RFC 6749 recommends.
+const CODE_LIFETIME: Duration = Duration::from_mins(10);
+/// The length of a code verifier (RFC 7636).
 const VERIFIER_LENGTH: std::ops::RangeInclusive<usize> = 43..=128;
 
-/// Where two servers differ.
-pub(crate) struct AccountPolicy {
-    /// The paths of the page a browser opens.
+/// The differences between Discord and Google.
+pub(crate) struct ServerConfig {
+    /// The paths of the authorize page.
     pub pages: &'static [&'static str],
-    /// The scopes the server knows.
+    /// The supported scopes.
     pub scopes: &'static [&'static str],
-    /// The scope without which nobody can be told apart.
-    pub identity: &'static str,
-    /// Seconds an access token lives.
+    /// The scope that every request must contain, because it identifies the user.
+    pub identity_scope: &'static str,
+    /// The lifetime of an access token in seconds.
     pub expires_in: u64,
-    /// Refresh tokens for everybody, a new one at each use; else only with `access_type=offline`, and
-    /// that one for ever.
-    pub rotates: bool,
+    /// If true, every grant has a refresh token, replaced at each use. If false, only grants with
+    /// `access_type=offline` have one, and it never changes.
+    pub rotates_refresh_tokens: bool,
 }
 
-/// One application at an authorization server, and everything granted to it.
+/// An authorization server with one application and its grants.
 pub(crate) struct AuthServer {
-    rules: AccountPolicy,
+    config: ServerConfig,
     base: String,
     pub client_id: String,
     pub client_secret: String,
     redirects: Vec<String>,
     grants: Vec<Grant>,
-    /// How far its clock was moved by [`AuthServer::advance`].
-    ahead: Duration,
+    /// The sum of all [`AuthServer::advance`] calls.
+    clock_offset: Duration,
     issued: u64,
 }
 
-/// What one human allowed once.
+/// The consent of one user, with its tokens.
 pub(crate) struct Grant {
     pub subject: String,
     pub scopes: Vec<String>,
     redirect_uri: String,
     challenge: Option<String>,
-    /// The code, until it is used.
+    /// The authorization code, until it is redeemed.
     code: Option<String>,
     offline: bool,
     access: Option<String>,
     refresh: Option<String>,
-    /// When the code, and later the access token, was made.
-    born: Instant,
+    /// When the code or, later, the access token was issued.
+    issued_at: Instant,
 }
 
-/// A request for consent that a human would be shown.
-struct Asked {
+/// A valid authorization request.
+struct AuthorizationRequest {
     redirect: Url,
     redirect_uri: String,
     scopes: Vec<String>,
@@ -73,27 +72,27 @@ struct Asked {
 }
 
 /// An error of the token endpoint.
-pub(crate) struct Refused {
+pub(crate) struct TokenError {
     pub status: u16,
     pub body: Value,
 }
 
-fn refused(error: &str, description: &str) -> Refused {
+fn token_error(error: &str, description: &str) -> TokenError {
     let status = if error == "invalid_client" { 401 } else { 400 };
-    Refused { status, body: json!({ "error": error, "error_description": description }) }
+    TokenError { status, body: json!({ "error": error, "error_description": description }) }
 }
 
-/// What the human is shown and says.
+/// The authorize page.
 impl AuthServer {
-    pub fn new(rules: AccountPolicy, base: String, client_id: &str, client_secret: &str) -> Self {
+    pub fn new(config: ServerConfig, base: String, client_id: &str, client_secret: &str) -> Self {
         Self {
-            rules,
+            config,
             base,
             client_id: client_id.to_owned(),
             client_secret: client_secret.to_owned(),
             redirects: Vec::new(),
             grants: Vec::new(),
-            ahead: Duration::ZERO,
+            clock_offset: Duration::ZERO,
             issued: 0,
         }
     }
@@ -102,176 +101,177 @@ impl AuthServer {
         self.redirects.push(uri.to_owned());
     }
 
-    /// What the page says instead of asking for consent, if something is wrong with its address.
+    /// The error that the page shows if the authorize URL is invalid.
     pub fn page_error(&self, url: &str) -> Option<String> {
-        self.asked(url).err()
+        self.authorization_request(url).err()
     }
 
-    /// A human agrees. Returns the callback their browser is sent to, with `more` appended.
-    pub fn consent(&mut self, subject: &str, url: &str, more: &[(&str, &str)]) -> Result<String, String> {
-        let asked = self.asked(url)?;
-        let code = self.secret();
-        let callback = callback(&asked, &[("code", &code)], more);
+    /// A user consents. Returns the callback URL, with the `extra` parameters.
+    pub fn consent(&mut self, subject: &str, url: &str, extra: &[(&str, &str)]) -> Result<String, String> {
+        let request = self.authorization_request(url)?;
+        let code = self.next_token();
+        let callback = callback(&request, &[("code", &code)], extra);
         self.grants.push(Grant {
             subject: subject.to_owned(),
-            scopes: asked.scopes,
-            redirect_uri: asked.redirect_uri,
-            challenge: asked.challenge,
+            scopes: request.scopes,
+            redirect_uri: request.redirect_uri,
+            challenge: request.challenge,
             code: Some(code),
-            offline: asked.offline,
+            offline: request.offline,
             access: None,
             refresh: None,
-            born: self.now(),
+            issued_at: self.now(),
         });
         Ok(callback)
     }
 
-    /// A human declines. Returns the callback their browser is sent to, with `more` appended.
-    pub fn decline(&self, url: &str, more: &[(&str, &str)]) -> Result<String, String> {
-        Ok(callback(&self.asked(url)?, &[("error", "access_denied")], more))
+    /// A user declines. Returns the callback URL, with the `extra` parameters.
+    pub fn decline(&self, url: &str, extra: &[(&str, &str)]) -> Result<String, String> {
+        Ok(callback(&self.authorization_request(url)?, &[("error", "access_denied")], extra))
     }
 
-    fn asked(&self, url: &str) -> Result<Asked, String> {
+    fn authorization_request(&self, url: &str) -> Result<AuthorizationRequest, String> {
         let url = Url::parse(url).map_err(|error| error.to_string())?;
-        if url.origin().ascii_serialization() != self.base || !self.rules.pages.contains(&url.path()) {
-            return Err(format!("{}{} is not the page to authorize", url.origin().ascii_serialization(), url.path()));
+        if url.origin().ascii_serialization() != self.base || !self.config.pages.contains(&url.path()) {
+            return Err(format!("{}{} is not the authorize page", url.origin().ascii_serialization(), url.path()));
         }
         let query: HashMap<_, _> = url.query_pairs().into_owned().collect();
-        let given = |name: &str| field(&query, name);
-        let redirect_uri = given("redirect_uri");
-        let scopes: Vec<String> = given("scope").split_whitespace().map(str::to_owned).collect();
+        let param = |name: &str| field(&query, name);
+        let redirect_uri = param("redirect_uri");
+        let scopes: Vec<String> = param("scope").split_whitespace().map(str::to_owned).collect();
         let challenge = query.get("code_challenge");
-        let problem = if given("client_id") != self.client_id {
+        let problem = if param("client_id") != self.client_id {
             "unknown client_id"
-        } else if !self.redirects.iter().any(|known| known == redirect_uri) {
+        } else if !self.redirects.iter().any(|registered| registered == redirect_uri) {
             "redirect_uri is not registered"
-        } else if given("response_type") != "code" {
+        } else if param("response_type") != "code" {
             "response_type is not code"
-        } else if !scopes.iter().all(|scope| self.rules.scopes.contains(&scope.as_str())) {
+        } else if !scopes.iter().all(|scope| self.config.scopes.contains(&scope.as_str())) {
             "unknown scope"
-        } else if !scopes.iter().any(|scope| scope == self.rules.identity) {
-            "the scope does not tell who it is"
-        } else if challenge.is_some() && given("code_challenge_method") != "S256" {
+        } else if !scopes.iter().any(|scope| scope == self.config.identity_scope) {
+            "the scope does not identify the user"
+        } else if challenge.is_some() && param("code_challenge_method") != "S256" {
             "code_challenge_method is not S256"
         } else if challenge.is_some_and(|challenge| !is_digest(challenge)) {
-            "code_challenge is no SHA-256 digest"
+            "code_challenge is not a SHA-256 digest"
         } else {
-            return Ok(Asked {
+            return Ok(AuthorizationRequest {
                 redirect: Url::parse(redirect_uri).map_err(|error| error.to_string())?,
                 redirect_uri: redirect_uri.to_owned(),
                 scopes,
                 state: query.get("state").cloned(),
                 challenge: challenge.cloned(),
-                offline: given("access_type") == "offline",
+                offline: param("access_type") == "offline",
             });
         };
         Err(problem.to_owned())
     }
 }
 
-/// What the application is told.
+/// The token endpoint and bearer tokens.
 impl AuthServer {
     /// `grant_type=authorization_code` or `refresh_token`.
-    pub fn token(&mut self, form: &HashMap<String, String>, authorization: &str) -> Result<Value, Refused> {
+    pub fn token(&mut self, form: &HashMap<String, String>, authorization: &str) -> Result<Value, TokenError> {
         self.authenticate(form, authorization)?;
         let index = match field(form, "grant_type") {
-            "authorization_code" => self.by_code(form)?,
-            "refresh_token" => self.by_refresh_token(form)?,
-            _ => return Err(refused("unsupported_grant_type", "Unsupported grant type.")),
+            "authorization_code" => self.grant_by_code(form)?,
+            "refresh_token" => self.grant_by_refresh_token(form)?,
+            _ => return Err(token_error("unsupported_grant_type", "Unsupported grant type.")),
         };
-        let (access, refresh, now) = (self.secret(), self.secret(), self.now());
-        let (rotates, expires_in) = (self.rules.rotates, self.rules.expires_in);
+        let (access, refresh, now) = (self.next_token(), self.next_token(), self.now());
+        let (rotates, expires_in) = (self.config.rotates_refresh_tokens, self.config.expires_in);
         let grant = &mut self.grants[index];
-        // A token that does not rotate is told once, with the code.
-        let tells = rotates || (grant.offline && grant.refresh.is_none());
-        if tells {
+        // A refresh token that does not rotate is returned only with the first access token.
+        let with_refresh = rotates || (grant.offline && grant.refresh.is_none());
+        if with_refresh {
             grant.refresh = Some(refresh);
         }
-        (grant.code, grant.access, grant.born) = (None, Some(access), now);
+        (grant.code, grant.access, grant.issued_at) = (None, Some(access), now);
         let mut answer = json!({
             "access_token": grant.access, "token_type": "Bearer", "expires_in": expires_in,
             "scope": grant.scopes.join(" "),
         });
-        if tells {
+        if with_refresh {
             answer["refresh_token"] = json!(grant.refresh);
         }
         Ok(answer)
     }
 
-    /// Ends everything its human ever granted. A token nobody knows is no error.
-    pub fn revoke(&mut self, form: &HashMap<String, String>, authorization: &str) -> Result<(), Refused> {
+    /// Revokes all grants of the token's user. An unknown token is not an error (RFC 7009).
+    pub fn revoke(&mut self, form: &HashMap<String, String>, authorization: &str) -> Result<(), TokenError> {
         self.authenticate(form, authorization)?;
-        let token = form.get("token").ok_or_else(|| refused("invalid_request", "Missing \"token\" in request."))?;
-        let held = |grant: &&Grant| [&grant.access, &grant.refresh].contains(&&Some(token.clone()));
-        if let Some(subject) = self.grants.iter().find(held).map(|grant| grant.subject.clone()) {
-            self.withdraw(&subject);
+        let token = form.get("token").ok_or_else(|| token_error("invalid_request", "Missing \"token\" in request."))?;
+        let matches = |grant: &&Grant| [&grant.access, &grant.refresh].contains(&&Some(token.clone()));
+        if let Some(subject) = self.grants.iter().find(matches).map(|grant| grant.subject.clone()) {
+            self.revoke_all(&subject);
         }
         Ok(())
     }
 
-    /// The grant a `Bearer` header proves, and how much longer it will.
+    /// The grant of a `Bearer` header, and the remaining lifetime of the access token.
     pub fn bearer(&self, authorization: &str) -> Option<(&Grant, Duration)> {
         let token = authorization.strip_prefix("Bearer ")?;
         let grant = self.grants.iter().find(|grant| grant.access.as_deref() == Some(token))?;
-        let left = Duration::from_secs(self.rules.expires_in).checked_sub(self.now() - grant.born)?;
-        (!left.is_zero()).then_some((grant, left))
+        let remaining = Duration::from_secs(self.config.expires_in).checked_sub(self.now() - grant.issued_at)?;
+        (!remaining.is_zero()).then_some((grant, remaining))
     }
 
-    /// A human takes back everything they granted.
-    pub fn withdraw(&mut self, subject: &str) {
+    /// Revokes all grants of a user.
+    pub fn revoke_all(&mut self, subject: &str) {
         self.grants.retain(|grant| grant.subject != subject);
     }
 
-    /// Time passes for codes and access tokens.
+    /// Advances the clock of codes and access tokens.
     pub fn advance(&mut self, by: Duration) {
-        self.ahead += by;
+        self.clock_offset += by;
     }
 
-    /// The application proves itself by HTTP Basic, or in the body.
-    fn authenticate(&self, form: &HashMap<String, String>, authorization: &str) -> Result<(), Refused> {
+    /// Checks the client credentials, sent as HTTP Basic or in the body.
+    fn authenticate(&self, form: &HashMap<String, String>, authorization: &str) -> Result<(), TokenError> {
         let basic = authorization.strip_prefix("Basic ").map(|text| {
             let bytes = BASE64_STANDARD.decode(text).unwrap_or_default();
             String::from_utf8(bytes).unwrap_or_default()
         });
-        let given = match &basic {
+        let credentials = match &basic {
             Some(pair) => pair.split_once(':').unwrap_or_default(),
             None => (field(form, "client_id"), field(form, "client_secret")),
         };
-        let known = given == (self.client_id.as_str(), self.client_secret.as_str());
-        if known { Ok(()) } else { Err(refused("invalid_client", "Invalid client credentials.")) }
+        let valid = credentials == (self.client_id.as_str(), self.client_secret.as_str());
+        if valid { Ok(()) } else { Err(token_error("invalid_client", "Invalid client credentials.")) }
     }
 
-    fn by_code(&self, form: &HashMap<String, String>) -> Result<usize, Refused> {
-        let invalid = |name: &str| refused("invalid_grant", &format!("Invalid \"{name}\" in request."));
+    fn grant_by_code(&self, form: &HashMap<String, String>) -> Result<usize, TokenError> {
+        let invalid = |name: &str| token_error("invalid_grant", &format!("Invalid \"{name}\" in request."));
         let code = form.get("code").ok_or_else(|| invalid("code"))?;
-        let fresh = |grant: &Grant| grant.code.as_ref() == Some(code) && self.now() - grant.born <= CODE_LIFE;
-        let index = self.grants.iter().position(fresh).ok_or_else(|| invalid("code"))?;
+        let matches =
+            |grant: &Grant| grant.code.as_ref() == Some(code) && self.now() - grant.issued_at <= CODE_LIFETIME;
+        let index = self.grants.iter().position(matches).ok_or_else(|| invalid("code"))?;
         let grant = &self.grants[index];
         if form.get("redirect_uri") != Some(&grant.redirect_uri) {
             return Err(invalid("redirect_uri"));
         }
-        // A verifier nobody announced is refused too: else a stolen code could be sold as one without.
-        let proven = match (&grant.challenge, form.get("code_verifier")) {
+        // A verifier without a challenge is refused too, to prevent a PKCE downgrade.
+        let verified = match (&grant.challenge, form.get("code_verifier")) {
             (None, None) => true,
             (Some(challenge), Some(verifier)) => is_verifier(verifier) && digest(verifier) == *challenge,
             _ => false,
         };
-        if proven { Ok(index) } else { Err(invalid("code_verifier")) }
+        if verified { Ok(index) } else { Err(invalid("code_verifier")) }
     }
 
-    fn by_refresh_token(&self, form: &HashMap<String, String>) -> Result<usize, Refused> {
+    fn grant_by_refresh_token(&self, form: &HashMap<String, String>) -> Result<usize, TokenError> {
         let token = form.get("refresh_token");
-        let holds = |grant: &Grant| token.is_some() && grant.refresh.as_ref() == token;
-        let index = self.grants.iter().position(holds);
-        index.ok_or_else(|| refused("invalid_grant", "Invalid \"refresh_token\" in request."))
+        let matches = |grant: &Grant| token.is_some() && grant.refresh.as_ref() == token;
+        let index = self.grants.iter().position(matches);
+        index.ok_or_else(|| token_error("invalid_grant", "Invalid \"refresh_token\" in request."))
     }
 
     fn now(&self) -> Instant {
-        Instant::now() + self.ahead
+        Instant::now() + self.clock_offset
     }
 
-    /// A code or token: it looks random, and is the same on each run.
-    fn secret(&mut self) -> String {
+    /// A new code or token: it looks random and is the same on each run.
+    fn next_token(&mut self) -> String {
         self.issued += 1;
         digest(&format!("{} {} {}", self.client_id, self.client_secret, self.issued))
     }
@@ -281,10 +281,10 @@ fn field<'a>(form: &'a HashMap<String, String>, name: &str) -> &'a str {
     form.get(name).map_or("", String::as_str)
 }
 
-fn callback(asked: &Asked, first: &[(&str, &str)], more: &[(&str, &str)]) -> String {
-    let mut url = asked.redirect.clone();
-    let state = asked.state.as_deref().map(|state| ("state", state));
-    url.query_pairs_mut().extend_pairs(first.iter().copied().chain(more.iter().copied()).chain(state));
+fn callback(request: &AuthorizationRequest, first: &[(&str, &str)], extra: &[(&str, &str)]) -> String {
+    let mut url = request.redirect.clone();
+    let state = request.state.as_deref().map(|state| ("state", state));
+    url.query_pairs_mut().extend_pairs(first.iter().copied().chain(extra.iter().copied()).chain(state));
     url.into()
 }
 

@@ -1,29 +1,29 @@
-//! What goes wrong with mail, and whom it hits.
+//! Faults of email deliveries.
 
-/// How a delivery goes wrong. By itself it happens to the next one; see [`MailFault::times`],
-/// [`MailFault::always`] and [`MailFault::to`]. What comes before `MAIL` hits the next connection only,
-/// and clients keep theirs: [`super::MailSink::hang_up`] makes them open a new one.
+/// How a delivery fails. By default the fault applies to the next delivery; see [`MailFault::times`],
+/// [`MailFault::always`] and [`MailFault::to`]. Faults before `MAIL` apply to new connections only; since clients
+/// reuse theirs, [`super::MailSink::hang_up`] makes them open a new one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum MailFault {
-    /// The connection is closed before a word is said.
+    /// The connection is closed before the greeting.
     Refuse,
     /// `421` instead of a greeting, and the connection is closed.
     Busy421,
-    /// No answer at this point until [`super::MailSink::release`], or until the peer leaves.
+    /// The reply at this step is held until [`super::MailSink::release`], or until the client disconnects.
     Tarpit(SmtpStep),
-    /// `450` to the recipient: come back later.
+    /// `450` to the recipient: a temporary failure.
     Greylist450,
-    /// `550` to the recipient: never.
+    /// `550` to the recipient: a permanent failure.
     Reject550,
-    /// The connection is cut at `DATA`: nothing was accepted.
+    /// The connection is closed at `DATA`; nothing is accepted.
     CutBeforeData,
-    /// The message is accepted, but the connection is cut before that is said.
+    /// The message is accepted, but the connection is closed before the reply.
     CutAfterData,
-    /// The message is accepted, but that is not said until [`super::MailSink::release`].
+    /// The message is accepted, but the reply is held until [`super::MailSink::release`].
     HoldAfterData,
 }
 
-/// Where a conversation may get stuck.
+/// The steps of an SMTP session.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the names are SMTP's own")]
 pub enum SmtpStep {
@@ -35,7 +35,7 @@ pub enum SmtpStep {
     Data,
 }
 
-/// A fault, how often it happens, and whom it hits.
+/// A fault, how often it applies, and to which recipients.
 #[derive(Clone, Debug)]
 pub struct MailScript {
     pub(super) fault: MailFault,
@@ -44,59 +44,59 @@ pub struct MailScript {
 }
 
 impl MailFault {
-    /// Happens that often instead of once.
+    /// Applies that many times instead of once.
     #[must_use]
     pub fn times(self, times: usize) -> MailScript {
         MailScript::from(self).times(times)
     }
 
-    /// Happens until [`super::MailSink::heal`].
+    /// Applies until [`super::MailSink::heal`].
     #[must_use]
     pub fn always(self) -> MailScript {
         MailScript::from(self).always()
     }
 
-    /// Hits only mail to that address, or to that domain.
+    /// Applies only to email to this address or domain.
     ///
     /// # Panics
-    /// If the fault comes before the recipient is known.
+    /// If the fault occurs before the recipient is known.
     #[must_use]
-    pub fn to(self, whom: &str) -> MailScript {
-        MailScript::from(self).to(whom)
+    pub fn to(self, target: &str) -> MailScript {
+        MailScript::from(self).to(target)
     }
 }
 
 impl MailScript {
-    /// Happens that often instead of once.
+    /// Applies that many times instead of once.
     #[must_use]
     pub fn times(self, times: usize) -> Self {
         Self { times, ..self }
     }
 
-    /// Happens until [`super::MailSink::heal`].
+    /// Applies until [`super::MailSink::heal`].
     #[must_use]
     pub fn always(self) -> Self {
         self.times(usize::MAX)
     }
 
-    /// Hits only mail to that address, or to that domain.
+    /// Applies only to email to this address or domain.
     ///
     /// # Panics
-    /// If the fault comes before the recipient is known.
+    /// If the fault occurs before the recipient is known.
     #[must_use]
-    pub fn to(self, whom: &str) -> Self {
-        let blind = match self.fault {
+    pub fn to(self, target: &str) -> Self {
+        let before_recipient = match self.fault {
             MailFault::Refuse | MailFault::Busy421 => true,
             MailFault::Tarpit(step) => !matches!(step, SmtpStep::Rcpt | SmtpStep::Data),
             _ => false,
         };
-        assert!(!blind, "MailSink: {:?} comes before a recipient is named", self.fault);
-        Self { to: Some(whom.to_owned()), ..self }
+        assert!(!before_recipient, "MailSink: {:?} occurs before the recipient is known", self.fault);
+        Self { to: Some(target.to_owned()), ..self }
     }
 
-    pub(super) fn hits(&self, fault: MailFault, recipients: &[String]) -> bool {
-        let is_meant = |whom: &String| recipients.iter().any(|address| is_at(address, whom));
-        self.fault == fault && self.to.as_ref().is_none_or(is_meant)
+    pub(super) fn applies(&self, fault: MailFault, recipients: &[String]) -> bool {
+        let matches = |target: &String| recipients.iter().any(|address| is_addressed(address, target));
+        self.fault == fault && self.to.as_ref().is_none_or(matches)
     }
 }
 
@@ -106,8 +106,8 @@ impl From<MailFault> for MailScript {
     }
 }
 
-/// Whether `address` is `whom`, or in the domain `whom`.
-fn is_at(address: &str, whom: &str) -> bool {
+/// Whether `address` is the target, or in the domain `target`.
+fn is_addressed(address: &str, target: &str) -> bool {
     let domain = address.rsplit('@').next().unwrap_or_default();
-    address.eq_ignore_ascii_case(whom) || domain.eq_ignore_ascii_case(whom)
+    address.eq_ignore_ascii_case(target) || domain.eq_ignore_ascii_case(target)
 }

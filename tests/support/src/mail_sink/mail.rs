@@ -1,23 +1,23 @@
-//! A message as its reader sees it: headers unfolded and decoded, and the text of its parts.
+//! Parsing of messages: decoded headers and text parts.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use url::Url;
 
-/// RFC 5322: no line may be longer, its end not counted.
+/// The longest line that RFC 5322 allows, without CR LF.
 const LINE_LIMIT: usize = 998;
-/// Headers a message has exactly once, and those it may have once.
+/// Headers that a message must have, and headers that may occur only once.
 const REQUIRED: [&str; 2] = ["From", "Date"];
 const SINGLE: [&str; 7] = ["From", "Date", "Subject", "To", "Reply-To", "Message-ID", "Content-Type"];
 
-/// A message the sink accepted.
+/// An accepted message.
 #[derive(Clone, Debug)]
 pub struct Mail {
-    /// The how manieth accepted message it is, from 1.
+    /// The sequence number among all accepted messages, from 1.
     pub number: usize,
-    /// Who the envelope says sent it; empty for a bounce.
+    /// The sender in the envelope; empty for a bounce.
     pub from: String,
-    /// Whom the envelope says it is for.
+    /// The recipients in the envelope.
     pub to: Vec<String>,
     /// The decoded subject.
     pub subject: String,
@@ -25,9 +25,9 @@ pub struct Mail {
     pub text: String,
     /// The decoded `text/html` part, lines ended by `\n`; empty if there is none.
     pub html: String,
-    /// All headers, unfolded and decoded, in their order.
+    /// All headers in order, unfolded and decoded.
     pub headers: Vec<(String, String)>,
-    /// What came over the wire, dots unstuffed.
+    /// The message as received, without dot stuffing.
     pub raw: String,
 }
 
@@ -49,12 +49,12 @@ impl Mail {
         mail
     }
 
-    /// The decoded value of the first header of that name.
+    /// The decoded value of the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         find(&self.headers, name)
     }
 
-    /// The first address of a web page in the text.
+    /// The first HTTP link in the text part.
     ///
     /// # Panics
     /// If there is none.
@@ -77,57 +77,57 @@ impl Mail {
         token.unwrap_or_else(|| panic!("MailSink: no token in {link}")).1.into_owned()
     }
 
-    /// What a receiving server may stumble over.
+    /// Errors of form that a receiving server may refuse.
     pub(super) fn flaws(&self) -> Vec<String> {
-        let count = |name: &str| self.headers.iter().filter(|(known, _)| known.eq_ignore_ascii_case(name)).count();
+        let count = |name: &str| self.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(name)).count();
         let missing = REQUIRED.into_iter().filter(|name| count(name) == 0).map(|name| format!("no {name} header"));
-        let doubled = SINGLE.into_iter().filter(|name| count(name) > 1).map(|name| format!("{name} stands twice"));
-        let long = self.raw.split("\r\n").any(|line| line.len() > LINE_LIMIT);
-        let bare = self.raw.replace("\r\n", "").contains(['\r', '\n']);
-        let long = long.then(|| format!("a line is longer than {LINE_LIMIT}"));
-        let bare = bare.then(|| "a line ends without CR LF".to_owned());
-        missing.chain(doubled).chain(long).chain(bare).collect()
+        let doubled = SINGLE.into_iter().filter(|name| count(name) > 1).map(|name| format!("{name} occurs twice"));
+        let too_long = self.raw.split("\r\n").any(|line| line.len() > LINE_LIMIT);
+        let bare_line_end = self.raw.replace("\r\n", "").contains(['\r', '\n']);
+        let too_long = too_long.then(|| format!("a line is longer than {LINE_LIMIT}"));
+        let bare_line_end = bare_line_end.then(|| "a line ends without CR LF".to_owned());
+        missing.chain(doubled).chain(too_long).chain(bare_line_end).collect()
     }
 
-    /// Takes the first text of each kind from a part, or from the parts inside it.
+    /// Reads the first text of each kind from a part or from its nested parts.
     fn read_part(&mut self, headers: &[(String, String)], body: &[u8]) {
-        let kind = find(headers, "Content-Type").unwrap_or("text/plain");
-        let media = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        if media.starts_with("multipart/") {
-            for part in parts(body, &boundary(kind)) {
+        let content_type = find(headers, "Content-Type").unwrap_or("text/plain");
+        let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if media_type.starts_with("multipart/") {
+            for part in parts(body, &boundary(content_type)) {
                 let (headers, body) = split(part);
                 self.read_part(&headers, body);
             }
             return;
         }
-        let into = match media.as_str() {
+        let text = match media_type.as_str() {
             "text/plain" => &mut self.text,
             "text/html" => &mut self.html,
             _ => return,
         };
-        if into.is_empty() {
+        if text.is_empty() {
             let encoding = find(headers, "Content-Transfer-Encoding").unwrap_or_default().trim().to_ascii_lowercase();
             let bytes = match encoding.as_str() {
                 "base64" => from_base64(body),
-                "quoted-printable" => from_quoted(body),
+                "quoted-printable" => from_quoted_printable(body),
                 _ => body.to_vec(),
             };
-            *into = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
+            *text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
         }
     }
 }
 
 fn find<'a>(headers: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    let header = headers.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    let header = headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
     header.map(|(_, value)| value.as_str())
 }
 
 /// The headers, unfolded, and the body.
 fn split(bytes: &[u8]) -> (Vec<(String, String)>, &[u8]) {
     let (head, body) = match position(bytes, b"\r\n\r\n") {
-        // A part without headers begins with the empty line.
+        // A part without headers starts with the empty line.
         _ if bytes.starts_with(b"\r\n") => (&bytes[..0], &bytes[2..]),
-        Some(at) => (&bytes[..at], &bytes[at + 4..]),
+        Some(index) => (&bytes[..index], &bytes[index + 4..]),
         None => (bytes, &bytes[..0]),
     };
     let unfolded = String::from_utf8_lossy(head).replace("\r\n ", " ").replace("\r\n\t", "\t");
@@ -142,32 +142,32 @@ fn boundary(content_type: &str) -> String {
     boundary.map(|(_, value)| value.trim_matches('"').to_owned()).unwrap_or_default()
 }
 
-/// What stands between the lines made of the boundary.
+/// The parts between the boundary lines.
 fn parts<'a>(body: &'a [u8], boundary: &str) -> Vec<&'a [u8]> {
     let delimiter = format!("--{boundary}");
     let mut parts = Vec::new();
-    let mut rest = position(body, delimiter.as_bytes()).map(|at| &body[at + delimiter.len()..]);
+    let mut rest = position(body, delimiter.as_bytes()).map(|index| &body[index + delimiter.len()..]);
     while let Some(inside) = rest.filter(|rest| !rest.starts_with(b"--")) {
-        let inside = position(inside, b"\r\n").map_or(inside, |at| &inside[at + 2..]);
+        let inside = position(inside, b"\r\n").map_or(inside, |index| &inside[index + 2..]);
         let end = position(inside, delimiter.as_bytes());
         let part = &inside[..end.unwrap_or(inside.len())];
         // The line end before a boundary belongs to the boundary.
         parts.push(part.strip_suffix(b"\r\n").unwrap_or(part));
-        rest = end.map(|at| &inside[at + delimiter.len()..]);
+        rest = end.map(|index| &inside[index + delimiter.len()..]);
     }
     parts
 }
 
-fn position(bytes: &[u8], what: &[u8]) -> Option<usize> {
-    bytes.windows(what.len()).position(|window| window == what)
+fn position(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 fn from_base64(body: &[u8]) -> Vec<u8> {
-    let packed: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    BASE64_STANDARD.decode(packed).unwrap_or_default()
+    let compact: Vec<u8> = body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    BASE64_STANDARD.decode(compact).unwrap_or_default()
 }
 
-fn from_quoted(body: &[u8]) -> Vec<u8> {
+fn from_quoted_printable(body: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = body;
     while let [first, tail @ ..] = rest {
@@ -187,16 +187,16 @@ fn from_quoted(body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Decodes the `=?utf-8?b?…?=` of RFC 2047. White space between two such words does not count.
+/// Decodes the encoded words (`=?utf-8?b?…?=`) of RFC 2047. White space between two of them is dropped.
 fn decode_words(value: &str) -> String {
     let mut decoded = String::new();
     let mut rest = value;
     let mut after_word = false;
-    while let Some(at) = rest.find("=?") {
-        let Some((word, tail)) = encoded_word(&rest[at..]) else {
+    while let Some(index) = rest.find("=?") {
+        let Some((word, tail)) = encoded_word(&rest[index..]) else {
             break;
         };
-        let between = &rest[..at];
+        let between = &rest[..index];
         if !(after_word && between.trim().is_empty()) {
             decoded.push_str(between);
         }
@@ -206,16 +206,16 @@ fn decode_words(value: &str) -> String {
     decoded + rest
 }
 
-/// An encoded word at the beginning of `text`, and what follows it.
+/// The encoded word at the start of `text`, and the rest.
 fn encoded_word(text: &str) -> Option<(String, &str)> {
     let (charset, rest) = text.strip_prefix("=?")?.split_once('?')?;
     let (encoding, rest) = rest.split_once('?')?;
     let (word, rest) = rest.split_once("?=")?;
-    let known = ["utf-8", "us-ascii"].contains(&charset.to_ascii_lowercase().as_str());
+    let supported = ["utf-8", "us-ascii"].contains(&charset.to_ascii_lowercase().as_str());
     let bytes = match encoding.to_ascii_lowercase().as_str() {
         "b" => from_base64(word.as_bytes()),
-        "q" => from_quoted(word.replace('_', " ").as_bytes()),
+        "q" => from_quoted_printable(word.replace('_', " ").as_bytes()),
         _ => return None,
     };
-    known.then(|| (String::from_utf8_lossy(&bytes).into_owned(), rest))
+    supported.then(|| (String::from_utf8_lossy(&bytes).into_owned(), rest))
 }

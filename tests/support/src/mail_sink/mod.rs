@@ -1,18 +1,18 @@
-//! A stand-in for the world's mail servers: it takes mail over SMTP, a test reads it, and whatever can
-//! go wrong with a delivery can be made to.
+//! A Sim of the receiving mail servers: it accepts email over SMTP, tests read it, and deliveries can be made to
+//! fail.
 //!
 //! ```no_run
 //! # use dca_test_support::{MailFault, MailSink};
 //! # async fn example() {
 //! let sink = MailSink::start().await;
-//! // … start the product with sink.host() and sink.port() …
+//! // … start the app with sink.host() and sink.port() …
 //! sink.fault(MailFault::Greylist450.times(2).to("slow.example"));
 //! let token = sink.next("ana@slow.example").await.token();
 //! sink.finish();
 //! # }
 //! ```
 //!
-//! STARTTLS is not spoken.
+//! STARTTLS is not supported.
 
 mod fault;
 mod mail;
@@ -33,29 +33,29 @@ use crate::shared::{History, LIMIT, Shared};
 pub use fault::{MailFault, MailScript, SmtpStep};
 pub use mail::Mail;
 
-/// How many connections wait to be accepted.
+/// The length of the accept queue.
 const BACKLOG: u32 = 1024;
 
-/// A message and those who have not read it yet.
+/// A message, and the recipients that no test has read it for.
 struct Accepted {
     mail: Mail,
     unread: Vec<String>,
 }
 
-/// Everything, behind the sink's one lock.
+/// The state of the sink.
 struct State {
-    /// Bound but not listening: the port stays ours while the sink is down.
-    _claim: TcpSocket,
+    /// Bound but not listening, so that the port stays reserved while the sink is down.
+    _reserved: TcpSocket,
     address: SocketAddr,
     listener: Option<TcpListener>,
-    /// Ends when the sink goes down, and all conversations with it.
-    era: CancellationToken,
+    /// Closes all current connections when cancelled.
+    connection_token: CancellationToken,
     credentials: Option<(String, String)>,
     scripts: Vec<MailScript>,
     accepted: Vec<Accepted>,
     connections: usize,
     attempts: usize,
-    /// Answers held back now, and how often `release()` was called.
+    /// How many replies are held, and how often `release()` was called.
     held: usize,
     releases: usize,
     violations: Vec<String>,
@@ -75,14 +75,14 @@ impl State {
         self.history.push(line.into());
     }
 
-    fn attempt(&mut self, how: &str) {
+    fn attempt(&mut self, description: &str) {
         self.attempts += 1;
-        self.note(format!("attempt {}: {how}", self.attempts));
+        self.note(format!("attempt {}: {description}", self.attempts));
     }
 
-    /// Whether this fault happens here and now; if so, that is one time less.
+    /// Whether this fault applies now; if so, uses it up once.
     fn take(&mut self, fault: MailFault, recipients: &[String]) -> bool {
-        let Some(script) = self.scripts.iter_mut().find(|script| script.hits(fault, recipients)) else {
+        let Some(script) = self.scripts.iter_mut().find(|script| script.applies(fault, recipients)) else {
             return false;
         };
         script.times = script.times.saturating_sub(usize::from(script.times < usize::MAX));
@@ -94,14 +94,14 @@ impl State {
     fn accept(&mut self, from: &str, to: &[String], eight_bit: bool, raw: &[u8]) {
         let mail = Mail::parse(self.accepted.len() + 1, from, to, raw);
         self.note(format!("accepted mail {} to {to:?}: {}", mail.number, mail.subject));
-        let undeclared = (!raw.is_ascii() && !eight_bit).then(|| "eight bits without BODY=8BITMIME".to_owned());
+        let undeclared = (!raw.is_ascii() && !eight_bit).then(|| "8-bit content without BODY=8BITMIME".to_owned());
         for flaw in mail.flaws().into_iter().chain(undeclared) {
             self.violations.push(format!("mail {} to {to:?}: {flaw}", mail.number));
         }
         self.accepted.push(Accepted { mail, unread: to.to_vec() });
     }
 
-    /// The oldest unread mail to an address, which is then read.
+    /// Marks the oldest unread email to an address as read and returns it.
     fn read(&mut self, to: &str) -> Option<Mail> {
         self.accepted.iter_mut().find_map(|accepted| {
             let index = accepted.unread.iter().position(|unread| unread.eq_ignore_ascii_case(to))?;
@@ -111,34 +111,34 @@ impl State {
     }
 }
 
-/// A mail server of one's own on a local port. Clones are handles to the same one.
+/// A simulated mail server on a local port. Clones share the same server.
 #[derive(Clone)]
 pub struct MailSink {
-    room: Arc<Shared<State>>,
-    /// The server ends with the last handle.
+    shared: Arc<Shared<State>>,
+    /// Stops the server when the last handle is dropped.
     _server: Arc<DropGuard>,
 }
 
-/// Running it, and what the product is configured with.
+/// Server and configuration.
 impl MailSink {
     /// Starts on a free port.
     pub async fn start() -> Self {
         Self::start_on(0).await
     }
 
-    /// Starts on a given port, for a demo whose configuration is written down.
+    /// Starts on a given port, for a demo with a fixed configuration.
     ///
     /// # Panics
     /// If the port is taken.
-    #[expect(clippy::unused_async, reason = "it starts like every Sim, and needs a runtime")]
+    #[expect(clippy::unused_async, reason = "every Sim starts this way, and it needs a runtime")]
     pub async fn start_on(port: u16) -> Self {
-        let claim = claim(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let address = claim.local_addr().expect("a bound socket has an address");
-        let room = Arc::new(Shared::new(State {
-            _claim: claim,
+        let reserved = reserve(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let address = reserved.local_addr().expect("a bound socket has an address");
+        let shared = Arc::new(Shared::new(State {
+            _reserved: reserved,
             address,
             listener: Some(listen(address)),
-            era: CancellationToken::new(),
+            connection_token: CancellationToken::new(),
             credentials: None,
             scripts: Vec::new(),
             accepted: Vec::new(),
@@ -149,183 +149,183 @@ impl MailSink {
             violations: Vec::new(),
             history: Vec::new(),
         }));
-        room.lock().era = room.shutdown.child_token();
-        tokio::spawn(accept(Arc::clone(&room)));
-        let server = room.shutdown.clone().drop_guard();
-        Self { room, _server: Arc::new(server) }
+        shared.lock().connection_token = shared.shutdown.child_token();
+        tokio::spawn(accept(Arc::clone(&shared)));
+        let server = shared.shutdown.clone().drop_guard();
+        Self { shared, _server: Arc::new(server) }
     }
 
-    /// The host to send mail to.
+    /// The SMTP host.
     pub fn host(&self) -> String {
-        self.room.lock().address.ip().to_string()
+        self.shared.lock().address.ip().to_string()
     }
 
-    /// The port to send mail to. It stays the same through [`Self::down`] and [`Self::up`].
+    /// The SMTP port. It stays the same through [`Self::down`] and [`Self::up`].
     pub fn port(&self) -> u16 {
-        self.room.lock().address.port()
+        self.shared.lock().address.port()
     }
 
-    /// From now on mail is taken only after a login (`PLAIN` or `LOGIN`): 530 before, 535 if it is wrong.
+    /// Requires authentication (`PLAIN` or `LOGIN`): 530 without, 535 with wrong credentials.
     pub fn require_auth(&self, user: &str, password: &str) {
-        self.room.change(|state| state.credentials = Some((user.to_owned(), password.to_owned())));
+        self.shared.change(|state| state.credentials = Some((user.to_owned(), password.to_owned())));
     }
 
-    /// Everything that happened, one line each, as panics print it.
+    /// The history, one line per event, as panics print it.
     pub fn history(&self) -> String {
-        self.room.history()
+        self.shared.history()
     }
 
-    /// What other mail servers might not have taken: messages of a wrong form.
+    /// Malformed messages, which other mail servers might refuse.
     pub fn violations(&self) -> Vec<String> {
-        self.room.lock().violations.clone()
+        self.shared.lock().violations.clone()
     }
 
-    /// Ends a test.
+    /// Ends a test and checks the sink.
     ///
     /// # Panics
-    /// If a message was of a wrong form, or nobody read it.
+    /// If a message was malformed or not read.
     pub fn finish(&self) {
-        let state = self.room.lock();
+        let state = self.shared.lock();
         let unread = state.accepted.iter().filter(|accepted| !accepted.unread.is_empty());
         let unread: Vec<_> = unread.map(|accepted| (&accepted.unread, &accepted.mail.subject)).collect();
         let violations = &state.violations;
         let clean = violations.is_empty() && unread.is_empty();
-        let report = format!("violations: {violations:#?}\nmails nobody read: {unread:#?}");
+        let report = format!("violations: {violations:#?}\nunread email: {unread:#?}");
         drop(state);
         assert!(clean, "MailSink:\n{report}\n{}", self.history());
     }
 }
 
-/// Reading mail.
+/// Reading email.
 impl MailSink {
-    /// The oldest mail to an address that was not read yet; it is read then.
+    /// Waits for the oldest unread email to an address and marks it as read.
     ///
     /// # Panics
-    /// If none comes within ten seconds.
+    /// If none arrives within ten seconds.
     pub async fn next(&self, to: &str) -> Mail {
-        self.room.wait(&format!("mail to {to}"), LIMIT, |state| state.read(to)).await
+        self.shared.wait(&format!("mail to {to}"), LIMIT, |state| state.read(to)).await
     }
 
-    /// All mail an address ever got; it is read then.
+    /// All email to an address so far; marks it as read.
     pub fn all_to(&self, to: &str) -> Vec<Mail> {
         self.forget(to);
-        let state = self.room.lock();
+        let state = self.shared.lock();
         let mails = state.accepted.iter().map(|accepted| &accepted.mail);
-        mails.filter(|mail| mail.to.iter().any(|known| known.eq_ignore_ascii_case(to))).cloned().collect()
+        mails.filter(|mail| mail.to.iter().any(|recipient| recipient.eq_ignore_ascii_case(to))).cloned().collect()
     }
 
     /// How many messages were accepted.
     pub fn count(&self) -> usize {
-        self.room.lock().accepted.len()
+        self.shared.lock().accepted.len()
     }
 
-    /// The mail to an address so far need not be read.
+    /// Marks all email to an address as read.
     pub fn forget(&self, to: &str) {
-        self.room.change(|state| while state.read(to).is_some() {});
+        self.shared.change(|state| while state.read(to).is_some() {});
     }
 }
 
 /// Faults.
 impl MailSink {
-    /// Lets a fault happen to the next deliveries it fits.
+    /// Injects a fault into the next matching deliveries.
     pub fn fault(&self, script: impl Into<MailScript>) {
-        self.room.change(|state| state.scripts.push(script.into()));
+        self.shared.change(|state| state.scripts.push(script.into()));
     }
 
-    /// Nothing goes wrong any more, except for what is held back already.
+    /// Removes all faults. Replies that are already held stay held.
     pub fn heal(&self) {
-        self.room.change(|state| state.scripts.clear());
+        self.shared.change(|state| state.scripts.clear());
     }
 
-    /// From now on connections are refused, and those there were are cut.
+    /// Closes all connections and refuses new ones.
     pub fn down(&self) {
-        self.room.change(|state| {
+        self.shared.change(|state| {
             state.note("down");
             state.listener = None;
-            state.era.cancel();
+            state.connection_token.cancel();
         });
     }
 
-    /// Takes connections again, on the same port.
+    /// Accepts connections again, on the same port.
     ///
     /// # Panics
-    /// If it is not down.
+    /// If the sink is not down.
     pub fn up(&self) {
-        self.room.change(|state| {
-            assert!(state.listener.is_none(), "MailSink: it is not down");
+        self.shared.change(|state| {
+            assert!(state.listener.is_none(), "MailSink: the sink is not down");
             state.note("up");
             state.listener = Some(listen(state.address));
-            state.era = self.room.shutdown.child_token();
+            state.connection_token = self.shared.shutdown.child_token();
         });
     }
 
-    /// Every connection there is gets cut, as a server does with those that idle for long. What then
-    /// comes is a new one, which faults of the greeting can hit.
+    /// Closes all connections, as servers do after an idle time. Clients then open new ones, to which faults of
+    /// the greeting apply.
     pub fn hang_up(&self) {
-        self.room.change(|state| {
-            state.note("hangs up");
-            state.era.cancel();
-            state.era = self.room.shutdown.child_token();
+        self.shared.change(|state| {
+            state.note("closes all connections");
+            state.connection_token.cancel();
+            state.connection_token = self.shared.shutdown.child_token();
         });
     }
 
-    /// Waits until an answer is being held back, by [`MailFault::Tarpit`] or [`MailFault::HoldAfterData`].
+    /// Waits until a reply is held by [`MailFault::Tarpit`] or [`MailFault::HoldAfterData`].
     pub async fn held(&self) {
-        self.room.wait("held answer", LIMIT, |state| (state.held > 0).then_some(())).await;
+        self.shared.wait("held reply", LIMIT, |state| (state.held > 0).then_some(())).await;
     }
 
-    /// Lets all held answers go.
+    /// Sends all held replies.
     pub fn release(&self) {
-        self.room.change(|state| {
+        self.shared.change(|state| {
             state.held = 0;
             state.releases += 1;
         });
     }
 
-    /// Waits until somebody has connected.
+    /// Waits for the first connection.
     pub async fn seen_connection(&self) {
-        self.room.wait("connection", LIMIT, |state| (state.connections > 0).then_some(())).await;
+        self.shared.wait("connection", LIMIT, |state| (state.connections > 0).then_some(())).await;
     }
 
-    /// Waits until that many deliveries were tried since the start: every `MAIL`, and every conversation
-    /// that a fault or a wrong password ended before it. A connection refused while down is not seen.
+    /// Waits until there were that many attempts since the start: every `MAIL`, and every connection that a fault
+    /// or wrong credentials ended before it. Connections refused while the sink is down do not count.
     pub async fn attempts(&self, count: usize) {
-        let enough = |state: &mut State| (state.attempts >= count).then_some(());
-        self.room.wait(&format!("attempt number {count}"), LIMIT, enough).await;
+        let reached = |state: &mut State| (state.attempts >= count).then_some(());
+        self.shared.wait(&format!("attempt number {count}"), LIMIT, reached).await;
     }
 
-    /// How many deliveries were tried.
+    /// How many attempts there were; see [`Self::attempts`].
     pub fn attempt_count(&self) -> usize {
-        self.room.lock().attempts
+        self.shared.lock().attempts
     }
 }
 
-/// A socket that owns a port and does not listen on it.
-fn claim(address: SocketAddr) -> TcpSocket {
+/// A socket that is bound to a port without listening.
+fn reserve(address: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");
-    // Both sides say so, or the one that listens could not share the port with this one.
+    // Both sockets need the option to share the port.
     socket.set_reuseaddr(true).expect("a socket option");
     socket.bind(address).expect("a free local port");
     socket
 }
 
 fn listen(address: SocketAddr) -> TcpListener {
-    claim(address).listen(BACKLOG).expect("a claimed port")
+    reserve(address).listen(BACKLOG).expect("a reserved port")
 }
 
-/// Accepts while there is a listener; each change may bring or take it.
-async fn accept(room: Arc<Shared<State>>) {
-    let mut changed = room.changed.subscribe();
+/// Accepts connections while there is a listener; each change may add or remove it.
+async fn accept(shared: Arc<Shared<State>>) {
+    let mut changed = shared.changed.subscribe();
     loop {
-        let accepted = poll_fn(|cx| match &room.lock().listener {
+        let accepted = poll_fn(|cx| match &shared.lock().listener {
             Some(listener) => listener.poll_accept(cx),
             None => Poll::Pending,
         });
         tokio::select! {
-            () = room.shutdown.cancelled() => break,
+            () = shared.shutdown.cancelled() => break,
             _ = changed.changed() => {}
             Ok((stream, _)) = accepted => {
-                tokio::spawn(smtp::serve(stream, Arc::clone(&room)));
+                tokio::spawn(smtp::serve(stream, Arc::clone(&shared)));
             }
         }
     }

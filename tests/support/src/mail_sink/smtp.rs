@@ -1,4 +1,4 @@
-//! The conversation: what the sink answers to each command.
+//! The SMTP session: the replies to each command.
 
 use std::io;
 use std::sync::Arc;
@@ -12,26 +12,26 @@ use tokio_util::sync::CancellationToken;
 use super::{MailFault, SmtpStep, State};
 use crate::shared::Shared;
 
-/// The largest message taken.
-const SIZE: usize = 10 << 20;
+/// The largest accepted message, in bytes.
+const MAX_SIZE: usize = 10 << 20;
 const GREETING: &str = "220 mail.sink.example ESMTP";
 const EXTENSIONS: [&str; 3] = ["PIPELINING", "8BITMIME", "SMTPUTF8"];
 const LAST_EXTENSION: &str = "ENHANCEDSTATUSCODES";
 
-/// The peer has left, or the sink has.
-struct Gone;
+/// The client has disconnected, or the session must end.
+struct Disconnected;
 
-impl From<io::Error> for Gone {
+impl From<io::Error> for Disconnected {
     fn from(_: io::Error) -> Self {
         Self
     }
 }
 
-/// What has been said so far.
+/// The state of one connection.
 struct Session {
-    wire: BufReader<TcpStream>,
-    room: Arc<Shared<State>>,
-    era: CancellationToken,
+    stream: BufReader<TcpStream>,
+    shared: Arc<Shared<State>>,
+    connection_token: CancellationToken,
     greeted: bool,
     authenticated: bool,
     envelope: Option<Envelope>,
@@ -45,39 +45,46 @@ struct Envelope {
     international: bool,
 }
 
-/// Talks with one peer until either leaves, or the sink goes down.
-pub(super) async fn serve(stream: TcpStream, room: Arc<Shared<State>>) {
-    let era = room.change(|state| {
+/// Serves one client until either side disconnects or the sink goes down.
+pub(super) async fn serve(stream: TcpStream, shared: Arc<Shared<State>>) {
+    let connection_token = shared.change(|state| {
         state.connections += 1;
         state.note("a connection");
-        state.era.clone()
+        state.connection_token.clone()
     });
-    let wire = BufReader::new(stream);
-    let mut session = Session { wire, room, era: era.clone(), greeted: false, authenticated: false, envelope: None };
+    let stream = BufReader::new(stream);
+    let mut session = Session {
+        stream,
+        shared,
+        connection_token: connection_token.clone(),
+        greeted: false,
+        authenticated: false,
+        envelope: None,
+    };
     tokio::select! {
         biased;
-        () = era.cancelled() => {}
-        Err(Gone) = session.converse() => {}
+        () = connection_token.cancelled() => {}
+        Err(Disconnected) = session.run() => {}
     }
 }
 
 impl Session {
-    async fn converse(&mut self) -> Result<(), Gone> {
-        if self.hit_early(MailFault::Refuse) {
-            return Err(Gone);
+    async fn run(&mut self) -> Result<(), Disconnected> {
+        if self.apply_early(MailFault::Refuse) {
+            return Err(Disconnected);
         }
-        if self.hit_early(MailFault::Busy421) {
-            self.say("421 4.3.2 too busy, come back later").await?;
-            return Err(Gone);
+        if self.apply_early(MailFault::Busy421) {
+            self.reply("421 4.3.2 too busy, try again later").await?;
+            return Err(Disconnected);
         }
         self.tarpit(SmtpStep::Greeting, &[]).await?;
-        self.say(GREETING).await?;
+        self.reply(GREETING).await?;
         loop {
             let line = self.line().await?;
             let (verb, rest) = line.split_once(' ').unwrap_or((&line, ""));
-            // Credentials are test data, and yet nothing to print.
-            let shown = if verb.eq_ignore_ascii_case("AUTH") { "AUTH …" } else { &line };
-            self.room.change(|state| state.note(format!("> {shown}")));
+            // Credentials are not printed.
+            let logged = if verb.eq_ignore_ascii_case("AUTH") { "AUTH …" } else { &line };
+            self.shared.change(|state| state.note(format!("> {logged}")));
             match verb.to_ascii_uppercase().as_str() {
                 "EHLO" => self.hello(true).await?,
                 "HELO" => self.hello(false).await?,
@@ -87,73 +94,73 @@ impl Session {
                 "DATA" => self.data().await?,
                 "RSET" => {
                     self.envelope = None;
-                    self.say("250 2.0.0 forgotten").await?;
+                    self.reply("250 2.0.0 reset").await?;
                 }
-                "NOOP" => self.say("250 2.0.0 nothing done").await?,
+                "NOOP" => self.reply("250 2.0.0 ok").await?,
                 "QUIT" => {
-                    self.say("221 2.0.0 bye").await?;
-                    return Err(Gone);
+                    self.reply("221 2.0.0 bye").await?;
+                    return Err(Disconnected);
                 }
-                _ => self.say("500 5.5.1 not a command here").await?,
+                _ => self.reply("500 5.5.1 unknown command").await?,
             }
         }
     }
 
-    async fn hello(&mut self, extended: bool) -> Result<(), Gone> {
+    async fn hello(&mut self, extended: bool) -> Result<(), Disconnected> {
         self.tarpit(SmtpStep::Hello, &[]).await?;
         (self.greeted, self.envelope) = (true, None);
         if !extended {
-            return self.say("250 mail.sink.example").await;
+            return self.reply("250 mail.sink.example").await;
         }
-        let mut lines = vec!["mail.sink.example".to_owned(), format!("SIZE {SIZE}")];
+        let mut lines = vec!["mail.sink.example".to_owned(), format!("SIZE {MAX_SIZE}")];
         lines.extend(self.needs_auth().then(|| "AUTH PLAIN LOGIN".to_owned()));
         lines.extend(EXTENSIONS.map(str::to_owned));
-        self.say(&format!("250-{}\r\n250 {LAST_EXTENSION}", lines.join("\r\n250-"))).await
+        self.reply(&format!("250-{}\r\n250 {LAST_EXTENSION}", lines.join("\r\n250-"))).await
     }
 
-    async fn auth(&mut self, rest: &str) -> Result<(), Gone> {
+    async fn auth(&mut self, rest: &str) -> Result<(), Disconnected> {
         self.tarpit(SmtpStep::Auth, &[]).await?;
         if !self.greeted || self.authenticated || !self.needs_auth() {
-            return self.say("503 5.5.1 AUTH is not awaited").await;
+            return self.reply("503 5.5.1 AUTH is not allowed now").await;
         }
         let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, ""));
-        let given = match mechanism.to_ascii_uppercase().as_str() {
+        let credentials = match mechanism.to_ascii_uppercase().as_str() {
             "PLAIN" => {
-                let text = if initial.is_empty() { self.ask("").await? } else { unpacked(initial) };
+                let text = if initial.is_empty() { self.challenge("").await? } else { decode_base64(initial) };
                 let mut parts = text.split('\0').skip(1).map(str::to_owned);
                 (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
             }
             "LOGIN" => {
-                let user = if initial.is_empty() { self.ask("Username:").await? } else { unpacked(initial) };
-                (user, self.ask("Password:").await?)
+                let user = if initial.is_empty() { self.challenge("Username:").await? } else { decode_base64(initial) };
+                (user, self.challenge("Password:").await?)
             }
-            _ => return self.say("504 5.5.4 unknown mechanism").await,
+            _ => return self.reply("504 5.5.4 unknown mechanism").await,
         };
-        self.authenticated = self.room.lock().credentials.as_ref() == Some(&given);
+        self.authenticated = self.shared.lock().credentials.as_ref() == Some(&credentials);
         if self.authenticated {
-            return self.say("235 2.7.0 welcome").await;
+            return self.reply("235 2.7.0 authenticated").await;
         }
-        self.room.change(|state| state.attempt("wrong credentials"));
-        self.say("535 5.7.8 wrong credentials").await
+        self.shared.change(|state| state.attempt("wrong credentials"));
+        self.reply("535 5.7.8 wrong credentials").await
     }
 
-    /// Asks for one more line of a login.
-    async fn ask(&mut self, question: &str) -> Result<String, Gone> {
-        self.say(&format!("334 {}", BASE64_STANDARD.encode(question))).await?;
-        Ok(unpacked(&self.line().await?))
+    /// Sends a challenge and returns the decoded response.
+    async fn challenge(&mut self, question: &str) -> Result<String, Disconnected> {
+        self.reply(&format!("334 {}", BASE64_STANDARD.encode(question))).await?;
+        Ok(decode_base64(&self.line().await?))
     }
 
-    async fn mail(&mut self, rest: &str) -> Result<(), Gone> {
-        self.room.change(|state| state.attempt(&format!("MAIL {rest}")));
+    async fn mail(&mut self, rest: &str) -> Result<(), Disconnected> {
+        self.shared.change(|state| state.attempt(&format!("MAIL {rest}")));
         self.tarpit(SmtpStep::Mail, &[]).await?;
         if !self.greeted || self.envelope.is_some() {
-            return self.say("503 5.5.1 MAIL is not awaited").await;
+            return self.reply("503 5.5.1 MAIL is not allowed now").await;
         }
         if self.needs_auth() && !self.authenticated {
-            return self.say("530 5.7.0 authentication required").await;
+            return self.reply("530 5.7.0 authentication required").await;
         }
         let Some((from, parameters)) = path(rest, "FROM:") else {
-            return self.say("501 5.5.4 MAIL FROM:<address>").await;
+            return self.reply("501 5.5.4 MAIL FROM:<address>").await;
         };
         let mut envelope = Envelope { from, ..Envelope::default() };
         for parameter in parameters.split_whitespace().map(str::to_ascii_uppercase) {
@@ -161,154 +168,154 @@ impl Session {
                 ("BODY", "8BITMIME") => envelope.eight_bit = true,
                 ("BODY", "7BIT") => {}
                 ("SMTPUTF8", "") => envelope.international = true,
-                ("SIZE", size) if size.parse().is_ok_and(|size: usize| size <= SIZE) => {}
-                ("SIZE", _) => return self.say("552 5.3.4 too large").await,
-                _ => return self.say("555 5.5.4 unknown parameter").await,
+                ("SIZE", size) if size.parse().is_ok_and(|size: usize| size <= MAX_SIZE) => {}
+                ("SIZE", _) => return self.reply("552 5.3.4 too large").await,
+                _ => return self.reply("555 5.5.4 unknown parameter").await,
             }
         }
         if !envelope.from.is_ascii() && !envelope.international {
-            return self.say("553 5.6.7 needs SMTPUTF8").await;
+            return self.reply("553 5.6.7 needs SMTPUTF8").await;
         }
         self.envelope = Some(envelope);
-        self.say("250 2.1.0 sender noted").await
+        self.reply("250 2.1.0 sender ok").await
     }
 
-    async fn rcpt(&mut self, rest: &str) -> Result<(), Gone> {
+    async fn rcpt(&mut self, rest: &str) -> Result<(), Disconnected> {
         let Some(international) = self.envelope.as_ref().map(|envelope| envelope.international) else {
-            return self.say("503 5.5.1 MAIL comes first").await;
+            return self.reply("503 5.5.1 send MAIL first").await;
         };
         let Some((to, _)) = path(rest, "TO:").filter(|(to, _)| to.contains('@')) else {
-            return self.say("501 5.5.4 RCPT TO:<address>").await;
+            return self.reply("501 5.5.4 RCPT TO:<address>").await;
         };
         if !to.is_ascii() && !international {
-            return self.say("553 5.6.7 needs SMTPUTF8").await;
+            return self.reply("553 5.6.7 needs SMTPUTF8").await;
         }
         let recipient = std::slice::from_ref(&to);
         self.tarpit(SmtpStep::Rcpt, recipient).await?;
-        if self.hit(MailFault::Greylist450, recipient) {
-            return self.say("450 4.2.0 greylisted, come back later").await;
+        if self.apply(MailFault::Greylist450, recipient) {
+            return self.reply("450 4.2.0 greylisted, try again later").await;
         }
-        if self.hit(MailFault::Reject550, recipient) {
-            return self.say("550 5.1.1 no such mailbox").await;
+        if self.apply(MailFault::Reject550, recipient) {
+            return self.reply("550 5.1.1 no such mailbox").await;
         }
         self.envelope.iter_mut().for_each(|envelope| envelope.to.push(to.clone()));
-        self.say("250 2.1.5 recipient noted").await
+        self.reply("250 2.1.5 recipient ok").await
     }
 
-    async fn data(&mut self) -> Result<(), Gone> {
-        // The envelope is used up, whatever comes of it.
+    async fn data(&mut self) -> Result<(), Disconnected> {
+        // DATA consumes the envelope, whatever the result.
         let Some(envelope) = self.envelope.take_if(|envelope| !envelope.to.is_empty()) else {
-            return self.say("503 5.5.1 RCPT comes first").await;
+            return self.reply("503 5.5.1 send RCPT first").await;
         };
         self.tarpit(SmtpStep::Data, &envelope.to).await?;
-        if self.hit(MailFault::CutBeforeData, &envelope.to) {
-            return Err(Gone);
+        if self.apply(MailFault::CutBeforeData, &envelope.to) {
+            return Err(Disconnected);
         }
-        self.say("354 go ahead, end with a lonely dot").await?;
+        self.reply("354 go ahead, end with <CRLF>.<CRLF>").await?;
         let raw = self.message().await?;
-        if raw.len() > SIZE {
-            return self.say("552 5.3.4 too large").await;
+        if raw.len() > MAX_SIZE {
+            return self.reply("552 5.3.4 too large").await;
         }
-        // A sink that went down a moment ago takes nothing more.
-        if self.era.is_cancelled() {
-            return Err(Gone);
+        // A sink that went down in the meantime accepts nothing.
+        if self.connection_token.is_cancelled() {
+            return Err(Disconnected);
         }
-        self.room.change(|state| state.accept(&envelope.from, &envelope.to, envelope.eight_bit, &raw));
-        if self.hit(MailFault::CutAfterData, &envelope.to) {
-            return Err(Gone);
+        self.shared.change(|state| state.accept(&envelope.from, &envelope.to, envelope.eight_bit, &raw));
+        if self.apply(MailFault::CutAfterData, &envelope.to) {
+            return Err(Disconnected);
         }
-        if self.hit(MailFault::HoldAfterData, &envelope.to) {
+        if self.apply(MailFault::HoldAfterData, &envelope.to) {
             self.hold().await?;
         }
-        self.say("250 2.0.0 accepted").await
+        self.reply("250 2.0.0 accepted").await
     }
 
-    /// The lines up to a lonely dot, without the dots put before others. Only a line after a proper
-    /// line end can be that dot, so that no second message is smuggled in.
-    async fn message(&mut self) -> Result<Vec<u8>, Gone> {
+    /// Reads the message up to the line with a single dot, and removes dot stuffing. The final dot counts only
+    /// after CR LF, which prevents SMTP smuggling.
+    async fn message(&mut self) -> Result<Vec<u8>, Disconnected> {
         let mut message = Vec::new();
-        let mut starts = true;
+        let mut at_line_start = true;
         loop {
             let mut line = Vec::new();
-            self.wire.read_until(b'\n', &mut line).await?;
+            self.stream.read_until(b'\n', &mut line).await?;
             if !line.ends_with(b"\n") {
-                return Err(Gone);
+                return Err(Disconnected);
             }
-            if starts && line == b".\r\n" {
+            if at_line_start && line == b".\r\n" {
                 return Ok(message);
             }
-            let stuffed = starts && line.starts_with(b".");
-            starts = line.ends_with(b"\r\n");
-            // What is too large is read to its end, but not kept.
-            if message.len() <= SIZE {
+            let stuffed = at_line_start && line.starts_with(b".");
+            at_line_start = line.ends_with(b"\r\n");
+            // A message that is too large is read to its end but not stored.
+            if message.len() <= MAX_SIZE {
                 message.extend_from_slice(&line[usize::from(stuffed)..]);
             }
         }
     }
 
     fn needs_auth(&self) -> bool {
-        self.room.lock().credentials.is_some()
+        self.shared.lock().credentials.is_some()
     }
 
-    fn hit(&self, fault: MailFault, recipients: &[String]) -> bool {
-        self.room.change(|state| state.take(fault, recipients))
+    fn apply(&self, fault: MailFault, recipients: &[String]) -> bool {
+        self.shared.change(|state| state.take(fault, recipients))
     }
 
-    /// A fault before `MAIL`: the attempt it ends is counted here.
-    fn hit_early(&self, fault: MailFault) -> bool {
-        let hit = self.hit(fault, &[]);
-        if hit {
-            self.room.change(|state| state.attempt("none, for a fault"));
+    /// Checks a fault that occurs before `MAIL`, and counts it as an attempt.
+    fn apply_early(&self, fault: MailFault) -> bool {
+        let applies = self.apply(fault, &[]);
+        if applies {
+            self.shared.change(|state| state.attempt("ended by a fault"));
         }
-        hit
+        applies
     }
 
-    async fn tarpit(&mut self, step: SmtpStep, recipients: &[String]) -> Result<(), Gone> {
+    async fn tarpit(&mut self, step: SmtpStep, recipients: &[String]) -> Result<(), Disconnected> {
         let fault = MailFault::Tarpit(step);
         let early = matches!(step, SmtpStep::Greeting | SmtpStep::Hello | SmtpStep::Auth);
-        let hit = if early { self.hit_early(fault) } else { self.hit(fault, recipients) };
-        if hit { self.hold().await } else { Ok(()) }
+        let applies = if early { self.apply_early(fault) } else { self.apply(fault, recipients) };
+        if applies { self.hold().await } else { Ok(()) }
     }
 
-    /// Says nothing until the sink is told to, or the peer leaves.
-    async fn hold(&mut self) -> Result<(), Gone> {
-        let before = self.room.change(|state| {
+    /// Holds the reply until `release()`, or until the client disconnects.
+    async fn hold(&mut self) -> Result<(), Disconnected> {
+        let before = self.shared.change(|state| {
             state.held += 1;
             state.releases
         });
-        let released = self.room.found(|state| (state.releases > before).then_some(()));
-        let wire = &mut self.wire;
-        let left = async {
-            // A peer that talks on has not left; from then on only the release counts.
-            if wire.fill_buf().await.is_ok_and(|said| !said.is_empty()) {
+        let released = self.shared.wait_unlimited(|state| (state.releases > before).then_some(()));
+        let stream = &mut self.stream;
+        let disconnected = async {
+            // A client that sends data is still connected; from then on only the release ends the wait.
+            if stream.fill_buf().await.is_ok_and(|data| !data.is_empty()) {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             () = released => Ok(()),
-            () = left => {
-                self.room.change(|state| {
-                    state.note("the peer left while it was held");
+            () = disconnected => {
+                self.shared.change(|state| {
+                    state.note("the client disconnected while its reply was held");
                     state.held = state.held.saturating_sub(1);
                 });
-                Err(Gone)
+                Err(Disconnected)
             }
         }
     }
 
-    async fn line(&mut self) -> Result<String, Gone> {
+    async fn line(&mut self) -> Result<String, Disconnected> {
         let mut line = Vec::new();
-        self.wire.read_until(b'\n', &mut line).await?;
+        self.stream.read_until(b'\n', &mut line).await?;
         if line.is_empty() {
-            return Err(Gone);
+            return Err(Disconnected);
         }
         Ok(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    async fn say(&mut self, reply: &str) -> Result<(), Gone> {
-        self.room.change(|state| state.note(format!("< {reply}")));
-        self.wire.write_all(format!("{reply}\r\n").as_bytes()).await?;
-        Ok(self.wire.flush().await?)
+    async fn reply(&mut self, reply: &str) -> Result<(), Disconnected> {
+        self.shared.change(|state| state.note(format!("< {reply}")));
+        self.stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        Ok(self.stream.flush().await?)
     }
 }
 
@@ -320,6 +327,6 @@ fn path(text: &str, keyword: &str) -> Option<(String, String)> {
     Some((address.to_owned(), parameters.trim().to_owned()))
 }
 
-fn unpacked(text: &str) -> String {
+fn decode_base64(text: &str) -> String {
     String::from_utf8(BASE64_STANDARD.decode(text).unwrap_or_default()).unwrap_or_default()
 }

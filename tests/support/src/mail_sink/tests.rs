@@ -1,4 +1,4 @@
-//! The sink against a bare connection.
+//! The sink over plain TCP connections.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -9,20 +9,20 @@ use super::{MailFault, MailSink, SmtpStep};
 
 const SHORT: &str = "From: a@app.example\r\nDate: Thu, 1 Jan 2026 00:00:00 +0000\r\nSubject: hi\r\n\r\nhello\r\n";
 
-/// The product's side of a conversation.
-struct Peer(BufReader<TcpStream>);
+/// An SMTP client.
+struct Client(BufReader<TcpStream>);
 
-impl Peer {
+impl Client {
     async fn connect(sink: &MailSink) -> Self {
         Self(BufReader::new(TcpStream::connect((sink.host(), sink.port())).await.expect("a connection")))
     }
 
-    /// Greeted, and with a hello said.
+    /// Connects, reads the greeting and sends `EHLO`.
     async fn ready(sink: &MailSink) -> Self {
-        let mut peer = Self::connect(sink).await;
-        assert_eq!(peer.hear().await, 220);
-        assert_eq!(peer.say("EHLO app.example").await, 250);
-        peer
+        let mut client = Self::connect(sink).await;
+        assert_eq!(client.code().await, 220);
+        assert_eq!(client.command("EHLO app.example").await, 250);
+        client
     }
 
     async fn write(&mut self, text: &str) {
@@ -33,45 +33,45 @@ impl Peer {
     async fn reply(&mut self) -> String {
         let mut reply = String::new();
         loop {
-            let at = reply.len();
-            // A cut connection ends the reply, by an end or by a reset.
+            let start = reply.len();
+            // A closed connection ends the reply, with EOF or with a reset.
             let read = self.0.read_line(&mut reply).await.unwrap_or(0);
-            if read == 0 || reply.as_bytes().get(at + 3) == Some(&b' ') {
+            if read == 0 || reply.as_bytes().get(start + 3) == Some(&b' ') {
                 return reply;
             }
         }
     }
 
-    /// The code of a reply; 0 if the connection has ended instead.
-    async fn hear(&mut self) -> u16 {
+    /// The code of the next reply; 0 if the connection was closed.
+    async fn code(&mut self) -> u16 {
         self.reply().await.get(..3).map_or(0, |code| code.parse().expect("a code"))
     }
 
-    async fn say(&mut self, line: &str) -> u16 {
+    async fn command(&mut self, line: &str) -> u16 {
         self.write(&format!("{line}\r\n")).await;
-        self.hear().await
+        self.code().await
     }
 
-    /// Sends one message, up to the first reply that does not go on.
+    /// Sends one message; returns the code of the first unexpected reply, or of the last one.
     async fn send(&mut self, to: &str, message: &str) -> u16 {
         for (line, expected) in [("MAIL FROM:<a@app.example>", 250), (&format!("RCPT TO:<{to}>"), 250), ("DATA", 354)] {
-            let code = self.say(line).await;
+            let code = self.command(line).await;
             if code != expected {
                 return code;
             }
         }
-        self.say(&format!("{message}.")).await
+        self.command(&format!("{message}.")).await
     }
 }
 
 async fn deliver(sink: &MailSink, to: &str) -> u16 {
-    Peer::ready(sink).await.send(to, SHORT).await
+    Client::ready(sink).await.send(to, SHORT).await
 }
 
 #[tokio::test]
-async fn a_message_is_read_as_its_reader_sees_it() {
+async fn a_message_is_decoded() {
     let sink = MailSink::start().await;
-    let mut peer = Peer::ready(&sink).await;
+    let mut client = Client::ready(&sink).await;
     let html = BASE64_STANDARD.encode("<p>Grüße, <a href=\"https://app.example/html\">hier</a></p>");
     let message = format!(
         "From: =?utf-8?q?Caf=C3=A9_M=C3=BCller?= <a@app.example>\r\nTo: ana@mail.example\r\n\
@@ -83,7 +83,7 @@ async fn a_message_is_read_as_its_reader_sees_it() {
          --b-1\r\nContent-Type: text/html; charset=utf-8\r\nContent-Transfer-Encoding: base64\r\n\r\n\
          {html}\r\n--b-1--\r\n"
     );
-    assert_eq!(peer.send("Ana@mail.example", &message).await, 250);
+    assert_eq!(client.send("Ana@mail.example", &message).await, 250);
     let mail = sink.next("ana@mail.example").await;
     assert_eq!((mail.number, mail.from.as_str()), (1, "a@app.example"));
     assert_eq!((mail.to.as_slice(), mail.subject.as_str()), (&["Ana@mail.example".to_owned()][..], "Grüße an alle"));
@@ -100,11 +100,11 @@ async fn a_message_is_read_as_its_reader_sees_it() {
 }
 
 #[tokio::test]
-async fn commands_come_in_order_and_may_come_at_once() {
+async fn commands_are_checked_in_order_and_may_be_pipelined() {
     let sink = MailSink::start().await;
-    let mut peer = Peer::connect(&sink).await;
+    let mut client = Client::connect(&sink).await;
     sink.seen_connection().await;
-    peer.hear().await;
+    client.code().await;
     for (line, code) in [
         ("MAIL FROM:<a@app.example>", 503),
         ("HELO app.example", 250),
@@ -124,69 +124,69 @@ async fn commands_come_in_order_and_may_come_at_once() {
         ("NOOP", 250),
         ("VRFY b", 500),
     ] {
-        assert_eq!(peer.say(line).await, code, "{line}");
+        assert_eq!(client.command(line).await, code, "{line}");
     }
-    peer.write("MAIL FROM:<>\r\nRCPT TO:<b@mail.example>\r\nRCPT TO:<c@mail.example>\r\nDATA\r\n").await;
+    client.write("MAIL FROM:<>\r\nRCPT TO:<b@mail.example>\r\nRCPT TO:<c@mail.example>\r\nDATA\r\n").await;
     for code in [250, 250, 250, 354] {
-        assert_eq!(peer.hear().await, code);
+        assert_eq!(client.code().await, code);
     }
-    peer.write(&format!("{SHORT}.\r\nQUIT\r\n")).await;
-    assert_eq!((peer.hear().await, peer.hear().await, peer.hear().await), (250, 221, 0));
+    client.write(&format!("{SHORT}.\r\nQUIT\r\n")).await;
+    assert_eq!((client.code().await, client.code().await, client.code().await), (250, 221, 0));
     assert_eq!((sink.next("b@mail.example").await.from.as_str(), sink.count()), ("", 1));
-    assert!(std::panic::catch_unwind(|| sink.finish()).is_err(), "the other has not read it");
+    assert!(std::panic::catch_unwind(|| sink.finish()).is_err(), "one recipient has not read it");
     assert_eq!(sink.all_to("c@mail.example").len(), 1);
     sink.finish();
 }
 
 #[tokio::test]
-async fn a_message_of_a_wrong_form_is_told() {
+async fn a_malformed_message_is_a_violation() {
     let sink = MailSink::start().await;
-    let mut peer = Peer::ready(&sink).await;
+    let mut client = Client::ready(&sink).await;
     let smuggled = format!("Subject: a\r\nSubject: b\r\n\r\nä\n.\r\n{}\r\n", "x".repeat(999));
-    assert_eq!(peer.send("b@mail.example", &smuggled).await, 250);
+    assert_eq!(client.send("b@mail.example", &smuggled).await, 250);
     sink.forget("b@mail.example");
-    let told = sink.violations().join("\n");
-    for flaw in ["no From", "no Date", "Subject stands twice", "longer than", "without CR LF", "8BITMIME"] {
-        assert!(told.contains(flaw), "{flaw}: {told}");
+    let violations = sink.violations().join("\n");
+    for flaw in ["no From", "no Date", "Subject occurs twice", "longer than", "without CR LF", "8BITMIME"] {
+        assert!(violations.contains(flaw), "{flaw}: {violations}");
     }
-    assert_eq!(sink.count(), 1, "the dot after a bare line feed ended nothing");
+    assert_eq!(sink.count(), 1, "a dot after a bare line feed does not end the message");
 }
 
 #[tokio::test]
-async fn a_login_is_asked_for() {
+async fn authentication_is_required() {
     let sink = MailSink::start().await;
     sink.require_auth("app", "pass word");
     let plain = |password: &str| format!("AUTH PLAIN {}", BASE64_STANDARD.encode(format!("\0app\0{password}")));
-    let mut peer = Peer::connect(&sink).await;
-    peer.hear().await;
-    peer.write("EHLO app.example\r\n").await;
-    let extensions = peer.reply().await;
+    let mut client = Client::connect(&sink).await;
+    client.code().await;
+    client.write("EHLO app.example\r\n").await;
+    let extensions = client.reply().await;
     assert!(extensions.contains("250-AUTH PLAIN LOGIN\r\n") && extensions.contains("250-SIZE "), "{extensions}");
-    assert_eq!(peer.say("MAIL FROM:<a@app.example>").await, 530);
-    assert_eq!(peer.say(&plain("guess")).await, 535);
-    assert_eq!(peer.say("AUTH CRAM-MD5").await, 504);
-    assert_eq!(peer.say(&plain("pass word")).await, 235);
-    assert_eq!(peer.send("b@mail.example", SHORT).await, 250);
+    assert_eq!(client.command("MAIL FROM:<a@app.example>").await, 530);
+    assert_eq!(client.command(&plain("guess")).await, 535);
+    assert_eq!(client.command("AUTH CRAM-MD5").await, 504);
+    assert_eq!(client.command(&plain("pass word")).await, 235);
+    assert_eq!(client.send("b@mail.example", SHORT).await, 250);
 
-    let mut peer = Peer::ready(&sink).await;
-    assert_eq!(peer.say("AUTH LOGIN").await, 334);
-    assert_eq!(peer.say(&BASE64_STANDARD.encode("app")).await, 334);
-    assert_eq!(peer.say(&BASE64_STANDARD.encode("pass word")).await, 235);
+    let mut client = Client::ready(&sink).await;
+    assert_eq!(client.command("AUTH LOGIN").await, 334);
+    assert_eq!(client.command(&BASE64_STANDARD.encode("app")).await, 334);
+    assert_eq!(client.command(&BASE64_STANDARD.encode("pass word")).await, 235);
     assert_eq!(sink.next("b@mail.example").await.text, "hello\n");
     for secret in ["guess", "pass word"].map(|word| [plain(word), BASE64_STANDARD.encode(word)]).concat() {
-        assert!(!sink.history().contains(&secret), "no password is printed");
+        assert!(!sink.history().contains(&secret), "the history contains a password");
     }
     sink.finish();
 }
 
 #[tokio::test]
-async fn faults_hit_whom_they_are_meant_for() {
+async fn faults_apply_to_their_targets() {
     let sink = MailSink::start().await;
     sink.fault(MailFault::Refuse);
-    assert_eq!(Peer::connect(&sink).await.hear().await, 0);
+    assert_eq!(Client::connect(&sink).await.code().await, 0);
     sink.fault(MailFault::Busy421);
-    let mut peer = Peer::connect(&sink).await;
-    assert_eq!((peer.hear().await, peer.hear().await), (421, 0));
+    let mut client = Client::connect(&sink).await;
+    assert_eq!((client.code().await, client.code().await), (421, 0));
     sink.attempts(2).await;
 
     sink.fault(MailFault::Greylist450.times(2).to("slow.example"));
@@ -209,19 +209,19 @@ async fn faults_hit_whom_they_are_meant_for() {
     sink.fault(MailFault::CutAfterData.always());
     assert_eq!(deliver(&sink, "cut@mail.example").await, 0);
     assert_eq!(deliver(&sink, "cut@mail.example").await, 0);
-    assert_eq!(sink.all_to("cut@mail.example").len(), 2, "accepted, though nobody was told");
+    assert_eq!(sink.all_to("cut@mail.example").len(), 2, "accepted although no reply was sent");
     sink.heal();
     assert_eq!(deliver(&sink, "cut@mail.example").await, 250);
-    for read in ["b@mail.example", "b@slow.example", "gone@mail.example", "cut@mail.example"] {
-        sink.next(read).await;
+    for address in ["b@mail.example", "b@slow.example", "gone@mail.example", "cut@mail.example"] {
+        sink.next(address).await;
     }
     sink.finish();
-    let blind = std::panic::catch_unwind(|| MailFault::Busy421.to("mail.example"));
-    assert!(blind.is_err(), "nobody is named yet");
+    let result = std::panic::catch_unwind(|| MailFault::Busy421.to("mail.example"));
+    assert!(result.is_err(), "the recipient is not known yet");
 }
 
 #[tokio::test]
-async fn answers_are_held_back_until_released_or_left() {
+async fn replies_are_held_until_released_or_disconnected() {
     let sink = MailSink::start().await;
     sink.fault(MailFault::HoldAfterData);
     let (code, mail) = tokio::join!(deliver(&sink, "b@mail.example"), async {
@@ -243,28 +243,28 @@ async fn answers_are_held_back_until_released_or_left() {
     }
 
     sink.fault(MailFault::HoldAfterData);
-    let leaving = deliver(&sink, "b@mail.example");
+    let delivery = deliver(&sink, "b@mail.example");
     tokio::select! {
-        _ = leaving => panic!("it was answered"),
+        _ = delivery => panic!("a reply was sent"),
         () = sink.held() => {}
     }
-    sink.room.wait("peer that left", super::LIMIT, |state| (state.held == 0).then_some(())).await;
+    sink.shared.wait("disconnected client", super::LIMIT, |state| (state.held == 0).then_some(())).await;
     sink.next("b@mail.example").await;
     sink.finish();
 }
 
 #[tokio::test]
-async fn it_goes_down_and_comes_up_on_the_same_port() {
+async fn the_sink_goes_down_and_up_on_the_same_port() {
     let sink = MailSink::start().await;
-    let mut peer = Peer::ready(&sink).await;
+    let mut client = Client::ready(&sink).await;
     sink.down();
     let refused = TcpStream::connect((sink.host(), sink.port())).await;
     assert_eq!(refused.expect_err("refused").kind(), std::io::ErrorKind::ConnectionRefused);
-    assert_eq!(peer.hear().await, 0, "the conversation was cut");
+    assert_eq!(client.code().await, 0, "the connection was closed");
     sink.up();
-    let mut peer = Peer::ready(&sink).await;
+    let mut client = Client::ready(&sink).await;
     sink.hang_up();
-    assert_eq!(peer.hear().await, 0, "and once more, without going down");
+    assert_eq!(client.code().await, 0, "closed again without going down");
     assert_eq!(deliver(&sink, "b@mail.example").await, 250);
     assert_eq!(sink.next("b@mail.example").await.subject, "hi");
     sink.finish();

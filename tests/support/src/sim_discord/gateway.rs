@@ -1,7 +1,7 @@
-//! The gateway: sessions, what they receive, and how they end.
+//! The gateway and its sessions.
 //!
-//! A session outlives its connection: dispatches made while it has none are kept and replayed when
-//! it is resumed. Two live sessions (two processes) each receive everything.
+//! A session outlives its connection: dispatches without a connection are stored and replayed when the session is
+//! resumed. Every live session receives all dispatches.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,12 +21,12 @@ const GUILDS: u64 = 1 << 0;
 const GUILD_MEMBERS: u64 = 1 << 1;
 const INVALID_TOKEN: u16 = 4004;
 const DISALLOWED_INTENTS: u16 = 4014;
-/// Close codes after which Discord has forgotten the session.
+/// The close codes that end the session.
 const ENDS_SESSION: [u16; 8] = [4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014];
-/// How long a closed connection is still read from, so that the close frame is not lost to a reset.
-const CLOSING: Duration = Duration::from_secs(1);
+/// How long a closed connection is still read, so that a reset does not discard the close frame.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
-/// What the Sim makes a connection do.
+/// An instruction to a connection.
 #[derive(Clone)]
 pub(super) enum Frame {
     Payload(Value),
@@ -34,24 +34,24 @@ pub(super) enum Frame {
     Cut,
 }
 
-/// A gateway session: who it is, and every dispatch it was given.
+/// A gateway session and its dispatches.
 pub(super) struct Session {
     intents: u64,
     dispatched: Vec<Value>,
-    wire: Option<UnboundedSender<Frame>>,
-    /// A forgotten session goes on until its connection ends, but cannot be resumed.
+    connection: Option<UnboundedSender<Frame>>,
+    /// A forgotten session continues until its connection ends but cannot be resumed.
     pub forgotten: bool,
 }
 
 impl Session {
     pub fn is_live(&self) -> bool {
-        self.wire.is_some()
+        self.connection.is_some()
     }
 
     fn send(&self, frame: Frame) {
-        if let Some(wire) = &self.wire {
-            // The connection may be closing already; the session keeps what it was given.
-            let _ = wire.send(frame);
+        if let Some(connection) = &self.connection {
+            // The connection may be closing; the dispatch is stored for a resume.
+            let _ = connection.send(frame);
         }
     }
 
@@ -68,11 +68,11 @@ impl Session {
 }
 
 impl State {
-    /// Sends an event to every session whose intents cover it. Events of a guild are dropped while
-    /// the bot is not in it or the guild is out: Discord does not make up for them later.
+    /// Sends an event to every session whose intents include it. Events of a guild are lost while the bot is not a
+    /// member or the guild is unavailable.
     pub fn dispatch(&mut self, guild: Option<u64>, name: &str, data: &Value) {
-        let reaches = |guild| self.guilds.get(&guild).is_none_or(|guild| guild.has_bot && !guild.out);
-        if guild.is_some_and(|guild| !reaches(guild)) {
+        let is_reachable = |guild| self.guilds.get(&guild).is_none_or(|guild| guild.has_bot && !guild.unavailable);
+        if guild.is_some_and(|guild| !is_reachable(guild)) {
             return;
         }
         self.dispatch_anyway(name, data);
@@ -96,19 +96,18 @@ impl State {
         self.sessions.values().any(Session::is_live)
     }
 
-    /// Makes every live connection do the same, and regards it as gone: what is dispatched from now
-    /// on waits for a resume.
+    /// Sends a frame to every live connection and detaches it; later dispatches wait for a resume.
     pub fn end_connections(&mut self, frame: &Frame) {
         for session in self.sessions.values_mut() {
             session.send(frame.clone());
-            session.wire = None;
+            session.connection = None;
         }
         if matches!(frame, Frame::Close(Some(code)) if ENDS_SESSION.contains(code)) {
             self.sessions.clear();
         }
     }
 
-    fn identify(&mut self, wire: UnboundedSender<Frame>, data: &Value) -> Result<String, u16> {
+    fn identify(&mut self, connection: UnboundedSender<Frame>, data: &Value) -> Result<String, u16> {
         self.identifies += 1;
         self.note(format!("gateway IDENTIFY intents {}", data["intents"]));
         let token = data["token"].as_str().unwrap_or("").trim_start_matches("Bot ");
@@ -121,32 +120,32 @@ impl State {
         }
         self.sessions_begun += 1;
         let id = format!("session-{}", self.sessions_begun);
-        let mut session = Session { intents, dispatched: Vec::new(), wire: Some(wire), forgotten: false };
-        let inside: Vec<u64> = self.guilds.iter().filter(|(_, guild)| guild.has_bot).map(|(id, _)| *id).collect();
+        let mut session = Session { intents, dispatched: Vec::new(), connection: Some(connection), forgotten: false };
+        let guilds: Vec<u64> = self.guilds.iter().filter(|(_, guild)| guild.has_bot).map(|(id, _)| *id).collect();
         let unavailable = |id: &u64| json!({ "id": id.to_string(), "unavailable": true });
         let ready = json!({
             "v": 10, "user": self.me_json(), "session_id": id, "session_type": "normal",
-            "guilds": inside.iter().map(unavailable).collect::<Vec<_>>(), "private_channels": [],
+            "guilds": guilds.iter().map(unavailable).collect::<Vec<_>>(), "private_channels": [],
             "resume_gateway_url": self.gateway_url(),
             "shard": data.get("shard").cloned().unwrap_or(json!([0, 1])),
             "application": { "id": self.application.to_string(), "flags": self.application_flags() },
         });
         session.dispatch("READY", &ready);
-        for guild in inside.into_iter().filter(|guild| intents & GUILDS != 0 && !self.guilds[guild].out) {
+        for guild in guilds.into_iter().filter(|guild| intents & GUILDS != 0 && !self.guilds[guild].unavailable) {
             session.dispatch("GUILD_CREATE", &self.guild_create_json(guild));
         }
         self.sessions.insert(id.clone(), session);
         Ok(id)
     }
 
-    /// Resumes a session the Sim still knows, replaying what it missed.
-    fn resume(&mut self, wire: UnboundedSender<Frame>, data: &Value) -> Option<String> {
+    /// Resumes a known session and replays the missed dispatches.
+    fn resume(&mut self, connection: UnboundedSender<Frame>, data: &Value) -> Option<String> {
         self.note(format!("gateway RESUME {data}"));
         let id = data["session_id"].as_str()?;
-        let seen = usize::try_from(data["seq"].as_u64()?).ok()?;
+        let sequence = usize::try_from(data["seq"].as_u64()?).ok()?;
         let session = self.sessions.get_mut(id).filter(|session| !session.forgotten)?;
-        let missed = session.dispatched.get(seen..)?.to_vec();
-        session.wire = Some(wire);
+        let missed = session.dispatched.get(sequence..)?.to_vec();
+        session.connection = Some(connection);
         for payload in missed {
             session.send(Frame::Payload(payload));
         }
@@ -155,37 +154,37 @@ impl State {
         Some(id.to_owned())
     }
 
-    /// A connection ended. A client that says 1000 or 1001 gives its session up.
-    fn hang_up(&mut self, session: &str, wire: &UnboundedSender<Frame>, goodbye: bool) {
-        self.note(format!("gateway: {session} hung up"));
+    /// Handles the end of a connection. Close codes 1000 and 1001 of the client end its session.
+    fn disconnected(&mut self, session: &str, connection: &UnboundedSender<Frame>, ends_session: bool) {
+        self.note(format!("gateway: {session} disconnected"));
         let Some(known) = self.sessions.get_mut(session) else {
             return;
         };
-        // A resume may have moved the session to a newer connection already.
-        if known.wire.as_ref().is_some_and(|current| !current.same_channel(wire)) {
+        // The session may have been resumed on a newer connection.
+        if known.connection.as_ref().is_some_and(|current| !current.same_channel(connection)) {
             return;
         }
-        known.wire = None;
-        if goodbye {
+        known.connection = None;
+        if ends_session {
             self.sessions.remove(session);
         }
     }
 }
 
-/// Answers the upgrade on `/gw`.
+/// Handles the WebSocket upgrade on `/gw`.
 pub(super) async fn connect(SharedState(sim): SharedState<Arc<Inner>>, upgrade: WebSocketUpgrade) -> Response {
     if sim.lock().refuse_gateway {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
-    upgrade.on_upgrade(|socket| converse(socket, sim))
+    upgrade.on_upgrade(|socket| run_connection(socket, sim))
 }
 
-async fn converse(mut socket: WebSocket, sim: Arc<Inner>) {
-    let (wire, mut frames) = unbounded_channel();
+async fn run_connection(mut socket: WebSocket, sim: Arc<Inner>) {
+    let (connection, mut frames) = unbounded_channel();
     let hello = json!({ "op": 10, "d": { "heartbeat_interval": HEARTBEAT_MILLIS } });
-    let _ = wire.send(Frame::Payload(hello));
+    let _ = connection.send(Frame::Payload(hello));
     let mut session = None;
-    let mut goodbye = false;
+    let mut ends_session = false;
     loop {
         tokio::select! {
             frame = frames.recv() => match frame {
@@ -203,12 +202,12 @@ async fn converse(mut socket: WebSocket, sim: Arc<Inner>) {
             message = socket.recv() => match message {
                 Some(Ok(Message::Text(text))) => {
                     let payload = serde_json::from_str(&text).unwrap_or(Value::Null);
-                    sim.change(|state| hear(state, &payload, &wire, &mut session));
+                    sim.change(|state| handle_payload(state, &payload, &connection, &mut session));
                 }
                 Some(Ok(Message::Close(frame))) => {
-                    goodbye = frame.is_some_and(|frame| matches!(frame.code, 1000 | 1001));
-                    // The close is answered by reading on; a client that waits for that is not left hanging.
-                    let _ = tokio::time::timeout(CLOSING, socket.recv()).await;
+                    ends_session = frame.is_some_and(|frame| matches!(frame.code, 1000 | 1001));
+                    // Reading on sends the close reply, for which a client may wait.
+                    let _ = tokio::time::timeout(CLOSE_LIMIT, socket.recv()).await;
                     break;
                 }
                 Some(Ok(_)) => {}
@@ -218,35 +217,40 @@ async fn converse(mut socket: WebSocket, sim: Arc<Inner>) {
         }
     }
     if let Some(session) = session {
-        sim.change(|state| state.hang_up(&session, &wire, goodbye));
+        sim.change(|state| state.disconnected(&session, &connection, ends_session));
     }
 }
 
-/// One payload of the client's.
-fn hear(state: &mut State, payload: &Value, wire: &UnboundedSender<Frame>, session: &mut Option<String>) {
-    let answer = match payload["op"].as_u64() {
+/// Handles a payload of the client.
+fn handle_payload(
+    state: &mut State,
+    payload: &Value,
+    connection: &UnboundedSender<Frame>,
+    session: &mut Option<String>,
+) {
+    let reply = match payload["op"].as_u64() {
         Some(1) => Frame::Payload(json!({ "op": 11 })),
-        Some(2) => match state.identify(wire.clone(), &payload["d"]) {
+        Some(2) => match state.identify(connection.clone(), &payload["d"]) {
             Ok(id) => return *session = Some(id),
             Err(code) => Frame::Close(Some(code)),
         },
         Some(6) if state.reject_token => Frame::Close(Some(INVALID_TOKEN)),
-        Some(6) => match state.resume(wire.clone(), &payload["d"]) {
+        Some(6) => match state.resume(connection.clone(), &payload["d"]) {
             Some(id) => return *session = Some(id),
             None => Frame::Payload(json!({ "op": 9, "d": false })),
         },
-        // Presence updates need no answer.
+        // Presence updates have no reply.
         Some(3) => return,
         _ => return state.violation(format!("gateway payload the Sim does not model: {payload}")),
     };
-    let _ = wire.send(answer);
+    let _ = connection.send(reply);
 }
 
 async fn close(socket: &mut WebSocket, code: Option<u16>) {
     let frame = code.map(|code| CloseFrame { code, reason: "".into() });
-    let rest = async {
+    let handshake = async {
         socket.send(Message::Close(frame)).await.ok();
         while let Some(Ok(_)) = socket.recv().await {}
     };
-    let _ = tokio::time::timeout(CLOSING, rest).await;
+    let _ = tokio::time::timeout(CLOSE_LIMIT, handshake).await;
 }

@@ -1,19 +1,18 @@
-//! Interactions: what a human's command, click or half-typed option becomes on the wire, and the
-//! rules their answers must follow.
+//! Interactions: commands, component clicks and autocomplete, and the rules for responses to them.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::rest::{Answer, Answered, done, ok, refuse};
+use super::rest::{self, RestResponse, RestResult, no_content, ok};
 use super::state::{LOADING, State, merged};
 use super::{Choice, Opt};
 
-/// The first answer is due within this time.
-pub(super) const FIRST_ANSWER: Duration = Duration::from_secs(3);
-/// A token works for this long.
-const TOKEN_LIFE: Duration = Duration::from_mins(15);
+/// How soon the first response is due.
+pub(super) const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
+/// How long an interaction token is valid.
+const TOKEN_LIFETIME: Duration = Duration::from_mins(15);
 
 pub(super) const COMMAND: u64 = 2;
 pub(super) const COMPONENT: u64 = 3;
@@ -24,21 +23,21 @@ const STRING_SELECT: u64 = 3;
 const ROLE_SELECT: u64 = 6;
 const CHANNEL_SELECT: u64 = 8;
 
-/// An interaction and how far its answer has come.
+/// An interaction and the state of its response.
 pub(super) struct Interaction {
     token: String,
     kind: u64,
     channel: u64,
     user: u64,
-    /// The message whose component was used.
+    /// The message of the component.
     source: Option<u64>,
-    born: Instant,
+    created_at: Instant,
     expired: bool,
-    /// The type of the first answer.
+    /// The type of the first response.
     pub first: Option<u64>,
-    /// What `@original` names.
+    /// The message that `@original` refers to.
     original: Option<u64>,
-    /// The message a human reads as the answer, once there is one.
+    /// The message with the reply, once there is one.
     pub answer: Option<u64>,
     pub choices: Option<Vec<Choice>>,
     pub modal: Option<Value>,
@@ -46,11 +45,11 @@ pub(super) struct Interaction {
 
 impl Interaction {
     fn is_late(&self) -> bool {
-        self.expired || (self.first.is_none() && self.born.elapsed() > FIRST_ANSWER)
+        self.expired || (self.first.is_none() && self.created_at.elapsed() > RESPONSE_LIMIT)
     }
 
-    fn is_dead(&self) -> bool {
-        self.expired || self.born.elapsed() > TOKEN_LIFE
+    fn is_token_expired(&self) -> bool {
+        self.expired || self.created_at.elapsed() > TOKEN_LIFETIME
     }
 
     pub fn is_deferred(&self) -> bool {
@@ -58,8 +57,8 @@ impl Interaction {
     }
 }
 
-/// What a human does, before it has ids.
-pub(super) struct Act {
+/// A user's action, before it has ids.
+pub(super) struct UserAction {
     pub kind: u64,
     pub guild: u64,
     pub user: u64,
@@ -69,8 +68,8 @@ pub(super) struct Act {
 
 impl State {
     /// Sends `INTERACTION_CREATE` and returns the interaction's id.
-    pub fn interact(&mut self, act: Act) -> u64 {
-        let Act { kind, guild, user, data, source } = act;
+    pub fn interact(&mut self, action: UserAction) -> u64 {
+        let UserAction { kind, guild, user, data, source } = action;
         assert!(!self.sessions.is_empty(), "SimDiscord: the bot has never connected");
         let id = self.id();
         let token = format!("sim-interaction-token-{id}");
@@ -98,7 +97,7 @@ impl State {
             channel,
             user,
             source,
-            born: Instant::now(),
+            created_at: Instant::now(),
             expired: false,
             first: None,
             original: None,
@@ -112,8 +111,8 @@ impl State {
         id
     }
 
-    /// The data of a command interaction, checked the way Discord's client checks it before sending.
-    /// `focused` names the option being typed in an autocomplete.
+    /// The data of a command interaction, validated like in Discord's client. `focused` is the option being typed
+    /// in an autocomplete.
     pub fn command_data(&self, guild: u64, path: &str, options: &[(&str, Opt)], focused: Option<&str>) -> Value {
         let mut words = path.trim_start_matches('/').split_whitespace();
         let name = words.next().unwrap_or_default();
@@ -136,7 +135,7 @@ impl State {
             filled.push(Self::option_data(path, option, value, is_focused));
             self.resolve(guild, value, &mut resolved);
         }
-        // While typing nothing is required yet.
+        // Autocomplete has no required options.
         for option in options_of(leaf).filter(|option| option["required"] == true && focused.is_none()) {
             let given = options.iter().any(|(name, _)| option["name"] == *name);
             assert!(given, "SimDiscord: {path} needs the option {}", option["name"]);
@@ -169,9 +168,9 @@ impl State {
             Opt::Role(id) => (8, json!(id.to_string())),
         };
         let name = &option["name"];
-        // While typing even a number is sent as the text so far.
-        let fits = option["type"] == kind || (focused && kind == 3);
-        assert!(fits, "SimDiscord: {path}: {name} has type {}, not {kind}", option["type"]);
+        // Autocomplete sends even numbers as text.
+        let matches = option["type"] == kind || (focused && kind == 3);
+        assert!(matches, "SimDiscord: {path}: {name} has type {}, not {kind}", option["type"]);
         let choices = option["choices"].as_array().filter(|choices| !choices.is_empty() && !focused);
         let offered = choices.is_none_or(|choices| choices.iter().any(|choice| choice["value"] == json));
         assert!(offered, "SimDiscord: {path}: {name} does not offer {json}");
@@ -182,7 +181,7 @@ impl State {
         data
     }
 
-    /// Adds the object an option's id stands for, as Discord sends it along.
+    /// Adds the object of an id to the resolved data.
     fn resolve(&self, guild: u64, value: &Opt, resolved: &mut Map<String, Value>) {
         let mut add = |kind: &str, id: u64, object: Value| {
             resolved.entry(kind).or_insert(json!({}))[id.to_string()] = object;
@@ -198,9 +197,9 @@ impl State {
                 if self.guilds[&guild].members.contains_key(&id) {
                     let mut member = self.member_json(guild, id);
                     member["permissions"] = json!(self.permissions(guild, id).to_string());
-                    // The user stands beside its member, and voice state is not sent here.
-                    for left_out in ["user", "deaf", "mute"] {
-                        member.as_object_mut().expect("a member").remove(left_out);
+                    // Resolved members have no user and no voice state.
+                    for key in ["user", "deaf", "mute"] {
+                        member.as_object_mut().expect("a member").remove(key);
                     }
                     add("members", id, member);
                 }
@@ -209,11 +208,13 @@ impl State {
         }
     }
 
-    /// The data of using a component found on a message: a click, or a choice of `values`.
+    /// The data of a component interaction: a click, or a selection of `values`.
     pub fn component_data(&mut self, guild: u64, user: u64, message: u64, prefix: &str, values: &[String]) -> Value {
-        let Some(message) = self.message(message) else { panic!("SimDiscord: the message with {prefix:?} is gone") };
-        let seen = message.only_for.is_none_or(|only| only == user);
-        assert!(seen, "SimDiscord: {user} cannot see that ephemeral message");
+        let Some(message) = self.message(message) else {
+            panic!("SimDiscord: the message with {prefix:?} was deleted")
+        };
+        let visible = message.only_for.is_none_or(|only| only == user);
+        assert!(visible, "SimDiscord: {user} cannot see that ephemeral message");
         let components = message.json["components"].clone();
         let rows = components.as_array().into_iter().flatten();
         let mut parts = rows.flat_map(|row| row["components"].as_array().into_iter().flatten());
@@ -235,7 +236,7 @@ impl State {
         self.raw_component_data(guild, kind, custom_id, values)
     }
 
-    /// The data of a component interaction nobody offered. The kind follows the values.
+    /// The data of a component interaction that no message offered. The type follows from the values.
     pub fn forged_data(&self, guild: u64, custom_id: &str, values: &[String]) -> Value {
         let id = values.first().and_then(|value| value.parse::<u64>().ok());
         let kind = match id {
@@ -266,31 +267,31 @@ impl State {
     }
 
     /// `POST /interactions/{id}/{token}/callback`
-    pub fn callback(&mut self, id: u64, token: &str, body: &Value) -> Answered {
-        let known = self.interactions.get(&id).filter(|known| known.token == token && !known.is_late());
-        let Some(interaction) = known else {
-            return Err(refuse(404, 10062, "Unknown interaction"));
+    pub fn callback(&mut self, id: u64, token: &str, body: &Value) -> RestResult {
+        let interaction = self.interactions.get(&id).filter(|found| found.token == token && !found.is_late());
+        let Some(interaction) = interaction else {
+            return Err(rest::error(404, 10062, "Unknown interaction"));
         };
         if interaction.first.is_some() {
-            return Err(refuse(400, 40060, "Interaction has already been acknowledged."));
+            return Err(rest::error(400, 40060, "Interaction has already been acknowledged."));
         }
         let (kind, channel) = (interaction.kind, interaction.channel);
         let (user, source) = (interaction.user, interaction.source);
-        let answer = body["type"].as_u64().unwrap_or_default();
-        let fits = match answer {
+        let response_type = body["type"].as_u64().unwrap_or_default();
+        let allowed = match response_type {
             4 | 5 | 9 => kind != AUTOCOMPLETE,
             6 | 7 => kind == COMPONENT,
             8 => kind == AUTOCOMPLETE,
             _ => false,
         };
-        if !fits {
-            return Err(refuse(400, 50035, "Invalid Form Body"));
+        if !allowed {
+            return Err(rest::error(400, 50035, "Invalid Form Body"));
         }
-        let (mut original, mut human_reads) = (source, None);
-        match answer {
+        let (mut original, mut answer) = (source, None);
+        match response_type {
             4 => {
                 original = Some(self.post(channel, &body["data"], Some(user)));
-                human_reads = original;
+                answer = original;
             }
             5 => {
                 let flags = body["data"]["flags"].as_u64().unwrap_or(0) | LOADING;
@@ -300,33 +301,37 @@ impl State {
                 if let Some(source) = source.filter(|id| self.message(*id).is_some()) {
                     self.edit(source, &body["data"]);
                 }
-                human_reads = source;
+                answer = source;
             }
             _ => {}
         }
         let interaction = self.interactions.get_mut(&id).expect("looked up above");
-        interaction.first = Some(answer);
+        interaction.first = Some(response_type);
         interaction.original = original;
-        interaction.answer = human_reads;
-        interaction.modal = (answer == 9).then(|| body["data"].clone());
-        let choices = body["data"]["choices"].as_array().filter(|_| answer == 8);
+        interaction.answer = answer;
+        interaction.modal = (response_type == 9).then(|| body["data"].clone());
+        let choices = body["data"]["choices"].as_array().filter(|_| response_type == 8);
         interaction.choices = choices.map(|choices| choices.iter().map(Choice::from_json).collect());
-        Ok(done())
+        Ok(no_content())
     }
 
-    /// The interaction a webhook token belongs to, once it has its first answer.
-    fn by_token(&mut self, token: &str) -> Result<&mut Interaction, Answer> {
-        let known = self.interactions.values_mut().find(|known| known.token == token && known.first.is_some());
-        let known = known.ok_or_else(|| refuse(404, 10015, "Unknown Webhook"))?;
-        if known.is_dead() { Err(refuse(401, 50027, "Invalid Webhook Token")) } else { Ok(known) }
+    /// The interaction of a webhook token, after its first response.
+    fn by_token(&mut self, token: &str) -> Result<&mut Interaction, RestResponse> {
+        let found = self.interactions.values_mut().find(|found| found.token == token && found.first.is_some());
+        let interaction = found.ok_or_else(|| rest::error(404, 10015, "Unknown Webhook"))?;
+        if interaction.is_token_expired() {
+            Err(rest::error(401, 50027, "Invalid Webhook Token"))
+        } else {
+            Ok(interaction)
+        }
     }
 
-    /// `POST /webhooks/{application}/{token}`: after a type 5 the first one fills the waiting message.
-    pub fn follow_up(&mut self, token: &str, body: &Value) -> Answered {
+    /// `POST /webhooks/{application}/{token}`: after a deferral (type 5), the first one edits the deferred message.
+    pub fn follow_up(&mut self, token: &str, body: &Value) -> RestResult {
         let interaction = self.by_token(token)?;
         let (channel, user) = (interaction.channel, interaction.user);
-        let waiting = interaction.original.filter(|_| interaction.first == Some(5) && interaction.answer.is_none());
-        let message = match waiting {
+        let deferred = interaction.original.filter(|_| interaction.first == Some(5) && interaction.answer.is_none());
+        let message = match deferred {
             Some(original) => {
                 self.edit(original, body);
                 original
@@ -334,35 +339,35 @@ impl State {
             None => self.post(channel, body, Some(user)),
         };
         self.by_token(token)?.answer.get_or_insert(message);
-        self.shown(message)
+        self.message_response(message)
     }
 
     /// `GET|PATCH|DELETE /webhooks/{application}/{token}/messages/{message}`
-    pub fn webhook_message(&mut self, method: &str, token: &str, message: &str, body: &Value) -> Answered {
+    pub fn webhook_message(&mut self, method: &str, token: &str, message: &str, body: &Value) -> RestResult {
         let interaction = self.by_token(token)?;
-        let named = if message == "@original" { interaction.original } else { message.parse().ok() };
-        let id = named.ok_or_else(|| refuse(404, 10008, "Unknown Message"))?;
-        let found = self.message(id).ok_or_else(|| refuse(404, 10008, "Unknown Message"))?;
+        let id = if message == "@original" { interaction.original } else { message.parse().ok() };
+        let id = id.ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
+        let found = self.message(id).ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
         if method == "GET" {
-            return self.shown(id);
+            return self.message_response(id);
         }
         found.deleted = method == "DELETE";
         self.by_token(token)?.answer.get_or_insert(id);
         if method == "DELETE" {
             self.note(format!("message {id} deleted"));
-            return Ok(done());
+            return Ok(no_content());
         }
         self.edit(id, body);
-        self.shown(id)
+        self.message_response(id)
     }
 
-    /// Answers with a message.
-    pub fn shown(&mut self, id: u64) -> Answered {
-        let message = self.message(id).ok_or_else(|| refuse(404, 10008, "Unknown Message"))?;
+    /// The response with a message.
+    pub fn message_response(&mut self, id: u64) -> RestResult {
+        let message = self.message(id).ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
         ok(message.json.clone())
     }
 
-    /// Fifteen minutes pass for every interaction so far.
+    /// Expires the tokens of all interactions so far.
     pub fn expire_interactions(&mut self) {
         self.interactions.values_mut().for_each(|interaction| interaction.expired = true);
     }

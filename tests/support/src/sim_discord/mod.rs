@@ -1,5 +1,5 @@
-//! A stand-in for Discord: REST and gateway answered from one state, and a verb for each thing a
-//! human does there.
+//! A Sim of Discord: REST, gateway and OAuth served from one state, and a method for each thing that users do
+//! there.
 //!
 //! ```no_run
 //! # use dca_test_support::{Opt, SimDiscord};
@@ -16,22 +16,22 @@
 //! # }
 //! ```
 //!
-//! Verbs that change the state return at once; verbs that wait have a limit and, past it, panic with
-//! the Sim's history. Nothing polls and nothing sleeps.
+//! Methods that change the state return at once. Methods that wait have a limit and panic with the Sim's history
+//! when it is exceeded; they do not poll.
 
+mod connection;
 mod gateway;
+mod guilds;
 mod interactions;
 mod oauth;
 #[cfg(test)]
 mod oauth_tests;
 mod openapi;
-mod people;
 mod rest;
 mod state;
 #[cfg(test)]
 mod tests;
 mod values;
-mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,31 +44,31 @@ use tokio_util::sync::DropGuard;
 
 use crate::shared::{LIMIT, Shared};
 use gateway::Frame;
-use interactions::{AUTOCOMPLETE, Act, COMMAND, COMPONENT, FIRST_ANSWER};
+use interactions::{AUTOCOMPLETE, COMMAND, COMPONENT, RESPONSE_LIMIT, UserAction};
 use state::State;
 
-pub use people::{SimGuild, SimMember};
+pub use guilds::{SimGuild, SimMember};
 pub use values::{Choice, Dm, Fault, FaultKind, Opt, Reply, SeenRequest};
 
-/// The state, its lock and its bell: what the server and the handles share.
+/// The state that the server and the handles share.
 type Inner = Shared<State>;
 
-/// A Discord of one's own on a local port. Clones are handles to the same one.
+/// A simulated Discord on a local port. Clones share the same server.
 #[derive(Clone)]
 pub struct SimDiscord {
     inner: Arc<Inner>,
-    /// The server ends with the last handle.
+    /// Stops the server when the last handle is dropped.
     _server: Arc<DropGuard>,
 }
 
-/// Running it, and what the bot is configured with.
+/// Server and configuration.
 impl SimDiscord {
     /// Starts on a free port.
     pub async fn start() -> Self {
         Self::start_on(0).await
     }
 
-    /// Starts on a given port, for a demo whose configuration is written down.
+    /// Starts on a given port, for a demo with a fixed configuration.
     ///
     /// # Panics
     /// If the port is taken.
@@ -82,14 +82,14 @@ impl SimDiscord {
             .route("/gw/", any(gateway::connect))
             .fallback(rest::serve)
             .with_state(Arc::clone(&inner))
-            .into_make_service_with_connect_info::<wire::Scissors>();
-        let server =
-            axum::serve(wire::Wires(listener), router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+            .into_make_service_with_connect_info::<connection::ConnectionCutter>();
+        let server = axum::serve(connection::CuttableListener(listener), router)
+            .with_graceful_shutdown(shutdown.clone().cancelled_owned());
         tokio::spawn(server.into_future());
         Self { inner, _server: Arc::new(shutdown.drop_guard()) }
     }
 
-    /// The address to give serenity as its proxy; REST answers under `/api/v10`.
+    /// The base URL, to be set as serenity's proxy; REST is served under `/api/v10`.
     pub fn base_url(&self) -> String {
         format!("http://{}", self.inner.lock().address)
     }
@@ -109,57 +109,57 @@ impl SimDiscord {
         self.inner.lock().bot
     }
 
-    /// Everything that happened, one line each, as panics print it.
+    /// The history, one line per event, as panics print it.
     pub fn history(&self) -> String {
         self.inner.history()
     }
 
-    /// Every request so far, in the order they were answered.
+    /// All requests so far, in the order of their responses.
     pub fn requests(&self) -> Vec<SeenRequest> {
         self.inner.lock().requests.clone()
     }
 
-    /// What broke Discord's rules so far: unknown routes, and exchanges its document forbids.
+    /// All violations so far: unknown routes, and exchanges that Discord's OpenAPI document does not allow.
     pub fn violations(&self) -> Vec<String> {
         self.inner.lock().violations.clone()
     }
 
-    /// How many answers were held against Discord's document; 0 when `DISCORD_OPENAPI` is unset.
+    /// How many responses were validated against Discord's OpenAPI document; 0 if `DISCORD_OPENAPI` is not set.
     pub fn answers_checked(&self) -> usize {
         self.inner.lock().answers_checked
     }
 
-    /// Ends a test.
+    /// Ends a test and checks the Sim.
     ///
     /// # Panics
-    /// If a rule was broken, or a message was produced that no test looked at.
+    /// If there was a violation, or a message that no test read.
     pub fn finish(&self) {
         let state = self.inner.lock();
-        let unseen = |message: &&state::Message| {
+        let is_unread = |message: &&state::Message| {
             let loading = message.json["flags"].as_u64().unwrap_or(0) & state::LOADING != 0;
-            !message.taken && !message.deleted && !loading
+            !message.read && !message.deleted && !loading
         };
-        let unseen: Vec<_> = state.messages.iter().filter(unseen).map(|message| &message.json["content"]).collect();
+        let unread: Vec<_> = state.messages.iter().filter(is_unread).map(|message| &message.json["content"]).collect();
         let violations = &state.violations;
-        let clean = violations.is_empty() && unseen.is_empty();
-        let report = format!("violations: {violations:#?}\nmessages nobody looked at: {unseen:#?}");
+        let clean = violations.is_empty() && unread.is_empty();
+        let report = format!("violations: {violations:#?}\nunread messages: {unread:#?}");
         drop(state);
         assert!(clean, "SimDiscord:\n{report}\n{}", self.history());
     }
 
-    /// Waits until `holds` is true of this Sim; it is asked again after each change.
+    /// Waits until `condition` is true; it is checked again after each change.
     ///
     /// # Panics
-    /// After five seconds.
-    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    /// After ten seconds.
+    pub async fn until(&self, what: &str, condition: impl Fn(&Self) -> bool) {
         let mut changed = self.inner.changed.subscribe();
-        let held = async {
-            while !holds(self) {
-                changed.changed().await.expect("the sender lives in self");
+        let reached = async {
+            while !condition(self) {
+                changed.changed().await.expect("the sender is owned by self");
             }
         };
-        let held = tokio::time::timeout(LIMIT, held).await;
-        assert!(held.is_ok(), "SimDiscord: not within {LIMIT:?}: {what}\n{}", self.history());
+        let result = tokio::time::timeout(LIMIT, reached).await;
+        assert!(result.is_ok(), "SimDiscord: not within {LIMIT:?}: {what}\n{}", self.history());
     }
 }
 
@@ -175,12 +175,12 @@ impl SimDiscord {
         self.inner.lock().is_connected()
     }
 
-    /// How many sessions have begun: every accepted IDENTIFY.
+    /// How many IDENTIFYs were accepted.
     pub fn sessions(&self) -> usize {
         self.inner.lock().sessions_begun
     }
 
-    /// How many IDENTIFYs were tried, refused ones included.
+    /// How many IDENTIFYs were received, including refused ones.
     pub fn identifies(&self) -> usize {
         self.inner.lock().identifies
     }
@@ -190,28 +190,28 @@ impl SimDiscord {
         self.inner.lock().resumes
     }
 
-    /// How many sessions are live now: two for two processes.
+    /// How many sessions are live now, one per running bot.
     pub fn live_sessions(&self) -> usize {
         self.inner.lock().sessions.values().filter(|session| session.is_live()).count()
     }
 
-    /// Closes every connection with a code, or with a frame that carries none.
+    /// Closes all connections with a code, or with a close frame without one.
     pub fn disconnect(&self, code: Option<u16>) {
         self.inner.change(|state| state.end_connections(&Frame::Close(code)));
     }
 
-    /// Drops every connection without a word.
+    /// Drops all connections without a close frame.
     pub fn cut(&self) {
         self.inner.change(|state| state.end_connections(&Frame::Cut));
     }
 
-    /// Asks every connection to reconnect (op 7).
+    /// Asks all connections to reconnect (op 7).
     pub fn reconnect_op7(&self) {
         let reconnect = Frame::Payload(json!({ "op": 7, "d": null }));
         self.inner.change(|state| state.end_connections(&reconnect));
     }
 
-    /// No session begun so far can be resumed: RESUME answers op 9 false.
+    /// Makes all sessions so far non-resumable: RESUME returns op 9 with `false`.
     pub fn forget_sessions(&self) {
         self.inner.change(|state| {
             state.sessions.values_mut().for_each(|session| session.forgotten = true);
@@ -223,18 +223,18 @@ impl SimDiscord {
         self.inner.change(|state| state.refuse_gateway = refuse);
     }
 
-    /// While set, the portal's switch is off: the application's flags lack the Server Members intent, and
-    /// an IDENTIFY with it is closed with 4014.
+    /// While set, the Server Members Intent is switched off in the developer portal: the application's flags lack
+    /// it, and an IDENTIFY with it is closed with 4014.
     pub fn disallow_intents(&self, disallow: bool) {
         self.inner.change(|state| state.disallow_intents = disallow);
     }
 
-    /// While set, the token is worthless: 4004 on the gateway, 401 over REST.
+    /// While set, the token is invalid: 4004 on the gateway, 401 over REST.
     pub fn reject_token(&self, reject: bool) {
         self.inner.change(|state| state.reject_token = reject);
     }
 
-    /// Sends an event of any name and content to all sessions whose intents cover it.
+    /// Sends any event to all sessions whose intents include it.
     pub fn dispatch_raw(&self, name: &str, data: &Value) {
         self.inner.change(|state| state.dispatch_anyway(name, data));
     }
@@ -242,23 +242,23 @@ impl SimDiscord {
 
 /// Faults.
 impl SimDiscord {
-    /// Lets a fault happen to the next requests it fits.
+    /// Injects a fault into the next matching requests.
     pub fn fault(&self, fault: Fault) {
         self.inner.change(|state| state.faults.push(fault));
     }
 
-    /// The next such request fails with a status and an empty error.
+    /// Fails the next matching request with this status and a generic error.
     pub fn fail_next(&self, method: &str, path: &str, status: u16) {
         let body = json!({ "message": format!("{status}: injected"), "code": 0 });
         self.fault(Fault::on(method, path, FaultKind::Status(status, body)));
     }
 
-    /// Waits until an answer is being held back by [`FaultKind::Hold`].
+    /// Waits until a response is held by [`FaultKind::Hold`].
     pub async fn held(&self) {
-        self.inner.wait("held answer", LIMIT, |state| (state.held > 0).then_some(())).await;
+        self.inner.wait("held response", LIMIT, |state| (state.held > 0).then_some(())).await;
     }
 
-    /// Lets all held answers go.
+    /// Sends all held responses.
     pub fn release(&self) {
         self.inner.change(|state| {
             state.held = 0;
@@ -266,23 +266,23 @@ impl SimDiscord {
         });
     }
 
-    /// Fifteen minutes pass for every interaction so far: its token no longer works.
+    /// Expires the tokens of all interactions so far.
     pub fn expire_interactions(&self) {
         self.inner.change(State::expire_interactions);
     }
 }
 
-/// Humans using the bot.
+/// Interactions of users with the bot.
 impl SimDiscord {
-    /// A member runs a slash command and waits for the answer.
+    /// Runs a slash command as a member and waits for the reply.
     ///
     /// # Panics
-    /// If the bot has not registered the command, the options do not fit it, or no answer comes.
+    /// If the bot has not registered the command, the options do not fit it, or no reply arrives.
     pub async fn run(&self, member: &SimMember, command: &str, options: &[(&str, Opt)]) -> Reply {
         self.run_unanswered(member, command, options).reply().await
     }
 
-    /// A member runs a slash command and does not wait.
+    /// Runs a slash command as a member without waiting.
     ///
     /// # Panics
     /// If the bot has not registered the command or the options do not fit it.
@@ -291,36 +291,36 @@ impl SimDiscord {
         self.interact(member, COMMAND, data, None)
     }
 
-    /// What the bot offers for an option a member has typed in part.
+    /// The autocomplete choices for a partly typed option.
     ///
     /// # Panics
-    /// If the option does not autocomplete, or no choices come within three seconds.
+    /// If the option does not autocomplete, or no choices arrive within three seconds.
     pub async fn autocomplete(&self, member: &SimMember, command: &str, option: &str, partial: &str) -> Vec<Choice> {
         let typed = [(option, Opt::Str(partial.to_owned()))];
         let data = self.inner.lock().command_data(member.guild, command, &typed, Some(option));
         let id = self.interact(member, AUTOCOMPLETE, data, None).id;
         let choices = |state: &mut State| state.interactions[&id].choices.clone();
-        self.inner.wait("autocomplete choices", FIRST_ANSWER, choices).await
+        self.inner.wait("autocomplete choices", RESPONSE_LIMIT, choices).await
     }
 
-    /// A member picks values in a select menu of an earlier reply.
+    /// Chooses values in a select menu of an earlier reply.
     ///
     /// # Panics
-    /// If the reply has no such menu, it does not offer the values, or no answer comes.
+    /// If the reply has no such menu, it does not offer the values, or no reply arrives.
     pub async fn choose(&self, member: &SimMember, reply: &Reply, prefix: &str, values: &[impl ToString]) -> Reply {
         let values: Vec<_> = values.iter().map(ToString::to_string).collect();
         self.use_component(member, reply, prefix, &values).reply().await
     }
 
-    /// A member presses a button of an earlier reply.
+    /// Presses a button of an earlier reply.
     ///
     /// # Panics
-    /// If the reply has no such button or no answer comes.
+    /// If the reply has no such button or no reply arrives.
     pub async fn press(&self, member: &SimMember, reply: &Reply, prefix: &str) -> Reply {
         self.press_unanswered(member, reply, prefix).reply().await
     }
 
-    /// A member presses a button and does not wait.
+    /// Presses a button without waiting.
     ///
     /// # Panics
     /// If the reply has no such button.
@@ -328,23 +328,23 @@ impl SimDiscord {
         self.use_component(member, reply, prefix, &[])
     }
 
-    /// A member sends a component interaction no message ever offered: a click without values, else
-    /// a select of the kind the values suggest (roles, channels, text).
+    /// Sends a component interaction that no message offered: a button click without values, or a select of the
+    /// type that the values suggest (roles, channels or text).
     ///
     /// # Panics
-    /// If no answer comes.
+    /// If no reply arrives.
     pub async fn forge_component(&self, member: &SimMember, custom_id: &str, values: &[impl ToString]) -> Reply {
         let values: Vec<_> = values.iter().map(ToString::to_string).collect();
         let (data, message) = self.inner.change(|state| {
             let general = state.guilds[&member.guild].general;
             let message = state.post(general, &json!({ "content": "forged" }), None);
-            state.message(message).expect("just posted").taken = true;
+            state.message(message).expect("just posted").read = true;
             (state.forged_data(member.guild, custom_id, &values), message)
         });
         self.interact(member, COMPONENT, data, Some(message)).reply().await
     }
 
-    /// What an earlier reply's message looks like now.
+    /// The present state of an earlier reply's message.
     ///
     /// # Panics
     /// If it was deleted.
@@ -360,17 +360,17 @@ impl SimDiscord {
     }
 
     fn interact(&self, member: &SimMember, kind: u64, data: Value, source: Option<u64>) -> InteractionHandle {
-        let act = Act { kind, guild: member.guild, user: member.user, data, source };
-        InteractionHandle { sim: self.clone(), id: self.inner.change(|state| state.interact(act)) }
+        let action = UserAction { kind, guild: member.guild, user: member.user, data, source };
+        InteractionHandle { sim: self.clone(), id: self.inner.change(|state| state.interact(action)) }
     }
 }
 
-/// Reading what the bot wrote.
+/// Reading the bot's messages.
 impl SimDiscord {
-    /// The next DM to a user that no test has taken yet.
+    /// Waits for the next unread DM to a user.
     ///
     /// # Panics
-    /// If none comes within five seconds.
+    /// If none arrives within ten seconds.
     pub async fn next_dm(&self, member: &SimMember) -> Dm {
         self.next_dm_within(member, LIMIT).await
     }
@@ -378,64 +378,64 @@ impl SimDiscord {
     /// [`Self::next_dm`] with another limit.
     ///
     /// # Panics
-    /// If none comes within the limit.
+    /// If none arrives within the limit.
     pub async fn next_dm_within(&self, member: &SimMember, limit: Duration) -> Dm {
         let channel = self.inner.lock().dm_channel(member.user);
         self.next(&format!("DM to {}", member.name()), channel, limit).await
     }
 
-    /// All DMs a user ever got; they count as looked at.
+    /// All DMs to a user so far; marks them as read.
     pub fn dms(&self, member: &SimMember) -> Vec<Dm> {
         let channel = self.inner.lock().dm_channel(member.user);
         self.messages(channel)
     }
 
-    /// Asserts that no DM to a user is waiting to be taken.
+    /// Asserts that there is no unread DM to a user.
     ///
     /// # Panics
     /// If there is one.
     pub fn no_dm(&self, member: &SimMember) {
         let mut state = self.inner.lock();
         let channel = state.dm_channel(member.user);
-        let dm = state.messages.iter().find(|message| message.channel == channel && !message.taken);
+        let dm = state.messages.iter().find(|message| message.channel == channel && !message.read);
         let dm = dm.map(|message| message.json["content"].clone());
         drop(state);
-        assert!(dm.is_none(), "SimDiscord: {} got the DM {dm:?}\n{}", member.name(), self.history());
+        assert!(dm.is_none(), "SimDiscord: {} received the DM {dm:?}\n{}", member.name(), self.history());
     }
 
-    /// The next message in a channel that no test has taken yet.
+    /// Waits for the next unread message in a channel.
     ///
     /// # Panics
-    /// If none comes within five seconds.
+    /// If none arrives within ten seconds.
     pub async fn next_message(&self, channel: u64) -> Dm {
         self.next(&format!("message in {channel}"), channel, LIMIT).await
     }
 
-    /// All messages in a channel; they count as looked at.
+    /// All messages in a channel; marks them as read.
     pub fn messages(&self, channel: u64) -> Vec<Dm> {
         let mut state = self.inner.lock();
-        let here = state.messages.iter_mut().filter(|message| message.channel == channel && !message.deleted);
-        here.map(Dm::take).collect()
+        let messages = state.messages.iter_mut().filter(|message| message.channel == channel && !message.deleted);
+        messages.map(Dm::take).collect()
     }
 
     async fn next(&self, what: &str, channel: u64, limit: Duration) -> Dm {
-        let look = |state: &mut State| {
-            let waiting = |m: &&mut state::Message| m.channel == channel && !m.taken && !m.deleted;
-            state.messages.iter_mut().find(waiting).map(Dm::take)
+        let find = |state: &mut State| {
+            let is_unread = |m: &&mut state::Message| m.channel == channel && !m.read && !m.deleted;
+            state.messages.iter_mut().find(is_unread).map(Dm::take)
         };
-        self.inner.wait(what, limit, look).await
+        self.inner.wait(what, limit, find).await
     }
 }
 
 /// Guilds.
 impl SimDiscord {
-    /// Makes a guild with an owner, `@everyone`, the bot with its own role, and `#general`.
+    /// Creates a guild with an owner, `@everyone`, the bot with its managed role, and `#general`.
     pub fn guild(&self, name: &str) -> SimGuild {
         SimGuild { sim: self.clone(), id: self.inner.change(|state| state.guild(name)) }
     }
 }
 
-/// An interaction on its way.
+/// An interaction that was sent to the bot.
 #[derive(Clone)]
 pub struct InteractionHandle {
     sim: SimDiscord,
@@ -443,15 +443,15 @@ pub struct InteractionHandle {
 }
 
 impl InteractionHandle {
-    /// Waits for the answer a human reads: a first response within three seconds and, if that only
-    /// defers, its completion.
+    /// Waits for the reply that the user sees: a first response within three seconds and, if it is deferred, its
+    /// completion.
     ///
     /// # Panics
-    /// If it does not come.
+    /// If it does not arrive.
     pub async fn reply(&self) -> Reply {
         let (inner, id) = (&self.sim.inner, self.id);
         let first = |state: &mut State| state.interactions[&id].first;
-        inner.wait("first response to an interaction", FIRST_ANSWER, first).await;
+        inner.wait("first response to an interaction", RESPONSE_LIMIT, first).await;
         let answered = |state: &mut State| {
             let interaction = &state.interactions[&id];
             let deferred = interaction.is_deferred();
@@ -460,13 +460,13 @@ impl InteractionHandle {
             }
             let answer = interaction.answer?;
             let message = state.messages.iter_mut().find(|message| message.id == answer)?;
-            message.taken = true;
+            message.read = true;
             Some(Reply::new(message.json.clone(), deferred))
         };
-        inner.wait("answer to an interaction", LIMIT, answered).await
+        inner.wait("reply to an interaction", LIMIT, answered).await
     }
 
-    /// Whether the bot has responded in any way, deferring included.
+    /// Whether the bot has responded, possibly with a deferral.
     pub fn is_acknowledged(&self) -> bool {
         self.sim.inner.lock().interactions[&self.id].first.is_some()
     }

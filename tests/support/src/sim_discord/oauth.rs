@@ -1,19 +1,19 @@
-//! "Log in with Discord": what humans say on the consent page, and the routes that follow from it.
+//! "Log in with Discord": consent and the OAuth routes.
 //!
-//! Discord's OpenAPI document has no token endpoints; these follow its documentation, and the words of
-//! their refusals what people report.
+//! Discord's OpenAPI document has no token endpoints; these follow its documentation, and their error texts follow
+//! user reports.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::rest::{Answer, Answered, Call, ok, refuse};
+use super::rest::{self, Call, RestResponse, RestResult, ok};
 use super::state::{State, merged, timestamp};
 use super::{SimDiscord, SimMember};
-use crate::oauth::{AccountPolicy, AuthServer, Refused};
+use crate::oauth::{AuthServer, ServerConfig, TokenError};
 
-const RULES: AccountPolicy = AccountPolicy {
+const CONFIG: ServerConfig = ServerConfig {
     pages: &["/oauth2/authorize", "/api/oauth2/authorize", "/api/v10/oauth2/authorize"],
     scopes: &[
         "identify",
@@ -25,78 +25,78 @@ const RULES: AccountPolicy = AccountPolicy {
         "role_connections.write",
         "openid",
     ],
-    identity: "identify",
+    identity_scope: "identify",
     expires_in: 604_800,
-    rotates: true,
+    rotates_refresh_tokens: true,
 };
 const SECRET: &str = "SimDiscord-client-secret";
 const DENIED: &str = "The resource owner or authorization server denied the request";
-/// A snowflake counts milliseconds from this bit on.
-const MILLIS: u32 = 22;
+/// The lowest bit of the milliseconds in a snowflake.
+const TIMESTAMP_SHIFT: u32 = 22;
 
-/// The authorization server of an application that is not named yet.
+/// The authorization server; the application's id is set later.
 pub(super) fn server(address: SocketAddr) -> AuthServer {
-    AuthServer::new(RULES, format!("http://{address}"), "", SECRET)
+    AuthServer::new(CONFIG, format!("http://{address}"), "", SECRET)
 }
 
-/// The application's OAuth settings, and humans in front of the consent page.
+/// OAuth settings and the consent page.
 impl SimDiscord {
-    /// The application's id, as OAuth calls it.
+    /// The client id of the application.
     pub fn client_id(&self) -> String {
         self.inner.lock().oauth.client_id.clone()
     }
 
-    /// The secret that goes with it.
+    /// The client secret of the application.
     pub fn client_secret(&self) -> String {
         self.inner.lock().oauth.client_secret.clone()
     }
 
-    /// Adds an address to those the application may send people back to.
+    /// Registers a redirect URI of the application.
     pub fn register_redirect(&self, uri: &str) {
         self.inner.change(|state| state.oauth.register_redirect(uri));
     }
 
-    /// A member opens the page at that address and agrees. Returns where their browser is sent.
+    /// A member opens the authorize URL and consents. Returns the callback URL.
     ///
     /// # Panics
     /// If Discord would show an error instead.
     pub fn consent(&self, member: &SimMember, authorize_url: &str) -> String {
         let callback = self.inner.change(|state| {
-            state.note(format!("{} agrees to {authorize_url}", state.users[&member.user].name));
+            state.note(format!("{} consents to {authorize_url}", state.users[&member.user].name));
             state.oauth.consent(&member.user.to_string(), authorize_url, &[])
         });
-        self.sent_back(authorize_url, callback)
+        self.callback(authorize_url, callback)
     }
 
-    /// Somebody opens the page at that address and declines. Returns where their browser is sent.
+    /// A user opens the authorize URL and declines. Returns the callback URL.
     ///
     /// # Panics
     /// If Discord would show an error instead.
     pub fn decline(&self, authorize_url: &str) -> String {
         let callback = self.inner.change(|state| {
-            state.note(format!("somebody declines {authorize_url}"));
+            state.note(format!("a user declines {authorize_url}"));
             state.oauth.decline(authorize_url, &[("error_description", DENIED)])
         });
-        self.sent_back(authorize_url, callback)
+        self.callback(authorize_url, callback)
     }
 
-    /// Time passes for codes (ten minutes) and access tokens (a week).
+    /// Advances the clock of codes (valid for ten minutes) and access tokens (a week).
     pub fn advance_oauth(&self, by: Duration) {
         self.inner.change(|state| state.oauth.advance(by));
     }
 
-    fn sent_back(&self, url: &str, callback: Result<String, String>) -> String {
+    fn callback(&self, url: &str, callback: Result<String, String>) -> String {
         callback.unwrap_or_else(|error| panic!("SimDiscord: {url} shows an error: {error}\n{}", self.history()))
     }
 }
 
 impl State {
-    /// Answers what is open to applications and to the users they act for; none if it is the bot's.
-    pub fn answer_oauth(&mut self, path: &[&str], call: &Call) -> Option<Answered> {
+    /// Handles the OAuth routes and requests with a bearer token; `None` for all other requests.
+    pub fn answer_oauth(&mut self, path: &[&str], call: &Call) -> Option<RestResult> {
         let answered = match (call.method.as_str(), path) {
             ("GET", ["oauth2", "authorize"]) => match self.oauth.page_error(&call.url) {
-                Some(error) => Err(refuse(400, 0, &error)),
-                None => ok(json!({ "message": "a consent page: tests agree or decline with a verb" })),
+                Some(error) => Err(rest::error(400, 0, &error)),
+                None => ok(json!({ "message": "the consent page: tests call `consent` or `decline`" })),
             },
             ("POST", ["oauth2", "token"]) => self.exchange(call),
             ("POST", ["oauth2", "token", "revoke"]) => self.revoke_token(call),
@@ -106,60 +106,60 @@ impl State {
         Some(answered)
     }
 
-    fn exchange(&mut self, call: &Call) -> Answered {
+    fn exchange(&mut self, call: &Call) -> RestResult {
         let form = call.form.as_ref().ok_or_else(not_a_form)?;
-        self.oauth.token(form, &call.authorization).map_err(Answer::from).and_then(ok)
+        self.oauth.token(form, &call.authorization).map_err(RestResponse::from).and_then(ok)
     }
 
-    fn revoke_token(&mut self, call: &Call) -> Answered {
+    fn revoke_token(&mut self, call: &Call) -> RestResult {
         let form = call.form.as_ref().ok_or_else(not_a_form)?;
         self.oauth.revoke(form, &call.authorization)?;
         ok(json!({}))
     }
 
-    fn answer_bearer(&mut self, path: &[&str], call: &Call) -> Answered {
-        let Some((grant, left)) = self.oauth.bearer(&call.authorization) else {
-            return Err(refuse(401, 0, "401: Unauthorized"));
+    fn answer_bearer(&mut self, path: &[&str], call: &Call) -> RestResult {
+        let Some((grant, remaining)) = self.oauth.bearer(&call.authorization) else {
+            return Err(rest::error(401, 0, "401: Unauthorized"));
         };
         let user = grant.subject.parse().expect("the id of a user");
         let scopes = grant.scopes.clone();
         match (call.method.as_str(), path) {
-            ("GET", ["users", "@me"]) => ok(self.person_json(user, &scopes)),
+            ("GET", ["users", "@me"]) => ok(self.own_user_json(user, &scopes)),
             ("GET", ["oauth2", "@me"]) => ok(json!({
-                "application": self.shown_application(), "scopes": scopes, "user": self.user_json(user),
-                "expires": timestamp(self.id() + (u64::try_from(left.as_millis()).unwrap_or(0) << MILLIS)),
+                "application": self.public_application(), "scopes": scopes, "user": self.user_json(user),
+                "expires": timestamp(self.id() + (u64::try_from(remaining.as_millis()).unwrap_or(0) << TIMESTAMP_SHIFT)),
             })),
             _ => Err(self.unknown_route(&call.method, &call.path)),
         }
     }
 
-    /// The user as they see themselves, as far as the scopes go.
-    fn person_json(&self, user: u64, scopes: &[String]) -> Value {
+    /// The user's own account, limited to the scopes.
+    fn own_user_json(&self, user: u64, scopes: &[String]) -> Value {
         let private = json!({ "mfa_enabled": false, "locale": "en-US", "premium_type": 0 });
-        let person = merged(self.user_json(user), private);
+        let own_user = merged(self.user_json(user), private);
         if !scopes.iter().any(|scope| scope == "email") {
-            return person;
+            return own_user;
         }
         let email = self.users[&user].email.clone();
         let verified = email.as_ref().is_some_and(|(_, verified)| *verified);
-        merged(person, json!({ "email": email.map(|(address, _)| address), "verified": verified }))
+        merged(own_user, json!({ "email": email.map(|(address, _)| address), "verified": verified }))
     }
 
-    /// The application as anybody sees it.
-    fn shown_application(&self) -> Value {
+    /// The public part of the application.
+    fn public_application(&self) -> Value {
         let full = self.application_json();
         let public = ["id", "name", "icon", "description", "type", "flags", "flags_new", "verify_key", "bot_public"];
         public.into_iter().map(|key| (key, full[key].clone())).collect()
     }
 }
 
-impl From<Refused> for Answer {
-    fn from(Refused { status, body }: Refused) -> Self {
+impl From<TokenError> for RestResponse {
+    fn from(TokenError { status, body }: TokenError) -> Self {
         Self { status, body }
     }
 }
 
-fn not_a_form() -> Answer {
+fn not_a_form() -> RestResponse {
     let description = "The content type must be application/x-www-form-urlencoded.";
-    Answer { status: 400, body: json!({ "error": "invalid_request", "error_description": description }) }
+    RestResponse { status: 400, body: json!({ "error": "invalid_request", "error_description": description }) }
 }

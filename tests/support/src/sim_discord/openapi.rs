@@ -1,8 +1,8 @@
-//! The honesty check: with `DISCORD_OPENAPI` naming Discord's published OpenAPI document, every
-//! request and every answer is held against it, so the Sim cannot drift into a world of its own.
+//! Validation against Discord's OpenAPI document: if `DISCORD_OPENAPI` is its path, every request and response is
+//! checked, so that the Sim stays faithful to Discord.
 //!
-//! Beyond the schemas, keys are checked too: nearly no schema forbids unknown keys, so a misspelt
-//! one would pass. What the documentation says and the document lacks is listed in [`DOCUMENTED`].
+//! Unknown keys are violations too, because the schemas hardly ever forbid them. [`DOCUMENTED`] lists what the
+//! documentation allows and the document lacks.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -10,14 +10,13 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jsonschema::{Registry, Validator};
 use serde_json::{Value, json};
 
-use super::rest::Answer;
+use super::rest::RestResponse;
 
 const BASE: &str = "https://discord.example/openapi.json";
 
-/// Where Discord's documentation allows what its OpenAPI document does not: the end of the
-/// offending value's path, by its last key.
+/// The keys that Discord's documentation allows and its OpenAPI document does not.
 const DOCUMENTED: [&str; 2] = [
-    // Documented as a string of permission bits; the document says integer.
+    // Documented as a string of permission bits; an integer in the document.
     "default_member_permissions",
     // Documented for bulk overwrites; missing from their schema.
     "nsfw",
@@ -26,12 +25,12 @@ const DOCUMENTED: [&str; 2] = [
 struct Document {
     json: Value,
     registry: Registry<'static>,
-    /// One validator per place in the document, compiled at first use.
+    /// The validators by JSON pointer, compiled at first use.
     validators: Mutex<HashMap<String, Arc<Validator>>>,
 }
 
-/// Checks one exchange. Returns whether its answer was checked, and what was wrong.
-pub(super) fn check(method: &str, path: &str, request: &Value, answer: &Answer) -> (bool, Vec<String>) {
+/// Checks one exchange. Returns whether the response was checked, and the violations.
+pub(super) fn check(method: &str, path: &str, request: &Value, response: &RestResponse) -> (bool, Vec<String>) {
     static DOCUMENT: OnceLock<Option<Document>> = OnceLock::new();
     let Some(document) = DOCUMENT.get_or_init(Document::load) else {
         return (false, Vec::new());
@@ -41,28 +40,28 @@ pub(super) fn check(method: &str, path: &str, request: &Value, answer: &Answer) 
         return (false, Vec::new());
     };
     let operation = format!("/paths/{}/{method}", escaped(template));
-    let mut wrong = Vec::new();
+    let mut violations = Vec::new();
     if !request.is_null() {
         let schema = document.request_schema(&operation, request);
-        document.hold_against(schema.as_deref(), request, &mut wrong);
+        document.validate(schema.as_deref(), request, &mut violations);
     }
     let mut checked = false;
-    // The document says nothing about failures of Discord's own.
-    if answer.status < 500 {
-        match document.response(&operation, answer.status) {
-            None => wrong.push(format!("status {} is not documented", answer.status)),
-            Some(response) => {
-                let schema = format!("{response}/content/application~1json/schema");
+    // The document does not describe server errors.
+    if response.status < 500 {
+        match document.response(&operation, response.status) {
+            None => violations.push(format!("status {} is not documented", response.status)),
+            Some(pointer) => {
+                let schema = format!("{pointer}/content/application~1json/schema");
                 let schema = document.json.pointer(&schema).map(|_| schema);
                 checked = true;
                 match schema {
-                    None if answer.body.is_null() => {}
-                    schema => document.hold_against(schema.as_deref(), &answer.body, &mut wrong),
+                    None if response.body.is_null() => {}
+                    schema => document.validate(schema.as_deref(), &response.body, &mut violations),
                 }
             }
         }
     }
-    (checked, wrong.into_iter().map(|line| format!("{method} {template}: {line}")).collect())
+    (checked, violations.into_iter().map(|line| format!("{method} {template}: {line}")).collect())
 }
 
 impl Document {
@@ -75,20 +74,20 @@ impl Document {
         Some(Self { json, registry, validators: Mutex::default() })
     }
 
-    /// The path template a path fits; literal segments win over parameters.
+    /// The template of a path; literal segments take precedence over parameters.
     fn template(&self, path: &str) -> Option<&str> {
         let path: Vec<&str> = path.trim_matches('/').split('/').collect();
-        let fits = |template: &&String| {
+        let matches = |template: &&String| {
             let parts = template.trim_matches('/').split('/');
             parts.clone().count() == path.len()
-                && parts.zip(&path).all(|(part, given)| part.starts_with('{') || part == *given)
+                && parts.zip(&path).all(|(part, segment)| part.starts_with('{') || part == *segment)
         };
-        let templates = self.json["paths"].as_object()?.keys().filter(fits);
+        let templates = self.json["paths"].as_object()?.keys().filter(matches);
         templates.min_by_key(|template| template.matches('{').count()).map(String::as_str)
     }
 
-    /// The schema of a request body. A callback's seven-way choice is made by its `type`, so that a
-    /// violation names the key and not "none of seven".
+    /// The schema of a request body. For interaction callbacks it is selected by `type`, which gives clearer errors
+    /// than the `oneOf` of all variants.
     fn request_schema(&self, operation: &str, request: &Value) -> Option<String> {
         let callback = match request["type"].as_u64() {
             _ if !operation.ends_with("callback/post") => None,
@@ -105,32 +104,33 @@ impl Document {
         self.json.pointer(&schema).map(|_| schema)
     }
 
-    /// Where the response of a status is described.
+    /// The JSON pointer to the response of a status.
     fn response(&self, operation: &str, status: u16) -> Option<String> {
         let exact = format!("{operation}/responses/{status}");
         let family = format!("{operation}/responses/{}XX", status / 100);
-        let found = [exact, family].into_iter().find(|at| self.json.pointer(at).is_some())?;
-        let reference = self.json.pointer(&found)?["$ref"].as_str().map(|at| at.trim_start_matches('#').to_owned());
+        let found = [exact, family].into_iter().find(|pointer| self.json.pointer(pointer).is_some())?;
+        let reference =
+            self.json.pointer(&found)?["$ref"].as_str().map(|pointer| pointer.trim_start_matches('#').to_owned());
         Some(reference.unwrap_or(found))
     }
 
-    fn hold_against(&self, schema: Option<&str>, value: &Value, wrong: &mut Vec<String>) {
+    fn validate(&self, schema: Option<&str>, value: &Value, violations: &mut Vec<String>) {
         let Some(schema) = schema else {
-            wrong.push(format!("a body is not documented here: {value}"));
+            violations.push(format!("no body is documented: {value}"));
             return;
         };
         let validator = self.validator(schema);
         let errors = validator.iter_errors(value).map(|error| (error.instance_path().to_string(), error.to_string()));
-        let unexpected = errors.filter(|(at, _)| !is_documented(at));
-        wrong.extend(unexpected.map(|(at, error)| format!("{at}: {error:.300}")));
+        let unexpected = errors.filter(|(pointer, _)| !is_documented(pointer));
+        violations.extend(unexpected.map(|(pointer, error)| format!("{pointer}: {error:.300}")));
         let schema = self.json.pointer(schema).expect("the caller looked it up");
-        self.unknown_keys(&[schema], value, "", wrong);
+        self.unknown_keys(&[schema], value, "", violations);
     }
 
     fn validator(&self, schema: &str) -> Arc<Validator> {
         let mut validators = self.validators.lock().unwrap_or_else(PoisonError::into_inner);
         let compiled = validators.entry(schema.to_owned()).or_insert_with(|| {
-            // `{` and `}` of path templates may not stand in a URI.
+            // `{` and `}` are not allowed in a URI.
             let fragment = schema.replace('{', "%7B").replace('}', "%7D");
             let schema = json!({ "$ref": format!("{BASE}#{fragment}") });
             let options = jsonschema::options().with_registry(&self.registry).build(&schema);
@@ -139,9 +139,9 @@ impl Document {
         Arc::clone(compiled)
     }
 
-    /// Reports keys no variant of the schema knows. Alternatives are joined: which of them holds is
-    /// the validator's question.
-    fn unknown_keys(&self, schemas: &[&Value], value: &Value, at: &str, wrong: &mut Vec<String>) {
+    /// Reports keys that no variant of the schema contains. All alternatives count; the validator checks which of
+    /// them applies.
+    fn unknown_keys(&self, schemas: &[&Value], value: &Value, pointer: &str, violations: &mut Vec<String>) {
         let mut variants = Vec::new();
         for schema in schemas {
             self.variants(schema, &mut variants);
@@ -150,48 +150,48 @@ impl Document {
             Value::Array(items) => {
                 let schemas: Vec<_> = variants.iter().filter_map(|schema| schema.get("items")).collect();
                 for item in items {
-                    self.unknown_keys(&schemas, item, at, wrong);
+                    self.unknown_keys(&schemas, item, pointer, violations);
                 }
             }
             Value::Object(map) => {
-                // A schema without properties describes a free map.
-                let free = |schema: &&Value| schema.get("additionalProperties").is_some_and(Value::is_object);
-                let known = |schema: &&Value| schema.get("properties").is_some();
-                if variants.iter().any(free) || !variants.iter().any(known) {
+                // A schema without properties describes a map with any keys.
+                let is_map = |schema: &&Value| schema.get("additionalProperties").is_some_and(Value::is_object);
+                let has_properties = |schema: &&Value| schema.get("properties").is_some();
+                if variants.iter().any(is_map) || !variants.iter().any(has_properties) {
                     return;
                 }
                 for (key, value) in map {
                     let schemas: Vec<_> = variants.iter().filter_map(|schema| schema["properties"].get(key)).collect();
-                    let at = format!("{at}/{key}");
-                    if schemas.is_empty() && !is_documented(&at) {
-                        wrong.push(format!("{at} is not a documented key"));
+                    let pointer = format!("{pointer}/{key}");
+                    if schemas.is_empty() && !is_documented(&pointer) {
+                        violations.push(format!("{pointer} is not a documented key"));
                     }
-                    self.unknown_keys(&schemas, value, &at, wrong);
+                    self.unknown_keys(&schemas, value, &pointer, violations);
                 }
             }
             _ => {}
         }
     }
 
-    /// A schema and everything it refers to or chooses between.
-    fn variants<'a>(&'a self, schema: &'a Value, into: &mut Vec<&'a Value>) {
-        into.push(schema);
+    /// Collects a schema and all schemas that it references or combines.
+    fn variants<'a>(&'a self, schema: &'a Value, variants: &mut Vec<&'a Value>) {
+        variants.push(schema);
         if let Some(reference) = schema["$ref"].as_str() {
             let target = self.json.pointer(reference.trim_start_matches('#'));
-            self.variants(target.expect("references resolve"), into);
+            self.variants(target.expect("references resolve"), variants);
         }
         for choice in ["oneOf", "anyOf", "allOf"] {
             let choices = schema[choice].as_array().into_iter().flatten();
-            choices.for_each(|choice| self.variants(choice, into));
+            choices.for_each(|choice| self.variants(choice, variants));
         }
     }
 }
 
-fn is_documented(at: &str) -> bool {
-    at.rsplit('/').next().is_some_and(|key| DOCUMENTED.contains(&key))
+fn is_documented(pointer: &str) -> bool {
+    pointer.rsplit('/').next().is_some_and(|key| DOCUMENTED.contains(&key))
 }
 
-/// A path template as one segment of a JSON pointer.
+/// Escapes a path template for use as a segment of a JSON pointer.
 fn escaped(template: &str) -> String {
     template.replace('~', "~0").replace('/', "~1")
 }

@@ -1,4 +1,4 @@
-//! The REST side: one table of routes, each answered from the state.
+//! The REST API: routing and responses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,66 +11,66 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::connection::ConnectionCutter;
 use super::state::{Channel, MANAGE_ROLES, State, merged, without_nulls};
-use super::wire::Scissors;
 use super::{FaultKind, Inner, SeenRequest, openapi};
 
-/// Where the API answers. OAuth is mostly called without a version, and everything may be.
+/// The prefixes of the API. The version is optional; OAuth is mostly called without it.
 const API: [&str; 2] = ["/api/v10", "/api"];
 const FORM: &str = "application/x-www-form-urlencoded";
 const BODY_LIMIT: usize = 25 << 20;
 const CONTENT_LIMIT: usize = 2000;
 const MEMBERS_PAGE: usize = 1000;
-/// How long an answer is held before the Sim gives up on `release()`.
+/// The longest time a response is held.
 const HOLD_LIMIT: Duration = Duration::from_mins(1);
 
-/// A status and a JSON body; null stands for no body.
-pub(super) struct Answer {
+/// A status and a JSON body; null means no body.
+pub(super) struct RestResponse {
     pub status: u16,
     pub body: Value,
 }
 
-/// Both sides are answers: `?` leaves with a refusal.
-pub(super) type Answered = Result<Answer, Answer>;
+/// Both variants are responses: `?` returns an error response.
+pub(super) type RestResult = Result<RestResponse, RestResponse>;
 
-#[expect(clippy::unnecessary_wraps, reason = "it ends a route, which may also refuse")]
-pub(super) fn ok(body: Value) -> Answered {
-    Ok(Answer { status: 200, body })
+#[expect(clippy::unnecessary_wraps, reason = "the result of a route, which may also be an error")]
+pub(super) fn ok(body: Value) -> RestResult {
+    Ok(RestResponse { status: 200, body })
 }
 
-pub(super) fn done() -> Answer {
-    Answer { status: 204, body: Value::Null }
+pub(super) fn no_content() -> RestResponse {
+    RestResponse { status: 204, body: Value::Null }
 }
 
-pub(super) fn refuse(status: u16, code: u32, message: &str) -> Answer {
-    Answer { status, body: json!({ "message": message, "code": code }) }
+pub(super) fn error(status: u16, code: u32, message: &str) -> RestResponse {
+    RestResponse { status, body: json!({ "message": message, "code": code }) }
 }
 
-/// A request as the routes see it.
+/// A parsed request.
 pub(super) struct Call {
     pub method: String,
-    /// Below `/api` or `/api/v10`, without the query.
+    /// The path below `/api` or `/api/v10`, without the query.
     pub path: String,
-    /// The whole address, as a browser shows it.
+    /// The complete URL.
     pub url: String,
     pub query: HashMap<String, String>,
     pub body: Value,
-    /// The body of the few calls that take a form.
+    /// The form, for routes that take one.
     pub form: Option<HashMap<String, String>>,
     pub authorization: String,
 }
 
-/// Answers every request that is not the gateway's.
+/// Handles every request except the gateway's.
 pub(super) async fn serve(
     SharedState(sim): SharedState<Arc<Inner>>,
-    ConnectInfo(scissors): ConnectInfo<Scissors>,
+    ConnectInfo(cutter): ConnectInfo<ConnectionCutter>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
-    let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
     let bytes = to_bytes(body, BODY_LIMIT).await.unwrap_or_default();
     let path = parts.uri.path();
-    let form = text(CONTENT_TYPE.as_str()).starts_with(FORM);
+    let form = header(CONTENT_TYPE.as_str()).starts_with(FORM);
     let form = form.then(|| url::form_urlencoded::parse(&bytes).into_owned().collect());
     let json = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
     let call = Call {
@@ -80,28 +80,28 @@ pub(super) async fn serve(
         query: Query::try_from_uri(&parts.uri).map(|Query(query)| query).unwrap_or_default(),
         body: form.as_ref().map_or(json, |form| json!(form)),
         form,
-        authorization: text(AUTHORIZATION.as_str()).to_owned(),
+        authorization: header(AUTHORIZATION.as_str()).to_owned(),
     };
-    let mut seen = SeenRequest {
+    let mut recorded = SeenRequest {
         method: call.method.clone(),
         path: parts.uri.query().map_or(call.path.clone(), |query| format!("{}?{query}", call.path)),
         body: call.body.clone(),
         status: 0,
         reason: parts.headers.get("x-audit-log-reason").map(|reason| percent_decoded(reason.as_bytes())),
     };
-    let fault = sim.change(|state| state.take_fault(&seen.method, &seen.path));
+    let fault = sim.change(|state| state.take_fault(&recorded.method, &recorded.path));
     if let Some(FaultKind::Slow(delay)) = fault {
         tokio::time::sleep(delay).await;
     }
-    if let Some(response) = fault.as_ref().and_then(instead_of_answer) {
-        seen.status = response.status().as_u16();
-        sim.change(|state| state.saw(seen));
+    if let Some(response) = fault.as_ref().and_then(fault_response) {
+        recorded.status = response.status().as_u16();
+        sim.change(|state| state.record(recorded));
         return response;
     }
-    let multipart = text(CONTENT_TYPE.as_str()).starts_with("multipart/");
+    let multipart = header(CONTENT_TYPE.as_str()).starts_with("multipart/");
     let (answer, releases_before) = sim.change(|state| {
         if multipart {
-            state.violation(format!("the Sim does not model attachments: {}", seen.path));
+            state.violation(format!("the Sim does not model attachments: {}", recorded.path));
         }
         let (Ok(answer) | Err(answer)) = state.answer(&call);
         let (checked, violations) = openapi::check(&call.method, &call.path, &call.body, &answer);
@@ -109,27 +109,29 @@ pub(super) async fn serve(
         for violation in violations {
             state.violation(violation);
         }
-        seen.status = answer.status;
-        state.saw(seen);
+        recorded.status = answer.status;
+        state.record(recorded);
         state.held += usize::from(matches!(fault, Some(FaultKind::Hold)));
         (answer, state.releases)
     });
     match fault {
-        Some(FaultKind::Drop) => scissors.cut(),
+        Some(FaultKind::Drop) => cutter.cut(),
         Some(FaultKind::Hold) => {
             let released = |state: &mut State| (state.releases > releases_before).then_some(());
-            sim.wait("release of a held answer", HOLD_LIMIT, released).await;
+            sim.wait("release of a held response", HOLD_LIMIT, released).await;
         }
         _ => {}
     }
     respond(&answer, &HeaderMap::new())
 }
 
-/// What a fault answers in place of the model.
-fn instead_of_answer(fault: &FaultKind) -> Option<Response> {
+/// The response of a fault that prevents the request.
+fn fault_response(fault: &FaultKind) -> Option<Response> {
     let mut headers = HeaderMap::new();
     match fault {
-        FaultKind::Status(status, body) => Some(respond(&Answer { status: *status, body: body.clone() }, &headers)),
+        FaultKind::Status(status, body) => {
+            Some(respond(&RestResponse { status: *status, body: body.clone() }, &headers))
+        }
         FaultKind::RateLimited { retry_after, global, scope } => {
             let message = "You are being rate limited.";
             let body = json!({ "message": message, "retry_after": retry_after, "global": global, "code": 0 });
@@ -139,7 +141,7 @@ fn instead_of_answer(fault: &FaultKind) -> Option<Response> {
             if *global {
                 headers.insert("x-ratelimit-global", "true".parse().expect("a word"));
             }
-            Some(respond(&Answer { status: 429, body }, &headers))
+            Some(respond(&RestResponse { status: 429, body }, &headers))
         }
         FaultKind::CloudflareHtml => {
             let page = "<!doctype html><title>Access denied</title>error code: 1015";
@@ -150,7 +152,7 @@ fn instead_of_answer(fault: &FaultKind) -> Option<Response> {
     }
 }
 
-fn respond(answer: &Answer, headers: &HeaderMap) -> Response {
+fn respond(answer: &RestResponse, headers: &HeaderMap) -> Response {
     let body = if answer.body.is_null() { Body::empty() } else { Body::from(answer.body.to_string()) };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status");
@@ -165,25 +167,25 @@ impl State {
         fault.times -= 1;
         let kind = fault.kind.clone();
         self.faults.retain(|fault| fault.times > 0);
-        self.note(format!("fault {kind:?} hits {method} {path}"));
+        self.note(format!("fault {kind:?} applies to {method} {path}"));
         Some(kind)
     }
 
-    fn saw(&mut self, request: SeenRequest) {
+    fn record(&mut self, request: SeenRequest) {
         self.note(format!("{} {} -> {}", request.method, request.path, request.status));
         self.requests.push(request);
     }
 
-    fn answer(&mut self, call: &Call) -> Answered {
+    fn answer(&mut self, call: &Call) -> RestResult {
         let path: Vec<&str> = call.path.trim_matches('/').split('/').collect();
         if let Some(answered) = self.answer_oauth(&path, call) {
             return answered;
         }
-        // An interaction's token is its own authorisation, and the gateway's address is public.
+        // Interaction tokens authorize by themselves, and the gateway URL is public.
         let open = matches!(path.as_slice(), ["gateway"] | ["interactions" | "webhooks", ..]);
         let authorized = !self.reject_token && call.authorization == format!("Bot {}", self.token());
         if !open && !authorized {
-            return Err(refuse(401, 0, "401: Unauthorized"));
+            return Err(error(401, 0, "401: Unauthorized"));
         }
         let body = &call.body;
         match (call.method.as_str(), path.as_slice()) {
@@ -200,20 +202,20 @@ impl State {
             ("GET", ["applications", _, "commands"]) => self.list_commands(None),
             ("PUT", ["applications", _, "commands"]) => self.put_commands(None, body),
             ("GET", ["applications", _, "guilds", guild, "commands"]) => {
-                let guild = self.reach(guild)?;
+                let guild = self.accessible_guild(guild)?;
                 self.list_commands(Some(guild))
             }
             ("PUT", ["applications", _, "guilds", guild, "commands"]) => {
-                let guild = self.reach(guild)?;
+                let guild = self.accessible_guild(guild)?;
                 self.put_commands(Some(guild), body)
             }
             (method, ["guilds", guild, rest @ ..]) => {
-                let guild = self.reach(guild)?;
+                let guild = self.accessible_guild(guild)?;
                 self.answer_guild(method, guild, rest, call)
             }
             ("POST", ["users", "@me", "channels"]) => self.open_dm(body),
             ("GET", ["channels", channel]) => {
-                let channel = self.reach_channel(channel)?;
+                let channel = self.accessible_channel(channel)?;
                 ok(self.channel_json(channel))
             }
             ("POST", ["channels", channel, "messages"]) => self.send_message(channel, body),
@@ -226,7 +228,7 @@ impl State {
         }
     }
 
-    fn answer_guild(&mut self, method: &str, guild: u64, rest: &[&str], call: &Call) -> Answered {
+    fn answer_guild(&mut self, method: &str, guild: u64, rest: &[&str], call: &Call) -> RestResult {
         match (method, rest) {
             ("GET", []) => {
                 let members = self.guilds[&guild].members.len();
@@ -240,30 +242,30 @@ impl State {
             ("GET", ["channels"]) => ok(self.channels_json(guild)),
             ("GET", ["members"]) => self.list_members(guild, &call.query),
             ("GET", ["members", user]) => {
-                let user = self.reach_member(guild, user)?;
+                let user = self.accessible_member(guild, user)?;
                 ok(self.member_json(guild, user))
             }
             ("PATCH", ["members", user]) => {
-                let user = self.reach_member(guild, user)?;
+                let user = self.accessible_member(guild, user)?;
                 self.patch_member(guild, user, &call.body)
             }
             ("PUT" | "DELETE", ["members", user, "roles", role]) => {
-                let user = self.reach_member(guild, user)?;
-                let role = self.reach_role(guild, role)?;
-                self.may_assign(guild, role)?;
+                let user = self.accessible_member(guild, user)?;
+                let role = self.accessible_role(guild, role)?;
+                self.check_assignable(guild, role)?;
                 let mut roles = self.guilds[&guild].members[&user].roles.clone();
-                roles.retain(|held| *held != role);
+                roles.retain(|other| *other != role);
                 roles.extend((method == "PUT").then_some(role));
                 self.assign(guild, user, roles);
-                Ok(done())
+                Ok(no_content())
             }
             _ => Err(self.unknown_route(method, &call.path)),
         }
     }
 
-    pub fn unknown_route(&mut self, method: &str, path: &str) -> Answer {
+    pub fn unknown_route(&mut self, method: &str, path: &str) -> RestResponse {
         self.violation(format!("a route the Sim does not model: {method} {path}"));
-        refuse(404, 0, "404: Not Found")
+        error(404, 0, "404: Not Found")
     }
 
     pub fn application_json(&self) -> Value {
@@ -281,12 +283,12 @@ impl State {
 
     // Commands.
 
-    fn list_commands(&self, guild: Option<u64>) -> Answered {
+    fn list_commands(&self, guild: Option<u64>) -> RestResult {
         ok(json!(self.commands.get(&guild).cloned().unwrap_or_default()))
     }
 
-    /// Replaces all commands of a scope. A command of the same name keeps its id.
-    fn put_commands(&mut self, guild: Option<u64>, body: &Value) -> Answered {
+    /// Replaces all commands of a scope. Commands with the same name keep their id.
+    fn put_commands(&mut self, guild: Option<u64>, body: &Value) -> RestResult {
         let earlier = self.commands.remove(&guild).unwrap_or_default();
         let wanted = body.as_array().cloned().unwrap_or_default();
         let commands = wanted.iter().map(|wanted| {
@@ -310,46 +312,46 @@ impl State {
 
     // Guilds and members.
 
-    /// The guild a path names, if the bot can reach it now.
-    fn reach(&self, guild: &str) -> Result<u64, Answer> {
+    /// The guild in a path, or the error that Discord returns if the bot cannot access it.
+    fn accessible_guild(&self, guild: &str) -> Result<u64, RestResponse> {
         let id = snowflake(guild)?;
         match self.guilds.get(&id) {
-            None => Err(refuse(404, 10004, "Unknown Guild")),
-            Some(guild) if guild.out => Err(refuse(503, 0, "Service Unavailable")),
-            Some(guild) if !guild.has_bot => Err(refuse(403, 50001, "Missing Access")),
+            None => Err(error(404, 10004, "Unknown Guild")),
+            Some(guild) if guild.unavailable => Err(error(503, 0, "Service Unavailable")),
+            Some(guild) if !guild.has_bot => Err(error(403, 50001, "Missing Access")),
             Some(_) => Ok(id),
         }
     }
 
-    fn reach_member(&self, guild: u64, user: &str) -> Result<u64, Answer> {
+    fn accessible_member(&self, guild: u64, user: &str) -> Result<u64, RestResponse> {
         let id = snowflake(user)?;
         match self.guilds[&guild].members.contains_key(&id) {
             true => Ok(id),
-            false if self.users.contains_key(&id) => Err(refuse(404, 10007, "Unknown Member")),
-            false => Err(refuse(404, 10013, "Unknown User")),
+            false if self.users.contains_key(&id) => Err(error(404, 10007, "Unknown Member")),
+            false => Err(error(404, 10013, "Unknown User")),
         }
     }
 
-    fn reach_role(&self, guild: u64, role: &str) -> Result<u64, Answer> {
+    fn accessible_role(&self, guild: u64, role: &str) -> Result<u64, RestResponse> {
         let id = snowflake(role)?;
         let known = self.guilds[&guild].roles.contains_key(&id);
-        if known { Ok(id) } else { Err(refuse(404, 10011, "Unknown Role")) }
+        if known { Ok(id) } else { Err(error(404, 10011, "Unknown Role")) }
     }
 
-    /// Pages through members by user id. Discord's default page is one member.
-    fn list_members(&self, guild: u64, query: &HashMap<String, String>) -> Answered {
+    /// A page of members, ordered by user id. The default page size is one, as in Discord's API.
+    fn list_members(&self, guild: u64, query: &HashMap<String, String>) -> RestResult {
         let number = |key: &str| query.get(key).and_then(|text| text.parse::<u64>().ok());
         let limit = usize::try_from(number("limit").unwrap_or(1)).unwrap_or(usize::MAX);
         if !(1..=MEMBERS_PAGE).contains(&limit) {
-            return Err(refuse(400, 50035, "Invalid Form Body"));
+            return Err(error(400, 50035, "Invalid Form Body"));
         }
         let after = number("after").unwrap_or(0);
         let users = self.guilds[&guild].members.range(after.saturating_add(1)..);
         ok(users.take(limit).map(|(user, _)| self.member_json(guild, *user)).collect())
     }
 
-    /// How many members hold each role; `@everyone` is not counted.
-    fn count_members(&self, guild: u64) -> Answered {
+    /// The number of members per role, without `@everyone`.
+    fn count_members(&self, guild: u64) -> RestResult {
         let guild_state = &self.guilds[&guild];
         let mut counts: HashMap<String, usize> =
             guild_state.roles.keys().filter(|role| **role != guild).map(|role| (role.to_string(), 0)).collect();
@@ -359,35 +361,35 @@ impl State {
         ok(json!(counts))
     }
 
-    fn patch_member(&mut self, guild: u64, user: u64, body: &Value) -> Answered {
+    fn patch_member(&mut self, guild: u64, user: u64, body: &Value) -> RestResult {
         if let Some(wanted) = body["roles"].as_array() {
-            let ids: Result<Vec<u64>, Answer> =
-                wanted.iter().map(|role| self.reach_role(guild, role.as_str().unwrap_or(""))).collect();
-            let (wanted, held) = (ids?, self.guilds[&guild].members[&user].roles.clone());
-            let added = wanted.iter().filter(|role| !held.contains(role));
-            let removed = held.iter().filter(|role| !wanted.contains(role));
+            let ids: Result<Vec<u64>, RestResponse> =
+                wanted.iter().map(|role| self.accessible_role(guild, role.as_str().unwrap_or(""))).collect();
+            let (wanted, current) = (ids?, self.guilds[&guild].members[&user].roles.clone());
+            let added = wanted.iter().filter(|role| !current.contains(role));
+            let removed = current.iter().filter(|role| !wanted.contains(role));
             for role in added.chain(removed) {
-                self.may_assign(guild, *role)?;
+                self.check_assignable(guild, *role)?;
             }
             self.assign(guild, user, wanted);
         }
         ok(self.member_json(guild, user))
     }
 
-    /// The bot may hand out what stands below its own highest role and belongs to no integration.
-    fn may_assign(&self, guild: u64, role: u64) -> Result<(), Answer> {
+    /// Checks that the bot may assign a role: it must be below the bot's highest role and not managed.
+    fn check_assignable(&self, guild: u64, role: u64) -> Result<(), RestResponse> {
         let guild_state = &self.guilds[&guild];
         let wanted = &guild_state.roles[&role];
         if wanted.managed || role == guild {
-            return Err(refuse(400, 50028, "Invalid Role"));
+            return Err(error(400, 50028, "Invalid Role"));
         }
         let position = |id: &u64| guild_state.roles.get(id).map_or(0, |role| role.position);
         let highest = guild_state.members[&self.bot].roles.iter().map(position).max().unwrap_or(0);
         let permitted = self.permissions(guild, self.bot) & MANAGE_ROLES != 0;
-        if permitted && wanted.position < highest { Ok(()) } else { Err(refuse(403, 50013, "Missing Permissions")) }
+        if permitted && wanted.position < highest { Ok(()) } else { Err(error(403, 50013, "Missing Permissions")) }
     }
 
-    /// The bot's own changes come back to it as events, like anybody else's.
+    /// Sets the roles; the bot receives its own changes as events too.
     fn assign(&mut self, guild: u64, user: u64, roles: Vec<u64>) {
         let same = roles.len() == self.guilds[&guild].members[&user].roles.len()
             && roles.iter().all(|role| self.guilds[&guild].members[&user].roles.contains(role));
@@ -398,58 +400,58 @@ impl State {
 
     // Channels and messages.
 
-    fn reach_channel(&self, channel: &str) -> Result<u64, Answer> {
+    fn accessible_channel(&self, channel: &str) -> Result<u64, RestResponse> {
         let id = snowflake(channel)?;
         match self.channels.get(&id) {
-            None => Err(refuse(404, 10003, "Unknown Channel")),
-            Some(Channel::Guild { guild, .. }) => self.reach(&guild.to_string()).map(|_| id),
+            None => Err(error(404, 10003, "Unknown Channel")),
+            Some(Channel::Guild { guild, .. }) => self.accessible_guild(&guild.to_string()).map(|_| id),
             Some(Channel::Dm { .. }) => Ok(id),
         }
     }
 
-    /// Opening succeeds even when the user's DMs are closed; only the message will fail.
-    fn open_dm(&mut self, body: &Value) -> Answered {
+    /// Opens a DM channel. This succeeds even if the user's DMs are closed; only sending fails.
+    fn open_dm(&mut self, body: &Value) -> RestResult {
         let user = snowflake(body["recipient_id"].as_str().unwrap_or(""))?;
         if user == self.bot {
-            return Err(refuse(400, 50007, "Cannot send messages to this user"));
+            return Err(error(400, 50007, "Cannot send messages to this user"));
         }
         if !self.users.contains_key(&user) {
-            return Err(refuse(400, 50033, "Invalid Recipient(s)"));
+            return Err(error(400, 50033, "Invalid Recipient(s)"));
         }
         let channel = self.dm_channel(user);
         ok(self.channel_json(channel))
     }
 
-    fn send_message(&mut self, channel: &str, body: &Value) -> Answered {
-        let channel = self.reach_channel(channel)?;
+    fn send_message(&mut self, channel: &str, body: &Value) -> RestResult {
+        let channel = self.accessible_channel(channel)?;
         if let Channel::Dm { user } = self.channels[&channel] {
             let shared = |guild: &super::state::Guild| guild.has_bot && guild.members.contains_key(&user);
-            // Which of the two codes Discord picks is people's report, not its word.
+            // The choice between the two codes follows user reports; it is not documented.
             if !self.guilds.values().any(shared) {
-                return Err(refuse(403, 50278, "Cannot send messages to this user due to having no mutual guilds"));
+                return Err(error(403, 50278, "Cannot send messages to this user due to having no mutual guilds"));
             }
             if !self.users[&user].dms_open {
-                return Err(refuse(403, 50007, "Cannot send messages to this user"));
+                return Err(error(403, 50007, "Cannot send messages to this user"));
             }
         }
         let content = body["content"].as_str().unwrap_or("");
         let filled = |key: &str| body[key].as_array().is_some_and(|list| !list.is_empty());
         if content.is_empty() && !filled("embeds") && !filled("components") {
-            return Err(refuse(400, 50006, "Cannot send an empty message"));
+            return Err(error(400, 50006, "Cannot send an empty message"));
         }
         if content.chars().count() > CONTENT_LIMIT {
-            return Err(refuse(400, 50035, "Invalid Form Body"));
+            return Err(error(400, 50035, "Invalid Form Body"));
         }
         let id = self.post(channel, body, None);
-        self.shown(id)
+        self.message_response(id)
     }
 }
 
-fn snowflake(text: &str) -> Result<u64, Answer> {
-    text.parse().map_err(|_| refuse(400, 50035, "Invalid Form Body"))
+fn snowflake(text: &str) -> Result<u64, RestResponse> {
+    text.parse().map_err(|_| error(400, 50035, "Invalid Form Body"))
 }
 
-/// Audit reasons travel percent-encoded.
+/// Decodes the percent-encoding of audit log reasons.
 fn percent_decoded(text: &[u8]) -> String {
     let mut bytes = Vec::new();
     let mut rest = text;

@@ -1,5 +1,5 @@
-//! What Discord knows: the one state both the REST answers and the gateway's dispatches come from,
-//! and the JSON shapes Discord shows it in.
+//! The state of the Sim, from which REST responses and gateway dispatches are made, and its JSON
+//! representation.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,24 +16,24 @@ use super::{Fault, SeenRequest};
 use crate::oauth::AuthServer;
 use crate::shared::History;
 
-/// Ids count up from here, so that they are as long as real snowflakes yet the same on each run.
+/// The first id. Ids are as long as real snowflakes and the same on each run.
 const FIRST_ID: u64 = 1_100_000_000_000_000_000;
-/// Milliseconds between the Unix epoch and the one snowflakes count from.
+/// The epoch of snowflakes, in milliseconds since the Unix epoch.
 const DISCORD_EPOCH: u64 = 1_420_070_400_000;
-/// Everything a member may be allowed.
+/// All permission bits.
 pub(super) const ALL_PERMISSIONS: u64 = (1 << 50) - 1;
 const ADMINISTRATOR: u64 = 1 << 3;
-/// View, send, use slash commands: what `@everyone` has in a new guild.
+/// The permissions of `@everyone` in a new guild: view channels, send messages, use application commands.
 const EVERYONE: u64 = 1 << 10 | 1 << 11 | 1 << 31;
 pub(super) const MANAGE_ROLES: u64 = 1 << 28;
-/// Roles made by `role()` stay below this position, those of `role_above_bot()` above it.
+/// The position of the bot's role; `role()` creates roles below it, `role_above_bot()` above it.
 const BOT_POSITION: u64 = 500;
-/// How long a nonce is remembered: Discord says "the past few minutes".
+/// How long a nonce is remembered; Discord documents "the past few minutes".
 const NONCE_WINDOW: Duration = Duration::from_mins(3);
 const EPHEMERAL: u64 = 1 << 6;
 pub(super) const LOADING: u64 = 1 << 7;
 
-/// A member's state in one guild.
+/// A member of a guild.
 pub(super) struct Member {
     pub roles: Vec<u64>,
     pub joined: u64,
@@ -54,20 +54,20 @@ pub(super) struct Guild {
     pub general: u64,
     pub roles: BTreeMap<u64, Role>,
     pub members: BTreeMap<u64, Member>,
-    /// False once the bot was kicked.
+    /// False after the bot was kicked.
     pub has_bot: bool,
     /// True during an outage of the guild.
-    pub out: bool,
+    pub unavailable: bool,
 }
 
 pub(super) struct User {
     pub name: String,
-    /// The address, and whether Discord has seen it answered.
+    /// The email, and whether it is verified.
     pub email: Option<(String, bool)>,
     pub dms_open: bool,
 }
 
-/// Where messages live.
+/// A channel for messages.
 pub(super) enum Channel {
     Guild { guild: u64, name: String },
     Dm { user: u64 },
@@ -78,14 +78,14 @@ pub(super) struct Message {
     pub channel: u64,
     pub json: Value,
     pub sent: Instant,
-    /// For an ephemeral message: the one user who sees it.
+    /// The only user who sees an ephemeral message.
     pub only_for: Option<u64>,
     pub deleted: bool,
-    /// Whether a test has looked at it.
-    pub taken: bool,
+    /// Whether a test has read it.
+    pub read: bool,
 }
 
-/// Everything, behind the Sim's one lock.
+/// The state of the Sim.
 pub(super) struct State {
     next_id: u64,
     pub address: SocketAddr,
@@ -96,7 +96,7 @@ pub(super) struct State {
     pub channels: BTreeMap<u64, Channel>,
     pub messages: Vec<Message>,
     pub interactions: BTreeMap<u64, Interaction>,
-    /// Registered commands, by guild; `None` holds the global ones.
+    /// The registered commands by guild; `None` is the key of the global ones.
     pub commands: BTreeMap<Option<u64>, Vec<Value>>,
     pub oauth: AuthServer,
     pub sessions: BTreeMap<String, Session>,
@@ -107,7 +107,7 @@ pub(super) struct State {
     pub disallow_intents: bool,
     pub reject_token: bool,
     pub faults: Vec<Fault>,
-    /// Answers held back now, and how often `release()` was called.
+    /// How many responses are held, and how often `release()` was called.
     pub held: usize,
     pub releases: usize,
     pub requests: Vec<SeenRequest>,
@@ -153,7 +153,7 @@ impl State {
             answers_checked: 0,
             history: Vec::new(),
         };
-        // As with every application made since 2016, the bot user's id is the application's.
+        // As for all applications created since 2016, the bot's user id equals the application id.
         state.bot = state.user("dca-bot");
         state.application = state.bot;
         state.oauth.client_id = state.application.to_string();
@@ -170,7 +170,7 @@ impl State {
         self.history.push(line.into());
     }
 
-    /// Notes something that must not happen; `finish()` fails on it.
+    /// Records a violation; `finish()` fails on it.
     pub fn violation(&mut self, line: String) {
         self.note(format!("VIOLATION {line}"));
         self.violations.push(line);
@@ -196,7 +196,7 @@ impl State {
             managed: false,
             tags: Value::Null,
         };
-        let bots_own = Role {
+        let bot_managed_role = Role {
             name: self.users[&self.bot].name.clone(),
             position: BOT_POSITION,
             permissions: EVERYONE | MANAGE_ROLES,
@@ -207,10 +207,10 @@ impl State {
             name: name.to_owned(),
             owner,
             general,
-            roles: BTreeMap::from([(id, everyone), (bot_role, bots_own)]),
+            roles: BTreeMap::from([(id, everyone), (bot_role, bot_managed_role)]),
             members: BTreeMap::new(),
             has_bot: true,
-            out: false,
+            unavailable: false,
         };
         self.guilds.insert(id, guild);
         self.add_member(id, owner, Vec::new());
@@ -242,7 +242,7 @@ impl State {
         id
     }
 
-    /// Replaces a member's roles and tells the bot, unless nothing changed.
+    /// Replaces a member's roles and, if they changed, dispatches the update.
     pub fn set_roles(&mut self, guild: u64, user: u64, roles: Vec<u64>) {
         for role in &roles {
             let known = self.guilds[&guild].roles.contains_key(role);
@@ -257,16 +257,16 @@ impl State {
     }
 
     pub fn user_mut(&mut self, user: u64) -> &mut User {
-        self.users.get_mut(&user).expect("SimDiscord: a user it made")
+        self.users.get_mut(&user).expect("SimDiscord: a known user")
     }
 
     pub fn guild_mut(&mut self, guild: u64) -> &mut Guild {
-        self.guilds.get_mut(&guild).expect("SimDiscord: a guild it made")
+        self.guilds.get_mut(&guild).expect("SimDiscord: a known guild")
     }
 
     pub fn member_mut(&mut self, guild: u64, user: u64) -> &mut Member {
         let member = self.guild_mut(guild).members.get_mut(&user);
-        member.unwrap_or_else(|| panic!("SimDiscord: {user} is no member of {guild}"))
+        member.unwrap_or_else(|| panic!("SimDiscord: {user} is not a member of {guild}"))
     }
 
     pub fn permissions(&self, guild: u64, user: u64) -> u64 {
@@ -275,16 +275,16 @@ impl State {
             return 0;
         };
         let everyone = guild_state.roles[&guild].permissions;
-        let of = |role| guild_state.roles.get(role).map_or(0, |role| role.permissions);
-        let granted = member.roles.iter().map(of).fold(everyone, |all, more| all | more);
+        let permissions = |role| guild_state.roles.get(role).map_or(0, |role| role.permissions);
+        let granted = member.roles.iter().map(permissions).fold(everyone, |all, role| all | role);
         let unlimited = guild_state.owner == user || member.administrator;
         if unlimited || granted & ADMINISTRATOR != 0 { ALL_PERMISSIONS } else { granted }
     }
 
-    /// The DM channel with a user, which Discord reuses for ever.
+    /// The DM channel with a user, created at first use.
     pub fn dm_channel(&mut self, user: u64) -> u64 {
-        let with = |channel: &Channel| matches!(channel, Channel::Dm { user: u } if *u == user);
-        let known = self.channels.iter().find(|(_, channel)| with(channel)).map(|(id, _)| *id);
+        let is_with_user = |channel: &Channel| matches!(channel, Channel::Dm { user: u } if *u == user);
+        let known = self.channels.iter().find(|(_, channel)| is_with_user(channel)).map(|(id, _)| *id);
         known.unwrap_or_else(|| {
             let id = self.id();
             self.channels.insert(id, Channel::Dm { user });
@@ -292,7 +292,7 @@ impl State {
         })
     }
 
-    /// Stores a message of the bot's and returns its id. `interaction` gives the user it answers.
+    /// Stores a message of the bot and returns its id. `interaction` is the user of the interaction it replies to.
     pub fn post(&mut self, channel: u64, request: &Value, interaction: Option<u64>) -> u64 {
         if let Some(earlier) = self.same_nonce(channel, request) {
             return earlier;
@@ -316,11 +316,11 @@ impl State {
         write_content(&mut json, request);
         self.note(format!("message {id} in {channel}: {}", json["content"]));
         let sent = Instant::now();
-        self.messages.push(Message { id, channel, json, sent, only_for, deleted: false, taken: false });
+        self.messages.push(Message { id, channel, json, sent, only_for, deleted: false, read: false });
         id
     }
 
-    /// With `enforce_nonce` a repeated nonce answers with the message it made the first time.
+    /// With `enforce_nonce`, the earlier message with the same nonce.
     fn same_nonce(&self, channel: u64, request: &Value) -> Option<u64> {
         if request["enforce_nonce"] != true {
             return None;
@@ -338,7 +338,7 @@ impl State {
         self.messages.iter_mut().find(|message| message.id == id && !message.deleted)
     }
 
-    /// Applies an edit; a message that was "thinking…" now has content.
+    /// Edits a message; a deferred one ("thinking…") now has content.
     pub fn edit(&mut self, id: u64, request: &Value) {
         let edited = timestamp(self.id());
         self.note(format!("message {id} edited: {}", request["content"]));
@@ -349,19 +349,18 @@ impl State {
         write_content(&mut message.json, request);
     }
 
-    // What follows shows the state the way Discord writes it.
+    // JSON representation.
 
     pub fn gateway_url(&self) -> String {
         format!("ws://{}/gw", self.address)
     }
 
-    /// A token of the real shape: serenity reads the bot's id out of its first part.
+    /// A token in Discord's format: serenity reads the bot's id from the first part.
     pub fn token(&self) -> String {
         format!("{}.SimBot.not-a-real-token", BASE64.encode(self.bot.to_string()))
     }
 
-    /// The application's flags: whether its portal allows the Server Members intent, for a bot in few
-    /// servers.
+    /// The application's flags: whether the Server Members Intent is on, for a bot in less than 100 servers.
     pub fn application_flags(&self) -> u64 {
         if self.disallow_intents { 0 } else { 1 << 15 }
     }
@@ -412,7 +411,7 @@ impl State {
         })
     }
 
-    /// The member as `GUILD_MEMBER_ADD` and `GUILD_MEMBER_UPDATE` carry it.
+    /// The member in `GUILD_MEMBER_ADD` and `GUILD_MEMBER_UPDATE`.
     pub fn member_event_json(&self, guild: u64, user: u64) -> Value {
         merged(self.member_json(guild, user), json!({ "guild_id": guild.to_string() }))
     }
@@ -432,8 +431,8 @@ impl State {
     }
 
     pub fn channels_json(&self, guild: u64) -> Value {
-        let inside = |c: &Channel| matches!(c, Channel::Guild { guild: g, .. } if *g == guild);
-        let ids = self.channels.iter().filter(|(_, channel)| inside(channel)).map(|(id, _)| *id);
+        let in_guild = |c: &Channel| matches!(c, Channel::Guild { guild: g, .. } if *g == guild);
+        let ids = self.channels.iter().filter(|(_, channel)| in_guild(channel)).map(|(id, _)| *id);
         ids.map(|id| self.channel_json(id)).collect()
     }
 
@@ -456,31 +455,31 @@ impl State {
         })
     }
 
-    /// Without the presences intent a guild arrives with the bot as its only listed member.
+    /// Without the presences intent, the bot is the only listed member.
     pub fn guild_create_json(&self, id: u64) -> Value {
         let guild = &self.guilds[&id];
-        let arrival = json!({
+        let details = json!({
             "joined_at": timestamp(guild.members[&self.bot].joined), "large": false,
             "unavailable": false, "member_count": guild.members.len(), "voice_states": [],
             "members": [self.member_json(id, self.bot)], "channels": self.channels_json(id),
             "threads": [], "presences": [], "stage_instances": [], "guild_scheduled_events": [],
             "soundboard_sounds": [],
         });
-        merged(self.guild_json(id), arrival)
+        merged(self.guild_json(id), details)
     }
 }
 
-/// The time a snowflake was made at: the Sim needs no other clock for what it writes.
+/// The creation time of a snowflake, which the Sim uses as its clock.
 pub(super) fn timestamp(id: u64) -> String {
     let millis = (id >> 22) + DISCORD_EPOCH;
     let time = i64::try_from(millis).ok().and_then(chrono::DateTime::from_timestamp_millis);
     time.expect("a snowflake's time").format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
 }
 
-/// `base` with the keys of `more` laid over it.
-pub(super) fn merged(mut base: Value, more: Value) -> Value {
-    if let (Value::Object(base), Value::Object(more)) = (&mut base, more) {
-        base.extend(more);
+/// `base` with the keys of `overlay` added or replaced.
+pub(super) fn merged(mut base: Value, overlay: Value) -> Value {
+    if let (Value::Object(base), Value::Object(overlay)) = (&mut base, overlay) {
+        base.extend(overlay);
     }
     base
 }
@@ -489,7 +488,7 @@ pub(super) fn is_ephemeral(message: &Value) -> bool {
     message["flags"].as_u64().unwrap_or(0) & EPHEMERAL != 0
 }
 
-/// Copies what a request may write (text, embeds, components) into a message, as Discord shows it.
+/// Copies content, embeds and components of a request into a message.
 fn write_content(message: &mut Value, request: &Value) {
     if let Some(content) = request.get("content") {
         message["content"] = json!(content.as_str().unwrap_or(""));
@@ -506,7 +505,7 @@ fn write_content(message: &mut Value, request: &Value) {
     }
 }
 
-/// Every component shown has an `id`, and a select says how many values it takes.
+/// Adds the `id` of each component and the number of values of selects.
 fn number_components(components: &mut Value, last: &mut u64) {
     for component in components.as_array_mut().into_iter().flatten() {
         *last += 1;
@@ -522,12 +521,12 @@ fn number_components(components: &mut Value, last: &mut u64) {
     }
 }
 
-/// Discord leaves out what was sent as null. An absent list reads as an empty one.
+/// Removes null members, as Discord does, and reads a null list as an empty one.
 pub(super) fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let kept = map.iter().filter(|(_, value)| !value.is_null());
-            kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+            let entries = map.iter().filter(|(_, value)| !value.is_null());
+            entries.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
         }
         Value::Array(list) => list.iter().map(without_nulls).collect(),
         Value::Null => json!([]),

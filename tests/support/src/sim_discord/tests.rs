@@ -1,5 +1,5 @@
-//! The Sim against itself: every route once over HTTP, and the gateway over a bare WebSocket. With
-//! `DISCORD_OPENAPI` set these prove that all answers fit Discord's document.
+//! Tests of every route over HTTP and of the gateway over a WebSocket. With `DISCORD_OPENAPI` set, all responses
+//! are validated against Discord's OpenAPI document.
 
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -12,16 +12,16 @@ use super::{Fault, FaultKind, Opt, SimDiscord, SimGuild, SimMember};
 /// GUILDS and `GUILD_MEMBERS`.
 const INTENTS: u64 = 3;
 
-/// The bot's side of REST.
-struct Rest {
+/// A REST client with the bot's token.
+struct RestClient {
     http: reqwest::Client,
     base: String,
     token: String,
 }
 
-impl Rest {
+impl RestClient {
     fn of(discord: &SimDiscord) -> Self {
-        // reqwest wants a provider even where no TLS is spoken; another test may have been first.
+        // reqwest requires a crypto provider even without TLS; another test may have installed it.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().tls_certs_only([]).build().expect("a client");
         let base = format!("{}/api/v10", discord.base_url());
@@ -53,42 +53,42 @@ impl Rest {
         body
     }
 
-    /// Status and error code of a refusal, or status and 0.
+    /// The status and the error code, or 0 without one.
     async fn code(&self, call: &str, body: Value) -> (u16, u64) {
         let (status, body) = self.send(call, body).await;
         (status, body["code"].as_u64().unwrap_or(0))
     }
 }
 
-/// The bot's side of the gateway.
+/// A gateway client.
 struct Bot(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
 impl Bot {
     async fn connect(discord: &SimDiscord) -> Self {
         let url = format!("{}/gw?v=10&encoding=json", discord.base_url().replace("http", "ws"));
         let mut bot = Self(connect_async(url).await.expect("a gateway").0);
-        assert_eq!(bot.hear().await["op"], 10);
+        assert_eq!(bot.receive().await["op"], 10);
         bot
     }
 
     async fn identify(discord: &SimDiscord) -> Self {
         let mut bot = Self::connect(discord).await;
-        bot.say(2, json!({ "token": discord.token(), "intents": INTENTS, "shard": [0, 1] })).await;
+        bot.send(2, json!({ "token": discord.token(), "intents": INTENTS, "shard": [0, 1] })).await;
         bot
     }
 
     async fn resume(discord: &SimDiscord, session: &str, seq: u64) -> Self {
         let mut bot = Self::connect(discord).await;
-        bot.say(6, json!({ "token": discord.token(), "session_id": session, "seq": seq })).await;
+        bot.send(6, json!({ "token": discord.token(), "session_id": session, "seq": seq })).await;
         bot
     }
 
-    async fn say(&mut self, op: u8, data: Value) {
+    async fn send(&mut self, op: u8, data: Value) {
         let payload = json!({ "op": op, "d": data });
         self.0.send(Message::text(payload.to_string())).await.expect("sent");
     }
 
-    async fn hear(&mut self) -> Value {
+    async fn receive(&mut self) -> Value {
         match self.0.next().await {
             Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("json"),
             other => panic!("not a payload: {other:?}"),
@@ -96,7 +96,7 @@ impl Bot {
     }
 
     async fn expect(&mut self, name: &str) -> Value {
-        let payload = self.hear().await;
+        let payload = self.receive().await;
         assert_eq!(payload["t"], name, "{payload}");
         payload
     }
@@ -138,33 +138,33 @@ fn buttons() -> Value {
     ])
 }
 
-/// A guild with one role of each kind and one member besides the owner and the bot.
-struct Scene {
+/// A guild with a role of each kind and one member besides the owner and the bot.
+struct Fixture {
     discord: SimDiscord,
-    rest: Rest,
+    rest: RestClient,
     guild: SimGuild,
     gold: u64,
     above: u64,
     booster: u64,
     ana: SimMember,
-    /// The path of ana's member.
+    /// The REST path of the member ana.
     member: String,
 }
 
-async fn scene() -> Scene {
+async fn fixture() -> Fixture {
     let discord = SimDiscord::start().await;
     let guild = discord.guild("Makers");
     let (gold, above) = (guild.role("Gold"), guild.role_above_bot("Admin"));
     let (booster, ana) = (guild.managed_role("Booster"), guild.join("ana"));
     ana.grant(booster);
     let member = format!("/guilds/{}/members/{}", guild.id(), ana.user_id());
-    let rest = Rest::of(&discord);
-    Scene { discord, rest, guild, gold, above, booster, ana, member }
+    let rest = RestClient::of(&discord);
+    Fixture { discord, rest, guild, gold, above, booster, ana, member }
 }
 
 #[tokio::test]
-async fn the_application_answers_and_registers_commands() {
-    let Scene { discord, rest, guild, .. } = scene().await;
+async fn the_application_is_described_and_registers_commands() {
+    let Fixture { discord, rest, guild, .. } = fixture().await;
     let (app, id) = (discord.application_id(), guild.id());
     assert!(rest.get("/gateway").await["url"].as_str().unwrap().ends_with("/gw"));
     assert_eq!(rest.get("/gateway/bot").await["shards"], 1);
@@ -182,11 +182,11 @@ async fn the_application_answers_and_registers_commands() {
 }
 
 #[tokio::test]
-async fn a_guild_shows_its_roles_channels_and_members() {
-    let Scene { discord, rest, guild, booster, member, .. } = scene().await;
+async fn a_guild_lists_its_roles_channels_and_members() {
+    let Fixture { discord, rest, guild, booster, member, .. } = fixture().await;
     let id = guild.id();
-    let shown = rest.get(&format!("/guilds/{id}?with_counts=true")).await;
-    assert_eq!(shown["approximate_member_count"], 3);
+    let counted = rest.get(&format!("/guilds/{id}?with_counts=true")).await;
+    assert_eq!(counted["approximate_member_count"], 3);
     assert_eq!(rest.get(&format!("/guilds/{id}/roles")).await.as_array().unwrap().len(), 5);
     assert_eq!(rest.get(&format!("/guilds/{id}/roles/member-counts")).await[booster.to_string()], 1);
     assert_eq!(rest.get(&format!("/guilds/{id}/channels")).await.as_array().unwrap().len(), 1);
@@ -208,8 +208,8 @@ async fn a_guild_shows_its_roles_channels_and_members() {
 }
 
 #[tokio::test]
-async fn the_bot_hands_out_only_roles_below_its_own() {
-    let Scene { discord, rest, guild, gold, above, booster, member, .. } = scene().await;
+async fn the_bot_assigns_only_roles_below_its_own() {
+    let Fixture { discord, rest, guild, gold, above, booster, member, .. } = fixture().await;
     let (app, id, silver) = (discord.application_id(), guild.id(), guild.role("Silver"));
     for (call, expected) in [
         (format!("PUT {member}/roles/{gold}"), (204, 0)),
@@ -233,8 +233,8 @@ async fn the_bot_hands_out_only_roles_below_its_own() {
 }
 
 #[tokio::test]
-async fn messages_arrive_where_they_may() {
-    let Scene { discord, rest, guild, ana, member, .. } = scene().await;
+async fn messages_are_delivered_or_refused() {
+    let Fixture { discord, rest, guild, ana, member, .. } = fixture().await;
     let (user, logs) = (ana.user_id(), guild.channel("logs"));
     let open = json!({ "recipient_id": user.to_string() });
     let (_, dm) = rest.send("POST /users/@me/channels", open.clone()).await;
@@ -248,7 +248,7 @@ async fn messages_arrive_where_they_may() {
     let hello = json!({ "content": "hello", "nonce": "n1", "enforce_nonce": true });
     let send = format!("POST /channels/{dm}/messages");
     let (_, first) = rest.send(&send, hello.clone()).await;
-    assert_eq!(rest.send(&send, hello.clone()).await.1["id"], first["id"], "the nonce was known");
+    assert_eq!(rest.send(&send, hello.clone()).await.1["id"], first["id"], "the nonce was repeated");
     assert_eq!(discord.next_dm(&ana).await.nonce.as_deref(), Some("n1"));
     discord.no_dm(&ana);
     ana.close_dms();
@@ -260,9 +260,9 @@ async fn messages_arrive_where_they_may() {
 }
 
 #[tokio::test]
-async fn what_nobody_models_or_reads_fails_the_test() {
+async fn unknown_routes_and_unread_messages_fail_the_test() {
     let discord = SimDiscord::start().await;
-    let rest = Rest::of(&discord);
+    let rest = RestClient::of(&discord);
     assert_eq!(rest.code("GET /voice/regions", Value::Null).await.0, 404);
     assert_eq!(discord.violations().len(), 1);
     if std::env::var_os("DISCORD_OPENAPI").is_some() {
@@ -274,18 +274,18 @@ async fn what_nobody_models_or_reads_fails_the_test() {
 
     let discord = SimDiscord::start().await;
     let general = discord.guild("Makers").general();
-    let rest = Rest::of(&discord);
+    let rest = RestClient::of(&discord);
     rest.send(&format!("POST /channels/{general}/messages"), json!({ "content": "unread" })).await;
     let finished = std::panic::catch_unwind(|| discord.finish());
     assert!(finished.is_err());
 }
 
 #[tokio::test]
-async fn faults_happen_once_and_say_so() {
+async fn faults_apply_once() {
     let discord = SimDiscord::start().await;
     let guild = discord.guild("Makers");
     let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-    let rest = Rest::of(&discord);
+    let rest = RestClient::of(&discord);
     let grant = format!("PUT /guilds/{}/members/{}/roles/{gold}", guild.id(), ana.user_id());
 
     discord.fail_next("PUT", "/roles/", 500);
@@ -295,25 +295,25 @@ async fn faults_happen_once_and_say_so() {
     assert_eq!(rest.send(&grant, Value::Null).await.1["retry_after"], 0.5);
     discord.fault(Fault::on("PUT", "/roles/", FaultKind::CloudflareHtml));
     assert_eq!(rest.send(&grant, Value::Null).await, (429, Value::Null));
-    assert!(ana.roles().is_empty(), "none of these had an effect");
+    assert!(ana.roles().is_empty(), "the requests were not performed");
 
     discord.fault(Fault::on("PUT", "/roles/", FaultKind::Drop));
     assert!(rest.try_call(&grant, Value::Null).await.is_err());
-    assert_eq!(ana.roles(), [gold], "the cut came after the effect");
+    assert_eq!(ana.roles(), [gold], "performed before the connection was cut");
     ana.take(gold);
 
     discord.fault(Fault::on("PUT", "/roles/", FaultKind::Hold));
-    let holding = tokio::spawn(async move { rest.code(&grant, Value::Null).await });
+    let held = tokio::spawn(async move { rest.code(&grant, Value::Null).await });
     discord.held().await;
     assert_eq!(ana.roles(), [gold]);
-    assert!(!holding.is_finished());
+    assert!(!held.is_finished());
     discord.release();
-    assert_eq!(holding.await.unwrap(), (204, 0));
+    assert_eq!(held.await.unwrap(), (204, 0));
     discord.finish();
 }
 
 #[tokio::test]
-async fn a_session_is_begun_lost_resumed_and_forgotten() {
+async fn a_session_starts_disconnects_resumes_and_expires() {
     let discord = SimDiscord::start().await;
     let guild = discord.guild("Makers");
     let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
@@ -324,8 +324,8 @@ async fn a_session_is_begun_lost_resumed_and_forgotten() {
     assert_eq!(created["d"]["members"].as_array().unwrap().len(), 1);
     discord.connected().await;
 
-    bot.say(1, json!(2)).await;
-    assert_eq!(bot.hear().await["op"], 11);
+    bot.send(1, json!(2)).await;
+    assert_eq!(bot.receive().await["op"], 11);
     ana.grant(gold);
     let update = bot.expect("GUILD_MEMBER_UPDATE").await;
     assert_eq!((&update["s"], &update["d"]["roles"]), (&json!(3), &json!([gold.to_string()])));
@@ -342,11 +342,11 @@ async fn a_session_is_begun_lost_resumed_and_forgotten() {
     assert_eq!((discord.sessions(), discord.resumes()), (1, 1));
 
     discord.reconnect_op7();
-    assert_eq!(bot.hear().await["op"], 7);
+    assert_eq!(bot.receive().await["op"], 7);
     discord.forget_sessions();
     let mut bot = Bot::resume(&discord, session, 6).await;
-    assert_eq!(bot.hear().await, json!({ "op": 9, "d": false }));
-    bot.say(2, json!({ "token": discord.token(), "intents": 1 })).await;
+    assert_eq!(bot.receive().await, json!({ "op": 9, "d": false }));
+    bot.send(2, json!({ "token": discord.token(), "intents": 1 })).await;
     bot.expect("READY").await;
     bot.expect("GUILD_CREATE").await;
     ana.sim.guild("Second");
@@ -368,19 +368,19 @@ async fn a_session_is_begun_lost_resumed_and_forgotten() {
     discord.finish();
 }
 
-/// A scene whose bot is connected and has registered its commands.
-async fn connected_scene() -> (Scene, Bot) {
-    let scene = scene().await;
-    let path = format!("PUT /applications/{}/commands", scene.discord.application_id());
-    scene.rest.send(&path, commands()).await;
-    let mut bot = Bot::identify(&scene.discord).await;
+/// A fixture with a connected bot that has registered its commands.
+async fn connected_fixture() -> (Fixture, Bot) {
+    let fixture = fixture().await;
+    let path = format!("PUT /applications/{}/commands", fixture.discord.application_id());
+    fixture.rest.send(&path, commands()).await;
+    let mut bot = Bot::identify(&fixture.discord).await;
     bot.expect("READY").await;
     bot.expect("GUILD_CREATE").await;
-    (scene, bot)
+    (fixture, bot)
 }
 
-/// The callback of an interaction, and its webhook.
-async fn hear_interaction(discord: &SimDiscord, bot: &mut Bot) -> (Value, String, String) {
+/// Receives an interaction; returns it with its callback call and webhook path.
+async fn receive_interaction(discord: &SimDiscord, bot: &mut Bot) -> (Value, String, String) {
     let interaction = bot.expect("INTERACTION_CREATE").await["d"].take();
     let text = |key: &str| interaction[key].as_str().unwrap().to_owned();
     let callback = format!("POST /interactions/{}/{}/callback", text("id"), text("token"));
@@ -389,12 +389,12 @@ async fn hear_interaction(discord: &SimDiscord, bot: &mut Bot) -> (Value, String
 }
 
 #[tokio::test]
-async fn a_deferred_answer_is_filled_by_the_first_follow_up() {
-    let (Scene { discord, rest, guild, gold, ana, .. }, mut bot) = connected_scene().await;
+async fn the_first_follow_up_completes_a_deferred_response() {
+    let (Fixture { discord, rest, guild, gold, ana, .. }, mut bot) = connected_fixture().await;
     let options =
         [("role", Opt::Role(gold)), ("user", Opt::User(ana.user_id())), ("channel", Opt::Channel(guild.general()))];
-    let asked = discord.run_unanswered(&ana, "/mapping add", &options);
-    let (interaction, call, hook) = hear_interaction(&discord, &mut bot).await;
+    let handle = discord.run_unanswered(&ana, "/mapping add", &options);
+    let (interaction, call, hook) = receive_interaction(&discord, &mut bot).await;
     assert_eq!(interaction["data"]["resolved"]["roles"][gold.to_string()]["name"], "Gold");
     assert_eq!(rest.code(&format!("POST {hook}"), json!({ "content": "early" })).await, (404, 10015));
     assert_eq!(rest.code(&call, json!({ "type": 7, "data": {} })).await, (400, 50035));
@@ -402,18 +402,18 @@ async fn a_deferred_answer_is_filled_by_the_first_follow_up() {
     assert_eq!(rest.code(&call, json!({ "type": 5 })).await, (400, 40060));
     assert_eq!(rest.get(&format!("{hook}/messages/@original")).await["flags"], 64 + 128);
     rest.send(&format!("POST {hook}"), json!({ "content": "done", "components": buttons() })).await;
-    let reply = asked.reply().await;
+    let reply = handle.reply().await;
     assert_eq!((reply.content.as_str(), reply.ephemeral, reply.deferred), ("done", true, true));
 
-    // A second follow-up is a message of its own, to be edited and deleted.
+    // A second follow-up is a new message that can be edited and deleted.
     let (_, more) = rest.send(&format!("POST {hook}"), json!({ "content": "more" })).await;
     let more = format!("{hook}/messages/{}", more["id"].as_str().unwrap());
     assert_eq!(rest.send(&format!("PATCH {more}"), json!({ "content": "less" })).await.1["content"], "less");
     assert_eq!(rest.code(&format!("DELETE {more}"), Value::Null).await.0, 204);
 
-    // Late: the token is dead before the first answer, or fifteen minutes after it.
+    // An expired token is refused before and after the first response.
     discord.run_unanswered(&ana, "/mapping add", &options);
-    let (_, call, _) = hear_interaction(&discord, &mut bot).await;
+    let (_, call, _) = receive_interaction(&discord, &mut bot).await;
     discord.expire_interactions();
     assert_eq!(rest.code(&call, json!({ "type": 5 })).await, (404, 10062));
     assert_eq!(rest.code(&format!("POST {hook}"), json!({ "content": "x" })).await, (401, 50027));
@@ -422,22 +422,22 @@ async fn a_deferred_answer_is_filled_by_the_first_follow_up() {
 
 #[tokio::test]
 async fn components_and_autocomplete_reach_the_bot() {
-    let (Scene { discord, rest, gold, ana, .. }, mut bot) = connected_scene().await;
+    let (Fixture { discord, rest, gold, ana, .. }, mut bot) = connected_fixture().await;
     let options = [("role", Opt::Role(gold))];
     let (reply, ()) = tokio::join!(discord.run(&ana, "/mapping add", &options), async {
-        let (_, call, _) = hear_interaction(&discord, &mut bot).await;
+        let (_, call, _) = receive_interaction(&discord, &mut bot).await;
         let data = json!({ "content": "ask", "components": buttons() });
         rest.send(&call, json!({ "type": 4, "data": data })).await;
     });
     let (pressed, ()) = tokio::join!(discord.press(&ana, &reply, "yes:"), async {
-        let (_, call, _) = hear_interaction(&discord, &mut bot).await;
+        let (_, call, _) = receive_interaction(&discord, &mut bot).await;
         let update = json!({ "type": 7, "data": { "content": "pressed" } });
         assert_eq!(rest.code(&call, update).await.0, 204);
     });
     assert_eq!(pressed.content, "pressed");
     let picked = [gold];
     let (chosen, ()) = tokio::join!(discord.choose(&ana, &pressed, "role:", &picked), async {
-        let (interaction, call, hook) = hear_interaction(&discord, &mut bot).await;
+        let (interaction, call, hook) = receive_interaction(&discord, &mut bot).await;
         assert_eq!(interaction["data"]["component_type"], 6);
         rest.send(&call, json!({ "type": 6 })).await;
         let edit = format!("PATCH {hook}/messages/@original");
@@ -446,13 +446,13 @@ async fn components_and_autocomplete_reach_the_bot() {
     assert_eq!((chosen.content.as_str(), chosen.components.len()), ("chosen", 0));
     assert_eq!(discord.current(&reply).content, "chosen");
     let (forged, ()) = tokio::join!(discord.forge_component(&ana, "plan:2", &["gold"]), async {
-        let (_, call, _) = hear_interaction(&discord, &mut bot).await;
+        let (_, call, _) = receive_interaction(&discord, &mut bot).await;
         rest.send(&call, json!({ "type": 4, "data": { "content": "no" } })).await;
     });
     assert_eq!(forged.content, "no");
 
     let (choices, ()) = tokio::join!(discord.autocomplete(&ana, "/mapping add", "product", "ca"), async {
-        let (_, call, _) = hear_interaction(&discord, &mut bot).await;
+        let (_, call, _) = receive_interaction(&discord, &mut bot).await;
         let choices = json!([{ "name": "Cam", "value": "cam" }]);
         rest.send(&call, json!({ "type": 8, "data": { "choices": choices } })).await;
     });

@@ -1,4 +1,4 @@
-//! What the verbs take and give: options and replies, messages, seen requests and faults.
+//! Parameters and results of the Sim's methods: options, replies, messages, requests and faults.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::state::{Message, is_ephemeral};
 
-/// A value given to a command's option.
+/// The value of a command option.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names are Discord's own")]
 pub enum Opt {
@@ -18,12 +18,12 @@ pub enum Opt {
     Channel(u64),
 }
 
-/// A suggestion of an autocomplete.
+/// An autocomplete choice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Choice {
-    /// What the human sees.
+    /// The displayed name.
     pub name: String,
-    /// What picking it sends.
+    /// The value that is sent when it is chosen.
     pub value: Value,
 }
 
@@ -33,18 +33,18 @@ impl Choice {
     }
 }
 
-/// An answer to an interaction as the human sees it.
+/// The reply to an interaction, as the user sees it.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The text.
     pub content: String,
-    /// Whether only that human sees it.
+    /// Whether only that user sees it.
     pub ephemeral: bool,
     /// The action rows.
     pub components: Vec<Value>,
-    /// Whether "thinking…" came first.
+    /// Whether it was deferred ("thinking…") first.
     pub deferred: bool,
-    /// The whole message (or modal) as Discord shows it.
+    /// The complete message or modal.
     pub raw: Value,
 }
 
@@ -61,26 +61,26 @@ impl Reply {
 
     pub(super) fn message(&self) -> u64 {
         let id = self.raw["id"].as_str().and_then(|id| id.parse().ok());
-        id.expect("SimDiscord: that reply is no message")
+        id.expect("SimDiscord: the reply is not a message")
     }
 }
 
-/// A message the bot wrote, in a DM or a channel.
+/// A message from the bot, in a DM or a channel.
 #[derive(Clone, Debug)]
 pub struct Dm {
     /// The text.
     pub content: String,
     /// The message's id.
     pub id: u64,
-    /// The nonce it was sent with.
+    /// The nonce of the request.
     pub nonce: Option<String>,
-    /// The whole message as Discord shows it.
+    /// The complete message.
     pub raw: Value,
 }
 
 impl Dm {
     pub(super) fn take(message: &mut Message) -> Self {
-        message.taken = true;
+        message.read = true;
         let json = &message.json;
         let nonce = json.get("nonce").map(|nonce| nonce.as_str().map_or(nonce.to_string(), str::to_owned));
         let content = json["content"].as_str().unwrap_or("").to_owned();
@@ -88,22 +88,22 @@ impl Dm {
     }
 }
 
-/// A request the bot made.
+/// A recorded request of the bot.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     /// The HTTP method.
     pub method: String,
-    /// The path below `/api` or `/api/v10`, with its query. Interaction tokens are kept: they are test data.
+    /// The path below `/api` or `/api/v10`, with its query.
     pub path: String,
-    /// The JSON body, or a form as an object; null if there was none.
+    /// The JSON body, or a form as an object; null without a body.
     pub body: Value,
-    /// The status it was answered with.
+    /// The status of the response.
     pub status: u16,
     /// The decoded `X-Audit-Log-Reason`.
     pub reason: Option<String>,
 }
 
-/// Something that goes wrong with requests.
+/// An injected fault.
 #[derive(Clone, Debug)]
 pub struct Fault {
     method: String,
@@ -113,13 +113,13 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of the next request with this method whose path contains `path`.
+    /// A fault for the next request with this method whose path contains `path`.
     #[must_use]
     pub fn on(method: &str, path: &str, kind: FaultKind) -> Self {
         Self { method: method.to_owned(), path: path.to_owned(), times: 1, kind }
     }
 
-    /// Happens that often instead of once.
+    /// Applies that many times instead of once.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
@@ -131,26 +131,26 @@ impl Fault {
     }
 }
 
-/// How a request goes wrong.
+/// How a request fails.
 #[derive(Clone, Debug)]
 pub enum FaultKind {
-    /// Answered with a status and a body, without effect.
+    /// A response with this status and body; the request is not performed.
     Status(u16, Value),
-    /// Answered 429, without effect.
+    /// A 429 of Discord's API; the request is not performed.
     RateLimited {
-        /// Seconds to wait.
+        /// The seconds to wait.
         retry_after: f64,
-        /// Whether it is the bot's global limit.
+        /// Whether it is the global rate limit.
         global: bool,
         /// `user`, `global` or `shared`.
         scope: &'static str,
     },
-    /// Cloudflare's own 429: a page of HTML, without effect.
+    /// A 429 of Cloudflare, as an HTML page; the request is not performed.
     CloudflareHtml,
-    /// Answered that much later.
+    /// The response is delayed.
     Slow(Duration),
-    /// Performed, but the connection is cut before the answer leaves.
+    /// The request is performed, but the connection is cut before the response.
     Drop,
-    /// Performed, but the answer is held until [`super::SimDiscord::release`].
+    /// The request is performed, but the response is held until [`super::SimDiscord::release`].
     Hold,
 }

@@ -1,5 +1,5 @@
-//! A stand-in for "Sign in with Google": people with an account, the consent page as a verb, the token
-//! endpoint, and what `OpenID` Connect tells about a person.
+//! A Sim of "Sign in with Google": accounts, consent as a method call, the token endpoint, and the `OpenID` Connect
+//! userinfo endpoint.
 //!
 //! ```no_run
 //! # use dca_test_support::SimGoogle;
@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! There is no `id_token`: who it is, is asked at `/v1/userinfo`.
+//! There is no `id_token`; `/v1/userinfo` identifies the user.
 
 #[cfg(test)]
 mod tests;
@@ -31,40 +31,40 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::DropGuard;
 
-use crate::oauth::{AccountPolicy, AuthServer};
+use crate::oauth::{AuthServer, ServerConfig};
 use crate::shared::{History, Shared};
 
 const PAGE: &str = "/o/oauth2/v2/auth";
 const TOKEN: &str = "/token";
 const USERINFO: &str = "/v1/userinfo";
-const RULES: AccountPolicy = AccountPolicy {
+const CONFIG: ServerConfig = ServerConfig {
     pages: &[PAGE],
     scopes: &["openid", "email", "profile", EMAIL, PROFILE],
-    identity: "openid",
+    identity_scope: "openid",
     expires_in: 3599,
-    rotates: false,
+    rotates_refresh_tokens: false,
 };
-/// What Google calls two scopes in its answers, however they were asked for.
+/// The long names that Google uses in responses for the scopes `email` and `profile`.
 const EMAIL: &str = "https://www.googleapis.com/auth/userinfo.email";
 const PROFILE: &str = "https://www.googleapis.com/auth/userinfo.profile";
 const CLIENT_ID: &str = "1100000000000-sim.apps.googleusercontent.com";
 const SECRET: &str = "SimGoogle-client-secret";
 
-type Answered = (StatusCode, Json<Value>);
+type JsonResponse = (StatusCode, Json<Value>);
 type Inner = Shared<State>;
 
-/// Somebody with an account.
+/// A Google account.
 struct Account {
     name: String,
     email: Option<(String, bool)>,
 }
 
-/// Everything, behind the Sim's one lock.
+/// The state of the Sim.
 struct State {
     base: String,
     oauth: AuthServer,
     accounts: BTreeMap<String, Account>,
-    /// Which path fails next, and with what.
+    /// The paths that fail next, and their statuses.
     failures: Vec<(String, StatusCode)>,
     violations: Vec<String>,
     history: Vec<String>,
@@ -78,29 +78,29 @@ impl History for State {
     }
 }
 
-/// A Google of one's own on a local port. Clones are handles to the same one.
+/// A simulated Google on a local port. Clones share the same server.
 #[derive(Clone)]
 pub struct SimGoogle {
     inner: Arc<Inner>,
-    /// The server ends with the last handle.
+    /// Stops the server when the last handle is dropped.
     _server: Arc<DropGuard>,
 }
 
-/// Somebody with an account there.
+/// A user with a Google account.
 #[derive(Clone, Debug)]
 pub struct GooglePerson {
-    /// What tells them apart for ever.
+    /// The stable user id.
     pub sub: String,
 }
 
-/// Running it, and what the product is configured with.
+/// Server and configuration.
 impl SimGoogle {
     /// Starts on a free port.
     pub async fn start() -> Self {
         Self::start_on(0).await
     }
 
-    /// Starts on a given port, for a demo whose configuration is written down.
+    /// Starts on a given port, for a demo with a fixed configuration.
     ///
     /// # Panics
     /// If the port is taken.
@@ -108,7 +108,7 @@ impl SimGoogle {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a free local port");
         let base = format!("http://{}", listener.local_addr().expect("a bound socket has an address"));
         let inner = Arc::new(Inner::new(State {
-            oauth: AuthServer::new(RULES, base.clone(), CLIENT_ID, SECRET),
+            oauth: AuthServer::new(CONFIG, base.clone(), CLIENT_ID, SECRET),
             base,
             accounts: BTreeMap::new(),
             failures: Vec::new(),
@@ -120,7 +120,7 @@ impl SimGoogle {
             .route(TOKEN, post(token))
             .route(USERINFO, get(userinfo))
             .fallback(unknown)
-            .layer(from_fn_with_state(Arc::clone(&inner), watched))
+            .layer(from_fn_with_state(Arc::clone(&inner), record))
             .with_state(Arc::clone(&inner));
         let shutdown = inner.shutdown.clone();
         let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
@@ -128,53 +128,53 @@ impl SimGoogle {
         Self { inner, _server: Arc::new(shutdown.drop_guard()) }
     }
 
-    /// The address under which all of `/o/oauth2/v2/auth`, `/token` and `/v1/userinfo` are found.
+    /// The base URL of `/o/oauth2/v2/auth`, `/token` and `/v1/userinfo`.
     pub fn base_url(&self) -> String {
         self.inner.lock().base.clone()
     }
 
-    /// The application's id.
+    /// The client id of the application.
     pub fn client_id(&self) -> String {
         self.inner.lock().oauth.client_id.clone()
     }
 
-    /// The secret that goes with it.
+    /// The client secret of the application.
     pub fn client_secret(&self) -> String {
         self.inner.lock().oauth.client_secret.clone()
     }
 
-    /// Adds an address to those the application may send people back to.
+    /// Registers a redirect URI of the application.
     pub fn register_redirect(&self, uri: &str) {
         self.inner.change(|state| state.oauth.register_redirect(uri));
     }
 
-    /// Everything that happened, one line each, as panics print it.
+    /// The history, one line per event, as panics print it.
     pub fn history(&self) -> String {
         self.inner.history()
     }
 
-    /// The next request for that path is answered with a status and no word of Google's.
+    /// Answers the next request for that path with this status and an empty body.
     ///
     /// # Panics
-    /// If there is no such status.
+    /// If the status is invalid.
     pub fn fail_next(&self, path: &str, status: u16) {
         let status = StatusCode::from_u16(status).expect("a status");
         self.inner.change(|state| state.failures.push((path.to_owned(), status)));
     }
 
-    /// Ends a test.
+    /// Ends a test and checks the Sim.
     ///
     /// # Panics
-    /// If something was asked for that Google does not have.
+    /// If a route was requested that the Sim does not model.
     pub fn finish(&self) {
         let violations = self.inner.lock().violations.clone();
         assert!(violations.is_empty(), "SimGoogle: {violations:#?}\n{}", self.history());
     }
 }
 
-/// People.
+/// Users.
 impl SimGoogle {
-    /// Somebody has an account; with the same `sub` they have changed it. An address may be verified.
+    /// Creates the account with this `sub`, or replaces it. `email` is the address and whether it is verified.
     pub fn person(&self, sub: &str, name: &str, email: Option<(&str, bool)>) -> GooglePerson {
         let email = email.map(|(address, verified)| (address.to_owned(), verified));
         let account = Account { name: name.to_owned(), email };
@@ -182,35 +182,35 @@ impl SimGoogle {
         GooglePerson { sub: sub.to_owned() }
     }
 
-    /// A person opens the page at that address and agrees. Returns where their browser is sent.
+    /// A user opens the authorize URL and consents. Returns the callback URL.
     ///
     /// # Panics
     /// If Google would show an error instead.
     pub fn consent(&self, person: &GooglePerson, authorize_url: &str) -> String {
-        let more = [("authuser", "0"), ("prompt", "consent")];
+        let extra = [("authuser", "0"), ("prompt", "consent")];
         let callback = self.inner.change(|state| {
-            state.history.push(format!("{} agrees to {authorize_url}", person.sub));
-            state.oauth.consent(&person.sub, authorize_url, &more)
+            state.history.push(format!("{} consents to {authorize_url}", person.sub));
+            state.oauth.consent(&person.sub, authorize_url, &extra)
         });
-        self.sent_back(authorize_url, callback)
+        self.callback(authorize_url, callback)
     }
 
-    /// Somebody opens the page at that address and declines. Returns where their browser is sent.
+    /// A user opens the authorize URL and declines. Returns the callback URL.
     ///
     /// # Panics
     /// If Google would show an error instead.
     pub fn decline(&self, authorize_url: &str) -> String {
         let callback = self.inner.lock().oauth.decline(authorize_url, &[]);
-        self.sent_back(authorize_url, callback)
+        self.callback(authorize_url, callback)
     }
 
-    fn sent_back(&self, url: &str, callback: Result<String, String>) -> String {
+    fn callback(&self, url: &str, callback: Result<String, String>) -> String {
         callback.unwrap_or_else(|error| panic!("SimGoogle: {url} shows an error: {error}\n{}", self.history()))
     }
 }
 
-/// Notes every request, and lets the next failure happen to it.
-async fn watched(SharedState(sim): SharedState<Arc<Inner>>, request: Request, next: Next) -> Response {
+/// Records every request and injects failures.
+async fn record(SharedState(sim): SharedState<Arc<Inner>>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let failure = sim.change(|state| {
         let index = state.failures.iter().position(|(failing, _)| *failing == path)?;
@@ -228,7 +228,7 @@ async fn page(SharedState(sim): SharedState<Arc<Inner>>, uri: Uri) -> (StatusCod
     let state = sim.lock();
     match state.oauth.page_error(&format!("{}{uri}", state.base)) {
         Some(error) => (StatusCode::BAD_REQUEST, error),
-        None => (StatusCode::OK, "a consent page: tests agree or decline with a verb".to_owned()),
+        None => (StatusCode::OK, "the consent page: tests call `consent` or `decline`".to_owned()),
     }
 }
 
@@ -236,38 +236,38 @@ async fn token(
     SharedState(sim): SharedState<Arc<Inner>>,
     headers: HeaderMap,
     Form(form): Form<HashMap<String, String>>,
-) -> Answered {
+) -> JsonResponse {
     match sim.change(|state| state.oauth.token(&form, authorization(&headers))) {
         Ok(mut answer) => {
-            let asked = answer["scope"].as_str().unwrap_or("").split(' ').map(long);
-            answer["scope"] = json!(asked.collect::<Vec<_>>().join(" "));
+            let scopes = answer["scope"].as_str().unwrap_or("").split(' ').map(long_scope);
+            answer["scope"] = json!(scopes.collect::<Vec<_>>().join(" "));
             (StatusCode::OK, Json(answer))
         }
-        Err(refused) => (StatusCode::from_u16(refused.status).expect("a status"), Json(refused.body)),
+        Err(error) => (StatusCode::from_u16(error.status).expect("a status"), Json(error.body)),
     }
 }
 
-async fn userinfo(SharedState(sim): SharedState<Arc<Inner>>, headers: HeaderMap) -> Answered {
+async fn userinfo(SharedState(sim): SharedState<Arc<Inner>>, headers: HeaderMap) -> JsonResponse {
     let state = sim.lock();
     let Some((grant, _)) = state.oauth.bearer(authorization(&headers)) else {
         let body = json!({ "error": "invalid_request", "error_description": "Invalid Credentials" });
         return (StatusCode::UNAUTHORIZED, Json(body));
     };
     let account = &state.accounts[&grant.subject];
-    let mut about = json!({ "sub": grant.subject });
-    if grant.scopes.iter().any(|scope| long(scope) == PROFILE) {
-        about["name"] = json!(account.name);
-        about["given_name"] = json!(account.name.split(' ').next());
-        about["picture"] = json!(format!("https://lh3.example/{}", grant.subject));
-        about["locale"] = json!("en");
+    let mut claims = json!({ "sub": grant.subject });
+    if grant.scopes.iter().any(|scope| long_scope(scope) == PROFILE) {
+        claims["name"] = json!(account.name);
+        claims["given_name"] = json!(account.name.split(' ').next());
+        claims["picture"] = json!(format!("https://lh3.example/{}", grant.subject));
+        claims["locale"] = json!("en");
     }
     if let Some((address, verified)) = &account.email
-        && grant.scopes.iter().any(|scope| long(scope) == EMAIL)
+        && grant.scopes.iter().any(|scope| long_scope(scope) == EMAIL)
     {
-        about["email"] = json!(address);
-        about["email_verified"] = json!(verified);
+        claims["email"] = json!(address);
+        claims["email_verified"] = json!(verified);
     }
-    (StatusCode::OK, Json(about))
+    (StatusCode::OK, Json(claims))
 }
 
 async fn unknown(SharedState(sim): SharedState<Arc<Inner>>, uri: Uri) -> StatusCode {
@@ -279,7 +279,7 @@ fn authorization(headers: &HeaderMap) -> &str {
     headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or("")
 }
 
-fn long(scope: &str) -> &str {
+fn long_scope(scope: &str) -> &str {
     match scope {
         "email" => EMAIL,
         "profile" => PROFILE,

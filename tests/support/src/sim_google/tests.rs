@@ -1,4 +1,4 @@
-//! The Sim over HTTP. What the authorization server refuses is proven with SimDiscord, who shares it.
+//! The Sim over HTTP. The tests of SimDiscord cover what the shared authorization server refuses.
 
 use serde_json::{Value, json};
 use url::Url;
@@ -6,7 +6,7 @@ use url::Url;
 use super::SimGoogle;
 use crate::oauth::digest;
 
-const BACK: &str = "https://app.example/auth/google/callback";
+const REDIRECT_URI: &str = "https://app.example/auth/google/callback";
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
 fn http() -> reqwest::Client {
@@ -16,29 +16,29 @@ fn http() -> reqwest::Client {
 
 async fn start() -> SimGoogle {
     let google = SimGoogle::start().await;
-    google.register_redirect(BACK);
+    google.register_redirect(REDIRECT_URI);
     google
 }
 
-/// The authorize address with these scopes, and with `more`.
-fn authorize(google: &SimGoogle, scope: &str, more: &[(&str, &str)]) -> String {
+/// The authorize URL with these scopes and extra parameters.
+fn authorize(google: &SimGoogle, scope: &str, extra: &[(&str, &str)]) -> String {
     let (page, client, challenge) =
         (format!("{}/o/oauth2/v2/auth", google.base_url()), google.client_id(), digest(VERIFIER));
     let pairs = [
         ("response_type", "code"),
         ("client_id", &client),
-        ("redirect_uri", BACK),
+        ("redirect_uri", REDIRECT_URI),
         ("scope", scope),
         ("state", "s1"),
         ("code_challenge", &challenge),
         ("code_challenge_method", "S256"),
     ];
-    Url::parse_with_params(&page, pairs.iter().chain(more)).expect("an address").into()
+    Url::parse_with_params(&page, pairs.iter().chain(extra)).expect("an address").into()
 }
 
 fn param(url: &str, name: &str) -> Option<String> {
     let url = Url::parse(url).expect("an address");
-    url.query_pairs().find(|(known, _)| known == name).map(|(_, value)| value.into_owned())
+    url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 async fn redeem(google: &SimGoogle, callback: &str, verifier: &str) -> (u16, Value) {
@@ -47,7 +47,7 @@ async fn redeem(google: &SimGoogle, callback: &str, verifier: &str) -> (u16, Val
     let form = [
         ("grant_type", "authorization_code"),
         ("code", &code),
-        ("redirect_uri", BACK),
+        ("redirect_uri", REDIRECT_URI),
         ("code_verifier", verifier),
         ("client_id", &client),
         ("client_secret", &secret),
@@ -67,7 +67,7 @@ async fn answer(request: reqwest::RequestBuilder) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_person_signs_in_and_is_who_they_are() {
+async fn a_user_signs_in_and_userinfo_returns_their_claims() {
     let google = start().await;
     let ana = google.person("117", "Ana Lima", Some(("ana@mail.example", false)));
     let callback = google.consent(&ana, &authorize(&google, "openid email profile", &[]));
@@ -80,9 +80,9 @@ async fn a_person_signs_in_and_is_who_they_are() {
     assert_eq!(redeem(&google, &callback, VERIFIER).await.1["error"], "invalid_grant");
 
     let token = tokens["access_token"].as_str().unwrap();
-    let (_, about) = userinfo(&google, token).await;
-    assert_eq!((&about["sub"], &about["given_name"]), (&json!("117"), &json!("Ana")));
-    assert_eq!((&about["email"], &about["email_verified"]), (&json!("ana@mail.example"), &json!(false)));
+    let (_, claims) = userinfo(&google, token).await;
+    assert_eq!((&claims["sub"], &claims["given_name"]), (&json!("117"), &json!("Ana")));
+    assert_eq!((&claims["email"], &claims["email_verified"]), (&json!("ana@mail.example"), &json!(false)));
     google.person("117", "Ana Lima", None);
     assert!(userinfo(&google, token).await.1.get("email").is_none());
     assert_eq!(userinfo(&google, "guess").await.0, 401);
@@ -95,25 +95,25 @@ async fn a_person_signs_in_and_is_who_they_are() {
 }
 
 #[tokio::test]
-async fn people_decline_and_google_fails() {
+async fn users_decline_and_injected_failures_occur() {
     let google = start().await;
     let ana = google.person("117", "Ana", None);
-    let asked = authorize(&google, "openid", &[]);
-    let declined = google.decline(&asked);
+    let authorize_url = authorize(&google, "openid", &[]);
+    let declined = google.decline(&authorize_url);
     assert_eq!(
         (param(&declined, "error").as_deref(), param(&declined, "state").as_deref()),
         (Some("access_denied"), Some("s1"))
     );
-    assert_eq!(answer(http().get(&asked)).await.0, 200);
+    assert_eq!(answer(http().get(&authorize_url)).await.0, 200);
     let wrong = authorize(&google, "email", &[]);
     assert_eq!(answer(http().get(&wrong)).await.0, 400);
     assert!(std::panic::catch_unwind(|| google.consent(&ana, &wrong)).is_err());
 
     google.fail_next("/token", 503);
-    let callback = google.consent(&ana, &asked);
+    let callback = google.consent(&ana, &authorize_url);
     assert_eq!(redeem(&google, &callback, VERIFIER).await.0, 503);
     assert_eq!(redeem(&google, &callback, VERIFIER).await.0, 200);
     google.finish();
     assert_eq!(answer(http().get(format!("{}/certs", google.base_url()))).await.0, 404);
-    assert!(std::panic::catch_unwind(|| google.finish()).is_err(), "a route nobody models");
+    assert!(std::panic::catch_unwind(|| google.finish()).is_err(), "an unknown route");
 }

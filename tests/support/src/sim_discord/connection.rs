@@ -1,5 +1,5 @@
-//! The listening socket, with scissors: a fault may cut a connection after its effect happened and
-//! before a byte of the answer left, which no HTTP response can express.
+//! A listener whose connections can be cut after a request was performed and before any byte of its response is
+//! sent, which no HTTP response can express.
 
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
@@ -12,12 +12,12 @@ use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Cuts the connection it came with.
+/// Cuts its connection.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Scissors(Arc<AtomicBool>);
+pub(super) struct ConnectionCutter(Arc<AtomicBool>);
 
-impl Scissors {
-    /// From now on nothing more is written to the connection; it closes at the next attempt.
+impl ConnectionCutter {
+    /// Prevents all further writes; the next one closes the connection.
     pub fn cut(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -28,45 +28,45 @@ impl Scissors {
     }
 }
 
-impl Connected<IncomingStream<'_, Wires>> for Scissors {
-    fn connect_info(stream: IncomingStream<'_, Wires>) -> Self {
+impl Connected<IncomingStream<'_, CuttableListener>> for ConnectionCutter {
+    fn connect_info(stream: IncomingStream<'_, CuttableListener>) -> Self {
         stream.remote_addr().clone()
     }
 }
 
-/// Accepts connections that can be cut.
-pub(super) struct Wires(pub TcpListener);
+/// A listener for connections that can be cut.
+pub(super) struct CuttableListener(pub TcpListener);
 
-impl Listener for Wires {
-    type Io = Wire;
-    type Addr = Scissors;
+impl Listener for CuttableListener {
+    type Io = CuttableStream;
+    type Addr = ConnectionCutter;
 
-    async fn accept(&mut self) -> (Wire, Scissors) {
+    async fn accept(&mut self) -> (CuttableStream, ConnectionCutter) {
         let (tcp, _) = Listener::accept(&mut self.0).await;
-        let scissors = Scissors::default();
-        (Wire { tcp, scissors: scissors.clone() }, scissors)
+        let cutter = ConnectionCutter::default();
+        (CuttableStream { tcp, cutter: cutter.clone() }, cutter)
     }
 
-    fn local_addr(&self) -> io::Result<Scissors> {
-        Ok(Scissors::default())
+    fn local_addr(&self) -> io::Result<ConnectionCutter> {
+        Ok(ConnectionCutter::default())
     }
 }
 
 /// One connection.
-pub(super) struct Wire {
+pub(super) struct CuttableStream {
     tcp: TcpStream,
-    scissors: Scissors,
+    cutter: ConnectionCutter,
 }
 
-impl AsyncRead for Wire {
+impl AsyncRead for CuttableStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.tcp).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Wire {
+impl AsyncWrite for CuttableStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.scissors.check()?;
+        self.cutter.check()?;
         Pin::new(&mut self.tcp).poll_write(cx, bytes)
     }
 

@@ -1,4 +1,4 @@
-//! Role → key → verdict → revoke: every table of the main job.
+//! Tenants, guilds, products, entitlements, licenses, API keys, the event log, the outbox and workers.
 
 use sea_orm_migration::{
     prelude::*,
@@ -8,26 +8,26 @@ use sea_orm_migration::{
     },
 };
 
-/// See the module.
+/// Creates the licensing tables.
 #[derive(Debug)]
 pub struct Migration;
 
 impl MigrationName for Migration {
     fn name(&self) -> &'static str {
-        "m0001_spine"
+        "m0001_licensing"
     }
 }
 
-pub(crate) fn at(column: &str) -> ColumnDef {
+pub(crate) fn timestamp(column: &str) -> ColumnDef {
     timestamp_with_time_zone(column.to_owned())
 }
 
-pub(crate) fn at_null(column: &str) -> ColumnDef {
+pub(crate) fn timestamp_null(column: &str) -> ColumnDef {
     timestamp_with_time_zone_null(column.to_owned())
 }
 
-/// A reference that goes with its parent.
-pub(crate) fn to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
+/// A foreign key with `ON DELETE CASCADE`.
+pub(crate) fn foreign_key_to(table: &str, column: &str, parent: &str) -> ForeignKeyCreateStatement {
     ForeignKey::create()
         .from(table.to_owned(), column.to_owned())
         .to(parent.to_owned(), "id")
@@ -44,14 +44,14 @@ pub(crate) fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
     index
 }
 
-#[expect(clippy::too_many_lines, reason = "a schema reads best in one piece")]
+#[expect(clippy::too_many_lines, reason = "the schema is easier to read in one place")]
 fn tables() -> Vec<TableCreateStatement> {
     vec![
         Table::create()
             .table("tenants")
             .col(uuid("id").primary_key())
             .col(text("name"))
-            .col(at("created_at"))
+            .col(timestamp("created_at"))
             .to_owned(),
         Table::create()
             .table("guilds")
@@ -59,29 +59,29 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(uuid("tenant_id"))
             .col(text("name"))
             .col(big_integer_null("log_channel_id"))
-            .col(at_null("left_at"))
-            .col(at_null("breaker_opened_at"))
-            .col(at_null("confirmed_until"))
-            .col(at("created_at"))
-            .foreign_key(&mut to("guilds", "tenant_id", "tenants"))
+            .col(timestamp_null("left_at"))
+            .col(timestamp_null("breaker_opened_at"))
+            .col(timestamp_null("confirmed_until"))
+            .col(timestamp("created_at"))
+            .foreign_key(&mut foreign_key_to("guilds", "tenant_id", "tenants"))
             .to_owned(),
-        Table::create().table("users").col(uuid("id").primary_key()).col(at("created_at")).to_owned(),
+        Table::create().table("users").col(uuid("id").primary_key()).col(timestamp("created_at")).to_owned(),
         Table::create()
             .table("identities")
             .col(text("provider"))
             .col(text("subject"))
             .col(uuid("user_id"))
-            .col(at("created_at"))
+            .col(timestamp("created_at"))
             .primary_key(Index::create().col("provider").col("subject"))
-            .foreign_key(&mut to("identities", "user_id", "users"))
+            .foreign_key(&mut foreign_key_to("identities", "user_id", "users"))
             .to_owned(),
         Table::create()
             .table("holders")
             .col(uuid("tenant_id"))
             .col(uuid("user_id"))
             .primary_key(Index::create().col("tenant_id").col("user_id"))
-            .foreign_key(&mut to("holders", "tenant_id", "tenants"))
-            .foreign_key(&mut to("holders", "user_id", "users"))
+            .foreign_key(&mut foreign_key_to("holders", "tenant_id", "tenants"))
+            .foreign_key(&mut foreign_key_to("holders", "user_id", "users"))
             .to_owned(),
         Table::create()
             .table("products")
@@ -90,8 +90,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("name"))
             .col(text("prefix"))
             .col(text("folded_prefix").unique_key())
-            .col(at("created_at"))
-            .foreign_key(&mut to("products", "tenant_id", "tenants"))
+            .col(timestamp("created_at"))
+            .foreign_key(&mut foreign_key_to("products", "tenant_id", "tenants"))
             .index(Index::create().name("products_name").unique().col("tenant_id").col("name"))
             .to_owned(),
         Table::create()
@@ -101,8 +101,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(integer("version"))
             .col(big_integer_null("duration_s"))
             .col(big_integer("source_grace_s"))
-            .col(at("created_at"))
-            .foreign_key(&mut to("policies", "product_id", "products"))
+            .col(timestamp("created_at"))
+            .foreign_key(&mut foreign_key_to("policies", "product_id", "products"))
             .index(Index::create().name("policies_version").unique().col("product_id").col("version"))
             .to_owned(),
         Table::create()
@@ -113,13 +113,13 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(big_integer("role_id"))
             .col(uuid("product_id"))
             .col(text("announce"))
-            .col(at_null("applied_at"))
-            .col(at_null("role_deleted_at"))
-            .col(at_null("removed_at"))
-            .col(at("created_at"))
-            .foreign_key(&mut to("role_mappings", "tenant_id", "tenants"))
-            .foreign_key(&mut to("role_mappings", "guild_id", "guilds"))
-            .foreign_key(&mut to("role_mappings", "product_id", "products"))
+            .col(timestamp_null("applied_at"))
+            .col(timestamp_null("role_deleted_at"))
+            .col(timestamp_null("removed_at"))
+            .col(timestamp("created_at"))
+            .foreign_key(&mut foreign_key_to("role_mappings", "tenant_id", "tenants"))
+            .foreign_key(&mut foreign_key_to("role_mappings", "guild_id", "guilds"))
+            .foreign_key(&mut foreign_key_to("role_mappings", "product_id", "products"))
             .to_owned(),
         Table::create()
             .table("entitlement_sources")
@@ -130,12 +130,12 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("kind"))
             .col(uuid("reference"))
             .col(big_integer("stamp"))
-            .col(at("live_since"))
-            .col(at_null("ends_at"))
+            .col(timestamp("live_since"))
+            .col(timestamp_null("ends_at"))
             .col(boolean("consumed"))
-            .foreign_key(&mut to("entitlement_sources", "tenant_id", "tenants"))
-            .foreign_key(&mut to("entitlement_sources", "user_id", "users"))
-            .foreign_key(&mut to("entitlement_sources", "product_id", "products"))
+            .foreign_key(&mut foreign_key_to("entitlement_sources", "tenant_id", "tenants"))
+            .foreign_key(&mut foreign_key_to("entitlement_sources", "user_id", "users"))
+            .foreign_key(&mut foreign_key_to("entitlement_sources", "product_id", "products"))
             .index(
                 Index::create()
                     .name("entitlement_sources_reference")
@@ -155,19 +155,19 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(var_binary("key_lookup", 32).unique_key())
             .col(blob("key_sealed"))
             .col(text("key_hint"))
-            .col(at("created_at"))
-            .col(at_null("assigned_at"))
-            .col(at_null("activated_at"))
-            .col(at_null("first_valid_at"))
-            .col(at_null("expires_at"))
-            .col(at_null("expired_seen_at"))
-            .col(at_null("revoked_at"))
+            .col(timestamp("created_at"))
+            .col(timestamp_null("assigned_at"))
+            .col(timestamp_null("activated_at"))
+            .col(timestamp_null("first_valid_at"))
+            .col(timestamp_null("expires_at"))
+            .col(timestamp_null("expired_seen_at"))
+            .col(timestamp_null("revoked_at"))
             .col(text_null("revoke_reason"))
             .col(big_integer("rev"))
-            .foreign_key(&mut to("licenses", "tenant_id", "tenants"))
-            .foreign_key(&mut to("licenses", "product_id", "products"))
-            .foreign_key(&mut to("licenses", "policy_id", "policies"))
-            .foreign_key(&mut to("licenses", "user_id", "users"))
+            .foreign_key(&mut foreign_key_to("licenses", "tenant_id", "tenants"))
+            .foreign_key(&mut foreign_key_to("licenses", "product_id", "products"))
+            .foreign_key(&mut foreign_key_to("licenses", "policy_id", "policies"))
+            .foreign_key(&mut foreign_key_to("licenses", "user_id", "users"))
             .to_owned(),
         Table::create()
             .table("events")
@@ -180,7 +180,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(json_binary_null("before"))
             .col(json_binary_null("after"))
             .col(text_null("request_id"))
-            .col(at("at"))
+            .col(timestamp("at"))
             .to_owned(),
         Table::create().table("event_head").col(integer("id").primary_key()).col(big_integer("seq")).to_owned(),
         Table::create().table("cursors").col(text("name").primary_key()).col(big_integer("seq")).to_owned(),
@@ -191,22 +191,22 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("ordering_key"))
             .col(text("dedupe_key").unique_key())
             .col(json_binary("payload"))
-            .col(at("due_at"))
-            .col(at_null("expires_at"))
+            .col(timestamp("due_at"))
+            .col(timestamp_null("expires_at"))
             .col(integer("attempt"))
             .col(big_integer("lease_token"))
-            .col(at_null("lease_until"))
+            .col(timestamp_null("lease_until"))
             .col(text("state"))
             .col(text_null("last_error"))
-            .col(at("created_at"))
+            .col(timestamp("created_at"))
             .to_owned(),
         Table::create()
             .table("workers")
             .col(text("name").primary_key())
-            .col(at("due_at"))
-            .col(at_null("lease_until"))
+            .col(timestamp("due_at"))
+            .col(timestamp_null("lease_until"))
             .col(big_integer("token"))
-            .col(at_null("last_run"))
+            .col(timestamp_null("last_run"))
             .col(text_null("last_result"))
             .to_owned(),
         Table::create()
@@ -215,8 +215,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("purpose"))
             .col(integer("generation"))
             .col(blob("sealed"))
-            .col(at("not_before"))
-            .col(at_null("not_after"))
+            .col(timestamp("not_before"))
+            .col(timestamp_null("not_after"))
             .index(Index::create().name("keyring_generation").unique().col("purpose").col("generation"))
             .to_owned(),
         Table::create()
@@ -227,18 +227,18 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("kind"))
             .col(var_binary("lookup", 32).unique_key())
             .col(text("hint"))
-            .col(at("created_at"))
-            .col(at_null("expires_at"))
-            .col(at_null("revoked_at"))
-            .foreign_key(&mut to("api_keys", "tenant_id", "tenants"))
+            .col(timestamp("created_at"))
+            .col(timestamp_null("expires_at"))
+            .col(timestamp_null("revoked_at"))
+            .foreign_key(&mut foreign_key_to("api_keys", "tenant_id", "tenants"))
             .to_owned(),
         Table::create()
             .table("api_key_products")
             .col(uuid("api_key_id"))
             .col(uuid("product_id"))
             .primary_key(Index::create().col("api_key_id").col("product_id"))
-            .foreign_key(&mut to("api_key_products", "api_key_id", "api_keys"))
-            .foreign_key(&mut to("api_key_products", "product_id", "products"))
+            .foreign_key(&mut foreign_key_to("api_key_products", "api_key_id", "api_keys"))
+            .foreign_key(&mut foreign_key_to("api_key_products", "product_id", "products"))
             .to_owned(),
     ]
 }
@@ -259,9 +259,9 @@ fn indexes() -> Vec<IndexCreateStatement> {
     ]
 }
 
-/// Partial unique indexes, which the builder cannot say; both databases share this spelling.
-const PARTIAL: [&str; 2] = [
-    // At most one license that is not revoked per member and product.
+/// Partial unique indexes, which the query builder does not support. The SQL works on both databases.
+const PARTIAL_INDEXES: [&str; 2] = [
+    // At most one license per user and product that is not revoked.
     "CREATE UNIQUE INDEX licenses_unrevoked ON licenses (user_id, product_id) \
      WHERE revoked_at IS NULL AND user_id IS NOT NULL",
     "CREATE UNIQUE INDEX role_mappings_live ON role_mappings (guild_id, role_id, product_id) \
@@ -278,10 +278,10 @@ impl MigrationTrait for Migration {
             manager.create_index(index).await?;
         }
         let db = manager.get_connection();
-        for sql in PARTIAL {
+        for sql in PARTIAL_INDEXES {
             db.execute_unprepared(sql).await?;
         }
-        // The one row of the one log's head: `UPDATE … SET seq = seq + n RETURNING seq`.
+        // The single row from which events take their sequence numbers.
         db.execute_unprepared("INSERT INTO event_head (id, seq) VALUES (1, 0)").await?;
         Ok(())
     }

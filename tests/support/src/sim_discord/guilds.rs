@@ -1,11 +1,11 @@
-//! Guilds and members, and the verbs of those who run and join them.
+//! Guilds and members, and the actions of admins and users.
 
 use serde_json::{Value, json};
 
 use super::SimDiscord;
 use super::state::{Channel, State};
 
-/// A guild, as its admins handle it.
+/// A handle to a guild.
 #[derive(Clone)]
 pub struct SimGuild {
     pub(super) sim: SimDiscord,
@@ -22,12 +22,12 @@ impl SimGuild {
         self.id
     }
 
-    /// The channel commands are run in.
+    /// The channel in which commands are run.
     pub fn general(&self) -> u64 {
         self.change(|state, guild| state.guilds[&guild].general)
     }
 
-    /// The guild's owner, who may do everything.
+    /// The guild's owner, who has all permissions.
     pub fn owner(&self) -> SimMember {
         self.member(self.change(|state, guild| state.guilds[&guild].owner))
     }
@@ -37,34 +37,34 @@ impl SimGuild {
         SimMember { sim: self.sim.clone(), guild: self.id, user: user_id }
     }
 
-    /// Makes a role the bot can hand out.
+    /// Creates a role that the bot can assign.
     pub fn role(&self, name: &str) -> u64 {
         self.change(|state, guild| state.add_role(guild, name, false, Value::Null))
     }
 
-    /// Makes a role above the bot's own.
+    /// Creates a role above the bot's role.
     pub fn role_above_bot(&self, name: &str) -> u64 {
         self.change(|state, guild| state.add_role(guild, name, true, Value::Null))
     }
 
-    /// Makes a role that belongs to an integration (boosters), which nobody can hand out.
+    /// Creates a managed role (for boosters), which cannot be assigned.
     pub fn managed_role(&self, name: &str) -> u64 {
         let booster = json!({ "premium_subscriber": null });
         self.change(|state, guild| state.add_role(guild, name, false, booster))
     }
 
-    /// Deletes a role. Members lose it without an event of their own.
+    /// Deletes a role. Members lose it without a member update event.
     pub fn delete_role(&self, role: u64) {
         self.change(|state, guild| {
-            let known = state.guild_mut(guild);
-            known.roles.remove(&role);
-            known.members.values_mut().for_each(|member| member.roles.retain(|held| *held != role));
+            let guild_state = state.guild_mut(guild);
+            guild_state.roles.remove(&role);
+            guild_state.members.values_mut().for_each(|member| member.roles.retain(|other| *other != role));
             let json = json!({ "guild_id": guild.to_string(), "role_id": role.to_string() });
             state.dispatch(Some(guild), "GUILD_ROLE_DELETE", &json);
         });
     }
 
-    /// Makes a text channel.
+    /// Creates a text channel.
     pub fn channel(&self, name: &str) -> u64 {
         self.change(|state, guild| {
             let id = state.id();
@@ -80,7 +80,7 @@ impl SimGuild {
         self.join_user(user)
     }
 
-    /// A known user joins, or comes back.
+    /// An existing user joins or rejoins.
     pub fn join_user(&self, user_id: u64) -> SimMember {
         self.change(|state, guild| {
             state.add_member(guild, user_id, Vec::new());
@@ -90,12 +90,12 @@ impl SimGuild {
         self.member(user_id)
     }
 
-    /// That many new users join.
+    /// `count` new users join.
     pub fn join_many(&self, count: usize) -> Vec<SimMember> {
         (0..count).map(|n| self.join(&format!("member-{n}"))).collect()
     }
 
-    /// That many members who hold `roles` were always here: no events.
+    /// Adds `count` members with `roles` without events.
     pub fn seed(&self, count: usize, roles: &[u64]) -> Vec<SimMember> {
         let users: Vec<u64> = self.change(|state, guild| {
             let users = (0..count).map(|n| {
@@ -108,7 +108,7 @@ impl SimGuild {
         users.into_iter().map(|user| self.member(user)).collect()
     }
 
-    /// The bot is removed from the guild.
+    /// Removes the bot from the guild.
     pub fn kick_bot(&self) {
         self.change(|state, guild| {
             state.dispatch(Some(guild), "GUILD_DELETE", &json!({ "id": guild.to_string() }));
@@ -116,7 +116,7 @@ impl SimGuild {
         });
     }
 
-    /// The bot is invited again.
+    /// Invites the bot again.
     pub fn invite_bot(&self) {
         self.change(|state, guild| {
             state.guild_mut(guild).has_bot = true;
@@ -124,25 +124,25 @@ impl SimGuild {
         });
     }
 
-    /// The guild becomes unavailable: REST answers 503 and its events are lost.
+    /// Starts an outage of the guild: REST returns 503 and its events are lost.
     pub fn outage(&self) {
         self.change(|state, guild| {
             let json = json!({ "id": guild.to_string(), "unavailable": true });
             state.dispatch(Some(guild), "GUILD_DELETE", &json);
-            state.guild_mut(guild).out = true;
+            state.guild_mut(guild).unavailable = true;
         });
     }
 
-    /// The outage ends.
+    /// Ends the outage.
     pub fn recover(&self) {
         self.change(|state, guild| {
-            state.guild_mut(guild).out = false;
+            state.guild_mut(guild).unavailable = false;
             state.dispatch(Some(guild), "GUILD_CREATE", &state.guild_create_json(guild));
         });
     }
 }
 
-/// A member of a guild.
+/// A handle to a member of a guild.
 #[derive(Clone)]
 pub struct SimMember {
     pub(super) sim: SimDiscord,
@@ -170,12 +170,12 @@ impl SimMember {
         self.sim.inner.lock().users[&self.user].name.clone()
     }
 
-    /// The roles the member holds.
+    /// The member's roles.
     pub fn roles(&self) -> Vec<u64> {
         self.change(|state, guild, user| state.member_mut(guild, user).roles.clone())
     }
 
-    /// An admin gives the member a role.
+    /// Adds a role.
     pub fn grant(&self, role: u64) {
         let mut roles = self.roles();
         if !roles.contains(&role) {
@@ -184,14 +184,14 @@ impl SimMember {
         self.set_roles(&roles);
     }
 
-    /// An admin takes a role away.
+    /// Removes a role.
     pub fn take(&self, role: u64) {
         let mut roles = self.roles();
-        roles.retain(|held| *held != role);
+        roles.retain(|other| *other != role);
         self.set_roles(&roles);
     }
 
-    /// An admin sets all roles at once.
+    /// Replaces all roles.
     ///
     /// # Panics
     /// If the guild has no such role.
@@ -199,7 +199,7 @@ impl SimMember {
         self.change(|state, guild, user| state.set_roles(guild, user, roles.to_vec()));
     }
 
-    /// Gives exactly these roles, and tells nobody: an event that got lost.
+    /// Replaces all roles without an event.
     ///
     /// # Panics
     /// If the guild has no such role.
@@ -207,7 +207,7 @@ impl SimMember {
         self.change(|state, guild, user| state.member_mut(guild, user).roles = roles.to_vec());
     }
 
-    /// Sends a `GUILD_MEMBER_UPDATE` of the present state, altered by `patch`.
+    /// Sends a `GUILD_MEMBER_UPDATE` with the current state, changed by `patch`.
     pub fn update_with(&self, patch: impl FnOnce(&mut Value)) {
         self.change(|state, guild, user| {
             let mut json = state.member_event_json(guild, user);
@@ -216,7 +216,7 @@ impl SimMember {
         });
     }
 
-    /// The member leaves (or is kicked: the event is the same).
+    /// The member leaves or is kicked; the event is the same.
     pub fn leave(&self) {
         self.change(|state, guild, user| {
             state.guild_mut(guild).members.remove(&user);
@@ -225,12 +225,12 @@ impl SimMember {
         });
     }
 
-    /// The user takes no more DMs: opening one succeeds, sending fails with 50007.
+    /// The user closes their DMs: opening one succeeds, sending fails with 50007.
     pub fn close_dms(&self) {
         self.set_dms(false);
     }
 
-    /// The user takes DMs again.
+    /// The user opens their DMs again.
     pub fn open_dms(&self) {
         self.set_dms(true);
     }
@@ -241,19 +241,19 @@ impl SimMember {
         });
     }
 
-    /// The user's account gets an email address, which they have confirmed or not.
+    /// Sets the user's email address and whether it is verified.
     pub fn set_email(&self, address: &str, verified: bool) {
         self.change(|state, _, user| {
             state.user_mut(user).email = Some((address.to_owned(), verified));
         });
     }
 
-    /// The user removes the application in their settings: all that was granted to it ends.
+    /// The user deauthorizes the application, which revokes all their grants.
     pub fn deauthorize(&self) {
-        self.change(|state, _, user| state.oauth.withdraw(&user.to_string()));
+        self.change(|state, _, user| state.oauth.revoke_all(&user.to_string()));
     }
 
-    /// Makes the member an administrator, as its interactions will show.
+    /// Makes the member an administrator.
     pub fn promote(&self) {
         self.change(|state, guild, user| state.member_mut(guild, user).administrator = true);
     }
