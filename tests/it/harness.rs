@@ -2,7 +2,8 @@
 //!
 //! [`it`] runs a test with a [`TestApp`] and then checks that nothing is left over: no unread message, no due
 //! delivery, no unexpected error in the log, and no key or token in the log. Time stands still until
-//! [`TestApp::advance`]; scheduled workers run only when a test runs them.
+//! [`TestApp::advance`]; scheduled workers run only when a test runs them. At the end of a test the app is dropped;
+//! tests about stopping call [`TestApp::stop`].
 
 use std::{
     collections::BTreeMap,
@@ -20,15 +21,14 @@ use dca_auth::{
     app::{Inputs, Part, Running},
     telemetry, workers,
 };
-use dca_core::{
-    Caller, Clock, Core, Db, Ids, Snowflake, api_keys, crypto::api_key::ApiKeyKind, events, outbox, products,
-};
+use dca_core::{Caller, Clock, Core, Ids, Snowflake, api_keys, crypto::api_key::ApiKeyKind, events, outbox, products};
 use dca_test_support::{MailSink, Opt, Reply, SimDiscord, SimGuild, SimMember};
-use sea_orm_migration::sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::Dispatch;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use crate::databases::{self, PostgresDatabase};
 
 /// The longest any wait may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -73,7 +73,8 @@ pub struct TestApp {
     env: BTreeMap<String, String>,
     inputs: Inputs,
     dir: tempfile::TempDir,
-    database: Option<String>,
+    /// Dropped with the test; `None` on SQLite.
+    _database: Option<PostgresDatabase>,
     expected_errors: Vec<String>,
     http: reqwest::Client,
 }
@@ -158,28 +159,6 @@ pub fn services() -> (Option<String>, Option<String>) {
     (postgres, redis)
 }
 
-/// The folder of a migrated SQLite file, created once: copying it is faster than migrating again.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = TEMPLATE.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}?mode=rwc", dir.path().join("dca.db").display());
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                let db = Db::connect(&url, 1).await.unwrap();
-                dca_auth::app::migrate(&db).await.unwrap();
-                db.writer().execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
-                db.close().await.unwrap();
-            });
-        })
-        .join()
-        .unwrap();
-        dir
-    });
-    dir.path()
-}
-
 /// A unique name for a database or a Redis prefix.
 pub fn unique() -> String {
     format!("dca_test_{}", Ids::system().v4().simple())
@@ -201,15 +180,12 @@ impl TestApp {
         let (postgres, redis) = services();
         let mut database = None;
         match postgres {
-            None => drop(std::fs::copy(template().join("dca.db"), dir.path().join("dca.db")).unwrap()),
+            None => databases::copy_sqlite_template(dir.path()),
             Some(server) => {
-                let name = unique();
-                let admin = Database::connect(&server).await.unwrap();
-                admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
-                let (base, _) = server.rsplit_once('/').unwrap();
-                env.insert("DCA_DATABASE_URL".to_owned(), format!("{base}/{name}"));
+                let own = PostgresDatabase::create(&server).await;
+                env.insert("DCA_DATABASE_URL".to_owned(), own.url());
                 env.insert("DCA_DATABASE_POOL_SIZE".to_owned(), "8".to_owned());
-                database = Some(name);
+                database = Some(own);
             }
         }
         if let Some(redis) = redis {
@@ -218,7 +194,7 @@ impl TestApp {
         }
         let http = client();
         let (clock, expected_errors) = (inputs.clock.clone(), Vec::new());
-        Self { discord, clock, log, running: None, env, inputs, dir, database, expected_errors, http }
+        Self { discord, clock, log, running: None, env, inputs, dir, _database: database, expected_errors, http }
     }
 
     /// Sets an environment variable for the next start.
@@ -423,10 +399,9 @@ impl TestApp {
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
     }
 
-    async fn finish(mut self) {
+    async fn finish(self) {
         if self.running.is_some() {
             self.idle().await;
-            self.stop().await;
         }
         self.discord.finish();
         let log = self.log.text();
@@ -437,10 +412,6 @@ impl TestApp {
         let errors: Vec<_> = log.lines().filter(unexpected).collect();
         assert!(errors.is_empty(), "unexpected errors in the log: {errors:#?}");
         assert_no_secret(&log, &self.discord.token());
-        if let (Some(name), (Some(server), _)) = (&self.database, services()) {
-            let admin = Database::connect(&server).await.unwrap();
-            admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod brute_force;
 mod cli;
 mod cluster;
 mod commands;
+mod databases;
 mod erasure;
 mod fixtures;
 mod gateway;

@@ -1,5 +1,7 @@
-//! Architecture rules that the compiler does not check: which package may depend on which, and where system time and
-//! randomness are read.
+//! Architecture rules that the compiler does not check: which package may depend on which, where system time and
+//! randomness are read, and how long files and functions may be.
+
+mod import_loops;
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +12,8 @@ use std::{
 use regex::Regex;
 use serde_json::Value;
 
-fn root() -> &'static Path {
+/// The folder of the workspace.
+pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -48,7 +51,8 @@ fn packages_do_not_depend_on_forbidden_packages() {
     assert!(packages.is_empty(), "a package without rules: {packages:?}");
 }
 
-fn sources(folder: &str) -> Vec<PathBuf> {
+/// The Rust files in a folder of the workspace.
+pub fn sources(folder: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
     while let Some(folder) = folders.pop() {
