@@ -177,10 +177,11 @@ fn draw(ids: &Ids, bound: u16) -> u16 {
 #[test]
 fn license_queries_agree_with_the_license_state() {
     it_unstarted(|t| async {
+        const MEMBERS: u64 = 16;
         let (core, ids) = (t.instance().await, Ids::seeded(3));
         let tenant = TestTenant::new(&core, "Makers").await;
         let mut total = 0;
-        for member in 1..=40 {
+        for member in 1..=MEMBERS {
             let hours = [None, Some(1 + draw(&ids, 60))][usize::from(draw(&ids, 5) > 0)];
             let duration = hours.map(|hours| std::time::Duration::from_secs(u64::from(hours) * 3_600));
             let product = tenant.terms("Gold", "GOLD", duration).await;
@@ -189,10 +190,10 @@ fn license_queries_agree_with_the_license_state() {
                 licenses::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
             }
         }
-        for _ in 0..30 {
+        for _ in 0..20 {
             t.clock.advance(Duration::hours(draw(&ids, 6).into()));
             let (mut expired, mut expected) = (0, Vec::new());
-            for member in 1..=40_u64 {
+            for member in 1..=MEMBERS {
                 for license in licenses::list_of(&core, &tenant.caller.scope, member.into()).await.unwrap() {
                     let state = state(&license, t.clock.now());
                     expired += u64::from(state == LicenseState::Expired && license.expired_seen_at.is_none());
@@ -202,13 +203,13 @@ fn license_queries_agree_with_the_license_state() {
             assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired, "recorded as expired");
             total += expired;
             let mut usable = Vec::new();
-            for member in 1..=40_u64 {
+            for member in 1..=MEMBERS {
                 usable.extend(licenses::list_usable(&core, &tenant.caller.scope, member.into()).await.unwrap());
             }
             let usable: Vec<_> = usable.into_iter().map(|license| (license.id, license.state)).collect();
             assert_eq!(usable, expected, "shown to members");
         }
-        assert!(total > 20, "too few licenses expired: {total}");
+        assert!(total > 5, "too few licenses expired: {total}");
         t
     });
 }
@@ -219,7 +220,7 @@ fn a_grace_ends_at_the_decided_time() {
         let (core, ids) = (t.instance().await, Ids::seeded(4));
         let tenant = TestTenant::new(&core, "Makers").await;
         let mut ends = Vec::new();
-        for member in 1..=20 {
+        for member in 1..=12 {
             let grace = 1 + u64::from(draw(&ids, 30));
             let terms =
                 PolicyChanges { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
@@ -249,7 +250,7 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
             let (tenant, gold) = (tenant.through(&cores[task % 2]), gold.clone());
             tokio::spawn(async move {
                 let ids = Ids::seeded(task as u64);
-                for _ in 0..50 {
+                for _ in 0..15 {
                     let member = u64::from(draw(&ids, 6));
                     let result = match tenant.standing(&gold, member).await.pop() {
                         Some(license) => {
@@ -332,7 +333,7 @@ fn events_appear_in_order_and_without_gaps() {
         let writers = (0..8_u64).map(|writer| {
             let (tenant, gold) = (tenant.through(&cores[usize::from(writer > 3)]), gold.clone());
             tokio::spawn(async move {
-                for n in 0..15 {
+                for n in 0..8 {
                     tenant.observe(&gold, writer * 100 + n, Level::Present).await.unwrap();
                 }
             })
@@ -343,7 +344,7 @@ fn events_appear_in_order_and_without_gaps() {
         done.store(true, Ordering::SeqCst);
         assert!(reader.await.unwrap() > 3, "the reader hardly ran");
         let log = events::list(&cores[0], &tenant.caller.scope, 10_000).await.unwrap();
-        assert_eq!(log.len(), 8 * 15 * 2, "created and assigned, for each");
+        assert_eq!(log.len(), 8 * 8 * 2, "created and assigned, for each");
         t
     });
 }
