@@ -1,29 +1,9 @@
-//! Integration tests: the whole service over HTTP, Discord, SMTP and the command line. Start with `harness`.
+//! Integration tests: the whole service over HTTP, Discord, SMTP and the command line. Start with `support::harness`.
 
-mod account_fixtures;
-mod accounts;
-mod administration;
-mod aliases;
 mod architecture;
-mod asvs;
-mod browser;
-mod brute_force;
 mod cli;
-mod cluster;
-mod commands;
-mod databases;
-mod erasure;
-mod fixtures;
-mod gateway;
-mod harness;
-mod license_lifecycle;
-mod limits;
-mod mail;
-mod ops;
-mod outbox;
-mod pages;
-mod second_factor;
-mod sign_in;
+mod discord;
+mod http;
 mod storage;
-mod tokens;
-mod validate;
+mod support;
+mod workers;

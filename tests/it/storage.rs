@@ -23,7 +23,7 @@ use dca_migration::{Migrator, MigratorTrait};
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::Barrier;
 
-use crate::{
+use crate::support::{
     fixtures::{TestTenant, rows},
     harness::{TestApp, it_unstarted},
 };
@@ -247,12 +247,12 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
         let tenant = TestTenant::new(&cores[0], "Makers").await;
         let gold = tenant.product("Gold", "GOLD").await;
         let tasks = (0..8).map(|task| {
-            let (tenant, gold) = (tenant.through(&cores[task % 2]), gold.clone());
+            let (tenant, gold) = (tenant.on_instance(&cores[task % 2]), gold.clone());
             tokio::spawn(async move {
                 let ids = Ids::seeded(task as u64);
                 for _ in 0..15 {
                     let member = u64::from(draw(&ids, 6));
-                    let result = match tenant.standing(&gold, member).await.pop() {
+                    let result = match tenant.unrevoked_licenses(&gold, member).await.pop() {
                         Some(license) => {
                             licenses::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
                         }
@@ -268,10 +268,10 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
             task.await.unwrap();
         }
         for member in 0..6 {
-            if tenant.standing(&gold, member).await.is_empty() {
+            if tenant.unrevoked_licenses(&gold, member).await.is_empty() {
                 entitlements::grant(&tenant.core, &tenant.caller, gold.id, member.into()).await.unwrap();
             }
-            assert_eq!(tenant.standing(&gold, member).await.len(), 1, "member {member}");
+            assert_eq!(tenant.unrevoked_licenses(&gold, member).await.len(), 1, "member {member}");
         }
         t
     });
@@ -283,7 +283,8 @@ fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
         let cores = [t.instance().await, t.instance().await];
         let (tenant, barrier) = (TestTenant::new(&cores[0], "Makers").await, Arc::new(Barrier::new(8)));
         let tasks = (0..8).map(|task| {
-            let (core, tenant, barrier) = (cores[task % 2].clone(), tenant.through(&cores[task % 2]), barrier.clone());
+            let (core, tenant, barrier) =
+                (cores[task % 2].clone(), tenant.on_instance(&cores[task % 2]), barrier.clone());
             tokio::spawn(async move {
                 for n in 0..5 {
                     barrier.wait().await;
@@ -316,7 +317,7 @@ fn events_appear_in_order_and_without_gaps() {
         let gold = tenant.product("Gold", "GOLD").await;
         let done = Arc::new(AtomicBool::new(false));
         let reader = tokio::spawn({
-            let (tenant, done) = (tenant.through(&cores[1]), done.clone());
+            let (tenant, done) = (tenant.on_instance(&cores[1]), done.clone());
             async move {
                 let (mut newest, mut reads) = (0, 0);
                 // `done` is checked before reading, so that the last read includes every event.
@@ -331,7 +332,7 @@ fn events_appear_in_order_and_without_gaps() {
             }
         });
         let writers = (0..8_u64).map(|writer| {
-            let (tenant, gold) = (tenant.through(&cores[usize::from(writer > 3)]), gold.clone());
+            let (tenant, gold) = (tenant.on_instance(&cores[usize::from(writer > 3)]), gold.clone());
             tokio::spawn(async move {
                 for n in 0..8 {
                     tenant.observe(&gold, writer * 100 + n, Level::Present).await.unwrap();

@@ -12,7 +12,7 @@ use dca_core::bus::Topic;
 use dca_test_support::{Fault, FaultKind, SimGuild, SimMember};
 use tokio::{sync::watch, time::Instant};
 
-use crate::harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted, key_in, say, services};
+use crate::support::harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted, key_in, print_line, services};
 
 /// A running `dca-auth serve`.
 pub struct Process {
@@ -83,7 +83,7 @@ async fn set_up_guild(t: &mut TestApp) -> (SimGuild, u64) {
     t.start().await;
     let guild = t.discord.guild("Makers");
     let gold = guild.role("Gold");
-    t.synced(&guild).await;
+    t.wait_for_events(&guild).await;
     t.map_role(&guild, "Tools", gold, 24).await;
     t.stop().await;
     (guild, gold)
@@ -232,7 +232,7 @@ fn one_instance_connects_to_the_gateway_and_hands_over_on_shutdown() {
 #[test]
 fn commit_notifies_other_processes_through_redis() {
     if services().1.is_none() {
-        return say("skipped, set TEST_REDIS_URL: notifications between processes");
+        return print_line("skipped, set TEST_REDIS_URL: notifications between processes");
     }
     it_unstarted(|mut t| async {
         let (guild, gold) = set_up_guild(&mut t).await;
@@ -263,7 +263,7 @@ fn commit_notifies_other_processes_through_redis() {
 #[test]
 fn processes_share_rate_limits_through_redis() {
     if services().1.is_none() {
-        return say("skipped, set TEST_REDIS_URL: rate limits shared by processes");
+        return print_line("skipped, set TEST_REDIS_URL: rate limits shared by processes");
     }
     it_unstarted(|mut t| async {
         let (guild, _) = set_up_guild(&mut t).await;

@@ -16,8 +16,8 @@ use dca_core::{
 use dca_test_support::{MailSink, SimGuild};
 use serde_json::{Value, json};
 
-use crate::{
-    fixtures::{Request, half_sent},
+use crate::support::{
+    fixtures::{Request, send_request_head},
     harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted},
 };
 
@@ -367,7 +367,7 @@ fn second_signal_exits_at_once() {
         let api_key = value_after(&seeded, "API key:");
         let mut served = Service::start(binary(&t, &["serve"], &[("DCA_DISCORD_TOKEN", "")]));
         let addr = listening(&served.wait_for("DCA-Auth is up"));
-        let _unfinished = half_sent(addr, &api_key, "{}").await;
+        let _unfinished = send_request_head(addr, &api_key, "{}").await;
         served.signal("TERM");
         served.wait_for("shutting down; send a second signal to stop immediately");
         served.signal("TERM");
@@ -407,7 +407,7 @@ fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
     it(|mut t| async {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Gold Tools", gold, 24).await;
         assert_eq!(failed_checks(&t, &[]), (0, vec![]));
         assert!(run_ok(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));

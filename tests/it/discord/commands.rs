@@ -4,7 +4,7 @@ use chrono::Duration;
 use dca_auth::workers::Worker;
 use dca_test_support::Opt;
 
-use crate::harness::{it, key_in, licenses_of};
+use crate::support::harness::{it, key_in, licenses_of};
 
 fn text(value: &str) -> Opt {
     Opt::Str(value.to_owned())
@@ -15,7 +15,7 @@ fn setup_takes_three_steps_and_confirms_them() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Gold_Tools @everyone"))]).await;
         assert!(panel.ephemeral && panel.deferred, "{panel:?}");
         insta::assert_snapshot!(panel.content, @r"
@@ -39,7 +39,7 @@ fn roles_that_cannot_be_managed_are_refused_with_the_fix() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let owner = guild.owner();
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         for (role, message) in [
             (guild.id(), "@everyone cannot be mapped"),
@@ -61,7 +61,7 @@ fn mappings_are_added_once_listed_and_removed() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let choices = t.discord.autocomplete(&owner, "/mapping add", "product", "oo").await;
         assert_eq!(choices.iter().map(|choice| choice.name.as_str()).collect::<Vec<_>>(), ["Tools"]);
@@ -91,7 +91,7 @@ fn license_commands_grant_show_and_revoke_without_a_role() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/license revoke", &options).await.content.contains("has no license"));
@@ -125,7 +125,7 @@ fn revoked_member_gets_a_new_key_only_after_regaining_the_role() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, owner) = (guild.role("Gold"), guild.join("ana"), guild.owner());
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 24).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
@@ -134,10 +134,10 @@ fn revoked_member_gets_a_new_key_only_after_regaining_the_role() {
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         ana.update_with(|_| {});
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);
         ana.take(gold);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
@@ -150,8 +150,8 @@ fn key_command_shows_members_only_their_own_keys() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, bea) = (guild.role("Gold"), guild.join("ana"), guild.join("bea"));
-        t.synced(&guild).await;
-        t.synced(&other).await;
+        t.wait_for_events(&guild).await;
+        t.wait_for_events(&other).await;
         t.map_role(&guild, "Tools", gold, 24).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
@@ -172,8 +172,8 @@ fn members_and_admins_of_other_servers_can_change_nothing() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (gold, ana, stranger) = (guild.role("Gold"), guild.join("ana"), other.owner());
-        t.synced(&guild).await;
-        t.synced(&other).await;
+        t.wait_for_events(&guild).await;
+        t.wait_for_events(&other).await;
         t.map_role(&guild, "Tools", gold, 24).await;
         let panel = t.discord.run(&guild.owner(), "/setup", &[("product", text("More"))]).await;
         for (command, options) in [
@@ -202,7 +202,7 @@ fn members_and_admins_of_other_servers_can_change_nothing() {
         let forged = custom_id.replace(&guild.owner().user_id().to_string(), &stranger.user_id().to_string());
         let foreign = t.discord.forge_component(&stranger, &forged, &[gold]).await;
         assert!(foreign.content.starts_with("❌"), "{foreign:?}");
-        assert!(!t.kinds(&guild).await.contains(&"license.created".to_owned()));
+        assert!(!t.event_kinds(&guild).await.contains(&"license.created".to_owned()));
         t
     });
 }
@@ -212,7 +212,7 @@ fn invalid_product_names_and_prefixes_are_refused_and_nothing_is_written() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let owner = guild.owner();
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         for (options, message) in [
             (vec![("product", text("   "))], "1 to 80 visible characters"),
@@ -235,7 +235,7 @@ fn command_does_nothing_if_discord_rejects_its_acknowledgement() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         t.discord.fail_next("POST", "/callback", 404);
         let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
@@ -243,7 +243,7 @@ fn command_does_nothing_if_discord_rejects_its_acknowledgement() {
         t.discord
             .until("the refused answer", |discord| discord.requests().iter().any(|request| request.status == 404))
             .await;
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         assert!(licenses_of(&t, &guild, &ana).await.is_empty());
         t
     });
@@ -254,7 +254,7 @@ fn long_and_unsafe_names_in_refusals_are_shortened_and_escaped() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (owner, ana) = (guild.owner(), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         for n in 0..12 {
             let name = format!("{n} {}", "[x](https://evil.example) @everyone ".repeat(2));
             t.discord.run(&owner, "/setup", &[("product", text(&name)), ("prefix", text(&format!("P{n}")))]).await;
@@ -272,7 +272,7 @@ fn log_channel_of_another_server_is_refused() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
         let (owner, theirs) = (guild.owner(), other.channel("theirs"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
         let custom_id = panel.components[1]["components"][0]["custom_id"].as_str().unwrap().to_owned();
         let refused = t.discord.forge_component(&owner, &custom_id, &[theirs]).await;

@@ -5,7 +5,7 @@ use dca_auth::workers::Worker;
 use dca_commands::GatewayStatus;
 use dca_test_support::{Fault, FaultKind, Opt};
 
-use crate::harness::{LIMIT, TestApp, it, it_unstarted, key_in, licenses_of};
+use crate::support::harness::{LIMIT, TestApp, it, it_unstarted, key_in, licenses_of};
 
 /// A small deterministic generator, so that every run uses the same sequence.
 fn next_random(seed: &mut u64) -> u64 {
@@ -25,7 +25,7 @@ fn assert_burst(grace_hours: i64) {
         t.start().await;
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, grace_hours).await;
         let mut seed = 42;
         for run in 0..3 {
@@ -43,7 +43,7 @@ fn assert_burst(grace_hours: i64) {
                     _ => ana.update_with(|_| {}),
                 }
             }
-            t.synced(&guild).await;
+            t.wait_for_events(&guild).await;
             let licenses = licenses_of(&t, &guild, &ana).await;
             let active = licenses.iter().filter(|license| license.revoked_at.is_none()).count();
             if grace_hours == 0 {
@@ -53,7 +53,7 @@ fn assert_burst(grace_hours: i64) {
                 assert!(licenses.len() == 1 && active == 1, "run {run}: {licenses:?}");
             }
             // A key revoked before its message was sent is not delivered; no key is delivered twice.
-            t.idle().await;
+            t.wait_until_idle().await;
             let mut keys: Vec<_> = t.discord.dms(&ana).iter().map(|dm| key_in(&dm.content)).collect();
             let sent = keys.len();
             keys.sort();
@@ -81,7 +81,7 @@ fn role_changes_during_downtime_are_applied_once() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 0).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
@@ -115,7 +115,7 @@ fn reconciliation_covers_a_gateway_gap() {
         ana.grant(gold);
         t.discord.refuse_gateway(false);
         tokio::time::timeout(LIMIT, status.changed()).await.expect("no new session").unwrap();
-        t.settled().await;
+        t.wait_until_reconciled().await;
         key_in(&t.discord.next_dm(&ana).await.content);
         t
     });
@@ -131,7 +131,7 @@ fn an_unreadable_event_is_logged_and_corrected_by_reconciliation() {
         // The role is removed, but the event has a form that the bot cannot deserialize.
         ana.set_roles_silently(&[]);
         ana.update_with(|member| member["joined_at"] = serde_json::Value::Null);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
@@ -186,17 +186,17 @@ fn leaving_ends_the_license_after_its_grace_unless_the_member_returns() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 24).await;
         for member in [&ana, &bea] {
             member.grant(gold);
             t.discord.next_dm(member).await;
             member.leave();
         }
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let rejoined = guild.join_user(bea.user_id());
         rejoined.grant(gold);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.advance(Duration::hours(25));
         t.run_worker(Worker::Expire).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
@@ -213,7 +213,7 @@ fn a_deleted_role_revokes_no_license_until_an_admin_removes_the_mapping() {
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         guild.delete_role(gold);
-        t.events(&guild, "source.unverifiable", 1).await;
+        t.wait_for_events_of_kind(&guild, "source.unverifiable", 1).await;
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
@@ -237,7 +237,7 @@ fn a_role_deleted_during_downtime_revokes_no_license() {
         t.stop().await;
         guild.delete_role(gold);
         t.start().await;
-        t.events(&guild, "source.unverifiable", 1).await;
+        t.wait_for_events_of_kind(&guild, "source.unverifiable", 1).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         t
     });
@@ -282,7 +282,7 @@ fn an_incomplete_member_list_revokes_no_license() {
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         t.advance(Duration::minutes(2));
-        t.idle().await;
+        t.wait_until_idle().await;
         assert!(t.discord.requests().iter().any(|request| request.status == 403), "the second page was refused");
         let member_path = format!("/members/{}", bea.user_id());
         assert!(!t.discord.requests().iter().any(|request| request.path.ends_with(&member_path)), "no recheck either");
@@ -306,7 +306,7 @@ fn a_role_deleted_during_reconciliation_revokes_no_license() {
         guild.delete_role(gold);
         t.discord.release();
         reconcile.await.unwrap().unwrap();
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
@@ -342,7 +342,7 @@ fn a_member_missing_from_the_list_is_rechecked_before_revocation() {
         t.start().await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none(), "absent once: recheck first");
         t.advance(Duration::seconds(61));
-        t.events(&guild, "license.revoked", 1).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         t
     });
 }
@@ -353,7 +353,7 @@ fn a_sync_that_would_revoke_many_licenses_waits_for_confirmation() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let members = guild.seed(15, &[gold]);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 0).await;
         assert_eq!(licenses_of(&t, &guild, &members[0]).await.len(), 1, "existing holders have a license");
         t.stop().await;
@@ -361,16 +361,16 @@ fn a_sync_that_would_revoke_many_licenses_waits_for_confirmation() {
             member.take(gold);
         }
         t.start().await;
-        t.events(&guild, "sync.breaker_tripped", 1).await;
+        t.wait_for_events_of_kind(&guild, "sync.breaker_tripped", 1).await;
         t.advance(Duration::minutes(5));
         t.run_worker(Worker::ReconcileRoles).await;
-        let kinds = t.kinds(&guild).await;
+        let kinds = t.event_kinds(&guild).await;
         assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
         assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "reported once");
         let reply = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
         assert!(reply.content.contains("may revoke"), "{reply:?}");
         t.run_worker(Worker::ReconcileRoles).await;
-        t.events(&guild, "license.revoked", 15).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 15).await;
         t
     });
 }
@@ -382,7 +382,7 @@ fn existing_role_holders_are_messaged_only_on_request_and_one_at_a_time() {
         let (gold, silver) = (guild.role("Gold"), guild.role("Silver"));
         let silent = guild.seed(3, &[gold]);
         let notified = guild.seed(3, &[silver]);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Gold Tools", gold, 24).await;
         t.discord.run(&guild.owner(), "/setup", &[("product", Opt::Str("Silver Tools".into()))]).await;
         let options = [
@@ -425,12 +425,12 @@ fn discord_failures_delay_a_key_message_without_losing_it() {
                     posts >= attempts
                 })
                 .await;
-            t.idle().await;
+            t.wait_until_idle().await;
             t.advance(Duration::minutes(5));
         }
         key_in(&t.discord.next_dm(&ana).await.content);
         t.advance(Duration::days(1));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         assert_eq!(
             t.discord.dms(&ana).len(),
             1,
@@ -447,7 +447,7 @@ fn direct_messages_pause_when_discord_asks_and_commands_keep_working() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let (ana, bea) = (guild.join("ana"), guild.join("bea"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 24).await;
         let body = serde_json::json!({"code": 40003, "message": "You are opening direct messages too fast."});
         t.discord.fault(Fault::on("POST", "/users/@me/channels", FaultKind::Status(400, body)));
@@ -456,7 +456,7 @@ fn direct_messages_pause_when_discord_asks_and_commands_keep_working() {
             .until("the refused request", |discord| discord.requests().iter().any(|request| request.status == 400))
             .await;
         bea.grant(gold);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let reply = t.discord.run(&bea, "/key", &[]).await;
         assert!(reply.content.contains("```"));
         let opened =

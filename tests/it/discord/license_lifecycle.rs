@@ -4,7 +4,7 @@ use chrono::Duration;
 use dca_auth::workers::Worker;
 use dca_test_support::Opt;
 
-use crate::harness::{it, key_in, licenses_of};
+use crate::support::harness::{it, key_in, licenses_of};
 
 #[test]
 fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
@@ -12,7 +12,7 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         let guild = t.discord.guild("Makers");
         let gold = guild.role("Gold");
         let ana = guild.join("ana");
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let reply = t.map_role(&guild, "Gold Tools", gold, 24).await;
         assert!(reply.ephemeral && reply.content.contains("get a license for **Gold Tools**"), "{reply:?}");
         let api_key = t.api_key(&guild, "Gold Tools").await;
@@ -24,7 +24,7 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         assert_eq!(verdict["license"]["state"], "active");
 
         ana.take(gold);
-        t.events(&guild, "user.role_changed", 2).await;
+        t.wait_for_events_of_kind(&guild, "user.role_changed", 2).await;
         t.advance(Duration::hours(23));
         t.run_worker(Worker::Expire).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "within the grace period");
@@ -33,7 +33,7 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         let verdict = t.validate(&api_key, &key).await;
         assert_eq!((&verdict["valid"], &verdict["code"]), (&false.into(), &"REVOKED".into()));
         assert_eq!(
-            t.kinds(&guild).await,
+            t.event_kinds(&guild).await,
             [
                 "user.role_changed",
                 "license.created",
@@ -54,10 +54,10 @@ fn a_role_regained_within_the_grace_keeps_the_license() {
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
         ana.take(gold);
-        t.events(&guild, "user.role_changed", 2).await;
+        t.wait_for_events_of_kind(&guild, "user.role_changed", 2).await;
         t.advance(Duration::hours(23));
         ana.grant(gold);
-        t.events(&guild, "user.role_changed", 3).await;
+        t.wait_for_events_of_kind(&guild, "user.role_changed", 3).await;
         t.advance(Duration::hours(48));
         t.run_worker(Worker::Expire).await;
         let licenses = licenses_of(&t, &guild, &ana).await;
@@ -73,7 +73,7 @@ fn without_grace_losing_the_role_revokes_and_regaining_it_issues_a_new_key() {
         ana.grant(gold);
         let first = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
-        t.events(&guild, "license.revoked", 1).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         ana.grant(gold);
         let second = key_in(&t.discord.next_dm(&ana).await.content);
         assert_ne!(first, second);
@@ -89,18 +89,18 @@ fn a_license_stays_active_while_one_of_its_roles_remains() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, silver, ana) = (guild.role("Gold"), guild.role("Silver"), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 0).await;
         let options = [("role", Opt::Role(silver)), ("product", Opt::Str("Tools".into()))];
         t.discord.run(&guild.owner(), "/mapping add", &options).await;
         ana.set_roles(&[gold, silver]);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         ana.take(silver);
-        t.events(&guild, "license.revoked", 1).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED");
         t
     });
@@ -111,7 +111,7 @@ fn a_license_expires_on_time_and_its_expiry_is_recorded_once() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let options =
             [("product", Opt::Str("Month".into())), ("days", Opt::Int(30)), ("prefix", Opt::Str("mon".into()))];
         let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
@@ -132,7 +132,7 @@ fn a_license_expires_on_time_and_its_expiry_is_recorded_once() {
         t.run_worker(Worker::Expire).await;
         t.advance(Duration::hours(2));
         t.run_worker(Worker::Expire).await;
-        let kinds = t.kinds(&guild).await;
+        let kinds = t.event_kinds(&guild).await;
         assert_eq!(kinds.iter().filter(|kind| *kind == "license.expired").count(), 1, "{kinds:?}");
         let reply = t.discord.run(&ana, "/key", &[]).await;
         assert!(reply.content.contains("(expired)"), "{reply:?}");
@@ -156,7 +156,7 @@ fn with_direct_messages_closed_nothing_is_posted_publicly_and_key_shows_the_lice
         let public = t.discord.messages(guild.general()).iter().filter(|message| message.raw["flags"] != 64).count();
         assert_eq!(public, 0, "a public message");
         t.advance(Duration::days(2));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         assert!(t.discord.dms(&ana).is_empty(), "no retry while direct messages are closed");
         t
     });
@@ -167,7 +167,7 @@ fn the_log_channel_lists_events_in_order_without_keys() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         let options = [("product", Opt::Str("Gold Tools".into())), ("grace_hours", Opt::Int(0))];
         let panel = t.discord.run(&guild.owner(), "/setup", &options).await;
         t.discord.choose(&guild.owner(), &panel, "setup:role", &[gold]).await;
@@ -176,7 +176,7 @@ fn the_log_channel_lists_events_in_order_without_keys() {
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
-        t.events(&guild, "license.revoked", 1).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         t.run_worker(Worker::LogChannel).await;
         let mut kinds = Vec::new();
         for _ in 0..5 {

@@ -6,24 +6,12 @@ use dca_core::accounts::admin;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::{
+use crate::support::{
+    accounts::{signed_in_admin, user_id},
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
-    harness::{TestApp, it_unstarted},
+    harness::{it_unstarted},
 };
-
-/// Creates the first admin and signs in.
-pub async fn root(t: &TestApp) -> Browser {
-    admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
-    let root = Browser::new(t);
-    assert_eq!(root.sign_in("root@x.example").await.status, 200);
-    root
-}
-
-/// The id of the signed-in user.
-pub async fn id_of(browser: &Browser) -> String {
-    browser.get("/me").await.body["id"].as_str().unwrap().to_owned()
-}
 
 /// A sign-up form with [`PASSWORD`].
 fn form(email: &str) -> Value {
@@ -49,7 +37,7 @@ fn cookie(response: &Response, name: &str) -> (String, String) {
 #[test]
 fn account_works_from_sign_up_to_logout_all() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.set("DCA_PUBLIC_URL", "http://dca.example");
         t.start_without_bot().await;
         let ana = Browser::new(&t);
@@ -75,7 +63,7 @@ fn account_works_from_sign_up_to_logout_all() {
         let user = &signed_in.body["user"];
         assert_eq!((&user["id_user"], &user["email"]), (&created.body["user_id"], &json!("Ana@x.example")));
         assert_eq!((&user["name"], &user["role"]), (&json!("Somebody"), &json!("USER")));
-        assert_eq!(signed_in.body["access_token"].as_str(), ana.access().as_deref());
+        assert_eq!(signed_in.body["access_token"].as_str(), ana.access_token().as_deref());
         assert_eq!(signed_in.body["refreshToken"], Value::Null, "the refresh token is in the cookie only");
         let me = ana.get("/me").await;
         assert_eq!((me.status, &me.body["email_verified"], &me.body["status"]), (200, &json!(true), &json!("ACTIVE")));
@@ -103,13 +91,13 @@ fn account_works_from_sign_up_to_logout_all() {
 #[test]
 fn responses_have_the_documented_status_and_message() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         Browser::new(&t).post("/auth/signup", form("new@n.example")).await;
         let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
         let suspend = json!({ "status": "SUSPENDED" });
-        let path = format!("/admin/users/{}", id_of(&ben).await);
+        let path = format!("/admin/users/{}", user_id(&ben).await);
         assert_eq!(root.ask(Method::PATCH, &path, suspend, &[]).await.status, 200);
 
         let sign_in = |email: &str, password: &str| json!({ "email": email, "password": password });
@@ -177,7 +165,7 @@ fn responses_have_the_documented_status_and_message() {
         for address in ["new@n.example", "ana@a.example", "root@x.example"] {
             mail.next(address).await;
         }
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(mail.all_to("nobody@x.example").len(), 0);
         for address in ["new@n.example", "ana@a.example", "root@x.example", "ben@x.example"] {
             mail.forget(address);
@@ -190,9 +178,9 @@ fn responses_have_the_documented_status_and_message() {
 #[test]
 fn sign_up_with_a_known_email_responds_as_for_a_new_one_and_notifies_the_owner() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
-        root(&t).await;
+        signed_in_admin(&t).await;
         let stranger = Browser::new(&t);
         let without_id = |mut response: Response| {
             for member in ["user_id", "userId"] {
@@ -217,7 +205,7 @@ fn sign_up_with_a_known_email_responds_as_for_a_new_one_and_notifies_the_owner()
         let refused = sign_up_and_log_in("Root@x.example").await;
         assert_eq!((refused.0, &refused), (403, &sign_up_and_log_in("new@x.example").await));
         assert_eq!(stranger.sign_in("root@x.example").await.body["user"]["name"], "Root", "the account is unchanged");
-        t.idle().await;
+        t.wait_until_idle().await;
         for email in ["root@x.example", "Root@x.example", "new@x.example"] {
             mail.forget(email);
         }
@@ -264,7 +252,7 @@ fn refresh_cookie_is_cleared_with_the_attributes_it_was_set_with() {
             let logged_out = ana.post("/auth/logout", Value::Null).await;
             assert_eq!((logged_out.status, cookie(&logged_out, name)), (200, cleared.clone()));
             assert_eq!(ana.cookie(name), None);
-            ana.set_access(None);
+            ana.set_access_token(None);
             ana.set_cookie(name, Some("nonsense"));
             let refused = ana.post("/auth/refresh", Value::Null).await;
             assert_eq!((refused.status, &refused.body["message"]), (401, &json!("Session invalidated")));
@@ -281,7 +269,7 @@ fn refresh_cookie_is_cleared_with_the_attributes_it_was_set_with() {
 #[test]
 fn undocumented_request_fields_are_ignored() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let undocumented = json!({
             "id": "01900000-0000-7000-8000-000000000000", "id_user": "x", "role": "SUPER_ADMIN", "roles": ["SUPER_ADMIN"],
@@ -332,7 +320,7 @@ fn undocumented_request_fields_are_ignored() {
 #[test]
 fn logout_all_ends_only_the_callers_sessions() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let second = Browser::new(&t);
@@ -353,11 +341,11 @@ fn logout_all_ends_only_the_callers_sessions() {
 #[test]
 fn one_time_token_works_only_for_its_purpose_and_does_not_lift_a_suspension() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
-        let path = format!("/admin/users/{}", id_of(&ben).await);
+        let path = format!("/admin/users/{}", user_id(&ben).await);
         root.ask(Method::PATCH, &path, json!({ "status": "SUSPENDED" }), &[]).await;
         ben.post("/auth/reset-password-request", json!({ "email": "ben@x.example" })).await;
         let token = mail.next("ben@x.example").await.token();
@@ -386,7 +374,7 @@ fn one_time_token_works_only_for_its_purpose_and_does_not_lift_a_suspension() {
 #[test]
 fn each_reset_request_sends_an_email_and_responds_alike_for_unknown_accounts() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let stranger = Browser::new(&t);
@@ -420,7 +408,7 @@ fn each_reset_request_sends_an_email_and_responds_alike_for_unknown_accounts() {
 #[test]
 fn emailed_links_expire() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
@@ -444,9 +432,9 @@ fn emailed_links_expire() {
 #[test]
 fn verification_is_resent_only_to_unverified_users_and_earlier_links_still_work() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
-        root(&t).await;
+        signed_in_admin(&t).await;
         let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
         for email in ["ana@x.example", "root@x.example", "nobody@x.example"] {
@@ -462,7 +450,7 @@ fn verification_is_resent_only_to_unverified_users_and_earlier_links_still_work(
         );
         mail.next("ana@x.example").await;
         ana.post("/auth/resend-verification", json!({ "email": "ana@x.example" })).await;
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(mail.count(), 3, "no other email was sent");
         mail.finish();
         t
@@ -472,7 +460,7 @@ fn verification_is_resent_only_to_unverified_users_and_earlier_links_still_work(
 #[test]
 fn concurrent_refreshes_agree_and_token_reuse_ends_all_sessions_of_the_user() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let (second, ben) = (Browser::new(&t), Browser::signed_in(&t, &mail, "ben@x.example").await);
@@ -509,13 +497,13 @@ fn logout_ends_the_session_of_a_cookie_bearer_or_body_token() {
         for proof in ["cookie", "bearer", "body"] {
             let ana = Browser::new(&t);
             ana.sign_in("root@x.example").await;
-            let (refresh, access) = (ana.cookie("rt").unwrap(), ana.access().unwrap());
+            let (refresh, access) = (ana.cookie("rt").unwrap(), ana.access_token().unwrap());
             ana.set_cookie("rt", Some(&refresh).filter(|_| proof == "cookie").map(String::as_str));
-            ana.set_access(Some(access.as_str()).filter(|_| proof == "bearer"));
+            ana.set_access_token(Some(access.as_str()).filter(|_| proof == "bearer"));
             let body = if proof == "body" { json!({ "refreshToken": refresh }) } else { Value::Null };
             let logged_out = ana.post("/auth/logout", body).await;
             assert_eq!((logged_out.status, logged_out.body), (200, json!({ "message": "Logged out" })), "{proof}");
-            ana.set_access(Some(&access));
+            ana.set_access_token(Some(&access));
             assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION", "{proof}");
         }
         t
@@ -525,7 +513,7 @@ fn logout_ends_the_session_of_a_cookie_bearer_or_body_token() {
 #[test]
 fn verifying_an_email_discards_passwords_set_before() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let (squatter, ana) = (Browser::new(&t), Browser::new(&t));
         let squatter_form =

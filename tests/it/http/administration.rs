@@ -7,13 +7,15 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    account_fixtures::{
-        Authenticator, account, auth_state, delete, events_of_kind, execute, post, sign_in_as, signed_in_as,
+    cli::commands::binary,
+    support::{
+        accounts::{
+            Authenticator, auth_state, create_account, delete, events_of_kind, execute, post, sign_in_as, signed_in_as,
+        },
+        browser::{Browser, PASSWORD, Response},
+        fixtures::rows,
+        harness::it_unstarted,
     },
-    browser::{Browser, PASSWORD, Response},
-    cli::binary,
-    fixtures::rows,
-    harness::it_unstarted,
 };
 
 const ROLES: [Role; 5] = [Role::User, Role::Premium, Role::Moderator, Role::Admin, Role::SuperAdmin];
@@ -52,7 +54,7 @@ fn operations(target: UserId) -> Vec<(&'static str, &'static str, Role, Value)> 
 fn each_role_can_call_only_its_operations() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
-        let target = account(&t, "target@x.example", Role::User).await;
+        let target = create_account(&t, "target@x.example", Role::User).await;
         let table = operations(target);
         let api = Browser::new(&t).get("/openapi.json").await.body;
         let documented: BTreeSet<(String, String)> = api["paths"]
@@ -192,7 +194,7 @@ fn guild_manager_sees_only_the_license_holders_of_the_guild() {
         for (name, product) in [("Makers", "Tools"), ("Rivals", "Bricks")] {
             let guild = t.discord.guild(name);
             let (gold, member) = (guild.role("Gold"), guild.join("member"));
-            t.synced(&guild).await;
+            t.wait_for_events(&guild).await;
             t.map_role(&guild, product, gold, 24).await;
             member.grant(gold);
             t.discord.next_dm(&member).await;
@@ -201,7 +203,7 @@ fn guild_manager_sees_only_the_license_holders_of_the_guild() {
         let [(guild, member), (rival, _)] = [guilds[0].clone(), guilds[1].clone()];
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        account(&t, "ben@x.example", Role::User).await;
+        create_account(&t, "ben@x.example", Role::User).await;
         let (here, there) = (format!("/admin/users?guildId={guild}"), format!("/admin/users?guildId={rival}"));
         let manage = json!({ "userId": id.0, "role": "GUILD_MANAGER", "guildId": guild });
         assert_eq!(ana.get(&here).await.status, 403);
@@ -309,7 +311,7 @@ fn user_list_validates_its_parameters_and_searches_literally() {
         for (email, name) in
             [("a_b@x.example", "50% off"), ("acb@x.example", r"back\slash"), ("o'neil@x.example", "O'Neil \"Zed\"")]
         {
-            let id = account(&t, &email.replace('\'', ""), Role::User).await;
+            let id = create_account(&t, &email.replace('\'', ""), Role::User).await;
             let name = name.replace('\'', "''");
             let (email, id) = (email.replace('\'', "''"), id.to_string());
             let old = email.replace("''", "");

@@ -4,8 +4,8 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    accounts::{id_of, root},
+use crate::support::{
+    accounts::{signed_in_admin, user_id},
     browser::{Browser, PASSWORD, Response},
     harness::{TestApp, it_unstarted},
 };
@@ -139,13 +139,13 @@ fn contract() -> Vec<Row> {
 #[test]
 fn earlier_account_routes_keep_their_responses() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.set("DCA_DISCORD_CLIENT_ID", &t.discord.client_id());
         t.set("DCA_DISCORD_CLIENT_SECRET", "secret");
         t.start_without_bot().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         let ben = Browser::signed_in(&t, &mail, "ben@x.example").await;
-        let (user, session) = (id_of(&ben).await, ben.get("/auth/me").await.body["session"]["id"].clone());
+        let (user, session) = (user_id(&ben).await, ben.get("/auth/me").await.body["session"]["id"].clone());
         let fill = |text: &str| text.replace("{user}", &user).replace("{session}", session.as_str().unwrap());
         for (sender, line, body, status, expected) in contract() {
             let anonymous = Browser::new(&t);
@@ -177,7 +177,7 @@ fn earlier_account_routes_keep_their_responses() {
         }
         for address in ["new@x.example", "ben@x.example"] {
             mail.next(address).await;
-            t.idle().await;
+            t.wait_until_idle().await;
             mail.forget(address);
         }
         mail.finish();
@@ -235,7 +235,7 @@ fn validation_error_names_the_field_in_both_error_formats() {
 fn refresh_returns_the_token_in_the_body_only_if_it_was_sent_in_the_body() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         let body_token = |response: &Response| {
             assert_eq!(response.status, 200, "{response:?}");
             assert_eq!(response.body["refreshToken"].is_string(), response.body["tokens"]["refreshToken"].is_string());
@@ -271,7 +271,7 @@ async fn with_cookies(t: &TestApp, login: &str) -> Browser {
     let browser = Browser::new(t);
     let form = json!({ "email": "root@x.example", "password": PASSWORD });
     assert_eq!(browser.post(login, form).await.status, 200);
-    browser.set_access(None);
+    browser.set_access_token(None);
     browser
 }
 
@@ -286,7 +286,7 @@ fn cookies_are_accepted_only_from_allowed_origins() {
             t.set(name, value);
         }
         t.start_without_bot().await;
-        root(&t).await;
+        signed_in_admin(&t).await;
         for (site, origin, csrf, native, earlier) in [
             ("", "", "", 200, 403),
             ("", "", "right", 200, 200),

@@ -9,9 +9,9 @@ use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    account_fixtures::{
-        Authenticator, account, auth_state, delete, events_of_kind, execute, post, reset_token, sign_in_as,
+use crate::support::{
+    accounts::{
+        Authenticator, auth_state, create_account, delete, events_of_kind, execute, post, reset_token, sign_in_as,
         signed_in_as,
     },
     browser::{Browser, PASSWORD, Response},
@@ -49,7 +49,7 @@ fn assert_slowed(response: &Response) {
 fn only_ten_of_two_hundred_concurrent_password_guesses_are_checked() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let answers = join_all((0..200).map(|_| login(&t, "ana@x.example", WRONG))).await;
         assert_eq!(statuses(&answers), [(401, 10), (429, 190)].into());
         answers.iter().filter(|response| response.status == 429).for_each(assert_slowed);
@@ -100,7 +100,7 @@ fn at_most_ten_concurrent_code_guesses_are_checked() {
 fn instances_share_attempt_counts() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let other = t.instance().await;
         let client =
             ClientInfo { network: "198.51.100.0/24".to_owned(), agent: None, device: None, locale: Locale::En };
@@ -131,17 +131,17 @@ fn failed_attempts_elsewhere_do_not_lock_out_a_known_browser() {
             assert_eq!(login(&t, "ana@x.example", WRONG).await.status, 401);
         }
         assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
-        ana.set_access(None);
+        ana.set_access_token(None);
         assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "a known browser");
 
         // A known browser has its own attempts, as many as any other, and is known for this account only.
-        ana.set_access(None);
+        ana.set_access_token(None);
         for _ in 0..3 {
             let guess = json!({ "email": "ana@x.example", "password": WRONG });
             assert_eq!(ana.post("/auth/login", guess).await.status, 401);
         }
         assert_slowed(&ana.sign_in("ana@x.example").await);
-        account(&t, "ben@x.example", Role::User).await;
+        create_account(&t, "ben@x.example", Role::User).await;
         for _ in 0..3 {
             assert_eq!(login(&t, "ben@x.example", WRONG).await.status, 401);
         }
@@ -167,8 +167,8 @@ fn attempts_are_limited_per_network_and_a_success_refunds_only_its_own() {
             ("DCA_FAILURES_PER_ACCOUNT", "100"),
         ])
         .await;
-        account(&t, "mallory@x.example", Role::User).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "mallory@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         for (from, same, other) in [
             ("198.51.100.7", "198.51.100.250", "198.51.101.7"),
             ("2001:db8:1:2::7", "2001:db8:1:2:ffff::1", "2001:db8:1:3::7"),
@@ -197,7 +197,7 @@ fn reauthentication_shares_the_attempt_limit_of_sign_in() {
         // A stolen access token in another browser: responses are the same with and without a second factor.
         for (owner, code) in [(&ana, "000000".to_owned()), (&ben, app.code(t.clock.now()))] {
             let thief = Browser::new(&t);
-            thief.set_access(owner.access().as_deref());
+            thief.set_access_token(owner.access_token().as_deref());
             let wrong = json!({ "password": WRONG, "twoFactorCode": code });
             let change = json!({ "currentPassword": WRONG, "newPassword": "another-Ketchup-42" });
             for response in [
@@ -239,12 +239,12 @@ fn comparable(response: &Response) -> (u16, Vec<(String, String)>, Value) {
 #[test]
 fn responses_do_not_reveal_whether_an_account_exists() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let pending = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
         assert_eq!(post(&t, "/auth/signup", pending).await.status, 201);
-        account(&t, "bad@x.example", Role::User).await;
+        create_account(&t, "bad@x.example", Role::User).await;
         execute(t.core(), "UPDATE users SET status = 'BANNED' WHERE folded_email = 'bad@x.example'").await;
         for (path, form) in [
             ("/auth/login", json!({ "password": WRONG })),
@@ -267,7 +267,7 @@ fn responses_do_not_reveal_whether_an_account_exists() {
         }
         // The status of an account is reported only with the right password.
         assert_eq!(login(&t, "bad@x.example", PASSWORD).await.code(), "ACCOUNT_BANNED");
-        t.idle().await;
+        t.wait_until_idle().await;
         for email in ["ana@x.example", "new@x.example", "bad@x.example", "who@x.example"] {
             mail.forget(email);
         }
@@ -279,9 +279,9 @@ fn responses_do_not_reveal_whether_an_account_exists() {
 #[test]
 fn emails_per_address_are_limited_to_five_an_hour_without_revealing_it() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[("DCA_LETTERS_PER_NETWORK", "8")]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let ask = async || post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
         let first = comparable(&ask().await);
         for _ in 0..7 {
@@ -289,7 +289,7 @@ fn emails_per_address_are_limited_to_five_an_hour_without_revealing_it() {
         }
         for _ in 0..12 {
             t.advance(TimeDelta::seconds(5));
-            t.idle().await;
+            t.wait_until_idle().await;
         }
         assert_eq!(mail.all_to("ana@x.example").len(), 5);
         let slowed = ask().await;
@@ -307,7 +307,7 @@ fn emails_per_address_are_limited_to_five_an_hour_without_revealing_it() {
 fn bcrypt_hash_of_an_earlier_system_is_replaced_at_sign_in() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let hash = bcrypt::hash("their old password", 4).unwrap();
         execute(t.core(), &format!("UPDATE credentials SET password_hash = '{hash}'")).await;
         assert_eq!(login(&t, "ana@x.example", PASSWORD).await.status, 401);
@@ -330,7 +330,7 @@ fn bcrypt_hash_of_an_earlier_system_is_replaced_at_sign_in() {
 #[test]
 fn weak_passwords_are_refused_wherever_a_password_is_set() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[("DCA_APP_NAME", "Lighthouse")]).await;
         let (ana, _) = signed_in_as(&t, "workshop@x.example", Role::User).await;
         let token = reset_token(&t, &mail, "workshop@x.example").await;
@@ -415,7 +415,7 @@ fn passwords_are_compared_exactly() {
 fn invalid_email_is_handled_like_an_unknown_one() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[("DCA_FAILURES_PER_NETWORK", "1000")]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         let long = format!("{}@x.example", "a".repeat(300));
         for invalid in
             ["", " ", "ana", "ana@x.example\0", "\0", "ana@x.example'--", "%", "ana@x.exampl_", "<a@b>", &long]

@@ -5,9 +5,10 @@ use dca_auth::workers::Worker;
 use dca_core::{accounts::Role, licenses, users};
 use serde_json::{Value, json};
 
-use crate::{
-    account_fixtures::{
-        Authenticator, account, delete, events_of_kind, execute, post, sign_in_as, sign_in_with_google, signed_in_as,
+use crate::support::{
+    accounts::{
+        Authenticator, create_account, delete, events_of_kind, execute, post, sign_in_as, sign_in_with_google,
+        signed_in_as,
     },
     browser::{Browser, PASSWORD, Response},
     fixtures::{TestTenant, rows},
@@ -42,7 +43,7 @@ fn export_contains_everything_but_secrets() {
         for kind in ["user.registered", "user.signed_in", "user.second_factor_changed"] {
             assert!(kinds.contains(&json!(kind)), "{kinds:?}");
         }
-        let secrets = [ana.access().unwrap(), ana.cookie("rt").unwrap(), ana.cookie("dca_device").unwrap()];
+        let secrets = [ana.access_token().unwrap(), ana.cookie("rt").unwrap(), ana.cookie("dca_device").unwrap()];
         for secret in
             secrets.iter().chain(&codes).map(String::as_str).chain(["$argon2", PASSWORD, "ben@", "sealed", "hash"])
         {
@@ -58,7 +59,7 @@ fn export_contains_everything_but_secrets() {
 #[test]
 fn deletion_needs_the_password_and_is_undone_by_a_sign_in_within_14_days() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let second = sign_in_as(&t, "ana@x.example").await;
@@ -77,11 +78,11 @@ fn deletion_needs_the_password_and_is_undone_by_a_sign_in_within_14_days() {
         }
         assert_eq!(mail.next("ana@x.example").await.subject, "Your account will be deleted");
 
-        t.later(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
+        t.advance_when_idle(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "one second before the deletion");
         assert_eq!(events_of_kind(t.core(), "user.deletion_undone").await.len(), 1);
-        t.later(TimeDelta::days(30)).await;
+        t.advance_when_idle(TimeDelta::days(30)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "the deletion stays undone");
         mail.finish();
@@ -92,19 +93,19 @@ fn deletion_needs_the_password_and_is_undone_by_a_sign_in_within_14_days() {
 #[test]
 fn no_personal_data_is_left_14_days_after_a_deletion() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let reset = json!({ "email": "ana@x.example" });
         assert_eq!(post(&t, "/auth/reset-password-request", reset).await.status, 201);
-        t.later(TimeDelta::seconds(60)).await;
+        t.advance_when_idle(TimeDelta::seconds(60)).await;
         let form = json!({ "password": PASSWORD, "code": app.code(t.clock.now()) });
         assert_eq!(delete(&ana, "/me", form).await.status, 202);
-        t.idle().await;
+        t.wait_until_idle().await;
         mail.forget("ana@x.example");
-        t.later(TimeDelta::days(14)).await;
+        t.advance_when_idle(TimeDelta::days(14)).await;
         t.run_worker(Worker::Cleanup).await;
         for (table, left) in [
             ("users", 1),
@@ -126,7 +127,7 @@ fn no_personal_data_is_left_14_days_after_a_deletion() {
         assert_eq!(login(&t, "ben@x.example").await.status, 200, "other accounts are unchanged");
         drop(ben);
         // The email can be used again.
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         mail.finish();
         t
@@ -157,7 +158,7 @@ fn deleted_license_holder_keeps_only_the_discord_id_and_the_license() {
         ] {
             execute(t.core(), sql).await;
         }
-        t.later(TimeDelta::days(14)).await;
+        t.advance_when_idle(TimeDelta::days(14)).await;
         t.run_worker(Worker::Cleanup).await;
         let left = users::find(t.core(), holder).await.unwrap().expect("the row stays");
         assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
@@ -177,29 +178,29 @@ fn cleanup_deletes_unverified_accounts_and_expired_rows() {
         t.start_with_limits(&[("DCA_LETTERS_PER_NETWORK", "1000")]).await;
         let form = |email: &str| json!({ "email": email, "password": PASSWORD, "name": "New" });
         assert_eq!(post(&t, "/auth/signup", form("new@x.example")).await.status, 201);
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         assert_eq!(login(&t, "nobody@x.example").await.status, 401);
-        t.idle().await;
-        t.later(TimeDelta::days(7)).await;
+        t.wait_until_idle().await;
+        t.advance_when_idle(TimeDelta::days(7)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!(
             (count(&t, "users").await, count(&t, "throttles").await),
             (2, 0),
             "unverified accounts are kept for a week"
         );
-        t.later(TimeDelta::days(1)).await;
+        t.advance_when_idle(TimeDelta::days(1)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
         let sql = "SELECT email FROM users";
         assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "email": "ana@x.example" })]);
         assert_eq!(post(&t, "/auth/reset-password-request", json!({ "email": "ana@x.example" })).await.status, 201);
         assert_eq!(count(&t, "one_time_tokens").await, 1);
-        t.idle().await;
-        t.later(TimeDelta::days(8)).await;
+        t.wait_until_idle().await;
+        t.advance_when_idle(TimeDelta::days(8)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "one_time_tokens").await, count(&t, "sessions").await), (0, 1));
-        t.later(TimeDelta::days(180)).await;
+        t.advance_when_idle(TimeDelta::days(180)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
         assert_eq!(count(&t, "users").await, 1, "verified accounts stay");
@@ -217,11 +218,11 @@ fn user_can_undo_a_deletion_scheduled_by_an_admin() {
         assert_eq!(scheduled.status, 202, "{scheduled:?}");
         assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
         // Repeating the request does not move the date.
-        t.later(TimeDelta::minutes(10)).await;
+        t.advance_when_idle(TimeDelta::minutes(10)).await;
         let again = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
         assert_eq!(again.body["deletionAt"], scheduled.body["deletionAt"]);
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
-        t.later(TimeDelta::days(20)).await;
+        t.advance_when_idle(TimeDelta::days(20)).await;
         t.run_worker(Worker::Cleanup).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t

@@ -12,7 +12,7 @@ use redis::{
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 
-use crate::harness::{LIMIT, it_unstarted, services, unique};
+use crate::support::harness::{LIMIT, it_unstarted, services, unique};
 
 fn rates() -> [(Bucket, Rate); 2] {
     let rate = |n| Rate::per_minute(NonZeroU32::new(n).unwrap());

@@ -16,8 +16,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    fixtures::{Answer, Request, TestTenant, half_sent},
+use crate::support::{
+    fixtures::{Answer, Request, TestTenant, send_request_head},
     harness::{LIMIT, TestApp, it, it_unstarted, key_in},
 };
 
@@ -75,12 +75,12 @@ fn metrics_count_events_without_identifying_users() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        t.synced(&guild).await;
+        t.wait_for_events(&guild).await;
         t.map_role(&guild, "Gold Tools", gold, 24).await;
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Gold Tools").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         t.validate(&api_key, &key).await;
         t.validate(&api_key, "nonsense").await;
         t.validate(&api_key, "nonsense").await;
@@ -270,7 +270,7 @@ fn a_request_in_flight_is_completed_during_shutdown() {
         let gold = tenant.product("Gold", "GOLD").await;
         let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let body = json!({ "licenseKey": key }).to_string();
-        let mut socket = half_sent(t.addr(), &api_key, &body).await;
+        let mut socket = send_request_head(t.addr(), &api_key, &body).await;
         let (addr, app) = (t.addr(), t.app().clone());
         let finish = async {
             assert!(!app.is_ready(), "shutdown has begun");
@@ -294,7 +294,7 @@ fn an_unfinished_request_does_not_block_shutdown() {
         t.start_without_bot().await;
         let tenant = TestTenant::new(t.core(), "Makers").await;
         let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
-        let mut socket = half_sent(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
+        let mut socket = send_request_head(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
         let started = tokio::time::Instant::now();
         t.stop().await;
         assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());

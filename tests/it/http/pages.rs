@@ -5,8 +5,8 @@ use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::{
-    accounts::root,
+use crate::support::{
+    accounts::signed_in_admin,
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
     harness::{TestApp, it_unstarted},
@@ -37,7 +37,7 @@ fn form(email: &str) -> Value {
 #[test]
 fn opening_a_verification_link_changes_nothing_and_submitting_its_form_verifies_the_email() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         for path in ["/verify?token=", "/api/auth/verify-email/"] {
             let ana = Browser::new(&t);
@@ -78,7 +78,7 @@ fn opening_a_verification_link_changes_nothing_and_submitting_its_form_verifies_
 #[test]
 fn a_weak_password_shows_the_form_again_and_keeps_the_token() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::signed_in(&t, &mail, "ana@x.example").await;
         ana.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
@@ -110,7 +110,7 @@ fn a_weak_password_shows_the_form_again_and_keeps_the_token() {
 #[test]
 fn pages_refuse_tokens_of_other_kinds_and_malformed_tokens() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_without_bot().await;
         let ana = Browser::new(&t);
         ana.post("/auth/signup", form("ana@x.example")).await;
@@ -203,7 +203,7 @@ fn pages_are_available_in_english_and_spanish() {
 #[test]
 fn links_in_emails_use_the_configured_address() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         for (frontend, home) in [("", "http://dca.example"), ("https://app.example/base", "https://app.example/base")] {
             t.set("DCA_PUBLIC_URL", "http://dca.example");
             t.set("APP_FRONTEND_URL", frontend);
@@ -211,7 +211,7 @@ fn links_in_emails_use_the_configured_address() {
             t.set("DCA_TRUSTED_PROXIES", "127.0.0.1");
             t.start_without_bot().await;
             if frontend.is_empty() {
-                root(&t).await;
+                signed_in_admin(&t).await;
             }
             let eve = Browser::new(&t);
             let forged = [
@@ -239,7 +239,7 @@ fn links_in_emails_use_the_configured_address() {
                 assert!(email.link().starts_with(&format!("{home}{link}")), "{}", email.link());
                 assert!(!email.raw.contains("evil"), "{}", email.raw);
                 // A domain receives at most two emails at once.
-                t.idle().await;
+                t.wait_until_idle().await;
             }
             t.stop().await;
         }

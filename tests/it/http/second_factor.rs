@@ -4,10 +4,10 @@ use chrono::TimeDelta;
 use dca_core::accounts::Role;
 use serde_json::{Value, json};
 
-use crate::{
-    account_fixtures::{
-        Authenticator, auth_state, delete, events_of_kind, execute, post, reset_token, rows_of, sign_in_as,
-        sign_in_with_google, signed_in_as,
+use crate::support::{
+    accounts::{
+        Authenticator, auth_state, delete, events_of_kind, execute, post, reset_token, sign_in_as, sign_in_with_google,
+        signed_in_as, table_text,
     },
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
@@ -66,7 +66,7 @@ fn a_wrong_code_is_refused_and_a_valid_code_works_once() {
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         let used = app.code(t.clock.now());
         assert_code(&login(&t, &used).await, 401, "INVALID_2FA_CODE");
-        t.later(STEP * 10).await;
+        t.advance_when_idle(STEP * 10).await;
         let now = t.clock.now();
         let [before, current, next] = [-1, 0, 1].map(|step| app.code(now + STEP * step));
         let before_state = auth_state(t.core()).await;
@@ -80,7 +80,7 @@ fn a_wrong_code_is_refused_and_a_valid_code_works_once() {
         {
             assert_eq!(login(&t, code).await.status, status, "{code}");
         }
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         assert_eq!(
             login(&t, &format!(" {} ", app.code(t.clock.now()))).await.status,
             200,
@@ -96,7 +96,7 @@ fn concurrent_sign_ins_use_a_code_only_once() {
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "50")]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         for code in [app.code(t.clock.now()), recovery[3].clone()] {
             let answers = futures::future::join_all((0..15).map(|_| login(&t, &code))).await;
             let accepted = answers.iter().filter(|response| response.status == 200).count();
@@ -127,7 +127,7 @@ fn a_recovery_code_works_once_in_any_notation() {
         let renew = async |code: &str| ana.post("/auth/2fa/recovery-codes", json!({ "code": code })).await;
         assert_code(&renew("000000").await, 401, "INVALID_2FA_CODE");
         assert_code(&renew("").await, 401, "REQUIRES_2FA");
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         let renewed = renew(&app.code(t.clock.now())).await;
         let renewed = renewed.body["recoveryCodes"][0].as_str().unwrap();
         assert_code(&login(&t, &codes[4]).await, 401, "INVALID_2FA_CODE");
@@ -147,7 +147,7 @@ fn secret_and_recovery_codes_are_not_stored_in_plain_text() {
         let enabled = ana.post("/auth/2fa/enable", json!({ "code": app.code(t.clock.now()) })).await;
         let mut stored = t.log.text();
         for table in ["second_factors", "recovery_codes", "events", "outbox", "throttles"] {
-            stored += &rows_of(t.core(), table).await;
+            stored += &table_text(t.core(), table).await;
         }
         assert!(!stored.contains(&secret) && stored.contains("second_factor_changed"), "{stored}");
         for code in enabled.body["recoveryCodes"].as_array().unwrap() {
@@ -163,13 +163,13 @@ fn secret_and_recovery_codes_are_not_stored_in_plain_text() {
 #[test]
 fn password_reset_and_provider_sign_in_do_not_bypass_the_second_factor() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        let (mail, google) = (t.start_mail_sink().await, t.with_google().await);
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let person = google.person("117", "Ana", None);
         let started = ana.post("/auth/google/link", Value::Null).await;
         let (state, code) =
-            crate::account_fixtures::callback_params(&google, &person, started.body["authUrl"].as_str().unwrap());
+            crate::support::accounts::callback_params(&google, &person, started.body["authUrl"].as_str().unwrap());
         assert_eq!(ana.post("/auth/google/link", json!({ "state": state, "code": code })).await.status, 200);
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;
@@ -186,9 +186,9 @@ fn password_reset_and_provider_sign_in_do_not_bypass_the_second_factor() {
         let browser = Browser::new(&t);
         let pending = sign_in_with_google(&browser, &google, &person).await;
         assert_code(&pending, 401, "REQUIRES_2FA");
-        assert!(browser.access().is_none() && browser.cookie("rt").is_none());
+        assert!(browser.access_token().is_none() && browser.cookie("rt").is_none());
         let token = pending.body["twoFactorToken"].as_str().unwrap();
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         let verify =
             async |code: &str| post(&t, "/auth/2fa/verify", json!({ "twoFactorToken": token, "code": code })).await;
         assert_code(&verify(&app.wrong_code(t.clock.now())).await, 401, "INVALID_2FA_CODE");
@@ -204,13 +204,13 @@ fn password_reset_and_provider_sign_in_do_not_bypass_the_second_factor() {
 #[test]
 fn disabling_requires_password_and_code() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         assert_code(&ana.post("/auth/2fa/disable", json!({ "password": PASSWORD })).await, 409, "CONFLICT");
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         mail.next("ana@x.example").await;
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         let (right, wrong) = (app.code(t.clock.now()), app.wrong_code(t.clock.now()));
         for (password, code, refusal) in [
             (json!("not this one"), json!(right), "INVALID_CREDENTIALS"),
@@ -267,7 +267,7 @@ fn admins_cannot_act_without_a_required_second_factor() {
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         assert_eq!(ana.post(&ban, Value::Null).await.status, 200, "enabling it verifies the session");
         // A session that was not verified with the second factor is refused.
-        t.later(STEP * 2).await;
+        t.advance_when_idle(STEP * 2).await;
         let response = login(&t, &app.code(t.clock.now())).await;
         assert!(!response.body["accessToken"].is_null());
         execute(t.core(), "UPDATE sessions SET second_factor_at = NULL").await;

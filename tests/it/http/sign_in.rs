@@ -7,8 +7,8 @@ use reqwest::{Method, Url};
 use serde_json::{Value, json};
 use totp_rs::Totp;
 
-use crate::{
-    accounts::{id_of, root},
+use crate::support::{
+    accounts::{signed_in_admin, user_id},
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
     harness::{TestApp, it_unstarted, licenses_of, services},
@@ -297,7 +297,7 @@ fn a_callback_that_does_not_match_its_sign_in_is_refused() {
 fn an_unconfigured_provider_returns_not_found_and_stores_nothing() {
     it_unstarted(|mut t| async {
         t.start_without_bot().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         for provider in ["discord", "google"] {
             let response = root.get(&format!("/auth/{provider}")).await;
             assert_eq!((response.status, response.code()), (404, "NOT_FOUND"));
@@ -315,14 +315,14 @@ fn an_unconfigured_provider_returns_not_found_and_stores_nothing() {
 #[test]
 fn a_matching_email_does_not_link_accounts() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         // The local account exists first.
         let local = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let browser = Browser::new(&t);
         let by_discord = ProviderAccount::discord(&t, "ana").with_email("ANA@x.example", true);
         let theirs = by_discord.sign_in(&browser).await.body["user"].clone();
-        assert_ne!(theirs["id"].as_str().unwrap(), id_of(&local).await);
+        assert_ne!(theirs["id"].as_str().unwrap(), user_id(&local).await);
         assert_eq!((&theirs["email"], &theirs["email_verified"]), (&Value::Null, &json!(false)));
         assert_eq!(local.get("/me").await.body["discordId"], Value::Null);
         // The provider account exists first.
@@ -350,7 +350,7 @@ fn a_matching_email_does_not_link_accounts() {
 #[test]
 fn an_email_verified_by_a_provider_replaces_an_unverified_account() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         let squatter = Browser::new(&t);
         let form = json!({ "email": "eva@x.example", "password": PASSWORD, "name": "Squatter" });
@@ -376,14 +376,14 @@ fn an_email_verified_by_a_provider_replaces_an_unverified_account() {
 #[test]
 fn a_provider_account_is_linked_from_a_session_and_to_one_user() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         let (ana, ben) = (ProviderAccount::discord(&t, "ana"), ProviderAccount::discord(&t, "ben"));
         assert_eq!(ana.link(&Browser::new(&t)).await.code(), "NO_TOKEN");
         let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let linked = ana.link(&browser).await;
         assert_eq!((linked.status, linked.body), (200, json!({ "message": "Linked" })));
-        let ana_id = id_of(&browser).await;
+        let ana_id = user_id(&browser).await;
         let signed_in = ana.sign_in(&Browser::new(&t)).await;
         assert_eq!((&signed_in.body["user"]["id"], &signed_in.body["isNewUser"]), (&json!(ana_id), &json!(false)));
         assert_eq!(ana.link(&browser).await.status, 200, "linking again changes nothing");
@@ -441,17 +441,17 @@ fn a_provider_account_is_linked_from_a_session_and_to_one_user() {
 #[test]
 fn linking_discord_brings_existing_and_later_licenses() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start().await;
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
-        let key = crate::harness::key_in(&t.discord.next_dm(&ana).await.content);
+        let key = crate::support::harness::key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Gold Tools").await;
         let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let account = ProviderAccount::Discord(t.discord.clone(), ana.clone());
         let linked = account.link(&browser).await;
         assert_eq!(linked.status, 200, "{linked:?}");
-        let id = id_of(&browser).await;
+        let id = user_id(&browser).await;
         let licenses = licenses_of(&t, &guild, &ana).await;
         assert_eq!(licenses.len(), 1);
         assert_eq!(licenses[0].user_id.unwrap().to_string(), id, "the license belongs to the account");
@@ -461,10 +461,10 @@ fn linking_discord_brings_existing_and_later_licenses() {
         let refused = browser.post("/auth/discord/unlink", Value::Null).await;
         assert_eq!((refused.status, refused.code()), (409, "CONFLICT"), "unlinking would lose the licenses");
         ana.take(gold);
-        t.events(&guild, "license.revoked", 1).await;
+        t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED");
         ana.grant(gold);
-        let new = crate::harness::key_in(&t.discord.next_dm(&ana).await.content);
+        let new = crate::support::harness::key_in(&t.discord.next_dm(&ana).await.content);
         assert_eq!(t.validate(&api_key, &new).await["code"], "VALID");
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
         // Signing in uses the account that was created when the member got the role.
@@ -487,7 +487,7 @@ fn banned_and_suspended_users_cannot_sign_in_with_a_provider() {
     it_unstarted(|mut t| async {
         let google = with_providers(&mut t).await;
         t.start().await;
-        let root = root(&t).await;
+        let root = signed_in_admin(&t).await;
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
         t.discord.next_dm(&ana).await;
@@ -505,7 +505,7 @@ fn banned_and_suspended_users_cannot_sign_in_with_a_provider() {
         let eva = ProviderAccount::google(&google, "118", None);
         let browser = Browser::new(&t);
         eva.sign_in(&browser).await;
-        let path = format!("/admin/users/{}", id_of(&browser).await);
+        let path = format!("/admin/users/{}", user_id(&browser).await);
         root.ask(Method::PATCH, &path, json!({ "status": "SUSPENDED" }), &[]).await;
         assert_eq!(eva.sign_in(&Browser::new(&t)).await.code(), "ACCOUNT_SUSPENDED");
         assert_eq!(browser.get("/me").await.code(), "ACCOUNT_SUSPENDED");
@@ -532,7 +532,7 @@ fn next_code(t: &TestApp, totp: &Totp) -> String {
 #[test]
 fn sign_in_with_a_provider_requires_the_second_factor() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         for account in [ProviderAccount::discord(&t, "ana"), ProviderAccount::google(&google, "117", None)] {
             let browser = Browser::new(&t);
@@ -542,7 +542,7 @@ fn sign_in_with_a_provider_requires_the_second_factor() {
             let app = Browser::new(&t);
             let pending = account.sign_in(&app).await;
             assert_eq!((pending.status, pending.code()), (401, "REQUIRES_2FA"), "{pending:?}");
-            assert!(app.cookie("rt").is_none() && app.access().is_none());
+            assert!(app.cookie("rt").is_none() && app.access_token().is_none());
             let token = pending.body["twoFactorToken"].as_str().unwrap().to_owned();
             app.set_cookie("dca_second_factor", None);
             let wrong = app.post("/auth/2fa/verify", json!({ "twoFactorToken": token, "code": "000000" })).await;
@@ -601,7 +601,7 @@ fn provider_tokens_are_stored_encrypted() {
 #[test]
 fn every_new_account_records_one_event() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, with_providers(&mut t).await);
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.start_without_bot().await;
         admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
         let local = Browser::signed_in(&t, &mail, "ana@x.example").await;

@@ -24,10 +24,10 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::{
-    account_fixtures::{
-        Authenticator, account, auth_state, callback_params, events_of_kind, execute, google_consent, me, post,
-        refresh_token, reset_token, rows_of, sign_in_as, sign_in_with_google, signed_in_as,
+use crate::support::{
+    accounts::{
+        Authenticator, auth_state, callback_params, create_account, events_of_kind, execute, me, post, refresh_token,
+        reset_token, sign_in_as, sign_in_with_google, signed_in_as, start_google_sign_in, table_text,
     },
     browser::{Browser, PASSWORD, Response},
     fixtures::{Request, TestTenant, log_head, rows},
@@ -107,7 +107,7 @@ impl<'a> Fixture<'a> {
         let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
         assert_eq!(post(t, "/auth/signup", form).await.status, 201);
         let verify = mail.next("new@x.example").await.token();
-        account(t, "lost@x.example", Role::User).await;
+        create_account(t, "lost@x.example", Role::User).await;
 
         let person = google.person("117", "Ana", None);
         let ana = Browser::new(t);
@@ -118,7 +118,7 @@ impl<'a> Fixture<'a> {
             assert_eq!((response.status, response.code()), (401, "REQUIRES_2FA"), "{response:?}");
             response.body["twoFactorToken"].as_str().unwrap().to_owned()
         };
-        let (state, code) = google_consent(&Browser::new(t), google, &google.person("118", "Ben", None)).await;
+        let (state, code) = start_google_sign_in(&Browser::new(t), google, &google.person("118", "Ben", None)).await;
         Self {
             t,
             license,
@@ -129,7 +129,7 @@ impl<'a> Fixture<'a> {
             recovery: [codes[0].clone(), codes[1].clone()],
             state,
             code,
-            access: root.access().unwrap(),
+            access: root.access_token().unwrap(),
             refresh: refresh_token(&root),
             verify,
             reset: reset_token(t, mail, "lost@x.example").await,
@@ -200,7 +200,7 @@ fn is_refused(endpoint: TokenKind, response: &Response) -> bool {
 #[test]
 fn a_token_is_accepted_only_as_its_own_kind() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        let (mail, google) = (t.start_mail_sink().await, t.with_google().await);
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
         let fixture = Fixture::build(&t, &mail, &google).await;
         let kinds: Vec<TokenKind> = Purpose::ALL.iter().filter_map(|purpose| token_kind(*purpose).ok()).collect();
@@ -230,7 +230,7 @@ fn a_token_is_accepted_only_as_its_own_kind() {
             assert!(is_refused(kind, &response), "{kind:?} accepted twice: {response:?}");
         }
         for email in ["new@x.example", "lost@x.example"] {
-            t.idle().await;
+            t.wait_until_idle().await;
             mail.forget(email);
         }
         mail.finish();
@@ -242,7 +242,7 @@ fn a_token_is_accepted_only_as_its_own_kind() {
 #[test]
 fn tokens_expire() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        let (mail, google) = (t.start_mail_sink().await, t.with_google().await);
         t.start_with_limits(&[]).await;
         let fixture = Fixture::build(&t, &mail, &google).await;
         for (minutes, expired) in [
@@ -250,14 +250,14 @@ fn tokens_expire() {
             (60, &[TokenKind::ResetPassword]),
             (24 * 60, &[TokenKind::VerifyEmail, TokenKind::Access]),
         ] {
-            let step = TimeDelta::minutes(minutes) - (t.clock.now() - crate::harness::start_time());
-            t.later(step).await;
+            let step = TimeDelta::minutes(minutes) - (t.clock.now() - crate::support::harness::start_time());
+            t.advance_when_idle(step).await;
             for kind in expired {
                 let response = fixture.present(*kind, fixture.token(*kind)).await;
                 assert!(is_refused(*kind, &response), "{kind:?} after {minutes} minutes: {response:?}");
             }
         }
-        t.idle().await;
+        t.wait_until_idle().await;
         mail.finish();
         t
     });
@@ -334,7 +334,7 @@ fn a_forged_access_token_is_refused() {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let (_, root) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
-        let token = ana.access().unwrap();
+        let token = ana.access_token().unwrap();
         let jwks = ana.get("/.well-known/jwks.json").await.body;
         let jwk = &jwks["keys"][0];
         let forger = Forger::new(&t, &token).await;
@@ -427,7 +427,7 @@ fn a_token_of_another_installation_is_refused() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let (access, refresh) = (ana.access().unwrap(), refresh_token(&ana));
+        let (access, refresh) = (ana.access_token().unwrap(), refresh_token(&ana));
         let device = ana.cookie("dca_device").unwrap();
         let other = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}?mode=rwc", other.path().join("dca.db").display());
@@ -484,7 +484,7 @@ fn concurrent_refreshes_return_the_same_successor() {
 #[test]
 fn refresh_token_reuse_is_a_retry_within_ten_seconds_and_ends_all_sessions_after() {
     it_unstarted(|mut t| async {
-        let mail = t.with_mail().await;
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
         let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let elsewhere = sign_in_as(&t, "ana@x.example").await;
@@ -492,10 +492,10 @@ fn refresh_token_reuse_is_a_retry_within_ten_seconds_and_ends_all_sessions_after
         let first = refresh_token(&ana);
         let second = next_of(&refresh(&t, &first).await);
         for _ in 0..2 {
-            t.later(TimeDelta::seconds(5)).await;
+            t.advance_when_idle(TimeDelta::seconds(5)).await;
             assert_eq!(next_of(&refresh(&t, &first).await), second);
         }
-        t.later(TimeDelta::microseconds(1)).await;
+        t.advance_when_idle(TimeDelta::microseconds(1)).await;
         let late = refresh(&t, &first).await;
         assert_eq!((late.status, late.code()), (401, "TOKEN_REUSE_DETECTED"), "{late:?}");
         for (browser, token) in [(&ana, second), (&elsewhere, refresh_token(&elsewhere))] {
@@ -540,14 +540,14 @@ fn a_session_ends_when_idle_for_a_week_and_after_ninety_days() {
         let mut token = refresh_token(&ana);
         let idle = refresh_token(&sign_in_as(&t, "ana@x.example").await);
         for day in 1..=14 {
-            t.later(TimeDelta::days(6)).await;
+            t.advance_when_idle(TimeDelta::days(6)).await;
             let response = refresh(&t, &token).await;
             token = next_of(&response);
             if day == 1 {
-                t.later(TimeDelta::days(1) - TimeDelta::microseconds(1)).await;
+                t.advance_when_idle(TimeDelta::days(1) - TimeDelta::microseconds(1)).await;
                 let unused = refresh(&t, &idle).await;
                 assert_eq!(unused.status, 200, "just under a week: {unused:?}");
-                t.later(TimeDelta::microseconds(1) - TimeDelta::days(1)).await;
+                t.advance_when_idle(TimeDelta::microseconds(1) - TimeDelta::days(1)).await;
             }
         }
         // After 84 of 90 days, tokens expire with the session.
@@ -555,11 +555,11 @@ fn a_session_ends_when_idle_for_a_week_and_after_ninety_days() {
         let cookie = response.cookies().into_iter().find(|cookie| cookie.starts_with("rt=")).unwrap();
         assert!(cookie.contains(&format!("Max-Age={}", 6 * 86_400)), "{cookie}");
         let last = next_of(&response);
-        t.later(TimeDelta::days(6) - TimeDelta::seconds(1)).await;
+        t.advance_when_idle(TimeDelta::days(6) - TimeDelta::seconds(1)).await;
         let last_access = refresh(&t, &last).await;
         assert_eq!(last_access.body["expiresIn"], 1, "{last_access:?}");
         let last = next_of(&last_access);
-        t.later(TimeDelta::seconds(1)).await;
+        t.advance_when_idle(TimeDelta::seconds(1)).await;
         assert_eq!(refresh(&t, &last).await.code(), "INVALID_SESSION");
         let expired = me(&t, last_access.body["accessToken"].as_str().unwrap()).await;
         assert_eq!(expired.code(), "INVALID_SESSION", "the leeway does not extend a session");
@@ -573,9 +573,9 @@ fn an_unused_refresh_token_expires_without_counting_as_reuse() {
         t.start_with_limits(&[("DCA_REFRESH_TOKEN_SECONDS", "3600")]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
         let token = refresh_token(&ana);
-        t.later(TimeDelta::seconds(3_599)).await;
+        t.advance_when_idle(TimeDelta::seconds(3_599)).await;
         let next = next_of(&refresh(&t, &token).await);
-        t.later(TimeDelta::seconds(3_600)).await;
+        t.advance_when_idle(TimeDelta::seconds(3_600)).await;
         assert_eq!(refresh(&t, &next).await.code(), "INVALID_SESSION");
         assert!(events_of_kind(t.core(), "session.token_reused").await.is_empty());
         t
@@ -608,7 +608,7 @@ fn a_revoked_session_ends_on_every_instance_immediately() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let (token, other) = (ana.access().unwrap(), t.instance().await);
+        let (token, other) = (ana.access_token().unwrap(), t.instance().await);
         assert!(sessions::authenticate(&other, &token).await.is_ok());
         assert_eq!(ana.post("/auth/logout-all", Value::Null).await.status, 200);
         assert_eq!(code_of(sessions::authenticate(&other, &token).await), Some(Code::InvalidSession));
@@ -620,10 +620,10 @@ fn a_revoked_session_ends_on_every_instance_immediately() {
 fn any_token_of_a_session_can_log_it_out() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
-        account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ana@x.example", Role::User).await;
         for method in ["cookie", "body", "bearer"] {
             let ana = sign_in_as(&t, "ana@x.example").await;
-            let (access, token) = (ana.access().unwrap(), refresh_token(&ana));
+            let (access, token) = (ana.access_token().unwrap(), refresh_token(&ana));
             let browser = Browser::new(&t);
             let body = match method {
                 "cookie" => {
@@ -632,7 +632,7 @@ fn any_token_of_a_session_can_log_it_out() {
                 }
                 "body" => json!({ "refreshToken": token }),
                 _ => {
-                    browser.set_access(Some(&access));
+                    browser.set_access_token(Some(&access));
                     Value::Null
                 }
             };
@@ -676,7 +676,7 @@ fn a_duplicate_cookie_is_ignored() {
 #[test]
 fn no_token_is_stored_or_logged_in_plain_text() {
     it_unstarted(|mut t| async {
-        let (mail, google) = (t.with_mail().await, t.with_google().await);
+        let (mail, google) = (t.start_mail_sink().await, t.with_google().await);
         t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "20")]).await;
         let fixture = Fixture::build(&t, &mail, &google).await;
         let mut stored = t.log.text();
@@ -693,7 +693,7 @@ fn no_token_is_stored_or_logged_in_plain_text() {
             "throttles",
             "identities",
         ] {
-            stored += &rows_of(t.core(), table).await;
+            stored += &table_text(t.core(), table).await;
         }
         for purpose in Purpose::ALL {
             let Ok(kind) = token_kind(*purpose) else { continue };
@@ -704,7 +704,7 @@ fn no_token_is_stored_or_logged_in_plain_text() {
         }
         assert!(!stored.contains(PASSWORD) && !stored.contains(&fixture.code));
         assert!(!stored.contains("throttles") && stored.contains("argon2id"), "the tables are included");
-        t.idle().await;
+        t.wait_until_idle().await;
         t
     });
 }
@@ -734,14 +734,14 @@ fn an_access_token_expires_after_fifteen_minutes() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let [header, claims] = parts(&ana.access().unwrap());
+        let [header, claims] = parts(&ana.access_token().unwrap());
         assert_eq!((&header["alg"], &header["typ"]), (&json!("EdDSA"), &json!("at+jwt")));
         let expires_at = DateTime::<Utc>::from_timestamp(claims["exp"].as_i64().unwrap(), 0).unwrap();
         assert_eq!(expires_at - t.clock.now(), TimeDelta::minutes(15));
         for member in ["email", "name", "role", "roles", "status"] {
             assert_eq!(claims[member], Value::Null, "a token contains no personal data");
         }
-        t.later(TimeDelta::minutes(15) + TimeDelta::seconds(5)).await;
+        t.advance_when_idle(TimeDelta::minutes(15) + TimeDelta::seconds(5)).await;
         assert_eq!(ana.get("/me").await.code(), "TOKEN_EXPIRED");
         t
     });

@@ -14,7 +14,7 @@ use dca_core::{
 use regex::Regex;
 use serde_json::{Value, json};
 
-use crate::{
+use crate::support::{
     fixtures::{Answer, Request, TestTenant, log_head, rows},
     harness::{TestApp, it_unstarted},
 };
@@ -170,7 +170,7 @@ fn an_invalid_request_is_refused_with_a_problem_and_changes_nothing() {
             assert!(id.parse::<uuid::Uuid>().is_ok() && ids.insert(id.to_owned()), "{}: {answer:?}", invalid.what);
         }
         assert_eq!(log_head(t.core()).await, head, "a refused request recorded an event");
-        assert_eq!(tenant.standing(&gold, 1).await[0].first_valid_at, None);
+        assert_eq!(tenant.unrevoked_licenses(&gold, 1).await[0].first_valid_at, None);
         assert_eq!(valid.ask(t.addr()).await.unwrap().json()["code"], "VALID", "the unmodified request");
         t
     });
@@ -312,7 +312,8 @@ fn every_verdict_has_its_code() {
             assert_eq!(verdict["license"]["state"].as_str().unwrap_or(""), state, "{what}: {verdict}");
             assert!(key.is_empty() || !answer.body.contains(key.as_str()), "{what} is echoed: {answer:?}");
         }
-        let active = tenant.standing(&gold, 1).await.into_iter().find(|license| license.id == active.id).unwrap();
+        let active =
+            tenant.unrevoked_licenses(&gold, 1).await.into_iter().find(|license| license.id == active.id).unwrap();
         assert_eq!(active.first_valid_at, Some(t.clock.now()));
         t
     });
@@ -412,7 +413,7 @@ fn concurrent_validations_activate_a_license_once() {
         t.advance(Duration::hours(1));
         t.validate(&api_key, &key).await;
         assert_eq!(activations(&t).await, 1);
-        assert_eq!(tenant.standing(&gold, 1).await[0].rev, 2, "later validations do not write");
+        assert_eq!(tenant.unrevoked_licenses(&gold, 1).await[0].rev, 2, "later validations do not write");
         t
     });
 }

@@ -15,7 +15,7 @@ use sea_orm_migration::sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 use totp_rs::{Algorithm, Builder, Secret, Totp};
 
-use crate::{
+use crate::support::{
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
     harness::TestApp,
@@ -32,14 +32,14 @@ impl TestApp {
         }
         if !self.env().contains_key("DCA_SMTP_HOST") {
             // Emails need a server for the whole test, even if the test reads none of them.
-            std::mem::forget(self.with_mail().await);
+            std::mem::forget(self.start_mail_sink().await);
         }
         self.start_without_bot().await;
     }
 
     /// Advances the clock once no delivery is in progress, because a delivery's lease would expire.
-    pub async fn later(&self, by: TimeDelta) {
-        self.idle().await;
+    pub async fn advance_when_idle(&self, by: TimeDelta) {
+        self.wait_until_idle().await;
         self.advance(by);
     }
 
@@ -65,7 +65,7 @@ pub async fn execute(core: &Core, sql: &str) {
 }
 
 /// Creates an account with a verified email and [`PASSWORD`].
-pub async fn account(t: &TestApp, email: &str, role: Role) -> UserId {
+pub async fn create_account(t: &TestApp, email: &str, role: Role) -> UserId {
     let id = admin::create_admin(t.core(), email, Some("Somebody"), PASSWORD).await.unwrap().0;
     execute(t.core(), &format!("UPDATE users SET role = '{role}' WHERE folded_email = '{email}'")).await;
     id
@@ -73,8 +73,21 @@ pub async fn account(t: &TestApp, email: &str, role: Role) -> UserId {
 
 /// Creates an account and signs in to it.
 pub async fn signed_in_as(t: &TestApp, email: &str, role: Role) -> (Browser, UserId) {
-    let id = account(t, email, role).await;
+    let id = create_account(t, email, role).await;
     (sign_in_as(t, email).await, id)
+}
+
+/// Creates the first admin and signs in.
+pub async fn signed_in_admin(t: &TestApp) -> Browser {
+    admin::create_admin(t.core(), "root@x.example", Some("Root"), PASSWORD).await.unwrap();
+    let browser = Browser::new(t);
+    assert_eq!(browser.sign_in("root@x.example").await.status, 200);
+    browser
+}
+
+/// The id of the signed-in user.
+pub async fn user_id(browser: &Browser) -> String {
+    browser.get("/me").await.body["id"].as_str().unwrap().to_owned()
 }
 
 /// Signs in to an existing account from a new browser.
@@ -98,7 +111,7 @@ pub async fn post(t: &TestApp, path: &str, body: Value) -> Response {
 /// Sends `GET /me` with an access token.
 pub async fn me(t: &TestApp, access_token: &str) -> Response {
     let browser = Browser::new(t);
-    browser.set_access(Some(access_token));
+    browser.set_access_token(Some(access_token));
     browser.get("/me").await
 }
 
@@ -108,7 +121,7 @@ pub async fn delete(browser: &Browser, path: &str, body: Value) -> Response {
 }
 
 /// Starts a sign-in with Google and gives consent; returns `state` and `code`.
-pub async fn google_consent(browser: &Browser, google: &SimGoogle, person: &GooglePerson) -> (String, String) {
+pub async fn start_google_sign_in(browser: &Browser, google: &SimGoogle, person: &GooglePerson) -> (String, String) {
     let started = browser.post("/auth/google", Value::Null).await;
     assert_eq!(started.status, 200, "{started:?}");
     callback_params(google, person, started.body["authUrl"].as_str().unwrap())
@@ -123,7 +136,7 @@ pub fn callback_params(google: &SimGoogle, person: &GooglePerson, url: &str) -> 
 
 /// Signs in with Google; returns the response of the callback.
 pub async fn sign_in_with_google(browser: &Browser, google: &SimGoogle, person: &GooglePerson) -> Response {
-    let (state, code) = google_consent(browser, google, person).await;
+    let (state, code) = start_google_sign_in(browser, google, person).await;
     browser.post("/auth/google/callback", json!({ "state": state, "code": code })).await
 }
 
@@ -183,7 +196,7 @@ pub async fn auth_state(core: &Core) -> String {
 }
 
 /// The rows of a table, as text.
-pub async fn rows_of(core: &Core, table: &str) -> String {
+pub async fn table_text(core: &Core, table: &str) -> String {
     format!("{:?}", rows(core.db.writer(), &format!("SELECT * FROM {table}")).await)
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use dca_test_support::MailSink;
 
-use crate::harness::{TestApp, client};
+use crate::support::harness::{TestApp, client};
 
 /// A strong password, used by most accounts of the tests.
 pub const PASSWORD: &str = "plow-Ketchup-41 sundial";
@@ -53,11 +53,11 @@ pub struct Browser {
 impl Browser {
     /// Creates a browser without cookies.
     pub fn new(t: &TestApp) -> Self {
-        Self::at(t.url(""))
+        Self::for_url(t.url(""))
     }
 
     /// Creates a browser for another instance.
-    pub fn at(base: String) -> Self {
+    pub fn for_url(base: String) -> Self {
         let (cookies, access) = (Mutex::default(), Mutex::default());
         Self { base, http: client(), cookies, access }
     }
@@ -86,12 +86,12 @@ impl Browser {
     }
 
     /// The current access token.
-    pub fn access(&self) -> Option<String> {
+    pub fn access_token(&self) -> Option<String> {
         self.access.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Replaces or removes the access token.
-    pub fn set_access(&self, token: Option<&str>) {
+    pub fn set_access_token(&self, token: Option<&str>) {
         *self.access.lock().unwrap_or_else(PoisonError::into_inner) = token.map(str::to_owned);
     }
 
@@ -128,7 +128,7 @@ impl Browser {
             let line: Vec<String> = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
             request = request.header(header::COOKIE, line.join("; "));
         }
-        if let Some(token) = self.access() {
+        if let Some(token) = self.access_token() {
             request = request.bearer_auth(token);
         }
         if !body.is_null() {
@@ -144,7 +144,7 @@ impl Browser {
             self.set_cookie(name, Some(value).filter(|value| !value.is_empty()));
         }
         if let Some(token) = response.body["accessToken"].as_str() {
-            self.set_access(Some(token));
+            self.set_access_token(Some(token));
         }
         response
     }

@@ -10,7 +10,7 @@ use dca_core::{Db, Ids};
 use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use sha2::{Digest, Sha256};
 
-use crate::{architecture::sources, fixtures::rows};
+use crate::{architecture::sources, support::fixtures::rows};
 
 /// Databases of interrupted runs are dropped after this many seconds.
 const MAX_AGE: i64 = 3_600;

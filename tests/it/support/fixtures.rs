@@ -13,7 +13,6 @@ use dca_core::{
     products::{self, PolicyChanges, Product},
     tenants,
 };
-use dca_test_support::MailSink;
 use sea_orm_migration::sea_orm::{DatabaseConnection, FromQueryResult, JsonValue, Statement};
 use serde_json::Value;
 use tokio::{
@@ -21,22 +20,13 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{LIMIT, TestApp};
+use crate::support::harness::{LIMIT, TestApp};
 
 impl TestApp {
     /// Starts the service without a bot.
     pub async fn start_without_bot(&mut self) {
         self.set("DCA_DISCORD_TOKEN", "");
         self.start_without_waiting().await;
-    }
-
-    /// Starts a mail server and configures the next start of the service to use it.
-    pub async fn mail_sink(&mut self) -> MailSink {
-        let sink = MailSink::start().await;
-        self.set("DCA_SMTP_HOST", &sink.host());
-        self.set("DCA_SMTP_PORT", &sink.port().to_string());
-        self.set("DCA_SMTP_TLS", "none");
-        sink
     }
 
     /// Builds another instance on the same database, with its own connections.
@@ -68,7 +58,7 @@ impl TestTenant {
     }
 
     /// The same tenant through another instance.
-    pub fn through(&self, core: &Core) -> Self {
+    pub fn on_instance(&self, core: &Core) -> Self {
         Self { core: core.clone(), caller: self.caller.clone() }
     }
 
@@ -103,13 +93,13 @@ impl TestTenant {
     /// Grants a product to a member; returns the license and its key.
     pub async fn license(&self, product: &Product, member: u64) -> (License, String) {
         self.observe(product, member, Level::Present).await.unwrap();
-        let license = self.standing(product, member).await.pop().expect("a license was issued");
+        let license = self.unrevoked_licenses(product, member).await.pop().expect("a license was issued");
         let key = licenses::reveal(&self.core, &license).unwrap();
         (license, key)
     }
 
     /// A member's licenses for a product that are not revoked.
-    pub async fn standing(&self, product: &Product, member: u64) -> Vec<License> {
+    pub async fn unrevoked_licenses(&self, product: &Product, member: u64) -> Vec<License> {
         let mut all = licenses::list_of(&self.core, &self.caller.scope, member.into()).await.unwrap();
         all.retain(|license| license.product_id == product.id && license.revoked_at.is_none());
         all
@@ -231,7 +221,7 @@ impl Request {
 }
 
 /// Sends the head of a validation request and waits until its handler asks for the body.
-pub async fn half_sent(addr: SocketAddr, api_key: &str, body: &str) -> TcpStream {
+pub async fn send_request_head(addr: SocketAddr, api_key: &str, body: &str) -> TcpStream {
     let mut socket = TcpStream::connect(addr).await.unwrap();
     let head = format!(
         "POST /licenses/validate HTTP/1.1\r\nHost: test\r\nX-API-Key: {api_key}\r\nContent-Type: application/json\r\n\

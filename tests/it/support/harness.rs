@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Dispatch;
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use crate::databases::{self, PostgresDatabase};
+use crate::support::databases::{self, PostgresDatabase};
 
 /// The longest any wait may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
@@ -138,7 +138,7 @@ fn run<F: Future<Output = TestApp>>(started: bool, test: impl FnOnce(TestApp) ->
 }
 
 /// Prints a line that the test runner shows even if the test passes.
-pub fn say(line: &str) {
+pub fn print_line(line: &str) {
     _ = writeln!(std::io::stderr(), "{line}");
 }
 
@@ -154,7 +154,11 @@ pub fn services() -> (Option<String>, Option<String>) {
         let name = |url: &Option<String>, present: &'static str, absent: &'static str| {
             url.as_ref().map_or(absent, |_| present)
         };
-        say(&format!("running on {} and {}", name(&postgres, "PostgreSQL", "SQLite"), name(&redis, "Redis", "memory")));
+        print_line(&format!(
+            "running on {} and {}",
+            name(&postgres, "PostgreSQL", "SQLite"),
+            name(&redis, "Redis", "memory")
+        ));
     });
     (postgres, redis)
 }
@@ -203,7 +207,7 @@ impl TestApp {
     }
 
     /// Starts a mail server and configures it for the next start.
-    pub async fn with_mail(&mut self) -> MailSink {
+    pub async fn start_mail_sink(&mut self) -> MailSink {
         let sink = MailSink::start().await;
         self.set("DCA_SMTP_HOST", &sink.host());
         self.set("DCA_SMTP_PORT", &sink.port().to_string());
@@ -230,7 +234,7 @@ impl TestApp {
     /// Starts the app; returns once the bot is connected and roles were reconciled.
     pub async fn start(&mut self) {
         self.start_without_waiting().await;
-        self.settled().await;
+        self.wait_until_reconciled().await;
     }
 
     /// Starts the app without waiting for the bot to connect.
@@ -242,7 +246,7 @@ impl TestApp {
     }
 
     /// Returns once the bot is connected, its events are stored, and roles were reconciled.
-    pub async fn settled(&self) {
+    pub async fn wait_until_reconciled(&self) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.connected().await;
         let mut status = bot.status.subscribe();
@@ -329,7 +333,7 @@ impl TestApp {
     pub async fn guild_with_product(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
         let guild = self.discord.guild("Makers");
         let (gold, ana) = (guild.role("Gold"), guild.join("ana"));
-        self.synced(&guild).await;
+        self.wait_for_events(&guild).await;
         self.map_role(&guild, product, gold, grace_hours).await;
         (guild, gold, ana)
     }
@@ -349,7 +353,7 @@ impl TestApp {
     }
 
     /// The event kinds of the guild's tenant, oldest first.
-    pub async fn kinds(&self, guild: &SimGuild) -> Vec<String> {
+    pub async fn event_kinds(&self, guild: &SimGuild) -> Vec<String> {
         let caller = self.caller(guild).await;
         let mut all = events::list(self.core(), &caller.scope, 10_000).await.unwrap();
         all.reverse();
@@ -357,11 +361,11 @@ impl TestApp {
     }
 
     /// Waits until the guild's tenant has `count` events of this kind.
-    pub async fn events(&self, guild: &SimGuild, kind: &str, count: usize) {
+    pub async fn wait_for_events_of_kind(&self, guild: &SimGuild, kind: &str, count: usize) {
         let mut notifications = self.core().bus.subscribe();
         let reached = async {
             loop {
-                let kinds = self.kinds(guild).await;
+                let kinds = self.event_kinds(guild).await;
                 if kinds.iter().filter(|known| *known == kind).count() >= count {
                     return;
                 }
@@ -371,13 +375,13 @@ impl TestApp {
         assert!(
             tokio::time::timeout(LIMIT, reached).await.is_ok(),
             "no {count} × {kind} in {:?}\n{}",
-            self.kinds(guild).await,
+            self.event_kinds(guild).await,
             self.discord.history()
         );
     }
 
     /// Waits until no delivery is due or claimed.
-    pub async fn idle(&self) {
+    pub async fn wait_until_idle(&self) {
         let mut notifications = self.core().bus.subscribe();
         let reached = async {
             loop {
@@ -393,7 +397,7 @@ impl TestApp {
 
     /// Waits until all earlier events are stored: events are handled in order, so the response to a command
     /// follows them.
-    pub async fn synced(&self, guild: &SimGuild) {
+    pub async fn wait_for_events(&self, guild: &SimGuild) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.run(&guild.owner(), "/key", &[]).await;
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
@@ -401,7 +405,7 @@ impl TestApp {
 
     async fn finish(self) {
         if self.running.is_some() {
-            self.idle().await;
+            self.wait_until_idle().await;
         }
         self.discord.finish();
         let log = self.log.text();

@@ -13,9 +13,11 @@ use dca_test_support::{MailFault, MailSink, SmtpStep};
 use serde_json::Value;
 
 use crate::{
-    cluster::Process,
-    fixtures::rows,
-    harness::{TestApp, it_unstarted, services, start_time},
+    cli::cluster::Process,
+    support::{
+        fixtures::rows,
+        harness::{TestApp, it_unstarted, services, start_time},
+    },
 };
 
 fn client(locale: Locale) -> ClientInfo {
@@ -38,7 +40,7 @@ async fn start_with_mail_sink(t: &mut TestApp) -> MailSink {
     // The limiter uses real time, which hardly passes in a test.
     t.set("DCA_MAILS_PER_MINUTE", "60000");
     t.set("DCA_MAIL_FROM", "Makers <no-reply@makers.example>");
-    let sink = t.mail_sink().await;
+    let sink = t.start_mail_sink().await;
     t.start_without_bot().await;
     sink
 }
@@ -56,7 +58,7 @@ async fn email_states(core: &Core) -> Vec<String> {
 async fn advance_in_steps(t: &TestApp, seconds: i64) {
     for _ in 0..seconds / 5 {
         t.advance(TimeDelta::seconds(5));
-        t.idle().await;
+        t.wait_until_idle().await;
     }
 }
 
@@ -74,7 +76,7 @@ fn a_verification_email_contains_the_only_copy_of_its_token() {
         let token = email.token();
         assert_eq!(email.link(), format!("https://app.example/verify?token={token}"));
         assert!(email.html.contains(&format!("href=\"{}\"", email.link())), "{}", email.html);
-        t.idle().await;
+        t.wait_until_idle().await;
         let table = rows(core.db.writer(), "SELECT * FROM outbox").await;
         assert!(!format!("{table:?}").contains(&token), "{table:?}");
         for secret in [token.as_str(), "ana@", "/verify?"] {
@@ -92,13 +94,15 @@ fn a_verification_email_contains_the_only_copy_of_its_token() {
 #[test]
 fn without_a_mail_server_emails_are_written_to_private_files() {
     if services().0.is_some() {
-        return crate::harness::say("skipped on PostgreSQL: emails are written to files in embedded mode only");
+        return crate::support::harness::print_line(
+            "skipped on PostgreSQL: emails are written to files in embedded mode only",
+        );
     }
     it_unstarted(|mut t| async {
         t.set("DCA_PASSWORD_MEMORY_KIB", "12288");
         t.start_without_bot().await;
         sign_up(t.core(), "ana@example.com").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         let folder = t.dir().join("mail");
         let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(files.len(), 1, "{files:?}");
@@ -116,7 +120,7 @@ fn without_a_mail_server_emails_are_written_to_private_files() {
 #[test]
 fn cluster_instances_without_a_mail_server_send_no_email() {
     if services().0.is_none() {
-        return crate::harness::say("skipped on SQLite: requires instances that share a database");
+        return crate::support::harness::print_line("skipped on SQLite: requires instances that share a database");
     }
     it_unstarted(|t| async {
         let app = t.assemble(&[]).await.unwrap();
@@ -135,7 +139,7 @@ fn a_mail_server_outage_loses_and_duplicates_no_email() {
         for email in &addresses {
             sign_up(t.core(), email).await;
         }
-        t.idle().await;
+        t.wait_until_idle().await;
         advance_in_steps(&t, 120).await;
         assert!(email_states(t.core()).await.iter().all(|state| state == "pending"));
         sink.up();
@@ -153,7 +157,7 @@ fn a_mail_server_outage_loses_and_duplicates_no_email() {
 fn a_stalled_mail_server_does_not_delay_direct_messages() {
     it_unstarted(|mut t| async {
         t.set("DCA_PASSWORD_MEMORY_KIB", "12288");
-        let sink = t.mail_sink().await;
+        let sink = t.start_mail_sink().await;
         t.start().await;
         sink.fault(MailFault::Tarpit(SmtpStep::Mail).always());
         let addresses: Vec<_> = (0..6).map(|n| format!("ana@d{n}.example")).collect();
@@ -188,7 +192,7 @@ fn a_stalled_domain_does_not_delay_other_domains() {
         assert_eq!(sink.attempt_count(), 3, "at most two connections per domain");
         sink.heal();
         sink.release();
-        t.idle().await;
+        t.wait_until_idle().await;
         advance_in_steps(&t, 30).await;
         for n in 0..5 {
             sink.next(&format!("p{n}@slow.example")).await;
@@ -204,7 +208,7 @@ fn a_greylisting_domain_is_paused_while_others_are_served() {
         let sink = start_with_mail_sink(&mut t).await;
         sink.fault(MailFault::Greylist450.to("slow.example"));
         sign_up(t.core(), "ana@slow.example").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(emails(t.core()).await[0]["last_error"], "450: recipient not accepted");
         sign_up(t.core(), "ben@slow.example").await;
         sign_up(t.core(), "ana@quick.example").await;
@@ -230,7 +234,7 @@ fn a_temporary_failure_is_retried() {
             sink.fault(fault);
             let email = format!("{fault:?}@example.com").to_lowercase();
             sign_up(t.core(), &email).await;
-            t.idle().await;
+            t.wait_until_idle().await;
             assert_eq!(email_states(t.core()).await.last().unwrap(), "pending", "{fault:?}");
             advance_in_steps(&t, 5).await;
             sink.next(&email).await;
@@ -247,11 +251,11 @@ fn an_unknown_mailbox_is_tried_once() {
         let sink = start_with_mail_sink(&mut t).await;
         sink.fault(MailFault::Reject550.always().to("nobody@example.com"));
         sign_up(t.core(), "nobody@example.com").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         let row = &emails(t.core()).await[0];
         assert_eq!((&row["state"], &row["last_error"]), (&"undelivered".into(), &"550: recipient not accepted".into()));
         t.advance(TimeDelta::days(1));
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(sink.attempt_count(), 1);
         sink.finish();
         t
@@ -265,7 +269,7 @@ fn a_connection_lost_after_the_data_sends_at_most_one_identical_copy() {
         sink.fault(MailFault::CutAfterData);
         sign_up(t.core(), "ana@example.com").await;
         sink.next("ana@example.com").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         advance_in_steps(&t, 60).await;
         let copies = sink.all_to("ana@example.com");
         assert_eq!(copies.len(), 2, "sent again, because the outcome was unknown");
@@ -285,7 +289,7 @@ fn an_email_with_an_expired_token_is_not_sent() {
         sink.down();
         sign_up(&core, "ben@example.com").await;
         accounts::resend_verification(&core, &client(Locale::En), "ana@example.com").await.unwrap();
-        t.idle().await;
+        t.wait_until_idle().await;
         accounts::verify_email(&core, &token).await.unwrap();
         sink.up();
         advance_in_steps(&t, 5).await;
@@ -294,9 +298,9 @@ fn an_email_with_an_expired_token_is_not_sent() {
 
         sink.down();
         sign_up(&core, "eva@example.com").await;
-        t.idle().await;
+        t.wait_until_idle().await;
         t.advance(TimeDelta::hours(24));
-        t.idle().await;
+        t.wait_until_idle().await;
         sink.up();
         advance_in_steps(&t, 5).await;
         assert_eq!(sink.count(), 3);
@@ -320,7 +324,7 @@ fn wrong_smtp_credentials_are_logged_once_and_keep_the_queue() {
         for email in addresses {
             sign_up(t.core(), email).await;
         }
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(t.log.text().matches(" ERROR ").count(), 1);
         sink.require_auth("makers", "right");
         advance_in_steps(&t, 5).await;
@@ -339,7 +343,7 @@ fn an_email_survives_a_killed_process_at_every_step() {
         t.clock.advance(Clock::system().now() - start_time());
         t.set("DCA_PASSWORD_MEMORY_KIB", "12288");
         t.set("DCA_DISCORD_TOKEN", "");
-        let sink = t.mail_sink().await;
+        let sink = t.start_mail_sink().await;
         let core = t.instance().await;
         let faults = [
             MailFault::Tarpit(SmtpStep::Greeting),
@@ -358,7 +362,7 @@ fn an_email_survives_a_killed_process_at_every_step() {
         t.start_without_bot().await;
         assert_eq!(outbox::queue_depth(t.core()).await.unwrap().claimed, faults.len() as u64, "still claimed");
         t.advance(TimeDelta::minutes(5));
-        t.idle().await;
+        t.wait_until_idle().await;
         assert_eq!(email_states(t.core()).await, ["sent"; 4]);
         for n in 0..faults.len() {
             let copies = sink.all_to(&format!("p{n}@d{n}.example"));

@@ -16,7 +16,7 @@ use dca_core::{
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
 
-use crate::{
+use crate::support::{
     fixtures::{TestTenant, rows},
     harness::it_unstarted,
 };

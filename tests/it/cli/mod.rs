@@ -1,0 +1,4 @@
+//! The compiled binary: its commands, and several processes on one database.
+
+pub mod cluster;
+pub mod commands;

@@ -1,0 +1,4 @@
+//! Deliveries and scheduled work.
+
+mod mail;
+mod outbox;
