@@ -10,7 +10,7 @@ use crate::support::{
     accounts::{signed_in_admin, user_id},
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
-    harness::{it_unstarted},
+    harness::it_unstarted,
 };
 
 /// A sign-up form with [`PASSWORD`].

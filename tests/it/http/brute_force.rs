@@ -50,14 +50,21 @@ fn only_ten_of_two_hundred_concurrent_password_guesses_are_checked() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         create_account(&t, "ana@x.example", Role::User).await;
-        let answers = join_all((0..200).map(|_| login(&t, "ana@x.example", WRONG))).await;
+        // On a busy machine a hash may be declined with 503, which does not count as an attempt.
+        let guess = async |email: &str| loop {
+            let response = login(&t, email, WRONG).await;
+            if response.status != 503 {
+                return response;
+            }
+        };
+        let answers = join_all((0..200).map(|_| guess("ana@x.example"))).await;
         assert_eq!(statuses(&answers), [(401, 10), (429, 190)].into());
         answers.iter().filter(|response| response.status == 429).for_each(assert_slowed);
         assert_eq!(events_of_kind(t.core(), "user.sign_in_refused").await.len(), 10);
         assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
         assert_slowed(&login(&t, " ANA@X.example ", PASSWORD).await);
         // Attempts for an unknown email are counted in the same way.
-        let unknown = join_all((0..12).map(|_| login(&t, "nobody@x.example", WRONG))).await;
+        let unknown = join_all((0..12).map(|_| guess("nobody@x.example"))).await;
         assert_eq!(statuses(&unknown), [(401, 10), (429, 2)].into());
         t.advance(TimeDelta::minutes(15));
         assert_eq!(login(&t, "ana@x.example", PASSWORD).await.status, 200, "a quarter of an hour later");

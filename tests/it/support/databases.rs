@@ -7,6 +7,7 @@ use std::{
 
 use chrono::Utc;
 use dca_core::{Db, Ids};
+use futures::future::join_all;
 use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use sha2::{Digest, Sha256};
 
@@ -45,7 +46,7 @@ impl PostgresDatabase {
         let template = TEMPLATE.get_or_init(|| block_on(find_or_create_template(server)));
         // The time tells later runs which databases were left behind.
         let name = format!("dca_test_{}_{}", Utc::now().timestamp(), Ids::system().v4().simple());
-        let admin = connect(server).await;
+        let admin = connect(server, 1).await;
         admin.execute_unprepared(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
         admin.close().await.unwrap();
         Self { server: server.to_owned(), name }
@@ -64,17 +65,27 @@ impl Drop for PostgresDatabase {
             let (names, received) = mpsc::channel();
             let server = self.server.clone();
             std::thread::spawn(move || {
-                runtime().block_on(async {
-                    let admin = connect(&server).await;
-                    for name in stale_databases(&admin).await.into_iter().chain(received) {
-                        // Not essential: a later run drops what remains.
-                        _ = admin.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
-                    }
-                });
+                runtime().block_on(drop_databases(&server, &received));
             });
             names
         });
         _ = names.send(self.name.clone());
+    }
+}
+
+/// Drops databases of interrupted runs, then those whose names it receives. Drops that run at the same time share the
+/// checkpoint that each of them waits for.
+async fn drop_databases(server: &str, names: &mpsc::Receiver<String>) {
+    let admin = connect(server, 8).await;
+    let mut batch = stale_databases(&admin).await;
+    loop {
+        join_all(batch.iter().map(async |name| {
+            // Not essential: a later run drops what remains.
+            _ = admin.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await;
+        }))
+        .await;
+        let Ok(next) = names.recv() else { return };
+        batch = std::iter::once(next).chain(names.try_iter()).collect();
     }
 }
 
@@ -87,7 +98,7 @@ async fn find_or_create_template(server: &str) -> String {
     files.iter().for_each(|file| schema.update(std::fs::read(file).unwrap()));
     let schema = u64::from_be_bytes(schema.finalize()[..8].try_into().unwrap());
     let name = format!("dca_template_{schema:x}");
-    let admin = connect(server).await;
+    let admin = connect(server, 1).await;
     admin.execute_unprepared("SELECT pg_advisory_lock(6021530451)").await.unwrap();
     if rows(&admin, &format!("SELECT 1 AS n FROM pg_database WHERE datname = '{name}'")).await.is_empty() {
         // Renamed when it is complete, so that an interrupted run leaves no incomplete template.
@@ -115,10 +126,10 @@ fn url(server: &str, database: &str) -> String {
     format!("{}/{database}", server.rsplit_once('/').unwrap().0)
 }
 
-/// A single connection, so that a lock of the session applies to all statements.
-async fn connect(server: &str) -> DatabaseConnection {
+/// With a single connection, a lock of the session applies to all statements.
+async fn connect(server: &str, connections: u32) -> DatabaseConnection {
     let mut options = ConnectOptions::new(server);
-    options.max_connections(1).sqlx_logging(false);
+    options.max_connections(connections).sqlx_logging(false);
     Database::connect(options).await.unwrap()
 }
 

@@ -17,6 +17,7 @@
 mod fault;
 mod mail;
 mod smtp;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -28,88 +29,14 @@ use std::task::Poll;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::shared::{History, LIMIT, Shared};
+use crate::shared::{LIMIT, Shared};
+use state::State;
 
 pub use fault::{MailFault, MailScript, SmtpStep};
 pub use mail::Mail;
 
 /// The length of the accept queue.
 const BACKLOG: u32 = 1024;
-
-/// A message, and the recipients that no test has read it for.
-struct Accepted {
-    mail: Mail,
-    unread: Vec<String>,
-}
-
-/// The state of the sink.
-struct State {
-    /// Bound but not listening, so that the port stays reserved while the sink is down.
-    _reserved: TcpSocket,
-    address: SocketAddr,
-    listener: Option<TcpListener>,
-    /// Closes all current connections when cancelled.
-    connection_token: CancellationToken,
-    credentials: Option<(String, String)>,
-    scripts: Vec<MailScript>,
-    accepted: Vec<Accepted>,
-    connections: usize,
-    attempts: usize,
-    /// How many replies are held, and how often `release()` was called.
-    held: usize,
-    releases: usize,
-    violations: Vec<String>,
-    history: Vec<String>,
-}
-
-impl History for State {
-    const SIM: &'static str = "MailSink";
-
-    fn history_lines(&self) -> &[String] {
-        &self.history
-    }
-}
-
-impl State {
-    fn note(&mut self, line: impl Into<String>) {
-        self.history.push(line.into());
-    }
-
-    fn attempt(&mut self, description: &str) {
-        self.attempts += 1;
-        self.note(format!("attempt {}: {description}", self.attempts));
-    }
-
-    /// Whether this fault applies now; if so, uses it up once.
-    fn take(&mut self, fault: MailFault, recipients: &[String]) -> bool {
-        let Some(script) = self.scripts.iter_mut().find(|script| script.applies(fault, recipients)) else {
-            return false;
-        };
-        script.times = script.times.saturating_sub(usize::from(script.times < usize::MAX));
-        self.scripts.retain(|script| script.times > 0);
-        self.note(format!("fault {fault:?} {recipients:?}"));
-        true
-    }
-
-    fn accept(&mut self, from: &str, to: &[String], eight_bit: bool, raw: &[u8]) {
-        let mail = Mail::parse(self.accepted.len() + 1, from, to, raw);
-        self.note(format!("accepted mail {} to {to:?}: {}", mail.number, mail.subject));
-        let undeclared = (!raw.is_ascii() && !eight_bit).then(|| "8-bit content without BODY=8BITMIME".to_owned());
-        for flaw in mail.flaws().into_iter().chain(undeclared) {
-            self.violations.push(format!("mail {} to {to:?}: {flaw}", mail.number));
-        }
-        self.accepted.push(Accepted { mail, unread: to.to_vec() });
-    }
-
-    /// Marks the oldest unread email to an address as read and returns it.
-    fn read(&mut self, to: &str) -> Option<Mail> {
-        self.accepted.iter_mut().find_map(|accepted| {
-            let index = accepted.unread.iter().position(|unread| unread.eq_ignore_ascii_case(to))?;
-            accepted.unread.remove(index);
-            Some(accepted.mail.clone())
-        })
-    }
-}
 
 /// A simulated mail server on a local port. Clones share the same server.
 #[derive(Clone)]

@@ -9,7 +9,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{MailFault, SmtpStep, State};
+use super::fault::{MailFault, SmtpStep};
+use super::state::State;
 use crate::shared::Shared;
 
 /// The largest accepted message, in bytes.

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use super::Inner;
-use super::state::State;
+use super::session::{Frame, Session};
+use super::state::{Inner, State};
 
 const HEARTBEAT_MILLIS: u64 = 41_250;
 const GUILDS: u64 = 1 << 0;
@@ -25,47 +25,6 @@ const DISALLOWED_INTENTS: u16 = 4014;
 const ENDS_SESSION: [u16; 8] = [4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014];
 /// How long a closed connection is still read, so that a reset does not discard the close frame.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
-
-/// An instruction to a connection.
-#[derive(Clone)]
-pub(super) enum Frame {
-    Payload(Value),
-    Close(Option<u16>),
-    Cut,
-}
-
-/// A gateway session and its dispatches.
-pub(super) struct Session {
-    intents: u64,
-    dispatched: Vec<Value>,
-    connection: Option<UnboundedSender<Frame>>,
-    /// A forgotten session continues until its connection ends but cannot be resumed.
-    pub forgotten: bool,
-}
-
-impl Session {
-    pub fn is_live(&self) -> bool {
-        self.connection.is_some()
-    }
-
-    fn send(&self, frame: Frame) {
-        if let Some(connection) = &self.connection {
-            // The connection may be closing; the dispatch is stored for a resume.
-            let _ = connection.send(frame);
-        }
-    }
-
-    fn dispatch(&mut self, name: &str, data: &Value) {
-        let sequence = self.dispatched.len() + 1;
-        let payload = json!({ "op": 0, "t": name, "s": sequence, "d": data });
-        self.dispatched.push(payload.clone());
-        self.send(Frame::Payload(payload));
-    }
-
-    fn wants(&self, needed: u64) -> bool {
-        self.intents & needed == needed
-    }
-}
 
 impl State {
     /// Sends an event to every session whose intents include it. Events of a guild are lost while the bot is not a

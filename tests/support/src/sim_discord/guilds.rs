@@ -1,20 +1,21 @@
 //! Guilds and members, and the actions of admins and users.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use super::SimDiscord;
-use super::state::{Channel, State};
+use super::state::{Channel, Inner, State};
 
 /// A handle to a guild.
 #[derive(Clone)]
 pub struct SimGuild {
-    pub(super) sim: SimDiscord,
+    pub(super) inner: Arc<Inner>,
     pub(super) id: u64,
 }
 
 impl SimGuild {
     fn change<T>(&self, change: impl FnOnce(&mut State, u64) -> T) -> T {
-        self.sim.inner.change(|state| change(state, self.id))
+        self.inner.change(|state| change(state, self.id))
     }
 
     /// The guild's id, which is also the id of its `@everyone` role.
@@ -34,7 +35,7 @@ impl SimGuild {
 
     /// A handle to a member by user id.
     pub fn member(&self, user_id: u64) -> SimMember {
-        SimMember { sim: self.sim.clone(), guild: self.id, user: user_id }
+        SimMember { inner: Arc::clone(&self.inner), guild: self.id, user: user_id }
     }
 
     /// Creates a role that the bot can assign.
@@ -145,14 +146,14 @@ impl SimGuild {
 /// A handle to a member of a guild.
 #[derive(Clone)]
 pub struct SimMember {
-    pub(super) sim: SimDiscord,
+    pub(super) inner: Arc<Inner>,
     pub(super) guild: u64,
     pub(super) user: u64,
 }
 
 impl SimMember {
     fn change<T>(&self, change: impl FnOnce(&mut State, u64, u64) -> T) -> T {
-        self.sim.inner.change(|state| change(state, self.guild, self.user))
+        self.inner.change(|state| change(state, self.guild, self.user))
     }
 
     /// The user's id.
@@ -167,7 +168,7 @@ impl SimMember {
 
     /// The user's name.
     pub fn name(&self) -> String {
-        self.sim.inner.lock().users[&self.user].name.clone()
+        self.inner.lock().users[&self.user].name.clone()
     }
 
     /// The member's roles.

@@ -1,18 +1,13 @@
 //! Interactions: commands, component clicks and autocomplete, and the rules for responses to them.
 
-use std::time::Duration;
-
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::rest::{self, RestResponse, RestResult, no_content, ok};
-use super::state::{LOADING, State, merged};
-use super::{Choice, Opt};
-
-/// How soon the first response is due.
-pub(super) const RESPONSE_LIMIT: Duration = Duration::from_secs(3);
-/// How long an interaction token is valid.
-const TOKEN_LIFETIME: Duration = Duration::from_mins(15);
+use super::json::{LOADING, merged};
+use super::response::{RestResponse, RestResult, error, no_content, ok};
+use super::session::Interaction;
+use super::state::{ALL_PERMISSIONS, State};
+use super::values::{Choice, Opt};
 
 pub(super) const COMMAND: u64 = 2;
 pub(super) const COMPONENT: u64 = 3;
@@ -22,40 +17,6 @@ const BUTTON: u64 = 2;
 const STRING_SELECT: u64 = 3;
 const ROLE_SELECT: u64 = 6;
 const CHANNEL_SELECT: u64 = 8;
-
-/// An interaction and the state of its response.
-pub(super) struct Interaction {
-    token: String,
-    kind: u64,
-    channel: u64,
-    user: u64,
-    /// The message of the component.
-    source: Option<u64>,
-    created_at: Instant,
-    expired: bool,
-    /// The type of the first response.
-    pub first: Option<u64>,
-    /// The message that `@original` refers to.
-    original: Option<u64>,
-    /// The message with the reply, once there is one.
-    pub answer: Option<u64>,
-    pub choices: Option<Vec<Choice>>,
-    pub modal: Option<Value>,
-}
-
-impl Interaction {
-    fn is_late(&self) -> bool {
-        self.expired || (self.first.is_none() && self.created_at.elapsed() > RESPONSE_LIMIT)
-    }
-
-    fn is_token_expired(&self) -> bool {
-        self.expired || self.created_at.elapsed() > TOKEN_LIFETIME
-    }
-
-    pub fn is_deferred(&self) -> bool {
-        matches!(self.first, Some(5 | 6))
-    }
-}
 
 /// A user's action, before it has ids.
 pub(super) struct UserAction {
@@ -189,7 +150,7 @@ impl State {
         match *value {
             Opt::Role(id) => add("roles", id, self.role_json(guild, id)),
             Opt::Channel(id) => {
-                let permissions = json!({ "permissions": super::state::ALL_PERMISSIONS.to_string() });
+                let permissions = json!({ "permissions": ALL_PERMISSIONS.to_string() });
                 add("channels", id, merged(self.channel_json(id), permissions));
             }
             Opt::User(id) => {
@@ -270,10 +231,10 @@ impl State {
     pub fn callback(&mut self, id: u64, token: &str, body: &Value) -> RestResult {
         let interaction = self.interactions.get(&id).filter(|found| found.token == token && !found.is_late());
         let Some(interaction) = interaction else {
-            return Err(rest::error(404, 10062, "Unknown interaction"));
+            return Err(error(404, 10062, "Unknown interaction"));
         };
         if interaction.first.is_some() {
-            return Err(rest::error(400, 40060, "Interaction has already been acknowledged."));
+            return Err(error(400, 40060, "Interaction has already been acknowledged."));
         }
         let (kind, channel) = (interaction.kind, interaction.channel);
         let (user, source) = (interaction.user, interaction.source);
@@ -285,7 +246,7 @@ impl State {
             _ => false,
         };
         if !allowed {
-            return Err(rest::error(400, 50035, "Invalid Form Body"));
+            return Err(error(400, 50035, "Invalid Form Body"));
         }
         let (mut original, mut answer) = (source, None);
         match response_type {
@@ -318,12 +279,8 @@ impl State {
     /// The interaction of a webhook token, after its first response.
     fn by_token(&mut self, token: &str) -> Result<&mut Interaction, RestResponse> {
         let found = self.interactions.values_mut().find(|found| found.token == token && found.first.is_some());
-        let interaction = found.ok_or_else(|| rest::error(404, 10015, "Unknown Webhook"))?;
-        if interaction.is_token_expired() {
-            Err(rest::error(401, 50027, "Invalid Webhook Token"))
-        } else {
-            Ok(interaction)
-        }
+        let interaction = found.ok_or_else(|| error(404, 10015, "Unknown Webhook"))?;
+        if interaction.is_token_expired() { Err(error(401, 50027, "Invalid Webhook Token")) } else { Ok(interaction) }
     }
 
     /// `POST /webhooks/{application}/{token}`: after a deferral (type 5), the first one edits the deferred message.
@@ -346,8 +303,8 @@ impl State {
     pub fn webhook_message(&mut self, method: &str, token: &str, message: &str, body: &Value) -> RestResult {
         let interaction = self.by_token(token)?;
         let id = if message == "@original" { interaction.original } else { message.parse().ok() };
-        let id = id.ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
-        let found = self.message(id).ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
+        let id = id.ok_or_else(|| error(404, 10008, "Unknown Message"))?;
+        let found = self.message(id).ok_or_else(|| error(404, 10008, "Unknown Message"))?;
         if method == "GET" {
             return self.message_response(id);
         }
@@ -363,7 +320,7 @@ impl State {
 
     /// The response with a message.
     pub fn message_response(&mut self, id: u64) -> RestResult {
-        let message = self.message(id).ok_or_else(|| rest::error(404, 10008, "Unknown Message"))?;
+        let message = self.message(id).ok_or_else(|| error(404, 10008, "Unknown Message"))?;
         ok(message.json.clone())
     }
 

@@ -4,13 +4,12 @@
 //! user reports.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::rest::{self, Call, RestResponse, RestResult, ok};
-use super::state::{State, merged, timestamp};
-use super::{SimDiscord, SimMember};
+use super::json::{merged, timestamp};
+use super::response::{Call, RestResponse, RestResult, error, ok};
+use super::state::State;
 use crate::oauth::{AuthServer, ServerConfig, TokenError};
 
 const CONFIG: ServerConfig = ServerConfig {
@@ -30,7 +29,6 @@ const CONFIG: ServerConfig = ServerConfig {
     rotates_refresh_tokens: true,
 };
 const SECRET: &str = "SimDiscord-client-secret";
-const DENIED: &str = "The resource owner or authorization server denied the request";
 /// The lowest bit of the milliseconds in a snowflake.
 const TIMESTAMP_SHIFT: u32 = 22;
 
@@ -39,63 +37,12 @@ pub(super) fn server(address: SocketAddr) -> AuthServer {
     AuthServer::new(CONFIG, format!("http://{address}"), "", SECRET)
 }
 
-/// OAuth settings and the consent page.
-impl SimDiscord {
-    /// The client id of the application.
-    pub fn client_id(&self) -> String {
-        self.inner.lock().oauth.client_id.clone()
-    }
-
-    /// The client secret of the application.
-    pub fn client_secret(&self) -> String {
-        self.inner.lock().oauth.client_secret.clone()
-    }
-
-    /// Registers a redirect URI of the application.
-    pub fn register_redirect(&self, uri: &str) {
-        self.inner.change(|state| state.oauth.register_redirect(uri));
-    }
-
-    /// A member opens the authorize URL and consents. Returns the callback URL.
-    ///
-    /// # Panics
-    /// If Discord would show an error instead.
-    pub fn consent(&self, member: &SimMember, authorize_url: &str) -> String {
-        let callback = self.inner.change(|state| {
-            state.note(format!("{} consents to {authorize_url}", state.users[&member.user].name));
-            state.oauth.consent(&member.user.to_string(), authorize_url, &[])
-        });
-        self.callback(authorize_url, callback)
-    }
-
-    /// A user opens the authorize URL and declines. Returns the callback URL.
-    ///
-    /// # Panics
-    /// If Discord would show an error instead.
-    pub fn decline(&self, authorize_url: &str) -> String {
-        let callback = self.inner.change(|state| {
-            state.note(format!("a user declines {authorize_url}"));
-            state.oauth.decline(authorize_url, &[("error_description", DENIED)])
-        });
-        self.callback(authorize_url, callback)
-    }
-
-    /// Advances the clock of codes (valid for ten minutes) and access tokens (a week).
-    pub fn advance_oauth(&self, by: Duration) {
-        self.inner.change(|state| state.oauth.advance(by));
-    }
-
-    fn callback(&self, url: &str, callback: Result<String, String>) -> String {
-        callback.unwrap_or_else(|error| panic!("SimDiscord: {url} shows an error: {error}\n{}", self.history()))
-    }
-}
-
 impl State {
     /// Handles the OAuth routes and requests with a bearer token; `None` for all other requests.
     pub fn answer_oauth(&mut self, path: &[&str], call: &Call) -> Option<RestResult> {
         let answered = match (call.method.as_str(), path) {
             ("GET", ["oauth2", "authorize"]) => match self.oauth.page_error(&call.url) {
-                Some(error) => Err(rest::error(400, 0, &error)),
+                Some(reason) => Err(error(400, 0, &reason)),
                 None => ok(json!({ "message": "the consent page: tests call `consent` or `decline`" })),
             },
             ("POST", ["oauth2", "token"]) => self.exchange(call),
@@ -119,7 +66,7 @@ impl State {
 
     fn answer_bearer(&mut self, path: &[&str], call: &Call) -> RestResult {
         let Some((grant, remaining)) = self.oauth.bearer(&call.authorization) else {
-            return Err(rest::error(401, 0, "401: Unauthorized"));
+            return Err(error(401, 0, "401: Unauthorized"));
         };
         let user = grant.subject.parse().expect("the id of a user");
         let scopes = grant.scopes.clone();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jsonschema::{Registry, Validator};
 use serde_json::{Value, json};
 
-use super::rest::RestResponse;
+use super::response::RestResponse;
 
 const BASE: &str = "https://discord.example/openapi.json";
 

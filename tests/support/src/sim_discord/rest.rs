@@ -12,8 +12,11 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::connection::ConnectionCutter;
-use super::state::{Channel, MANAGE_ROLES, State, merged, without_nulls};
-use super::{FaultKind, Inner, SeenRequest, openapi};
+use super::json::{merged, without_nulls};
+use super::openapi;
+use super::response::{Call, RestResponse, RestResult, error, no_content, ok};
+use super::state::{Channel, Guild, Inner, MANAGE_ROLES, State};
+use super::values::{FaultKind, SeenRequest};
 
 /// The prefixes of the API. The version is optional; OAuth is mostly called without it.
 const API: [&str; 2] = ["/api/v10", "/api"];
@@ -23,42 +26,6 @@ const CONTENT_LIMIT: usize = 2000;
 const MEMBERS_PAGE: usize = 1000;
 /// The longest time a response is held.
 const HOLD_LIMIT: Duration = Duration::from_mins(1);
-
-/// A status and a JSON body; null means no body.
-pub(super) struct RestResponse {
-    pub status: u16,
-    pub body: Value,
-}
-
-/// Both variants are responses: `?` returns an error response.
-pub(super) type RestResult = Result<RestResponse, RestResponse>;
-
-#[expect(clippy::unnecessary_wraps, reason = "the result of a route, which may also be an error")]
-pub(super) fn ok(body: Value) -> RestResult {
-    Ok(RestResponse { status: 200, body })
-}
-
-pub(super) fn no_content() -> RestResponse {
-    RestResponse { status: 204, body: Value::Null }
-}
-
-pub(super) fn error(status: u16, code: u32, message: &str) -> RestResponse {
-    RestResponse { status, body: json!({ "message": message, "code": code }) }
-}
-
-/// A parsed request.
-pub(super) struct Call {
-    pub method: String,
-    /// The path below `/api` or `/api/v10`, without the query.
-    pub path: String,
-    /// The complete URL.
-    pub url: String,
-    pub query: HashMap<String, String>,
-    pub body: Value,
-    /// The form, for routes that take one.
-    pub form: Option<HashMap<String, String>>,
-    pub authorization: String,
-}
 
 /// Handles every request except the gateway's.
 pub(super) async fn serve(
@@ -425,7 +392,7 @@ impl State {
     fn send_message(&mut self, channel: &str, body: &Value) -> RestResult {
         let channel = self.accessible_channel(channel)?;
         if let Channel::Dm { user } = self.channels[&channel] {
-            let shared = |guild: &super::state::Guild| guild.has_bot && guild.members.contains_key(&user);
+            let shared = |guild: &Guild| guild.has_bot && guild.members.contains_key(&user);
             // The choice between the two codes follows user reports; it is not documented.
             if !self.guilds.values().any(shared) {
                 return Err(error(403, 50278, "Cannot send messages to this user due to having no mutual guilds"));

@@ -1,25 +1,20 @@
-//! The state of the Sim, from which REST responses and gateway dispatches are made, and its JSON
-//! representation.
+//! The state of the Sim, from which REST responses and gateway dispatches are made.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD_NO_PAD as BASE64;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::gateway::Session;
-use super::interactions::Interaction;
-use super::{Fault, SeenRequest};
+use super::json::{LOADING, is_ephemeral, timestamp, write_content};
+use super::session::{Interaction, Session};
+use super::values::{Dm, Fault, SeenRequest};
 use crate::oauth::AuthServer;
-use crate::shared::History;
+use crate::shared::{History, Shared};
 
 /// The first id. Ids are as long as real snowflakes and the same on each run.
 const FIRST_ID: u64 = 1_100_000_000_000_000_000;
-/// The epoch of snowflakes, in milliseconds since the Unix epoch.
-const DISCORD_EPOCH: u64 = 1_420_070_400_000;
 /// All permission bits.
 pub(super) const ALL_PERMISSIONS: u64 = (1 << 50) - 1;
 const ADMINISTRATOR: u64 = 1 << 3;
@@ -30,8 +25,6 @@ pub(super) const MANAGE_ROLES: u64 = 1 << 28;
 const BOT_POSITION: u64 = 500;
 /// How long a nonce is remembered; Discord documents "the past few minutes".
 const NONCE_WINDOW: Duration = Duration::from_mins(3);
-const EPHEMERAL: u64 = 1 << 6;
-pub(super) const LOADING: u64 = 1 << 7;
 
 /// A member of a guild.
 pub(super) struct Member {
@@ -85,6 +78,20 @@ pub(super) struct Message {
     pub read: bool,
 }
 
+impl Message {
+    /// The message as a test sees it; marks it as read.
+    pub fn take(&mut self) -> Dm {
+        self.read = true;
+        let json = &self.json;
+        let nonce = json.get("nonce").map(|nonce| nonce.as_str().map_or(nonce.to_string(), str::to_owned));
+        let content = json["content"].as_str().unwrap_or("").to_owned();
+        Dm { content, id: self.id, nonce, raw: json.clone() }
+    }
+}
+
+/// The state that the server and the handles share.
+pub(super) type Inner = Shared<State>;
+
 /// The state of the Sim.
 pub(super) struct State {
     next_id: u64,
@@ -125,7 +132,7 @@ impl History for State {
 }
 
 impl State {
-    pub fn new(address: SocketAddr) -> Self {
+    pub fn new(address: SocketAddr, oauth: AuthServer) -> Self {
         let mut state = Self {
             next_id: FIRST_ID,
             address,
@@ -137,7 +144,7 @@ impl State {
             messages: Vec::new(),
             interactions: BTreeMap::new(),
             commands: BTreeMap::new(),
-            oauth: super::oauth::server(address),
+            oauth,
             sessions: BTreeMap::new(),
             identifies: 0,
             sessions_begun: 0,
@@ -347,189 +354,5 @@ impl State {
         message.json["flags"] = json!(flags);
         message.json["edited_timestamp"] = json!(edited);
         write_content(&mut message.json, request);
-    }
-
-    // JSON representation.
-
-    pub fn gateway_url(&self) -> String {
-        format!("ws://{}/gw", self.address)
-    }
-
-    /// A token in Discord's format: serenity reads the bot's id from the first part.
-    pub fn token(&self) -> String {
-        format!("{}.SimBot.not-a-real-token", BASE64.encode(self.bot.to_string()))
-    }
-
-    /// The application's flags: whether the Server Members Intent is on, for a bot in less than 100 servers.
-    pub fn application_flags(&self) -> u64 {
-        if self.disallow_intents { 0 } else { 1 << 15 }
-    }
-
-    pub fn user_json(&self, id: u64) -> Value {
-        let is_bot = id == self.bot;
-        json!({
-            "id": id.to_string(), "username": self.users[&id].name, "bot": is_bot,
-            "discriminator": if is_bot { "0042" } else { "0" }, "global_name": null,
-            "avatar": null, "banner": null, "accent_color": null, "public_flags": 0, "flags": 0,
-            "primary_guild": null, "avatar_decoration_data": null, "collectibles": null,
-        })
-    }
-
-    pub fn me_json(&self) -> Value {
-        let private = json!({
-            "mfa_enabled": true, "locale": "en-US", "email": null, "verified": true,
-        });
-        merged(self.user_json(self.bot), private)
-    }
-
-    pub fn role_json(&self, guild: u64, id: u64) -> Value {
-        let role = &self.guilds[&guild].roles[&id];
-        let mut json = json!({
-            "id": id.to_string(), "name": role.name, "position": role.position,
-            "permissions": role.permissions.to_string(), "managed": role.managed, "color": 0,
-            "colors": { "primary_color": 0, "secondary_color": null, "tertiary_color": null },
-            "hoist": false, "mentionable": false, "icon": null, "unicode_emoji": null, "flags": 0,
-        });
-        if !role.tags.is_null() {
-            json["tags"] = role.tags.clone();
-        }
-        json
-    }
-
-    pub fn roles_json(&self, guild: u64) -> Value {
-        self.guilds[&guild].roles.keys().map(|role| self.role_json(guild, *role)).collect()
-    }
-
-    pub fn member_json(&self, guild: u64, user: u64) -> Value {
-        let member = &self.guilds[&guild].members[&user];
-        let roles: Vec<_> = member.roles.iter().map(u64::to_string).collect();
-        json!({
-            "user": self.user_json(user), "nick": null, "avatar": null, "banner": null,
-            "roles": roles, "joined_at": timestamp(member.joined), "premium_since": null,
-            "deaf": false, "mute": false, "flags": 0, "pending": false,
-            "communication_disabled_until": null, "avatar_decoration_data": null,
-        })
-    }
-
-    /// The member in `GUILD_MEMBER_ADD` and `GUILD_MEMBER_UPDATE`.
-    pub fn member_event_json(&self, guild: u64, user: u64) -> Value {
-        merged(self.member_json(guild, user), json!({ "guild_id": guild.to_string() }))
-    }
-
-    pub fn channel_json(&self, id: u64) -> Value {
-        match &self.channels[&id] {
-            Channel::Guild { guild, name } => json!({
-                "id": id.to_string(), "type": 0, "guild_id": guild.to_string(), "name": name,
-                "position": 0, "parent_id": null, "topic": null, "nsfw": false, "flags": 0,
-                "permission_overwrites": [], "last_message_id": null, "rate_limit_per_user": 0,
-            }),
-            Channel::Dm { user } => json!({
-                "id": id.to_string(), "type": 1, "flags": 0, "last_message_id": null,
-                "recipients": [self.user_json(*user)],
-            }),
-        }
-    }
-
-    pub fn channels_json(&self, guild: u64) -> Value {
-        let in_guild = |c: &Channel| matches!(c, Channel::Guild { guild: g, .. } if *g == guild);
-        let ids = self.channels.iter().filter(|(_, channel)| in_guild(channel)).map(|(id, _)| *id);
-        ids.map(|id| self.channel_json(id)).collect()
-    }
-
-    pub fn guild_json(&self, id: u64) -> Value {
-        let guild = &self.guilds[&id];
-        json!({
-            "id": id.to_string(), "name": guild.name, "owner_id": guild.owner.to_string(),
-            "roles": self.roles_json(id), "icon": null, "description": null, "home_header": null,
-            "splash": null, "discovery_splash": null, "features": [], "banner": null,
-            "application_id": null, "region": "deprecated", "afk_channel_id": null,
-            "afk_timeout": 300, "system_channel_id": null, "system_channel_flags": 0,
-            "widget_enabled": false, "widget_channel_id": null, "verification_level": 1,
-            "default_message_notifications": 1, "mfa_level": 0, "explicit_content_filter": 0,
-            "max_presences": null, "max_members": 500_000, "max_stage_video_channel_users": 50,
-            "max_video_channel_users": 25, "vanity_url_code": null, "premium_tier": 0,
-            "premium_subscription_count": 0, "preferred_locale": "en-US",
-            "rules_channel_id": null, "safety_alerts_channel_id": null,
-            "public_updates_channel_id": null, "premium_progress_bar_enabled": false,
-            "nsfw": false, "nsfw_level": 0, "emojis": [], "stickers": [], "incidents_data": null,
-        })
-    }
-
-    /// Without the presences intent, the bot is the only listed member.
-    pub fn guild_create_json(&self, id: u64) -> Value {
-        let guild = &self.guilds[&id];
-        let details = json!({
-            "joined_at": timestamp(guild.members[&self.bot].joined), "large": false,
-            "unavailable": false, "member_count": guild.members.len(), "voice_states": [],
-            "members": [self.member_json(id, self.bot)], "channels": self.channels_json(id),
-            "threads": [], "presences": [], "stage_instances": [], "guild_scheduled_events": [],
-            "soundboard_sounds": [],
-        });
-        merged(self.guild_json(id), details)
-    }
-}
-
-/// The creation time of a snowflake, which the Sim uses as its clock.
-pub(super) fn timestamp(id: u64) -> String {
-    let millis = (id >> 22) + DISCORD_EPOCH;
-    let time = i64::try_from(millis).ok().and_then(chrono::DateTime::from_timestamp_millis);
-    time.expect("a snowflake's time").format("%Y-%m-%dT%H:%M:%S%.6f+00:00").to_string()
-}
-
-/// `base` with the keys of `overlay` added or replaced.
-pub(super) fn merged(mut base: Value, overlay: Value) -> Value {
-    if let (Value::Object(base), Value::Object(overlay)) = (&mut base, overlay) {
-        base.extend(overlay);
-    }
-    base
-}
-
-pub(super) fn is_ephemeral(message: &Value) -> bool {
-    message["flags"].as_u64().unwrap_or(0) & EPHEMERAL != 0
-}
-
-/// Copies content, embeds and components of a request into a message.
-fn write_content(message: &mut Value, request: &Value) {
-    if let Some(content) = request.get("content") {
-        message["content"] = json!(content.as_str().unwrap_or(""));
-    }
-    if let Some(embeds) = request.get("embeds") {
-        message["embeds"] = without_nulls(embeds);
-        for embed in message["embeds"].as_array_mut().into_iter().flatten() {
-            embed["type"] = json!("rich");
-        }
-    }
-    if let Some(rows) = request.get("components") {
-        message["components"] = without_nulls(rows);
-        number_components(&mut message["components"], &mut 0);
-    }
-}
-
-/// Adds the `id` of each component and the number of values of selects.
-fn number_components(components: &mut Value, last: &mut u64) {
-    for component in components.as_array_mut().into_iter().flatten() {
-        *last += 1;
-        let mut defaults = json!({ "id": *last });
-        if matches!(component["type"].as_u64(), Some(3 | 5..=8)) {
-            defaults["min_values"] = json!(1);
-            defaults["max_values"] = json!(1);
-        }
-        *component = merged(defaults, component.take());
-        if let Some(inner) = component.get_mut("components") {
-            number_components(inner, last);
-        }
-    }
-}
-
-/// Removes null members, as Discord does, and reads a null list as an empty one.
-pub(super) fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let entries = map.iter().filter(|(_, value)| !value.is_null());
-            entries.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
-        }
-        Value::Array(list) => list.iter().map(without_nulls).collect(),
-        Value::Null => json!([]),
-        other => other.clone(),
     }
 }

@@ -349,7 +349,7 @@ async fn a_session_starts_disconnects_resumes_and_expires() {
     bot.send(2, json!({ "token": discord.token(), "intents": 1 })).await;
     bot.expect("READY").await;
     bot.expect("GUILD_CREATE").await;
-    ana.sim.guild("Second");
+    discord.guild("Second");
     guild.join("bea");
     assert_eq!(bot.expect("GUILD_CREATE").await["d"]["name"], "Second");
     guild.delete_role(gold);

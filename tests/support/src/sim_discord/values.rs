@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::state::{Message, is_ephemeral};
+use super::json::is_ephemeral;
 
 /// The value of a command option.
 #[derive(Clone, Debug)]
@@ -78,16 +78,6 @@ pub struct Dm {
     pub raw: Value,
 }
 
-impl Dm {
-    pub(super) fn take(message: &mut Message) -> Self {
-        message.read = true;
-        let json = &message.json;
-        let nonce = json.get("nonce").map(|nonce| nonce.as_str().map_or(nonce.to_string(), str::to_owned));
-        let content = json["content"].as_str().unwrap_or("").to_owned();
-        Self { content, id: message.id, nonce, raw: json.clone() }
-    }
-}
-
 /// A recorded request of the bot.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
@@ -151,6 +141,6 @@ pub enum FaultKind {
     Slow(Duration),
     /// The request is performed, but the connection is cut before the response.
     Drop,
-    /// The request is performed, but the response is held until [`super::SimDiscord::release`].
+    /// The request is performed, but the response is held until `SimDiscord::release`.
     Hold,
 }
