@@ -48,6 +48,8 @@ impl PostgresDatabase {
         let name = format!("dca_test_{}_{}", Utc::now().timestamp(), Ids::system().v4().simple());
         let admin = connect(server, 1).await;
         admin.execute_unprepared(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
+        // Tests kill the app, never the server, so commits need not wait for the disk.
+        admin.execute_unprepared(&format!("ALTER DATABASE {name} SET synchronous_commit = off")).await.unwrap();
         admin.close().await.unwrap();
         Self { server: server.to_owned(), name }
     }
