@@ -70,12 +70,14 @@ fn a_notification_reaches_every_subscriber() {
         assert_eq!((one.recv().await, two.recv().await), (Ok(Topic::Outbox), Ok(Topic::Outbox)));
         if let Some(url) = services().1 {
             let prefix = unique();
-            let [local, remote, other] = [&prefix, &prefix, &unique()].map(|prefix| {
-                let (client, connection) = connect(&url);
-                Bus::redis(client, connection, prefix)
-            });
-            let (mut local_rx, mut remote_rx, mut other_rx) =
-                (local.subscribe(), remote.subscribe(), other.subscribe());
+            // Subscribed at once, before the bus is connected and sends every topic.
+            let [(local, mut local_rx), (_remote, mut remote_rx), (other, mut other_rx)] =
+                [&prefix, &prefix, &unique()].map(|prefix| {
+                    let (client, connection) = connect(&url);
+                    let bus = Bus::redis(client, connection, prefix);
+                    let receiver = bus.subscribe();
+                    (bus, receiver)
+                });
             for (name, receiver) in [("local", &mut local_rx), ("remote", &mut remote_rx), ("other", &mut other_rx)] {
                 for topic in Topic::ALL {
                     let received = tokio::time::timeout(LIMIT, receiver.recv()).await.expect(name);
