@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use cookie::{Cookie, SameSite, time::Duration};
 use dca_core::{Code, accounts::SignedIn};
 
-use super::{compat::Dialect, problem::Problem};
+use super::problem::Problem;
 use crate::{App, Config, config};
 
 /// 400 days, the longest lifetime that browsers allow.
@@ -27,7 +27,7 @@ impl Cookies {
     }
 
     /// The value of the cookie with this name. Duplicates are rejected, since one of them may have been injected.
-    pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
+    pub(super) fn get(&self, name: &str) -> Result<Option<&str>, Problem> {
         let mut matches = self.0.iter().filter(|(key, value)| key == name && !value.is_empty());
         let first = matches.next();
         if matches.next().is_some() {
@@ -43,14 +43,16 @@ impl Cookies {
 /// A cookie that the service sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CookieKind {
-    /// The refresh token. Its name depends on the dialect.
-    Refresh(Dialect),
+    /// The refresh token.
+    Refresh,
+    /// The refresh token, under the name that an earlier system used.
+    EarlierRefresh(&'static str),
     /// Identifies a browser that signed in before.
     Device,
     /// The CSRF token (double submit). Readable by scripts.
     Csrf,
     /// The `state` of an OAuth sign-in.
-    SignIn,
+    OAuthState,
     /// A pending sign-in that requires a second factor.
     SecondFactor,
 }
@@ -59,14 +61,14 @@ impl CookieKind {
     /// The name of the cookie.
     pub(super) fn name(self, config: &Config) -> String {
         let base = match self {
-            Self::Refresh(Dialect::Native) => match &config.cookies.name {
+            Self::Refresh => match &config.cookies.name {
                 Some(name) => return name.clone(),
                 None => "rt",
             },
-            Self::Refresh(Dialect::Dca) => "refresh_token",
+            Self::EarlierRefresh(name) => name,
             Self::Device => "dca_device",
             Self::Csrf => "csrf_token",
-            Self::SignIn => "dca_sign_in",
+            Self::OAuthState => "dca_sign_in",
             Self::SecondFactor => "dca_second_factor",
         };
         if self.is_host(config) { format!("__Host-{base}") } else { base.to_owned() }
@@ -76,7 +78,7 @@ impl CookieKind {
     fn is_host(self, config: &Config) -> bool {
         let settings = &config.cookies;
         let is_default = match self {
-            Self::Refresh(_) => {
+            Self::Refresh | Self::EarlierRefresh(_) => {
                 settings.name.is_none()
                     && settings.domain.is_none()
                     && settings.secure.is_none()
@@ -89,9 +91,9 @@ impl CookieKind {
 
     fn header_value(self, config: &Config, value: &str, seconds: i64) -> HeaderValue {
         let settings = &config.cookies;
-        let is_refresh = matches!(self, Self::Refresh(_));
+        let is_refresh = matches!(self, Self::Refresh | Self::EarlierRefresh(_));
         let path = match self {
-            Self::Refresh(Dialect::Native) if !self.is_host(config) => "/auth",
+            Self::Refresh if !self.is_host(config) => "/auth",
             _ => "/",
         };
         let same_site = match settings.same_site.filter(|_| is_refresh) {
@@ -132,12 +134,12 @@ pub(super) fn clear(config: &Config, kinds: &[CookieKind]) -> HeaderMap {
 }
 
 /// The cookies of a new session.
-pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> HeaderMap {
+pub(super) fn set_session(app: &App, refresh: CookieKind, signed_in: &SignedIn) -> HeaderMap {
     let config = &app.config;
     let csrf = app.core.ids.v4().simple().to_string();
     let mut headers = HeaderMap::new();
     for (kind, value, seconds) in [
-        (CookieKind::Refresh(dialect), signed_in.refresh_token.as_str(), signed_in.refresh_expires_in),
+        (refresh, signed_in.refresh_token.as_str(), signed_in.refresh_expires_in),
         (CookieKind::Csrf, &csrf, signed_in.refresh_expires_in),
         (CookieKind::Device, &signed_in.device, MAX_AGE_SECONDS),
     ] {
@@ -147,9 +149,20 @@ pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> Header
 }
 
 /// Removes the cookies of a session. The device cookie stays.
-pub(super) fn forget(config: &Config, dialects: &[Dialect]) -> HeaderMap {
-    let refresh = dialects.iter().map(|dialect| CookieKind::Refresh(*dialect));
-    clear(config, &refresh.chain([CookieKind::Csrf]).collect::<Vec<_>>())
+pub(super) fn clear_session(config: &Config, mut refresh: Vec<CookieKind>) -> HeaderMap {
+    refresh.push(CookieKind::Csrf);
+    clear(config, &refresh)
+}
+
+/// Appends headers without replacing those of the same name.
+pub(super) fn append(headers: &mut HeaderMap, more: HeaderMap) {
+    let mut last = None;
+    for (name, value) in more {
+        last = name.or(last);
+        if let Some(name) = &last {
+            headers.append(name, value);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -162,7 +175,7 @@ mod tests {
         let env: BTreeMap<String, String> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(env).unwrap();
-        CookieKind::Refresh(Dialect::Native).header_value(&config, "v", 60).to_str().unwrap().to_owned()
+        CookieKind::Refresh.header_value(&config, "v", 60).to_str().unwrap().to_owned()
     }
 
     #[test]

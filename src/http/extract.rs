@@ -1,7 +1,10 @@
 //! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
 //! and body.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+};
 
 use axum::{
     body::{Bytes, HttpBody},
@@ -56,13 +59,13 @@ impl FromRequestParts<App> for ApiKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let client = client_of(parts, app);
+        let client = client_ip_of(parts, app);
         let key = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
         match api_keys::authenticate(&app.core, key).await {
             Ok(caller) => Ok(Self { caller, client }),
             Err(refused @ Error::Refused(_)) => {
                 let allowed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
-                Err(allowed.map_or_else(Problem::slow_down, |()| refused.into()))
+                Err(allowed.map_or_else(Problem::rate_limited, |()| refused.into()))
             }
             Err(other) => Err(other.into()),
         }
@@ -83,7 +86,17 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The IP address of the client. See [`client_ip`].
-pub(super) fn client_of(parts: &Parts, app: &App) -> IpAddr {
+pub(super) struct ClientIp(pub(super) IpAddr);
+
+impl FromRequestParts<App> for ClientIp {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        Ok(Self(client_ip_of(parts, app)))
+    }
+}
+
+fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     client_ip(&app.config.trusted_proxies, peer, &parts.headers)
 }
@@ -97,9 +110,9 @@ impl FromRequestParts<App> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let language = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
-        let device = Cookies::of(&parts.headers).one(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
+        let device = Cookies::of(&parts.headers).get(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
         Ok(Self(ClientInfo {
-            network: network(client_of(parts, app)),
+            network: network(client_ip_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
             locale: if language.starts_with("es") { Locale::Es } else { Locale::En },

@@ -8,17 +8,16 @@ use axum::{
 };
 use dca_core::{
     Code,
-    accounts::{self, SignIn, SignUp, providers, sessions},
+    accounts::{self, SignIn, SignUp, SignedIn, providers, sessions},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::{Message, Refusals, TokensView};
+use super::views::{Message, Names, RefreshTokenIn, Refusals, SignUpView, TokensView};
 use crate::{
     App,
     http::{
-        compat::Dialect,
+        compat::dialect::Dialect,
         cookies::{self, CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson},
         problem::Problem,
@@ -36,31 +35,22 @@ pub(in crate::http) struct SignUpRequest {
     name: String,
 }
 
-/// The result of a sign-up. It does not reveal whether the email already had an account.
-#[derive(Serialize, ToSchema)]
-pub(in crate::http) struct SignUpResponse {
-    message: &'static str,
-    user_id: Uuid,
-    /// The same as `user_id`.
-    #[serde(rename = "userId")]
-    user_id_camel: Uuid,
-}
-
 /// Create an account
 ///
 /// Sends an email with a verification link. If the email already has an account, its owner is notified instead;
 /// the response is the same.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
-    responses((status = 201, body = SignUpResponse), Refusals))]
+    responses((status = 201, body = SignUpView), Refusals))]
 pub(in crate::http) async fn sign_up(
     State(app): State<App>,
+    dialect: Dialect,
     Client(client): Client,
     JsonBody(form): JsonBody<SignUpRequest>,
-) -> Result<(StatusCode, Json<SignUpResponse>), Problem> {
+) -> Result<(StatusCode, Json<SignUpView>), Problem> {
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let id = accounts::sign_up(&app.core, &client, form).await?.0;
+    let user_id = accounts::sign_up(&app.core, &client, form).await?.0;
     let message = "User created. Please verify your email.";
-    Ok((StatusCode::CREATED, Json(SignUpResponse { message, user_id: id, user_id_camel: id })))
+    Ok((StatusCode::CREATED, Json(dialect.sign_up(SignUpView { message, user_id, names: Names::new() }))))
 }
 
 /// The token of an email link.
@@ -127,8 +117,19 @@ pub(in crate::http) async fn sign_in(
 ) -> Result<(HeaderMap, Json<TokensView>), Problem> {
     let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
     let signed_in = accounts::sign_in(&app.core, &client, form).await?;
-    let cookies = cookies::grant(&app, dialect, &signed_in);
-    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+    tokens(&app, dialect, dialect.refresh_cookie(), dialect.refresh_token_in(), signed_in).await
+}
+
+/// The cookies and the tokens of a session.
+pub(super) async fn tokens(
+    app: &App,
+    dialect: Dialect,
+    refresh_cookie: CookieKind,
+    place: RefreshTokenIn,
+    signed_in: SignedIn,
+) -> Result<(HeaderMap, Json<TokensView>), Problem> {
+    let cookies = cookies::set_session(app, refresh_cookie, &signed_in);
+    Ok((cookies, Json(dialect.tokens(TokensView::of(&app.core, signed_in, place).await?))))
 }
 
 /// A two-factor code for a pending sign-in.
@@ -155,12 +156,13 @@ pub(in crate::http) async fn second_factor(
     JsonBody(form): JsonBody<SecondFactorRequest>,
 ) -> Result<(HeaderMap, Json<TokensView>), Problem> {
     let cookies = Cookies::of(&headers);
-    let cookie = cookies.one(&CookieKind::SecondFactor.name(&app.config))?;
+    let cookie = cookies.get(&CookieKind::SecondFactor.name(&app.config))?;
     let token = form.token.as_deref().or(cookie).unwrap_or_default();
     let signed_in = providers::complete_with_second_factor(&app.core, &client, token, &form.code).await?;
-    let mut cookies = cookies::grant(&app, dialect, &signed_in);
-    append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
-    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+    let (mut cookies, tokens) =
+        tokens(&app, dialect, dialect.refresh_cookie(), dialect.refresh_token_in(), signed_in).await?;
+    cookies::append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
+    Ok((cookies, tokens))
 }
 
 /// A refresh token, for clients that store it themselves. Other clients send it as a cookie.
@@ -183,32 +185,35 @@ pub(in crate::http) async fn refresh(
     headers: HeaderMap,
     OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
-    let in_body = form.refresh_token.is_some();
+    let (cookie, kind) = match find_refresh_cookie(&app, dialect, &headers)? {
+        Some((token, kind)) => (Some(token), kind),
+        None => (None, dialect.refresh_cookie()),
+    };
+    let place = if form.refresh_token.is_some() { RefreshTokenIn::Body } else { RefreshTokenIn::Cookie };
     let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
     match sessions::refresh(&app.core, &client, &token).await {
-        Ok(signed_in) => {
-            let cookies = cookies::grant(&app, dialect, &signed_in);
-            Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
-        }
+        Ok(signed_in) => Ok(tokens(&app, dialect, kind, place, signed_in).await?.into_response()),
         // Remove the invalid cookie.
-        Err(refused @ dca_core::Error::Refused(_)) if !in_body => {
-            Ok((cookies::forget(&app.config, &[dialect]), Problem::from(refused)).into_response())
+        Err(refused @ dca_core::Error::Refused(_)) if place == RefreshTokenIn::Cookie => {
+            Ok((cookies::clear_session(&app.config, vec![kind]), Problem::from(refused)).into_response())
         }
         Err(other) => Err(other.into()),
     }
 }
 
-/// Finds the refresh cookie under the name of either dialect, preferring that of the request.
-fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(Option<String>, Dialect), Problem> {
+/// Finds the refresh cookie, preferring that of the route's dialect.
+fn find_refresh_cookie(
+    app: &App,
+    dialect: Dialect,
+    headers: &HeaderMap,
+) -> Result<Option<(String, CookieKind)>, Problem> {
     let cookies = Cookies::of(headers);
-    let other = if dialect == Dialect::Dca { Dialect::Native } else { Dialect::Dca };
-    for dialect in [dialect, other] {
-        if let Some(token) = cookies.one(&CookieKind::Refresh(dialect).name(&app.config))? {
-            return Ok((Some(token.to_owned()), dialect));
+    for kind in dialect.refresh_cookies() {
+        if let Some(token) = cookies.get(&kind.name(&app.config))? {
+            return Ok(Some((token.to_owned(), kind)));
         }
     }
-    Ok((None, dialect))
+    Ok(None)
 }
 
 /// Sign out
@@ -219,20 +224,18 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out(
     State(app): State<App>,
+    dialect: Dialect,
     headers: HeaderMap,
     current_user: Result<CurrentUser, Problem>,
     form: Result<OptionalJson<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
     let form = form.map(|OptionalJson(form)| form).unwrap_or_default();
     let cookies = Cookies::of(&headers);
-    for token in [
-        form.refresh_token.as_deref(),
-        cookies.one(&CookieKind::Refresh(Dialect::Native).name(&app.config))?,
-        cookies.one(&CookieKind::Refresh(Dialect::Dca).name(&app.config))?,
-    ]
-    .into_iter()
-    .flatten()
-    {
+    let mut tokens: Vec<&str> = form.refresh_token.as_deref().into_iter().collect();
+    for kind in dialect.refresh_cookies() {
+        tokens.extend(cookies.get(&kind.name(&app.config))?);
+    }
+    for token in tokens {
         sessions::sign_out_by_token(&app.core, token).await?;
     }
     // An expired access token is not an error.
@@ -240,7 +243,7 @@ pub(in crate::http) async fn sign_out(
         // The refresh token above may have ended the same session.
         _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
-    Ok(signed_out(&app, Message::json("Logged out")))
+    Ok(signed_out(&app, dialect, Message::json("Logged out")))
 }
 
 /// Sign out everywhere
@@ -250,14 +253,15 @@ pub(in crate::http) async fn sign_out(
     responses((status = 200, body = Message), Refusals))]
 pub(in crate::http) async fn sign_out_everywhere(
     State(app): State<App>,
+    dialect: Dialect,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Response, Problem> {
     sessions::sign_out_everywhere(&app.core, principal.user.id).await?;
-    Ok(signed_out(&app, Message::json("All sessions revoked")))
+    Ok(signed_out(&app, dialect, Message::json("All sessions revoked")))
 }
 
-fn signed_out(app: &App, message: Json<Message>) -> Response {
-    let mut headers = cookies::forget(&app.config, &[Dialect::Native, Dialect::Dca]);
+fn signed_out(app: &App, dialect: Dialect, message: Json<Message>) -> Response {
+    let mut headers = cookies::clear_session(&app.config, dialect.refresh_cookies());
     headers.insert("clear-site-data", header::HeaderValue::from_static("\"cache\""));
     (headers, message).into_response()
 }
@@ -296,15 +300,4 @@ pub(in crate::http) async fn reset_password(
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     accounts::reset_password(&app.core, &form.token, &form.password).await?;
     Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))
-}
-
-/// Appends headers without replacing those of the same name.
-pub(super) fn append(headers: &mut HeaderMap, more: HeaderMap) {
-    let mut last = None;
-    for (name, value) in more {
-        last = name.or(last);
-        if let Some(name) = &last {
-            headers.append(name, value);
-        }
-    }
 }

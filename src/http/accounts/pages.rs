@@ -17,13 +17,11 @@ use dca_core::{
 use serde::Deserialize;
 use url::Url;
 
-use super::auth::append;
 use crate::{
     App,
     http::{
-        compat::Dialect,
         cookies::{self, CookieKind, Cookies},
-        extract::{Client, PathParams, Query},
+        extract::{Client, Query},
         problem::Problem,
     },
 };
@@ -91,7 +89,7 @@ pub(super) enum PageText {
     /// Asks for a new password.
     Reset,
     /// The password was set.
-    WasReset,
+    PasswordSet,
     /// Asks for a two-factor code.
     SecondFactor,
     SignedIn,
@@ -142,10 +140,10 @@ impl PageText {
                 "Contraseña nueva",
                 "Guardar contraseña",
             ],
-            (Self::WasReset, Locale::En) => {
+            (Self::PasswordSet, Locale::En) => {
                 ["Your password is set", "You can now sign in with your new password.", "", ""]
             }
-            (Self::WasReset, Locale::Es) => {
+            (Self::PasswordSet, Locale::Es) => {
                 ["Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.", "", ""]
             }
             (Self::SecondFactor, Locale::En) => [
@@ -240,7 +238,7 @@ pub(super) fn text_page(app: &App, headers: &HeaderMap, page_text: PageText) -> 
 }
 
 /// A problem, as a page if the client accepts HTML.
-pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
+pub(super) fn problem_page(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
     if wants_page(headers) {
         return page(app, locale(headers), PageText::Refused, None, Some(&refused));
     }
@@ -255,16 +253,12 @@ struct LinkParams {
 }
 
 async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
-    page(&app, locale(&headers), PageText::Verify, Some(&link.token), None)
+    verify_page(&app, &headers, &link.token)
 }
 
-/// The confirmation page for links of the earlier DCA-Auth, which have the token in the path.
-pub(in crate::http) async fn verify_by_path(
-    State(app): State<App>,
-    headers: HeaderMap,
-    PathParams(token): PathParams<String>,
-) -> Response {
-    page(&app, locale(&headers), PageText::Verify, Some(&token), None)
+/// Asks to confirm the email that the token was sent to.
+pub(in crate::http) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Response {
+    page(app, locale(headers), PageText::Verify, Some(token), None)
 }
 
 async fn submit_verify(
@@ -299,7 +293,7 @@ async fn submit_reset(
 ) -> Response {
     let form = form.map(|Form(form)| form).unwrap_or_default();
     match accounts::reset_password(&app.core, &form.token, &form.password).await {
-        Ok(()) => text_page(&app, &headers, PageText::WasReset),
+        Ok(()) => text_page(&app, &headers, PageText::PasswordSet),
         Err(refused) => {
             let problem = Problem::from(refused);
             // A weak password can be corrected, an expired token cannot.
@@ -327,7 +321,7 @@ async fn submit_second_factor(
     form: Result<Form<CodeForm>, FormRejection>,
 ) -> Result<Response, Problem> {
     let cookies = Cookies::of(&headers);
-    let token = cookies.one(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
+    let token = cookies.get(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
     let signed_in = match providers::complete_with_second_factor(&app.core, &client, token, &code).await {
         Ok(signed_in) => signed_in,
@@ -338,8 +332,8 @@ async fn submit_second_factor(
             return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
         }
     };
-    let mut granted = cookies::grant(&app, Dialect::Native, &signed_in);
-    append(&mut granted, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
+    let mut granted = cookies::set_session(&app, CookieKind::Refresh, &signed_in);
+    cookies::append(&mut granted, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
     Ok(match &app.config.frontend_url {
         Some(frontend) => (granted, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
         None => (granted, text_page(&app, &headers, PageText::SignedIn)).into_response(),

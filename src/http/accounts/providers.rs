@@ -17,11 +17,14 @@ use dca_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Message, Refusals, TokensView, auth::append, pages};
+use super::{
+    auth, pages,
+    views::{Message, RefreshTokenIn, Refusals, TokensView},
+};
 use crate::{
     App,
     http::{
-        compat::Dialect,
+        compat::dialect::Dialect,
         cookies::{self, CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query},
         problem::Problem,
@@ -33,7 +36,7 @@ const STATE_SECONDS: i64 = 600;
 
 /// The start of a sign-in.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct BeginView {
+pub(in crate::http) struct AuthorizationUrl {
     /// The provider's authorization page, to open in the browser.
     #[serde(rename = "authUrl")]
     auth_url: String,
@@ -45,7 +48,7 @@ async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Resul
     let provider_client = app.oauth_providers.get(provider).ok_or_else(not_configured)?;
     let request = providers::start_sign_in(&app.core, provider, link).await?;
     let url = provider_client.authorize_url(&request.state, &request.verifier);
-    Ok((cookies::set(&app.config, CookieKind::SignIn, &request.state, STATE_SECONDS), url))
+    Ok((cookies::set(&app.config, CookieKind::OAuthState, &request.state, STATE_SECONDS), url))
 }
 
 /// Sign in with a provider
@@ -65,18 +68,18 @@ pub(in crate::http) async fn begin(
 ///
 /// Returns the URL of the authorization page, for clients that open it themselves.
 #[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
-    responses((status = 200, body = BeginView), Refusals))]
+    responses((status = 200, body = AuthorizationUrl), Refusals))]
 pub(in crate::http) async fn begin_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-) -> Result<(HeaderMap, Json<BeginView>), Problem> {
+) -> Result<(HeaderMap, Json<AuthorizationUrl>), Problem> {
     let (cookies, auth_url) = start(&app, provider, None).await?;
-    Ok((cookies, Json(BeginView { auth_url })))
+    Ok((cookies, Json(AuthorizationUrl { auth_url })))
 }
 
 /// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
-pub(in crate::http) struct Returned {
+pub(in crate::http) struct OAuthCallbackParams {
     #[serde(default)]
     code: Option<String>,
     #[serde(default)]
@@ -91,44 +94,54 @@ pub(in crate::http) struct Returned {
 /// The provider redirects the browser here. Redirects to `/auth/cb` of the frontend if one is configured; otherwise
 /// returns a page or JSON.
 #[utoipa::path(get, path = "/auth/{provider}/callback", tag = "accounts",
-    params(("provider" = String, Path), Returned),
+    params(("provider" = String, Path), OAuthCallbackParams),
     responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
 pub(in crate::http) async fn callback(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
+    dialect: Dialect,
     Client(client): Client,
     headers: HeaderMap,
-    Query(returned): Query<Returned>,
+    Query(returned): Query<OAuthCallbackParams>,
 ) -> Response {
-    let cleared = cookies::clear(&app.config, &[CookieKind::SignIn]);
+    let cleared = cookies::clear(&app.config, &[CookieKind::OAuthState]);
     // Browsers must return the state in the URL. Only the POST callback accepts the cookie alone.
-    let returned = Returned { state: Some(returned.state.unwrap_or_default()), ..returned };
+    let returned = OAuthCallbackParams { state: Some(returned.state.unwrap_or_default()), ..returned };
     let mut response = match handle_callback(&app, provider, &client, None, &headers, returned).await {
-        Ok(outcome) => outcome_response(&app, &headers, outcome).await.unwrap_or_else(IntoResponse::into_response),
-        Err(refused) => pages::for_browser(&app, &headers, refused),
+        Ok(outcome) => {
+            outcome_response(&app, dialect, &headers, outcome).await.unwrap_or_else(IntoResponse::into_response)
+        }
+        Err(refused) => pages::problem_page(&app, &headers, refused),
     };
-    append(response.headers_mut(), cleared);
+    cookies::append(response.headers_mut(), cleared);
     response
 }
 
-async fn outcome_response(app: &App, headers: &HeaderMap, outcome: SignInOutcome) -> Result<Response, Problem> {
+async fn outcome_response(
+    app: &App,
+    dialect: Dialect,
+    headers: &HeaderMap,
+    outcome: SignInOutcome,
+) -> Result<Response, Problem> {
     match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            let cookies = cookies::grant(app, Dialect::Native, &signed_in);
+            // A browser gets the native cookie, whichever path the provider redirects it to.
+            let (cookies, tokens) =
+                auth::tokens(app, dialect, CookieKind::Refresh, RefreshTokenIn::Body, *signed_in).await?;
             if let Some(frontend) = &app.config.frontend_url {
                 return Ok((cookies, redirect(&format!("{frontend}/auth/cb"))).into_response());
             }
             if pages::wants_page(headers) {
                 return Ok((cookies, pages::text_page(app, headers, pages::PageText::SignedIn)).into_response());
             }
-            Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
+            Ok((cookies, tokens).into_response())
         }
         SignInOutcome::SecondFactorRequired(token) => {
             let pending = cookies::set(&app.config, CookieKind::SecondFactor, &token, STATE_SECONDS);
             if pages::wants_page(headers) {
                 return Ok((pending, Redirect::to("/second-factor")).into_response());
             }
-            Ok((pending, Problem::waiting(token)).into_response())
+            Ok((pending, Problem::second_factor_required(token)).into_response())
         }
         SignInOutcome::Linked(_) => match &app.config.frontend_url {
             Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true")).into_response()),
@@ -147,22 +160,27 @@ fn redirect(url: &str) -> Response {
 /// For clients that receive the provider's redirect themselves. Requires the cookie that was set when the sign-in
 /// started.
 #[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
-    request_body = Returned, responses((status = 200, body = TokensView), Refusals))]
+    request_body = OAuthCallbackParams, responses((status = 200, body = TokensView), Refusals))]
 pub(in crate::http) async fn callback_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
     Client(client): Client,
     headers: HeaderMap,
-    JsonBody(returned): JsonBody<Returned>,
+    JsonBody(returned): JsonBody<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
-    let mut cookies = cookies::clear(&app.config, &[CookieKind::SignIn]);
+    let mut cookies = cookies::clear(&app.config, &[CookieKind::OAuthState]);
     match handle_callback(&app, provider, &client, None, &headers, returned).await? {
         SignInOutcome::SignedIn(signed_in) => {
-            append(&mut cookies, cookies::grant(&app, dialect, &signed_in));
-            Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
+            let refresh_cookie = dialect.refresh_cookie();
+            let (session, tokens) =
+                auth::tokens(&app, dialect, refresh_cookie, RefreshTokenIn::Body, *signed_in).await?;
+            cookies::append(&mut cookies, session);
+            Ok((cookies, tokens).into_response())
         }
-        SignInOutcome::SecondFactorRequired(token) => Ok((cookies, Problem::waiting(token)).into_response()),
+        SignInOutcome::SecondFactorRequired(token) => {
+            Ok((cookies, Problem::second_factor_required(token)).into_response())
+        }
         SignInOutcome::Linked(_) => Ok((cookies, Message::json("Linked")).into_response()),
     }
 }
@@ -174,10 +192,10 @@ async fn handle_callback(
     client: &ClientInfo,
     principal: Option<&Principal>,
     headers: &HeaderMap,
-    returned: Returned,
+    returned: OAuthCallbackParams,
 ) -> Result<SignInOutcome, Problem> {
     let cookies = Cookies::of(headers);
-    let cookie = cookies.one(&CookieKind::SignIn.name(&app.config))?;
+    let cookie = cookies.get(&CookieKind::OAuthState.name(&app.config))?;
     let callback = providers::verify_callback(&app.core, provider, cookie, returned.state.as_deref()).await?;
     let code = match (returned.error, returned.code) {
         (None, Some(code)) => code,
@@ -203,22 +221,22 @@ async fn handle_callback(
 ///
 /// Without a `code`, returns the URL of the authorization page. With a `code`, completes the link.
 #[utoipa::path(post, path = "/auth/{provider}/link", tag = "accounts", security(("bearer" = [])),
-    params(("provider" = String, Path)), request_body = Option<Returned>,
-    responses((status = 200, body = BeginView), Refusals))]
+    params(("provider" = String, Path)), request_body = Option<OAuthCallbackParams>,
+    responses((status = 200, body = AuthorizationUrl), Refusals))]
 pub(in crate::http) async fn link(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
     headers: HeaderMap,
-    OptionalJson(returned): OptionalJson<Returned>,
+    OptionalJson(returned): OptionalJson<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
     if returned.code.is_none() && returned.error.is_none() {
         let (cookies, auth_url) = start(&app, provider, Some(&principal)).await?;
-        return Ok((cookies, Json(BeginView { auth_url })).into_response());
+        return Ok((cookies, Json(AuthorizationUrl { auth_url })).into_response());
     }
     handle_callback(&app, provider, &client, Some(&principal), &headers, returned).await?;
-    Ok((cookies::clear(&app.config, &[CookieKind::SignIn]), Message::json("Linked")).into_response())
+    Ok((cookies::clear(&app.config, &[CookieKind::OAuthState]), Message::json("Linked")).into_response())
 }
 
 /// Unlink a provider account
