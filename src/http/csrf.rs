@@ -26,14 +26,15 @@ use crate::{App, Config};
 pub(super) async fn protect(
     State(app): State<App>,
     dialect: Dialect,
+    cookies: Cookies,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    check(&app.config, dialect, &request)?;
+    check(&app.config, dialect, &cookies, &request)?;
     Ok(next.run(request).await)
 }
 
-fn check(config: &Config, dialect: Dialect, request: &Request) -> Result<(), Problem> {
+fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request) -> Result<(), Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
     if is_safe || !headers.contains_key(header::COOKIE) || bearer(headers).is_some() {
@@ -42,8 +43,7 @@ fn check(config: &Config, dialect: Dialect, request: &Request) -> Result<(), Pro
     if !is_allowed_page(config, headers).unwrap_or(true) {
         return Err(Problem::of(Code::AccessDenied));
     }
-    let cookies = Cookies::of(headers);
-    let (cookie, sent) = (cookies.get(&CookieKind::Csrf.name(config))?, headers.get("x-csrf-token"));
+    let (cookie, sent) = (cookies.get(CookieKind::Csrf)?, headers.get("x-csrf-token"));
     if let Some(sent) = sent {
         return match cookie {
             Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
@@ -51,7 +51,7 @@ fn check(config: &Config, dialect: Dialect, request: &Request) -> Result<(), Pro
         };
     }
     // Without the token, such a request must at least name its origin.
-    let has_refresh_cookie = cookies.get(&dialect.refresh_cookie().name(config))?.is_some();
+    let has_refresh_cookie = cookies.get(dialect.refresh_cookie())?.is_some();
     let requires_token = has_refresh_cookie && dialect.requires_double_submit(request.uri().path());
     if requires_token && is_allowed_page(config, headers).is_none() {
         return Err(Problem::new(

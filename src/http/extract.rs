@@ -109,15 +109,27 @@ impl FromRequestParts<App> for Client {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let language = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
-        let device = Cookies::of(&parts.headers).get(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
+        let device = Cookies::of(app, &parts.headers).get(CookieKind::Device)?.map(str::to_owned);
         Ok(Self(ClientInfo {
             network: network(client_ip_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
-            locale: if language.starts_with("es") { Locale::Es } else { Locale::En },
+            locale: locale(&parts.headers),
         }))
     }
+}
+
+/// The language that the client prefers according to `Accept-Language` (RFC 9110, section 12.5.4), among those that
+/// the service has; English if it names none of them.
+pub(super) fn locale(headers: &HeaderMap) -> Locale {
+    let header = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accepted = header.split(',').filter_map(|range| {
+        let (tag, weight) = range.split_once(';').unwrap_or((range, "q=1"));
+        let language = tag.trim().split('-').next()?.to_ascii_lowercase();
+        let weight: f32 = weight.trim().strip_prefix("q=")?.parse().ok().filter(|weight| *weight > 0.0)?;
+        Some((language.parse::<Locale>().ok()?, weight))
+    });
+    accepted.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(Locale::En, |(locale, _)| locale)
 }
 
 /// The network of an IP address, which is used instead of the address: /24 for IPv4, /64 for IPv6.
@@ -256,6 +268,23 @@ mod tests {
                 expected,
                 "{peer} {forwarded}"
             );
+        }
+    }
+    #[test]
+    fn locale_is_the_supported_language_with_the_highest_weight() {
+        for (header, expected) in [
+            ("", Locale::En),
+            ("es", Locale::Es),
+            ("es-AR, en;q=0.8", Locale::Es),
+            ("en;q=0.5, ES-mx ; q=0.9", Locale::Es),
+            ("es;q=0.1, en", Locale::En),
+            ("fr, es;q=0.5", Locale::Es),
+            ("es;q=0, *", Locale::En),
+            ("en, es", Locale::En),
+            ("es;q=NaN, est, ;", Locale::En),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, header.parse().unwrap())]);
+            assert_eq!(locale(&headers), expected, "{header}");
         }
     }
 }

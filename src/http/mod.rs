@@ -32,8 +32,10 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use self::{idle_timeout::IdleTimeout, problem::Problem};
-use crate::App;
+use crate::{
+    App,
+    http::{idle_timeout::IdleTimeout, problem::Problem},
+};
 
 mod accounts;
 mod admin;

@@ -3,7 +3,7 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use dca_core::{
@@ -18,7 +18,7 @@ use crate::{
     App,
     http::{
         compat::dialect::Dialect,
-        cookies::{self, CookieKind, Cookies},
+        cookies::{CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson},
         problem::Problem,
     },
@@ -112,24 +112,35 @@ pub(in crate::http) struct SignInRequest {
 pub(in crate::http) async fn sign_in(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
     JsonBody(form): JsonBody<SignInRequest>,
-) -> Result<(HeaderMap, Json<TokensView>), Problem> {
+) -> Result<(Cookies, Json<TokensView>), Problem> {
     let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
     let signed_in = accounts::sign_in(&app.core, &client, form).await?;
-    tokens(&app, dialect, dialect.refresh_cookie(), dialect.refresh_token_in(), signed_in).await
+    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
+    Ok((cookies, tokens))
 }
 
-/// The cookies and the tokens of a session.
+/// Sets the cookies of a new session and returns its tokens.
+async fn open_session(
+    app: &App,
+    dialect: Dialect,
+    cookies: &mut Cookies,
+    signed_in: SignedIn,
+) -> Result<Json<TokensView>, Problem> {
+    cookies.set_session(app, dialect.refresh_cookie(), &signed_in);
+    tokens(app, dialect, signed_in, dialect.refresh_token_in()).await
+}
+
+/// The tokens of a session in the words of this dialect.
 pub(super) async fn tokens(
     app: &App,
     dialect: Dialect,
-    refresh_cookie: CookieKind,
-    place: RefreshTokenIn,
     signed_in: SignedIn,
-) -> Result<(HeaderMap, Json<TokensView>), Problem> {
-    let cookies = cookies::set_session(app, refresh_cookie, &signed_in);
-    Ok((cookies, Json(dialect.tokens(TokensView::of(&app.core, signed_in, place).await?))))
+    place: RefreshTokenIn,
+) -> Result<Json<TokensView>, Problem> {
+    Ok(Json(dialect.tokens(TokensView::of(&app.core, signed_in, place).await?)))
 }
 
 /// A two-factor code for a pending sign-in.
@@ -151,17 +162,15 @@ pub(in crate::http) struct SecondFactorRequest {
 pub(in crate::http) async fn second_factor(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
     JsonBody(form): JsonBody<SecondFactorRequest>,
-) -> Result<(HeaderMap, Json<TokensView>), Problem> {
-    let cookies = Cookies::of(&headers);
-    let cookie = cookies.get(&CookieKind::SecondFactor.name(&app.config))?;
+) -> Result<(Cookies, Json<TokensView>), Problem> {
+    let cookie = cookies.get(CookieKind::SecondFactor)?;
     let token = form.token.as_deref().or(cookie).unwrap_or_default();
     let signed_in = providers::complete_with_second_factor(&app.core, &client, token, &form.code).await?;
-    let (mut cookies, tokens) =
-        tokens(&app, dialect, dialect.refresh_cookie(), dialect.refresh_token_in(), signed_in).await?;
-    cookies::append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
+    cookies.clear(CookieKind::SecondFactor);
+    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
     Ok((cookies, tokens))
 }
 
@@ -181,35 +190,35 @@ pub(in crate::http) struct RefreshRequest {
 pub(in crate::http) async fn refresh(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
     OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let (cookie, kind) = match find_refresh_cookie(&app, dialect, &headers)? {
+    // A cookie of another dialect is replaced under its own name.
+    let (cookie, kind) = match find_refresh_cookie(dialect, &cookies)? {
         Some((token, kind)) => (Some(token), kind),
         None => (None, dialect.refresh_cookie()),
     };
     let place = if form.refresh_token.is_some() { RefreshTokenIn::Body } else { RefreshTokenIn::Cookie };
     let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
     match sessions::refresh(&app.core, &client, &token).await {
-        Ok(signed_in) => Ok(tokens(&app, dialect, kind, place, signed_in).await?.into_response()),
+        Ok(signed_in) => {
+            cookies.set_session(&app, kind, &signed_in);
+            Ok((cookies, tokens(&app, dialect, signed_in, place).await?).into_response())
+        }
         // Remove the invalid cookie.
         Err(refused @ dca_core::Error::Refused(_)) if place == RefreshTokenIn::Cookie => {
-            Ok((cookies::clear_session(&app.config, vec![kind]), Problem::from(refused)).into_response())
+            cookies.clear_session(&[kind]);
+            Ok((cookies, Problem::from(refused)).into_response())
         }
         Err(other) => Err(other.into()),
     }
 }
 
 /// Finds the refresh cookie, preferring that of the route's dialect.
-fn find_refresh_cookie(
-    app: &App,
-    dialect: Dialect,
-    headers: &HeaderMap,
-) -> Result<Option<(String, CookieKind)>, Problem> {
-    let cookies = Cookies::of(headers);
+fn find_refresh_cookie(dialect: Dialect, cookies: &Cookies) -> Result<Option<(String, CookieKind)>, Problem> {
     for kind in dialect.refresh_cookies() {
-        if let Some(token) = cookies.get(&kind.name(&app.config))? {
+        if let Some(token) = cookies.get(kind)? {
             return Ok(Some((token.to_owned(), kind)));
         }
     }
@@ -225,15 +234,14 @@ fn find_refresh_cookie(
 pub(in crate::http) async fn sign_out(
     State(app): State<App>,
     dialect: Dialect,
-    headers: HeaderMap,
+    cookies: Cookies,
     current_user: Result<CurrentUser, Problem>,
     form: Result<OptionalJson<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
     let form = form.map(|OptionalJson(form)| form).unwrap_or_default();
-    let cookies = Cookies::of(&headers);
     let mut tokens: Vec<&str> = form.refresh_token.as_deref().into_iter().collect();
     for kind in dialect.refresh_cookies() {
-        tokens.extend(cookies.get(&kind.name(&app.config))?);
+        tokens.extend(cookies.get(kind)?);
     }
     for token in tokens {
         sessions::sign_out_by_token(&app.core, token).await?;
@@ -243,7 +251,7 @@ pub(in crate::http) async fn sign_out(
         // The refresh token above may have ended the same session.
         _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
-    Ok(signed_out(&app, dialect, Message::json("Logged out")))
+    Ok(signed_out(dialect, cookies, Message::json("Logged out")))
 }
 
 /// Sign out everywhere
@@ -254,16 +262,16 @@ pub(in crate::http) async fn sign_out(
 pub(in crate::http) async fn sign_out_everywhere(
     State(app): State<App>,
     dialect: Dialect,
+    cookies: Cookies,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Response, Problem> {
     sessions::sign_out_everywhere(&app.core, principal.user.id).await?;
-    Ok(signed_out(&app, dialect, Message::json("All sessions revoked")))
+    Ok(signed_out(dialect, cookies, Message::json("All sessions revoked")))
 }
 
-fn signed_out(app: &App, dialect: Dialect, message: Json<Message>) -> Response {
-    let mut headers = cookies::clear_session(&app.config, dialect.refresh_cookies());
-    headers.insert("clear-site-data", header::HeaderValue::from_static("\"cache\""));
-    (headers, message).into_response()
+fn signed_out(dialect: Dialect, mut cookies: Cookies, message: Json<Message>) -> Response {
+    cookies.clear_session(&dialect.refresh_cookies());
+    (cookies, [("clear-site-data", "\"cache\"")], message).into_response()
 }
 
 /// Request a password reset

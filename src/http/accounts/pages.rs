@@ -20,8 +20,8 @@ use url::Url;
 use crate::{
     App,
     http::{
-        cookies::{self, CookieKind, Cookies},
-        extract::{Client, Query},
+        cookies::{CookieKind, Cookies},
+        extract::{Client, Query, locale},
         problem::Problem,
     },
 };
@@ -222,11 +222,6 @@ fn problem_text(problem: &Problem, locale: Locale) -> &str {
     }
 }
 
-fn locale(headers: &HeaderMap) -> Locale {
-    let language = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if language.trim_start().to_ascii_lowercase().starts_with("es") { Locale::Es } else { Locale::En }
-}
-
 /// Whether the client accepts HTML.
 pub(super) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
@@ -317,11 +312,11 @@ struct CodeForm {
 async fn submit_second_factor(
     State(app): State<App>,
     Client(client): Client,
+    mut cookies: Cookies,
     headers: HeaderMap,
     form: Result<Form<CodeForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let cookies = Cookies::of(&headers);
-    let token = cookies.get(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
+    let token = cookies.get(CookieKind::SecondFactor)?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
     let signed_in = match providers::complete_with_second_factor(&app.core, &client, token, &code).await {
         Ok(signed_in) => signed_in,
@@ -332,10 +327,10 @@ async fn submit_second_factor(
             return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
         }
     };
-    let mut granted = cookies::set_session(&app, CookieKind::Refresh, &signed_in);
-    cookies::append(&mut granted, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
+    cookies.set_session(&app, CookieKind::Refresh, &signed_in);
+    cookies.clear(CookieKind::SecondFactor);
     Ok(match &app.config.frontend_url {
-        Some(frontend) => (granted, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
-        None => (granted, text_page(&app, &headers, PageText::SignedIn)).into_response(),
+        Some(frontend) => (cookies, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
+        None => (cookies, text_page(&app, &headers, PageText::SignedIn)).into_response(),
     })
 }

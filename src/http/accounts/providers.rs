@@ -25,7 +25,7 @@ use crate::{
     App,
     http::{
         compat::dialect::Dialect,
-        cookies::{self, CookieKind, Cookies},
+        cookies::{CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query},
         problem::Problem,
     },
@@ -42,13 +42,19 @@ pub(in crate::http) struct AuthorizationUrl {
     auth_url: String,
 }
 
-async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Result<(HeaderMap, String), Problem> {
+/// Starts a sign-in and returns the URL of the provider's authorization page.
+async fn start(
+    app: &App,
+    cookies: &mut Cookies,
+    provider: Provider,
+    link: Option<&Principal>,
+) -> Result<String, Problem> {
     let not_configured =
         || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.description()));
     let provider_client = app.oauth_providers.get(provider).ok_or_else(not_configured)?;
     let request = providers::start_sign_in(&app.core, provider, link).await?;
-    let url = provider_client.authorize_url(&request.state, &request.verifier);
-    Ok((cookies::set(&app.config, CookieKind::OAuthState, &request.state, STATE_SECONDS), url))
+    cookies.set(CookieKind::OAuthState, &request.state, STATE_SECONDS);
+    Ok(provider_client.authorize_url(&request.state, &request.verifier))
 }
 
 /// Sign in with a provider
@@ -59,8 +65,9 @@ async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Resul
 pub(in crate::http) async fn begin(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
+    mut cookies: Cookies,
 ) -> Result<Response, Problem> {
-    let (cookies, url) = start(&app, provider, None).await?;
+    let url = start(&app, &mut cookies, provider, None).await?;
     Ok((cookies, redirect(&url)).into_response())
 }
 
@@ -72,8 +79,9 @@ pub(in crate::http) async fn begin(
 pub(in crate::http) async fn begin_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-) -> Result<(HeaderMap, Json<AuthorizationUrl>), Problem> {
-    let (cookies, auth_url) = start(&app, provider, None).await?;
+    mut cookies: Cookies,
+) -> Result<(Cookies, Json<AuthorizationUrl>), Problem> {
+    let auth_url = start(&app, &mut cookies, provider, None).await?;
     Ok((cookies, Json(AuthorizationUrl { auth_url })))
 }
 
@@ -100,51 +108,50 @@ pub(in crate::http) async fn callback(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
     headers: HeaderMap,
     Query(returned): Query<OAuthCallbackParams>,
 ) -> Response {
-    let cleared = cookies::clear(&app.config, &[CookieKind::OAuthState]);
     // Browsers must return the state in the URL. Only the POST callback accepts the cookie alone.
     let returned = OAuthCallbackParams { state: Some(returned.state.unwrap_or_default()), ..returned };
-    let mut response = match handle_callback(&app, provider, &client, None, &headers, returned).await {
-        Ok(outcome) => {
-            outcome_response(&app, dialect, &headers, outcome).await.unwrap_or_else(IntoResponse::into_response)
-        }
-        Err(refused) => pages::problem_page(&app, &headers, refused),
+    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await;
+    cookies.clear(CookieKind::OAuthState);
+    let response = match outcome {
+        Ok(outcome) => outcome_response(&app, dialect, &mut cookies, &headers, outcome).await,
+        Err(refused) => Ok(pages::problem_page(&app, &headers, refused)),
     };
-    cookies::append(response.headers_mut(), cleared);
-    response
+    (cookies, response).into_response()
 }
 
 async fn outcome_response(
     app: &App,
     dialect: Dialect,
+    cookies: &mut Cookies,
     headers: &HeaderMap,
     outcome: SignInOutcome,
 ) -> Result<Response, Problem> {
     match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            // A browser gets the native cookie, whichever path the provider redirects it to.
-            let (cookies, tokens) =
-                auth::tokens(app, dialect, CookieKind::Refresh, RefreshTokenIn::Body, *signed_in).await?;
+            // Browsers get the native cookie, whichever path the provider redirects them to.
+            cookies.set_session(app, CookieKind::Refresh, &signed_in);
             if let Some(frontend) = &app.config.frontend_url {
-                return Ok((cookies, redirect(&format!("{frontend}/auth/cb"))).into_response());
+                return Ok(redirect(&format!("{frontend}/auth/cb")));
             }
             if pages::wants_page(headers) {
-                return Ok((cookies, pages::text_page(app, headers, pages::PageText::SignedIn)).into_response());
+                return Ok(pages::text_page(app, headers, pages::PageText::SignedIn));
             }
-            Ok((cookies, tokens).into_response())
+            Ok(auth::tokens(app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response())
         }
         SignInOutcome::SecondFactorRequired(token) => {
-            let pending = cookies::set(&app.config, CookieKind::SecondFactor, &token, STATE_SECONDS);
+            cookies.set(CookieKind::SecondFactor, &token, STATE_SECONDS);
             if pages::wants_page(headers) {
-                return Ok((pending, Redirect::to("/second-factor")).into_response());
+                return Ok(Redirect::to("/second-factor").into_response());
             }
-            Ok((pending, Problem::second_factor_required(token)).into_response())
+            Ok(Problem::second_factor_required(token).into_response())
         }
         SignInOutcome::Linked(_) => match &app.config.frontend_url {
-            Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true")).into_response()),
+            Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true"))),
             None => Ok(pages::text_page(app, headers, pages::PageText::Linked)),
         },
     }
@@ -165,24 +172,21 @@ pub(in crate::http) async fn callback_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
     JsonBody(returned): JsonBody<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
-    let mut cookies = cookies::clear(&app.config, &[CookieKind::OAuthState]);
-    match handle_callback(&app, provider, &client, None, &headers, returned).await? {
+    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await?;
+    cookies.clear(CookieKind::OAuthState);
+    let response = match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            let refresh_cookie = dialect.refresh_cookie();
-            let (session, tokens) =
-                auth::tokens(&app, dialect, refresh_cookie, RefreshTokenIn::Body, *signed_in).await?;
-            cookies::append(&mut cookies, session);
-            Ok((cookies, tokens).into_response())
+            cookies.set_session(&app, dialect.refresh_cookie(), &signed_in);
+            auth::tokens(&app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response()
         }
-        SignInOutcome::SecondFactorRequired(token) => {
-            Ok((cookies, Problem::second_factor_required(token)).into_response())
-        }
-        SignInOutcome::Linked(_) => Ok((cookies, Message::json("Linked")).into_response()),
-    }
+        SignInOutcome::SecondFactorRequired(token) => Problem::second_factor_required(token).into_response(),
+        SignInOutcome::Linked(_) => Message::json("Linked").into_response(),
+    };
+    Ok((cookies, response).into_response())
 }
 
 /// Verifies the state, fetches the profile from the provider and completes the sign-in.
@@ -191,11 +195,10 @@ async fn handle_callback(
     provider: Provider,
     client: &ClientInfo,
     principal: Option<&Principal>,
-    headers: &HeaderMap,
+    cookies: &Cookies,
     returned: OAuthCallbackParams,
 ) -> Result<SignInOutcome, Problem> {
-    let cookies = Cookies::of(headers);
-    let cookie = cookies.get(&CookieKind::OAuthState.name(&app.config))?;
+    let cookie = cookies.get(CookieKind::OAuthState)?;
     let callback = providers::verify_callback(&app.core, provider, cookie, returned.state.as_deref()).await?;
     let code = match (returned.error, returned.code) {
         (None, Some(code)) => code,
@@ -228,15 +231,16 @@ pub(in crate::http) async fn link(
     PathParams(provider): PathParams<Provider>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
-    headers: HeaderMap,
+    mut cookies: Cookies,
     OptionalJson(returned): OptionalJson<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
     if returned.code.is_none() && returned.error.is_none() {
-        let (cookies, auth_url) = start(&app, provider, Some(&principal)).await?;
+        let auth_url = start(&app, &mut cookies, provider, Some(&principal)).await?;
         return Ok((cookies, Json(AuthorizationUrl { auth_url })).into_response());
     }
-    handle_callback(&app, provider, &client, Some(&principal), &headers, returned).await?;
-    Ok((cookies::clear(&app.config, &[CookieKind::OAuthState]), Message::json("Linked")).into_response())
+    handle_callback(&app, provider, &client, Some(&principal), &cookies, returned).await?;
+    cookies.clear(CookieKind::OAuthState);
+    Ok((cookies, Message::json("Linked")).into_response())
 }
 
 /// Unlink a provider account

@@ -11,9 +11,14 @@ use axum::{
 };
 use serde_json::Value;
 
-use self::dialect::{Dialect, NATIVE, Routes, System};
-use super::{problem::Problem, trace::RequestId};
-use crate::App;
+use crate::{
+    App,
+    http::{
+        compat::dialect::{Dialect, NATIVE, Routes, System},
+        problem::Problem,
+        trace::RequestId,
+    },
+};
 
 pub(super) mod dialect;
 mod earlier_dca;
