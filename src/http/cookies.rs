@@ -22,7 +22,7 @@ use crate::{App, Config, config};
 const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 
 /// The cookies of a request, and those that its response sets.
-pub(super) struct Cookies {
+pub(crate) struct Cookies {
     config: Arc<Config>,
     jar: CookieJar,
     duplicates: HashSet<String>,
@@ -101,7 +101,7 @@ impl IntoResponseParts for Cookies {
 
 /// A cookie that the service sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CookieKind {
+pub(crate) enum CookieKind {
     /// The refresh token.
     Refresh,
     /// The refresh token, under the name that an earlier system used.

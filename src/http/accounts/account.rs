@@ -27,14 +27,14 @@ use crate::{
 /// Check the access token
 #[utoipa::path(get, path = "/auth/check", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn check(_: CurrentUser) -> Json<Value> {
+pub(crate) async fn check(_: CurrentUser) -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
 /// Retrieve your account
 #[utoipa::path(get, path = "/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn profile(
+pub(crate) async fn profile(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -45,7 +45,7 @@ pub(in crate::http) async fn profile(
 /// Retrieve your account and session
 #[utoipa::path(get, path = "/auth/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = MeView), Refusals))]
-pub(in crate::http) async fn with_session(
+pub(crate) async fn with_session(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -57,7 +57,7 @@ pub(in crate::http) async fn with_session(
 
 /// The fields to change. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ChangeRequest {
+pub(crate) struct ChangeRequest {
     /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(default, alias = "username")]
     name: Option<String>,
@@ -70,7 +70,7 @@ pub(in crate::http) struct ChangeRequest {
 /// Update your account
 #[utoipa::path(patch, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ChangeRequest,
     responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn change(
+pub(crate) async fn change(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -83,7 +83,7 @@ pub(in crate::http) async fn change(
 
 /// The credentials that confirm a sensitive operation.
 #[derive(Default, Deserialize, ToSchema)]
-pub(in crate::http) struct ConfirmRequest {
+pub(crate) struct ConfirmRequest {
     /// Required if the account has a password.
     #[serde(default)]
     password: Option<String>,
@@ -97,7 +97,7 @@ pub(in crate::http) struct ConfirmRequest {
 /// Ends all sessions and schedules the deletion in 14 days. Sign in before then to cancel it.
 #[utoipa::path(delete, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ConfirmRequest,
     responses((status = 202, body = Value), Refusals))]
-pub(in crate::http) async fn delete(
+pub(crate) async fn delete(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -114,7 +114,7 @@ pub(in crate::http) async fn delete(
 /// Returns all data stored about you.
 #[utoipa::path(get, path = "/me/export", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn export(
+pub(crate) async fn export(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
@@ -125,7 +125,7 @@ pub(in crate::http) async fn export(
 
 /// The current and the new password.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ChangePasswordRequest {
+pub(crate) struct ChangePasswordRequest {
     #[serde(rename = "currentPassword", alias = "current_password", alias = "oldPassword")]
     current: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
@@ -138,7 +138,7 @@ pub(in crate::http) struct ChangePasswordRequest {
 /// Ends all your other sessions.
 #[utoipa::path(post, path = "/auth/change-password", tag = "accounts", security(("bearer" = [])),
     request_body = ChangePasswordRequest, responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn change_password(
+pub(crate) async fn change_password(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -151,7 +151,7 @@ pub(in crate::http) async fn change_password(
 /// List your sessions
 #[utoipa::path(get, path = "/auth/sessions", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = [SessionView]), Refusals))]
-pub(in crate::http) async fn sessions(
+pub(crate) async fn sessions(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
@@ -162,7 +162,7 @@ pub(in crate::http) async fn sessions(
 /// End one of your sessions
 #[utoipa::path(delete, path = "/auth/sessions/{id}", tag = "accounts", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn end_session(
+pub(crate) async fn end_session(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,
@@ -174,7 +174,7 @@ pub(in crate::http) async fn end_session(
 /// The secret for an authenticator app.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct TotpSetupView {
+pub(crate) struct TotpSetupView {
     /// The secret for manual entry.
     secret: String,
     /// The `otpauth` URL to show as a QR code.
@@ -186,7 +186,7 @@ pub(in crate::http) struct TotpSetupView {
 /// Returns a secret for an authenticator app. Confirm it with a code at `/auth/2fa/enable`.
 #[utoipa::path(post, path = "/auth/2fa/setup", tag = "accounts", security(("bearer" = [])),
     request_body = Option<ConfirmRequest>, responses((status = 200, body = TotpSetupView), Refusals))]
-pub(in crate::http) async fn set_up_second_factor(
+pub(crate) async fn set_up_second_factor(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -198,7 +198,7 @@ pub(in crate::http) async fn set_up_second_factor(
 
 /// A two-factor code.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct CodeRequest {
+pub(crate) struct CodeRequest {
     #[serde(alias = "twoFactorCode", alias = "token")]
     code: String,
 }
@@ -208,7 +208,7 @@ pub(in crate::http) struct CodeRequest {
 /// Requires a code from the authenticator app. Returns recovery codes and ends all your other sessions.
 #[utoipa::path(post, path = "/auth/2fa/enable", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
-pub(in crate::http) async fn enable_second_factor(
+pub(crate) async fn enable_second_factor(
     State(app): State<App>,
     dialect: Dialect,
     Client(client): Client,
@@ -222,7 +222,7 @@ pub(in crate::http) async fn enable_second_factor(
 /// Disable two-factor authentication
 #[utoipa::path(post, path = "/auth/2fa/disable", tag = "accounts", security(("bearer" = [])),
     request_body = ConfirmRequest, responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn disable_second_factor(
+pub(crate) async fn disable_second_factor(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -238,7 +238,7 @@ pub(in crate::http) async fn disable_second_factor(
 /// The previous codes become invalid.
 #[utoipa::path(post, path = "/auth/2fa/recovery-codes", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
-pub(in crate::http) async fn renew_recovery_codes(
+pub(crate) async fn renew_recovery_codes(
     State(app): State<App>,
     dialect: Dialect,
     Client(client): Client,

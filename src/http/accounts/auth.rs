@@ -26,7 +26,7 @@ use crate::{
 
 /// The account to create.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SignUpRequest {
+pub(crate) struct SignUpRequest {
     email: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
     password: String,
@@ -41,7 +41,7 @@ pub(in crate::http) struct SignUpRequest {
 /// the response is the same.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
     responses((status = 201, body = SignUpView), Refusals))]
-pub(in crate::http) async fn sign_up(
+pub(crate) async fn sign_up(
     State(app): State<App>,
     dialect: Dialect,
     Client(client): Client,
@@ -55,7 +55,7 @@ pub(in crate::http) async fn sign_up(
 
 /// The token of an email link.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct TokenRequest {
+pub(crate) struct TokenRequest {
     token: String,
 }
 
@@ -64,7 +64,7 @@ pub(in crate::http) struct TokenRequest {
 /// Requires the token from the verification email.
 #[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = TokenRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn verify_email(
+pub(crate) async fn verify_email(
     State(app): State<App>,
     JsonBody(form): JsonBody<TokenRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
@@ -74,7 +74,7 @@ pub(in crate::http) async fn verify_email(
 
 /// The email of an account.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct EmailRequest {
+pub(crate) struct EmailRequest {
     email: String,
 }
 
@@ -83,7 +83,7 @@ pub(in crate::http) struct EmailRequest {
 /// The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/resend-verification", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn resend_verification(
+pub(crate) async fn resend_verification(
     State(app): State<App>,
     Client(client): Client,
     JsonBody(form): JsonBody<EmailRequest>,
@@ -94,7 +94,7 @@ pub(in crate::http) async fn resend_verification(
 
 /// The credentials of an account.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SignInRequest {
+pub(crate) struct SignInRequest {
     /// `identifier` is accepted as an alias.
     #[serde(alias = "identifier")]
     email: String,
@@ -109,7 +109,7 @@ pub(in crate::http) struct SignInRequest {
 /// Returns an access token and sets the refresh token as a cookie.
 #[utoipa::path(post, path = "/auth/login", tag = "accounts", request_body = SignInRequest,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn sign_in(
+pub(crate) async fn sign_in(
     State(app): State<App>,
     dialect: Dialect,
     mut cookies: Cookies,
@@ -145,7 +145,7 @@ pub(super) async fn tokens(
 
 /// A two-factor code for a pending sign-in.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SecondFactorRequest {
+pub(crate) struct SecondFactorRequest {
     /// A code from the authenticator app, or a recovery code.
     #[serde(alias = "twoFactorCode")]
     code: String,
@@ -159,7 +159,7 @@ pub(in crate::http) struct SecondFactorRequest {
 /// For sign-ins with Discord or Google that were answered with `REQUIRES_2FA`.
 #[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn second_factor(
+pub(crate) async fn second_factor(
     State(app): State<App>,
     dialect: Dialect,
     mut cookies: Cookies,
@@ -176,7 +176,7 @@ pub(in crate::http) async fn second_factor(
 
 /// A refresh token, for clients that store it themselves. Other clients send it as a cookie.
 #[derive(Default, Deserialize, ToSchema)]
-pub(in crate::http) struct RefreshRequest {
+pub(crate) struct RefreshRequest {
     #[serde(default, rename = "refreshToken", alias = "refresh_token")]
     refresh_token: Option<String>,
 }
@@ -187,7 +187,7 @@ pub(in crate::http) struct RefreshRequest {
 /// A retry within ten seconds returns the same tokens; using it later ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/refresh", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn refresh(
+pub(crate) async fn refresh(
     State(app): State<App>,
     dialect: Dialect,
     mut cookies: Cookies,
@@ -231,7 +231,7 @@ fn find_refresh_cookie(dialect: Dialect, cookies: &Cookies) -> Result<Option<(St
 /// none.
 #[utoipa::path(post, path = "/auth/logout", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn sign_out(
+pub(crate) async fn sign_out(
     State(app): State<App>,
     dialect: Dialect,
     cookies: Cookies,
@@ -259,7 +259,7 @@ pub(in crate::http) async fn sign_out(
 /// Ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/logout-all", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn sign_out_everywhere(
+pub(crate) async fn sign_out_everywhere(
     State(app): State<App>,
     dialect: Dialect,
     cookies: Cookies,
@@ -279,7 +279,7 @@ fn signed_out(dialect: Dialect, mut cookies: Cookies, message: Json<Message>) ->
 /// Sends an email with a link to set a new password. The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/reset-password-request", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn request_reset(
+pub(crate) async fn request_reset(
     State(app): State<App>,
     Client(client): Client,
     JsonBody(form): JsonBody<EmailRequest>,
@@ -290,7 +290,7 @@ pub(in crate::http) async fn request_reset(
 
 /// The token from the password reset email, and the new password.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ResetRequest {
+pub(crate) struct ResetRequest {
     token: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected. `newPassword` is accepted as an alias.
     #[serde(alias = "newPassword")]
@@ -302,7 +302,7 @@ pub(in crate::http) struct ResetRequest {
 /// Ends all sessions of the user. Two-factor authentication stays enabled.
 #[utoipa::path(post, path = "/auth/reset-password", tag = "accounts", request_body = ResetRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn reset_password(
+pub(crate) async fn reset_password(
     State(app): State<App>,
     JsonBody(form): JsonBody<ResetRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {

@@ -40,7 +40,7 @@ fn csp(app: &App) -> String {
 const REFERRER: &str = "same-origin";
 
 /// The pages and their style sheet.
-pub(in crate::http) fn routes() -> Router<App> {
+pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/verify", get(verify).post(submit_verify))
         .route("/reset-password", get(reset).post(submit_reset))
@@ -252,7 +252,7 @@ async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<L
 }
 
 /// Asks to confirm the email that the token was sent to.
-pub(in crate::http) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Response {
+pub(crate) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Response {
     page(app, locale(headers), PageText::Verify, Some(token), None)
 }
 

@@ -36,7 +36,7 @@ const STATE_SECONDS: i64 = 600;
 
 /// The start of a sign-in.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct AuthorizationUrl {
+pub(crate) struct AuthorizationUrl {
     /// The provider's authorization page, to open in the browser.
     #[serde(rename = "authUrl")]
     auth_url: String,
@@ -62,7 +62,7 @@ async fn start(
 /// Redirects to the authorization page of `discord` or `google`.
 #[utoipa::path(get, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
     responses((status = 302, description = "Redirect to the provider"), Refusals))]
-pub(in crate::http) async fn begin(
+pub(crate) async fn begin(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     mut cookies: Cookies,
@@ -76,7 +76,7 @@ pub(in crate::http) async fn begin(
 /// Returns the URL of the authorization page, for clients that open it themselves.
 #[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
     responses((status = 200, body = AuthorizationUrl), Refusals))]
-pub(in crate::http) async fn begin_as_json(
+pub(crate) async fn begin_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     mut cookies: Cookies,
@@ -87,7 +87,7 @@ pub(in crate::http) async fn begin_as_json(
 
 /// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
-pub(in crate::http) struct OAuthCallbackParams {
+pub(crate) struct OAuthCallbackParams {
     #[serde(default)]
     code: Option<String>,
     #[serde(default)]
@@ -104,7 +104,7 @@ pub(in crate::http) struct OAuthCallbackParams {
 #[utoipa::path(get, path = "/auth/{provider}/callback", tag = "accounts",
     params(("provider" = String, Path), OAuthCallbackParams),
     responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
-pub(in crate::http) async fn callback(
+pub(crate) async fn callback(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
@@ -168,7 +168,7 @@ fn redirect(url: &str) -> Response {
 /// started.
 #[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
     request_body = OAuthCallbackParams, responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn callback_as_json(
+pub(crate) async fn callback_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
@@ -226,7 +226,7 @@ async fn handle_callback(
 #[utoipa::path(post, path = "/auth/{provider}/link", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), request_body = Option<OAuthCallbackParams>,
     responses((status = 200, body = AuthorizationUrl), Refusals))]
-pub(in crate::http) async fn link(
+pub(crate) async fn link(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     Client(client): Client,
@@ -246,7 +246,7 @@ pub(in crate::http) async fn link(
 /// Unlink a provider account
 #[utoipa::path(post, path = "/auth/{provider}/unlink", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn unlink(
+pub(crate) async fn unlink(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     CurrentUser(principal): CurrentUser,

@@ -18,7 +18,7 @@ use crate::http::problem::Problem;
 /// The problems that any account route may return.
 #[derive(IntoResponses)]
 #[expect(dead_code, reason = "only describes responses; handlers return Problem")]
-pub(in crate::http) enum Refusals {
+pub(crate) enum Refusals {
     /// Malformed request, or invalid or expired token
     #[response(status = 400, content_type = "application/problem+json")]
     BadRequest(#[to_schema] Problem),
@@ -50,63 +50,63 @@ pub(in crate::http) enum Refusals {
 
 /// A confirmation.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct Message {
+pub(crate) struct Message {
     /// What happened.
     message: &'static str,
 }
 
 impl Message {
-    pub(in crate::http) const fn json(message: &'static str) -> Json<Self> {
+    pub(crate) const fn json(message: &'static str) -> Json<Self> {
         Json(Self { message })
     }
 }
 
 /// The names under which clients of earlier systems read the values of a view.
-pub(in crate::http) type Names = Map<String, Value>;
+pub(crate) type Names = Map<String, Value>;
 
 /// The result of a sign-up. It does not reveal whether the email already had an account.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct SignUpView {
-    pub(in crate::http) message: &'static str,
-    pub(in crate::http) user_id: Uuid,
+pub(crate) struct SignUpView {
+    pub(crate) message: &'static str,
+    pub(crate) user_id: Uuid,
     #[serde(flatten)]
     #[schema(ignore)]
-    pub(in crate::http) names: Names,
+    pub(crate) names: Names,
 }
 
 /// A user account.
 #[derive(Clone, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct UserView {
-    pub(in crate::http) id: Uuid,
-    pub(in crate::http) email: Option<String>,
-    pub(in crate::http) is_email_verified: bool,
-    pub(in crate::http) name: Option<String>,
+pub(crate) struct UserView {
+    pub(crate) id: Uuid,
+    pub(crate) email: Option<String>,
+    pub(crate) is_email_verified: bool,
+    pub(crate) name: Option<String>,
     /// The user's Discord ID, if a Discord account is linked.
-    pub(in crate::http) discord_id: Option<String>,
+    pub(crate) discord_id: Option<String>,
     /// `PENDING`, `ACTIVE`, `SUSPENDED` or `BANNED`.
-    pub(in crate::http) status: String,
+    pub(crate) status: String,
     /// `USER`, `PREMIUM`, `MODERATOR`, `ADMIN` or `SUPER_ADMIN`.
-    pub(in crate::http) role: String,
-    pub(in crate::http) locale: Option<String>,
-    pub(in crate::http) two_factor_enabled: bool,
-    pub(in crate::http) created_at: DateTime<Utc>,
+    pub(crate) role: String,
+    pub(crate) locale: Option<String>,
+    pub(crate) two_factor_enabled: bool,
+    pub(crate) created_at: DateTime<Utc>,
     /// When the account will be deleted, if its deletion was requested.
-    pub(in crate::http) deletion_at: Option<DateTime<Utc>>,
+    pub(crate) deletion_at: Option<DateTime<Utc>>,
     #[serde(flatten)]
     #[schema(ignore)]
-    pub(in crate::http) names: Names,
+    pub(crate) names: Names,
 }
 
 impl UserView {
     /// The view of a user.
-    pub(in crate::http) async fn of(core: &Core, user: User) -> Result<Self, Problem> {
+    pub(crate) async fn of(core: &Core, user: User) -> Result<Self, Problem> {
         Ok(Self::list(core, vec![user]).await?.swap_remove(0))
     }
 
     /// The views of several users, with one query for each table.
-    pub(in crate::http) async fn list(core: &Core, users: Vec<User>) -> Result<Vec<Self>, Problem> {
+    pub(crate) async fn list(core: &Core, users: Vec<User>) -> Result<Vec<Self>, Problem> {
         let ids: Vec<UserId> = users.iter().map(|user| user.id).collect();
         let mut discord_ids = users::discord_ids(core, &ids).await?;
         let two_factor_users = second_factor::enabled_among(core, &ids).await?;
@@ -131,27 +131,27 @@ impl UserView {
 /// The tokens of a session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct TokensView {
-    pub(in crate::http) access_token: String,
+pub(crate) struct TokensView {
+    pub(crate) access_token: String,
     /// `Bearer`.
-    pub(in crate::http) token_type: &'static str,
+    pub(crate) token_type: &'static str,
     /// The lifetime of the access token in seconds.
-    pub(in crate::http) expires_in: i64,
-    pub(in crate::http) session_id: Uuid,
-    pub(in crate::http) user: UserView,
+    pub(crate) expires_in: i64,
+    pub(crate) session_id: Uuid,
+    pub(crate) user: UserView,
     /// Whether this sign-in created the account.
-    pub(in crate::http) is_new_user: bool,
+    pub(crate) is_new_user: bool,
     /// The refresh token. Present only for clients that store it themselves; otherwise it is in a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(in crate::http) refresh_token: Option<String>,
+    pub(crate) refresh_token: Option<String>,
     #[serde(flatten)]
     #[schema(ignore)]
-    pub(in crate::http) names: Names,
+    pub(crate) names: Names,
 }
 
 /// Where a response returns the refresh token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::http) enum RefreshTokenIn {
+pub(crate) enum RefreshTokenIn {
     /// In a cookie only.
     Cookie,
     /// In the body too, for clients that store it themselves.
@@ -159,7 +159,7 @@ pub(in crate::http) enum RefreshTokenIn {
 }
 
 impl TokensView {
-    pub(in crate::http) async fn of(core: &Core, signed_in: SignedIn, place: RefreshTokenIn) -> Result<Self, Problem> {
+    pub(crate) async fn of(core: &Core, signed_in: SignedIn, place: RefreshTokenIn) -> Result<Self, Problem> {
         Ok(Self {
             access_token: signed_in.access_token,
             token_type: "Bearer",
@@ -176,17 +176,17 @@ impl TokensView {
 /// Recovery codes. They cannot be retrieved again.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct RecoveryCodesView {
-    pub(in crate::http) recovery_codes: Vec<String>,
+pub(crate) struct RecoveryCodesView {
+    pub(crate) recovery_codes: Vec<String>,
     #[serde(flatten)]
     #[schema(ignore)]
-    pub(in crate::http) names: Names,
+    pub(crate) names: Names,
 }
 
 /// A session.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct SessionView {
+pub(crate) struct SessionView {
     id: Uuid,
     user_id: Uuid,
     /// The sign-in method: `password`, `discord` or `google`.
@@ -205,7 +205,7 @@ pub(in crate::http) struct SessionView {
 }
 
 impl SessionView {
-    pub(in crate::http) fn of(session: Session, current: SessionId) -> Self {
+    pub(crate) fn of(session: Session, current: SessionId) -> Self {
         Self {
             current: session.id == current,
             id: session.id.0,
@@ -223,9 +223,9 @@ impl SessionView {
 
 /// A user and their current session.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct MeView {
+pub(crate) struct MeView {
     #[serde(flatten)]
-    pub(in crate::http) fields: UserView,
-    pub(in crate::http) user: UserView,
-    pub(in crate::http) session: SessionView,
+    pub(crate) fields: UserView,
+    pub(crate) user: UserView,
+    pub(crate) session: SessionView,
 }

@@ -24,7 +24,7 @@ use crate::{
 
 /// Filters the list of deliveries.
 #[derive(Deserialize, IntoParams)]
-pub(in crate::http) struct OutboxQuery {
+pub(crate) struct OutboxQuery {
     /// The page number, starting at 1.
     page: Option<u64>,
     /// The number of entries per page, 1 to 100. Defaults to 20.
@@ -37,7 +37,7 @@ pub(in crate::http) struct OutboxQuery {
 /// A delivery of the outbox. Contains no email addresses and no secrets.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct DeliveryView {
+pub(crate) struct DeliveryView {
     id: Uuid,
     kind: String,
     /// The IDs of the objects that the delivery refers to.
@@ -55,7 +55,7 @@ pub(in crate::http) struct DeliveryView {
 /// Returns the deliveries of the outbox, newest first. Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/outbox", tag = "administration", security(("bearer" = [])), params(OutboxQuery),
     responses((status = 200, body = [DeliveryView]), Refusals))]
-pub(in crate::http) async fn outbox(
+pub(crate) async fn outbox(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     Query(query): Query<OutboxQuery>,
@@ -82,7 +82,7 @@ pub(in crate::http) async fn outbox(
 /// Queues a `dead` or `undelivered` delivery again. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/outbox/{id}/replay", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Message), Refusals))]
-pub(in crate::http) async fn replay(
+pub(crate) async fn replay(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,

@@ -12,7 +12,7 @@ use crate::{
 
 /// Selects a page of a list.
 #[derive(Deserialize, IntoParams)]
-pub(in crate::http) struct PageQuery {
+pub(crate) struct PageQuery {
     /// The page number, starting at 1.
     pub(super) page: Option<u64>,
     /// The number of entries per page, 1 to 100. Defaults to 20.
@@ -37,7 +37,7 @@ impl PageParams {
 
 /// The reason for the change.
 #[derive(Default, Deserialize, ToSchema)]
-pub(in crate::http) struct ReasonRequest {
+pub(crate) struct ReasonRequest {
     #[serde(default)]
     pub(super) reason: Option<String>,
 }

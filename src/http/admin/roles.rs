@@ -30,10 +30,7 @@ use crate::{
 /// Returns all roles, from lowest to highest. Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/roles", tag = "administration", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn roles(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Json<Value>, Problem> {
+pub(crate) async fn roles(State(app): State<App>, CurrentUser(principal): CurrentUser) -> Result<Json<Value>, Problem> {
     Admin::at_least(&app.core, Role::Moderator, principal)?;
     let roles: Vec<Value> =
         Role::ALL.iter().map(|role| json!({ "name": role, "description": role.description() })).collect();
@@ -43,7 +40,7 @@ pub(in crate::http) async fn roles(
 /// The role to assign to a user or to remove.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct RoleRequest {
+pub(crate) struct RoleRequest {
     user_id: Uuid,
     /// The name of a role, or `GUILD_MANAGER` together with `guildId`.
     role: String,
@@ -91,7 +88,7 @@ async fn change_role(
 /// The role must be lower than your own. Requires the role `SUPER_ADMIN`.
 #[utoipa::path(post, path = "/admin/roles/assign", tag = "administration", security(("bearer" = [])),
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn assign_role(
+pub(crate) async fn assign_role(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -107,7 +104,7 @@ pub(in crate::http) async fn assign_role(
 /// `SUPER_ADMIN`.
 #[utoipa::path(post, path = "/admin/roles/revoke", tag = "administration", security(("bearer" = [])),
     request_body = RoleRequest, responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn revoke_role(
+pub(crate) async fn revoke_role(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,

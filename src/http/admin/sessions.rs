@@ -27,7 +27,7 @@ use crate::{
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = [SessionView]), Refusals))]
-pub(in crate::http) async fn sessions(
+pub(crate) async fn sessions(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,
@@ -43,7 +43,7 @@ pub(in crate::http) async fn sessions(
 /// Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn end_sessions(
+pub(crate) async fn end_sessions(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,
@@ -58,7 +58,7 @@ pub(in crate::http) async fn end_sessions(
 /// Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/sessions", tag = "administration", security(("bearer" = [])), params(PageQuery),
     responses((status = 200, body = [SessionView]), Refusals))]
-pub(in crate::http) async fn all_sessions(
+pub(crate) async fn all_sessions(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     Query(query): Query<PageQuery>,
@@ -74,7 +74,7 @@ pub(in crate::http) async fn all_sessions(
 /// Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/sessions/{id}/revoke", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn end_session(
+pub(crate) async fn end_session(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,

@@ -28,7 +28,7 @@ use crate::{
 /// Filters the list of users.
 #[derive(Deserialize, IntoParams)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct UsersQuery {
+pub(crate) struct UsersQuery {
     /// The page number, starting at 1.
     page: Option<u64>,
     /// The number of entries per page, 1 to 100. Defaults to 20.
@@ -45,7 +45,7 @@ pub(in crate::http) struct UsersQuery {
 
 /// A page of users.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct UsersPage {
+pub(crate) struct UsersPage {
     users: Vec<UserView>,
     pagination: Pagination,
 }
@@ -67,7 +67,7 @@ struct Pagination {
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users", tag = "administration", security(("bearer" = [])), params(UsersQuery),
     responses((status = 200, body = UsersPage), Refusals))]
-pub(in crate::http) async fn list(
+pub(crate) async fn list(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -92,7 +92,7 @@ pub(in crate::http) async fn list(
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn get(
+pub(crate) async fn get(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -104,7 +104,7 @@ pub(in crate::http) async fn get(
 
 /// The fields to change. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct UpdateStatusRequest {
+pub(crate) struct UpdateStatusRequest {
     /// `ACTIVE`, `SUSPENDED` or `BANNED`.
     #[schema(value_type = String)]
     status: AccountStatus,
@@ -119,7 +119,7 @@ pub(in crate::http) struct UpdateStatusRequest {
 /// `ADMIN`.
 #[utoipa::path(patch, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = UpdateStatusRequest, responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn change(
+pub(crate) async fn change(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -135,7 +135,7 @@ pub(in crate::http) async fn change(
 /// Ends all of their sessions. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/users/{id}/ban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn ban(
+pub(crate) async fn ban(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -156,7 +156,7 @@ pub(in crate::http) async fn ban(
 /// Sets their status to `ACTIVE`. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/users/{id}/unban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn unban(
+pub(crate) async fn unban(
     State(app): State<App>,
     dialect: Dialect,
     CurrentUser(principal): CurrentUser,
@@ -172,7 +172,7 @@ pub(in crate::http) async fn unban(
 /// then. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Value), Refusals))]
-pub(in crate::http) async fn delete(
+pub(crate) async fn delete(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,
@@ -187,7 +187,7 @@ pub(in crate::http) async fn delete(
 /// For users who lost their second factor. Ends all of their sessions. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/2fa", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn remove_second_factor(
+pub(crate) async fn remove_second_factor(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,

@@ -19,7 +19,7 @@ use crate::{
 
 /// The dialect of a route.
 #[derive(Clone, Copy)]
-pub(in crate::http) struct Dialect {
+pub(crate) struct Dialect {
     /// The system that the route belongs to.
     system: &'static System,
     /// All systems.
@@ -27,7 +27,7 @@ pub(in crate::http) struct Dialect {
 }
 
 /// The conventions of a system. The functions return a JSON object with the members to add, or `null`.
-pub(in crate::http) struct System {
+pub(crate) struct System {
     pub(super) routes: Routes,
     pub(super) refresh_cookie: CookieKind,
     /// Where a sign-in returns the refresh token.
@@ -79,12 +79,12 @@ impl Dialect {
     }
 
     /// The refresh cookie of this dialect.
-    pub(in crate::http) const fn refresh_cookie(self) -> CookieKind {
+    pub(crate) const fn refresh_cookie(self) -> CookieKind {
         self.system.refresh_cookie
     }
 
     /// The refresh cookies of all dialects, starting with this one.
-    pub(in crate::http) fn refresh_cookies(self) -> Vec<CookieKind> {
+    pub(crate) fn refresh_cookies(self) -> Vec<CookieKind> {
         let mut cookies = vec![self.refresh_cookie()];
         for cookie in [CookieKind::Refresh].into_iter().chain(self.all.iter().map(|system| system.refresh_cookie)) {
             if !cookies.contains(&cookie) {
@@ -95,32 +95,32 @@ impl Dialect {
     }
 
     /// Where a sign-in returns the refresh token.
-    pub(in crate::http) const fn refresh_token_in(self) -> RefreshTokenIn {
+    pub(crate) const fn refresh_token_in(self) -> RefreshTokenIn {
         self.system.refresh_token_in
     }
 
     /// Whether a request with a refresh cookie to this path must have the CSRF token too.
-    pub(in crate::http) fn requires_double_submit(self, path: &str) -> bool {
+    pub(crate) fn requires_double_submit(self, path: &str) -> bool {
         self.system.double_submit.contains(&path)
     }
 
     /// Adds the names of this dialect.
-    pub(in crate::http) fn sign_up(self, view: SignUpView) -> SignUpView {
+    pub(crate) fn sign_up(self, view: SignUpView) -> SignUpView {
         SignUpView { names: self.names(|system| (system.sign_up)(&view)), ..view }
     }
 
     /// Adds the names of this dialect.
-    pub(in crate::http) fn user(self, view: UserView) -> UserView {
+    pub(crate) fn user(self, view: UserView) -> UserView {
         UserView { names: self.names(|system| (system.user)(&view)), ..view }
     }
 
     /// Adds the names of this dialect.
-    pub(in crate::http) fn tokens(self, view: TokensView) -> TokensView {
+    pub(crate) fn tokens(self, view: TokensView) -> TokensView {
         TokensView { names: self.names(|system| (system.tokens)(&view)), user: self.user(view.user), ..view }
     }
 
     /// Adds the names of this dialect.
-    pub(in crate::http) fn recovery_codes(self, view: RecoveryCodesView) -> RecoveryCodesView {
+    pub(crate) fn recovery_codes(self, view: RecoveryCodesView) -> RecoveryCodesView {
         RecoveryCodesView { names: self.names(|system| (system.recovery_codes)(&view)), ..view }
     }
 
