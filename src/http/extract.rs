@@ -233,7 +233,7 @@ fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem 
     let path = error.path().to_string();
     let problem = Problem::of(Code::ValidationError);
     match field.or_else(|| (path != ".").then_some(path)) {
-        Some(field) => problem.at(field),
+        Some(field) => problem.with_field(field),
         None => problem,
     }
 }

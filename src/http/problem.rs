@@ -81,7 +81,7 @@ impl Problem {
     }
 
     /// The `Retry-After` header, if any.
-    pub(super) fn retry(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(super) fn retry_after_header(&self) -> Option<(HeaderName, HeaderValue)> {
         self.retry.map(retry_after)
     }
 
@@ -97,7 +97,7 @@ impl Problem {
 
     /// Sets the field that caused the problem.
     #[must_use]
-    pub fn at(self, field: String) -> Self {
+    pub fn with_field(self, field: String) -> Self {
         Self { field: Some(field), ..self }
     }
 }
@@ -122,7 +122,7 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, retry) = (self.http_status(), self.retry());
+        let (status, retry) = (self.http_status(), self.retry_after_header());
         let mut response = (status, Json(&self)).into_response();
         // Dialects read it to add members to the body.
         response.extensions_mut().insert(self);

@@ -137,7 +137,7 @@ impl Mailer {
         }
     }
 
-    /// Sends the email of delivery `id`, dated `date`.
+    /// Sends the email of delivery `id`, dated `at`.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -145,11 +145,11 @@ impl Mailer {
         &self,
         core: &Core,
         id: Uuid,
-        date: DateTime<Utc>,
+        at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<(), MailError> {
-        let email = self.prepare(id, date, template, data)?;
+        let email = self.prepare(id, at, template, data)?;
         match &self.0.destination {
             MailDestination::Server(server) => self.send_to_server(core, server, &email).await,
             MailDestination::Folder(folder) => write_file(folder, &email).await,
@@ -191,7 +191,7 @@ impl Mailer {
     pub(super) fn prepare(
         &self,
         id: Uuid,
-        date: DateTime<Utc>,
+        at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<PreparedEmail, MailError> {
@@ -207,12 +207,12 @@ impl Mailer {
             app_name: &inner.app_name,
             url: &link(&inner.base, data.link.as_ref()),
         };
-        let rendered = text.render_email(date.year()).map_err(|error| render_error(error.to_string()))?;
+        let rendered = text.render_email(at.year()).map_err(|error| render_error(error.to_string()))?;
         let message = Message::builder()
             .from(inner.from.clone())
             .to(Mailbox::new(None, to))
             .subject(rendered.subject)
-            .date(date.into())
+            .date(at.into())
             .message_id(Some(format!("<{id}@{}>", inner.from.email.domain())))
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .multipart(

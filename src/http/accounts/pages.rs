@@ -195,7 +195,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
         Ok(html) => {
             let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];
             let mut response = (status, headers, Html(html)).into_response();
-            response.headers_mut().extend(problem.and_then(Problem::retry));
+            response.headers_mut().extend(problem.and_then(Problem::retry_after_header));
             response
         }
         Err(error) => {

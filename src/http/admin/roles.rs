@@ -73,7 +73,7 @@ async fn change_role(
     }
     let invalid = || {
         let detail = "Unknown role. GET /admin/roles lists the roles, for example MODERATOR.";
-        Problem::new(Code::ValidationError, detail).at("role".to_owned())
+        Problem::new(Code::ValidationError, detail).with_field("role".to_owned())
     };
     let role: Role = form.role.parse().map_err(|_| invalid())?;
     let user = match change {

@@ -105,23 +105,28 @@ impl Dialect {
     }
 
     /// Adds the names of this dialect.
-    pub(crate) fn sign_up(self, view: SignUpView) -> SignUpView {
-        SignUpView { names: self.names(|system| (system.sign_up)(&view)), ..view }
+    pub(crate) fn sign_up(self, mut view: SignUpView) -> SignUpView {
+        view.names = self.names(|system| (system.sign_up)(&view));
+        view
     }
 
     /// Adds the names of this dialect.
-    pub(crate) fn user(self, view: UserView) -> UserView {
-        UserView { names: self.names(|system| (system.user)(&view)), ..view }
+    pub(crate) fn user(self, mut view: UserView) -> UserView {
+        view.names = self.names(|system| (system.user)(&view));
+        view
     }
 
     /// Adds the names of this dialect.
-    pub(crate) fn tokens(self, view: TokensView) -> TokensView {
-        TokensView { names: self.names(|system| (system.tokens)(&view)), user: self.user(view.user), ..view }
+    pub(crate) fn tokens(self, mut view: TokensView) -> TokensView {
+        view.names = self.names(|system| (system.tokens)(&view));
+        view.user = self.user(view.user);
+        view
     }
 
     /// Adds the names of this dialect.
-    pub(crate) fn recovery_codes(self, view: RecoveryCodesView) -> RecoveryCodesView {
-        RecoveryCodesView { names: self.names(|system| (system.recovery_codes)(&view)), ..view }
+    pub(crate) fn recovery_codes(self, mut view: RecoveryCodesView) -> RecoveryCodesView {
+        view.names = self.names(|system| (system.recovery_codes)(&view));
+        view
     }
 
     /// The native routes have the names of every system, because clients of each of them call them.
