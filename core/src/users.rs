@@ -2,6 +2,8 @@
 //! user; a Discord account is one of the user's identities. A user known only from a Discord role has no
 //! account and never signed in.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveModelTrait,
@@ -143,6 +145,14 @@ pub(crate) async fn store_provider_tokens(
 /// All identities of a user.
 pub async fn identities(core: &Core, user: UserId) -> Result<Vec<Identity>> {
     Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(core.db.read()).await?)
+}
+
+/// The Discord IDs of those users who have linked a Discord account.
+pub async fn discord_ids(core: &Core, users: &[UserId]) -> Result<HashMap<UserId, String>> {
+    let found = identity::Entity::find()
+        .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
+        .filter(identity::Column::UserId.is_in(users.iter().copied()));
+    Ok(found.all(core.db.read()).await?.into_iter().map(|identity| (identity.user_id, identity.subject)).collect())
 }
 
 /// Like [`identities`], within a transaction.

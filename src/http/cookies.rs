@@ -5,68 +5,129 @@
 //! this host only (RFC 6265bis, 4.1.3). Over plain HTTP, the refresh cookie is `rt` with path `/auth`. A configured
 //! name, domain, `SameSite` or `Secure` is used unchanged.
 
-use axum::http::{HeaderMap, HeaderValue, header};
-use cookie::{Cookie, SameSite, time::Duration};
+use std::{collections::HashSet, convert::Infallible, sync::Arc};
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, header, request::Parts},
+    response::{IntoResponseParts, ResponseParts},
+};
+use cookie::{Cookie, CookieJar, SameSite, time::Duration};
 use dca_core::{Code, accounts::SignedIn};
 
-use super::{compat::Dialect, problem::Problem};
+use super::problem::Problem;
 use crate::{App, Config, config};
 
 /// 400 days, the longest lifetime that browsers allow.
 const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 
-/// The cookies of a request.
-pub(super) struct Cookies(Vec<(String, String)>);
+/// The cookies of a request, and those that its response sets.
+pub(crate) struct Cookies {
+    config: Arc<Config>,
+    jar: CookieJar,
+    duplicates: HashSet<String>,
+}
 
 impl Cookies {
     /// Parses all `Cookie` headers.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
+    pub(super) fn of(app: &App, headers: &HeaderMap) -> Self {
+        let mut cookies = Self { config: app.config.clone(), jar: CookieJar::new(), duplicates: HashSet::new() };
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let cookies = lines.flat_map(Cookie::split_parse).flatten();
-        Self(cookies.map(|cookie| (cookie.name().to_owned(), cookie.value().to_owned())).collect())
+        for cookie in lines.flat_map(Cookie::split_parse).flatten().filter(|cookie| !cookie.value().is_empty()) {
+            if cookies.jar.get(cookie.name()).is_some() {
+                cookies.duplicates.insert(cookie.name().to_owned());
+            }
+            cookies.jar.add_original(cookie.into_owned());
+        }
+        cookies
     }
 
-    /// The value of the cookie with this name. Duplicates are rejected, since one of them may have been injected.
-    pub(super) fn one(&self, name: &str) -> Result<Option<&str>, Problem> {
-        let mut matches = self.0.iter().filter(|(key, value)| key == name && !value.is_empty());
-        let first = matches.next();
-        if matches.next().is_some() {
+    /// The value of a cookie. Duplicates are rejected, since one of them may have been injected.
+    pub(super) fn get(&self, kind: CookieKind) -> Result<Option<&str>, Problem> {
+        let name = kind.name(&self.config);
+        if self.duplicates.contains(&name) {
             return Err(Problem::new(
                 Code::InvalidSession,
                 "The request has the same cookie twice. Delete the cookies of this site and sign in again.",
             ));
         }
-        Ok(first.map(|(_, value)| value.as_str()))
+        Ok(self.jar.get(&name).map(Cookie::value))
+    }
+
+    /// Sets a cookie for this number of seconds.
+    pub(super) fn set(&mut self, kind: CookieKind, value: &str, seconds: i64) {
+        self.jar.add(kind.cookie(&self.config, value, seconds));
+    }
+
+    /// Removes a cookie.
+    pub(super) fn clear(&mut self, kind: CookieKind) {
+        self.set(kind, "", 0);
+    }
+
+    /// Sets the cookies of a new session.
+    pub(super) fn set_session(&mut self, app: &App, refresh: CookieKind, signed_in: &SignedIn) {
+        let csrf = app.core.ids.v4().simple().to_string();
+        self.set(refresh, &signed_in.refresh_token, signed_in.refresh_expires_in);
+        self.set(CookieKind::Csrf, &csrf, signed_in.refresh_expires_in);
+        self.set(CookieKind::Device, &signed_in.device, MAX_AGE_SECONDS);
+    }
+
+    /// Removes the cookies of a session. The device cookie stays.
+    pub(super) fn clear_session(&mut self, refresh: &[CookieKind]) {
+        for kind in refresh {
+            self.clear(*kind);
+        }
+        self.clear(CookieKind::Csrf);
+    }
+}
+
+impl FromRequestParts<App> for Cookies {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        Ok(Self::of(app, &parts.headers))
+    }
+}
+
+impl IntoResponseParts for Cookies {
+    type Error = Infallible;
+
+    fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
+        let lines = self.jar.delta().filter_map(|cookie| HeaderValue::from_str(&cookie.to_string()).ok());
+        lines.for_each(|line| _ = response.headers_mut().append(header::SET_COOKIE, line));
+        Ok(response)
     }
 }
 
 /// A cookie that the service sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum CookieKind {
-    /// The refresh token. Its name depends on the dialect.
-    Refresh(Dialect),
+pub(crate) enum CookieKind {
+    /// The refresh token.
+    Refresh,
+    /// The refresh token, under the name that an earlier system used.
+    EarlierRefresh(&'static str),
     /// Identifies a browser that signed in before.
     Device,
     /// The CSRF token (double submit). Readable by scripts.
     Csrf,
     /// The `state` of an OAuth sign-in.
-    SignIn,
+    OAuthState,
     /// A pending sign-in that requires a second factor.
     SecondFactor,
 }
 
 impl CookieKind {
     /// The name of the cookie.
-    pub(super) fn name(self, config: &Config) -> String {
+    fn name(self, config: &Config) -> String {
         let base = match self {
-            Self::Refresh(Dialect::Native) => match &config.cookies.name {
+            Self::Refresh => match &config.cookies.name {
                 Some(name) => return name.clone(),
                 None => "rt",
             },
-            Self::Refresh(Dialect::Dca) => "refresh_token",
+            Self::EarlierRefresh(name) => name,
             Self::Device => "dca_device",
             Self::Csrf => "csrf_token",
-            Self::SignIn => "dca_sign_in",
+            Self::OAuthState => "dca_sign_in",
             Self::SecondFactor => "dca_second_factor",
         };
         if self.is_host(config) { format!("__Host-{base}") } else { base.to_owned() }
@@ -76,7 +137,7 @@ impl CookieKind {
     fn is_host(self, config: &Config) -> bool {
         let settings = &config.cookies;
         let is_default = match self {
-            Self::Refresh(_) => {
+            Self::Refresh | Self::EarlierRefresh(_) => {
                 settings.name.is_none()
                     && settings.domain.is_none()
                     && settings.secure.is_none()
@@ -87,11 +148,11 @@ impl CookieKind {
         is_default && is_https(config)
     }
 
-    fn header_value(self, config: &Config, value: &str, seconds: i64) -> HeaderValue {
+    fn cookie(self, config: &Config, value: &str, seconds: i64) -> Cookie<'static> {
         let settings = &config.cookies;
-        let is_refresh = matches!(self, Self::Refresh(_));
+        let is_refresh = matches!(self, Self::Refresh | Self::EarlierRefresh(_));
         let path = match self {
-            Self::Refresh(Dialect::Native) if !self.is_host(config) => "/auth",
+            Self::Refresh if !self.is_host(config) => "/auth",
             _ => "/",
         };
         let same_site = match settings.same_site.filter(|_| is_refresh) {
@@ -108,48 +169,12 @@ impl CookieKind {
         if let Some(domain) = settings.domain.clone().filter(|_| is_refresh) {
             cookie = cookie.domain(domain);
         }
-        let text = cookie.build().to_string();
-        HeaderValue::from_str(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        cookie.build()
     }
 }
 
 fn is_https(config: &Config) -> bool {
     config.public_url.starts_with("https:")
-}
-
-/// The `Set-Cookie` header of one cookie.
-pub(super) fn set(config: &Config, kind: CookieKind, value: &str, seconds: i64) -> HeaderMap {
-    HeaderMap::from_iter([(header::SET_COOKIE, kind.header_value(config, value, seconds))])
-}
-
-/// `Set-Cookie` headers that remove these cookies.
-pub(super) fn clear(config: &Config, kinds: &[CookieKind]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for kind in kinds {
-        headers.append(header::SET_COOKIE, kind.header_value(config, "", 0));
-    }
-    headers
-}
-
-/// The cookies of a new session.
-pub(super) fn grant(app: &App, dialect: Dialect, signed_in: &SignedIn) -> HeaderMap {
-    let config = &app.config;
-    let csrf = app.core.ids.v4().simple().to_string();
-    let mut headers = HeaderMap::new();
-    for (kind, value, seconds) in [
-        (CookieKind::Refresh(dialect), signed_in.refresh_token.as_str(), signed_in.refresh_expires_in),
-        (CookieKind::Csrf, &csrf, signed_in.refresh_expires_in),
-        (CookieKind::Device, &signed_in.device, MAX_AGE_SECONDS),
-    ] {
-        headers.append(header::SET_COOKIE, kind.header_value(config, value, seconds));
-    }
-    headers
-}
-
-/// Removes the cookies of a session. The device cookie stays.
-pub(super) fn forget(config: &Config, dialects: &[Dialect]) -> HeaderMap {
-    let refresh = dialects.iter().map(|dialect| CookieKind::Refresh(*dialect));
-    clear(config, &refresh.chain([CookieKind::Csrf]).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -162,7 +187,7 @@ mod tests {
         let env: BTreeMap<String, String> =
             settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let config = Config::load(env).unwrap();
-        CookieKind::Refresh(Dialect::Native).header_value(&config, "v", 60).to_str().unwrap().to_owned()
+        CookieKind::Refresh.cookie(&config, "v", 60).to_string()
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
 //! and body.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+};
 
 use axum::{
     body::{Bytes, HttpBody},
@@ -56,13 +59,13 @@ impl FromRequestParts<App> for ApiKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let client = client_of(parts, app);
+        let client = client_ip_of(parts, app);
         let key = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
         match api_keys::authenticate(&app.core, key).await {
             Ok(caller) => Ok(Self { caller, client }),
             Err(refused @ Error::Refused(_)) => {
                 let allowed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
-                Err(allowed.map_or_else(Problem::slow_down, |()| refused.into()))
+                Err(allowed.map_or_else(Problem::rate_limited, |()| refused.into()))
             }
             Err(other) => Err(other.into()),
         }
@@ -83,7 +86,17 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The IP address of the client. See [`client_ip`].
-pub(super) fn client_of(parts: &Parts, app: &App) -> IpAddr {
+pub(super) struct ClientIp(pub(super) IpAddr);
+
+impl FromRequestParts<App> for ClientIp {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        Ok(Self(client_ip_of(parts, app)))
+    }
+}
+
+fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     client_ip(&app.config.trusted_proxies, peer, &parts.headers)
 }
@@ -96,15 +109,27 @@ impl FromRequestParts<App> for Client {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let language = text(header::ACCEPT_LANGUAGE).unwrap_or_default().trim_start().to_ascii_lowercase();
-        let device = Cookies::of(&parts.headers).one(&CookieKind::Device.name(&app.config))?.map(str::to_owned);
+        let device = Cookies::of(app, &parts.headers).get(CookieKind::Device)?.map(str::to_owned);
         Ok(Self(ClientInfo {
-            network: network(client_of(parts, app)),
+            network: network(client_ip_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
-            locale: if language.starts_with("es") { Locale::Es } else { Locale::En },
+            locale: locale(&parts.headers),
         }))
     }
+}
+
+/// The language that the client prefers according to `Accept-Language` (RFC 9110, section 12.5.4), among those that
+/// the service has; English if it names none of them.
+pub(super) fn locale(headers: &HeaderMap) -> Locale {
+    let header = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let accepted = header.split(',').filter_map(|range| {
+        let (tag, weight) = range.split_once(';').unwrap_or((range, "q=1"));
+        let language = tag.trim().split('-').next()?.to_ascii_lowercase();
+        let weight: f32 = weight.trim().strip_prefix("q=")?.parse().ok().filter(|weight| *weight > 0.0)?;
+        Some((language.parse::<Locale>().ok()?, weight))
+    });
+    accepted.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(Locale::En, |(locale, _)| locale)
 }
 
 /// The network of an IP address, which is used instead of the address: /24 for IPv4, /64 for IPv6.
@@ -208,7 +233,7 @@ fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem 
     let path = error.path().to_string();
     let problem = Problem::of(Code::ValidationError);
     match field.or_else(|| (path != ".").then_some(path)) {
-        Some(field) => problem.at(field),
+        Some(field) => problem.with_field(field),
         None => problem,
     }
 }
@@ -243,6 +268,23 @@ mod tests {
                 expected,
                 "{peer} {forwarded}"
             );
+        }
+    }
+    #[test]
+    fn locale_is_the_supported_language_with_the_highest_weight() {
+        for (header, expected) in [
+            ("", Locale::En),
+            ("es", Locale::Es),
+            ("es-AR, en;q=0.8", Locale::Es),
+            ("en;q=0.5, ES-mx ; q=0.9", Locale::Es),
+            ("es;q=0.1, en", Locale::En),
+            ("fr, es;q=0.5", Locale::Es),
+            ("es;q=0, *", Locale::En),
+            ("en, es", Locale::En),
+            ("es;q=NaN, est, ;", Locale::En),
+        ] {
+            let headers = HeaderMap::from_iter([(header::ACCEPT_LANGUAGE, header.parse().unwrap())]);
+            assert_eq!(locale(&headers), expected, "{header}");
         }
     }
 }

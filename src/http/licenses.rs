@@ -119,7 +119,7 @@ pub(super) async fn validate(
     JsonBody(request): JsonBody<ValidateRequest>,
 ) -> Result<Json<ValidateResponse>, Problem> {
     let bucket = format!("{}:{client}", caller.actor);
-    app.core.limiter.check(Bucket::Validate, &bucket).await.map_err(Problem::slow_down)?;
+    app.core.limiter.check(Bucket::Validate, &bucket).await.map_err(Problem::rate_limited)?;
     let question = Question { key: request.license_key, product: request.product_id.map(ProductId) };
     let verdict = licenses::validate(&app.core, &caller, &question).await?;
     metrics::counter!("license_verifications_total", "result" => verdict.code.as_str()).increment(1);

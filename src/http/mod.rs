@@ -1,23 +1,23 @@
 //! The HTTP API: router, middleware and listener.
 //!
 //! A route consists of a request struct, a handler (extract → one call into core → render) and one line in
-//! `routes` or, for accounts, `accounts::routes`. The middleware gives every request an ID, an access-log line, a
+//! `routes`, `accounts::routes` or `admin::routes`. The middleware gives every request an ID, an access-log line, a
 //! latency sample, a timeout and a body limit. Errors are problem documents (RFC 9457), and a panic is a 500.
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use axum::{
-    Extension, Router,
-    extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State},
+    Router,
+    extract::DefaultBodyLimit,
     http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware::{self, Next},
-    response::{IntoResponse, Response},
+    middleware,
+    response::IntoResponse,
 };
 use axum_server::{Handle, Server, tls_rustls::RustlsConfig};
-use dca_core::{Code, events};
+use dca_core::Code;
 use hyper_util::rt::TokioTimer;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tower_http::{
     catch_panic::CatchPanicLayer,
@@ -25,7 +25,6 @@ use tower_http::{
     set_header::SetResponseHeaderLayer,
     timeout::TimeoutLayer,
 };
-use tracing::{Instrument, info, info_span};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -35,22 +34,21 @@ use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::{
     App,
-    http::{
-        compat::{Dialect, dca, nest},
-        idle_timeout::IdleTimeout,
-        problem::Problem,
-    },
+    http::{idle_timeout::IdleTimeout, problem::Problem},
 };
 
 mod accounts;
+mod admin;
 mod compat;
 mod cookies;
+mod csrf;
 pub mod extract;
-mod gate;
 mod idle_timeout;
 pub mod licenses;
 pub mod ops;
 pub mod problem;
+mod rate_limit;
+mod trace;
 
 /// The largest request body.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -88,26 +86,34 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(ops::metrics))
 }
 
+/// The routes of accounts and their administration. Clients of earlier systems call them too.
+fn account_routes() -> OpenApiRouter<App> {
+    accounts::routes().merge(admin::routes())
+}
+
 /// Returns the OpenAPI description of the API.
 #[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().merge(accounts::routes()).split_for_parts().1
+    routes().merge(account_routes()).split_for_parts().1
 }
 
 /// Builds the router with all routes and middleware.
 fn router(app: App) -> Router {
-    let protection = middleware::from_fn_with_state(app.clone(), gate::gate);
-    let accounts = accounts::routes().layer(protection.clone()).layer(middleware::from_fn(nest::errors));
-    let (router, api) = routes().merge(accounts).split_for_parts();
-    let dca_routes = dca::routes().layer(protection.clone()).layer(middleware::from_fn(dca::errors));
+    let protect = |routes: Router<App>| {
+        let csrf = middleware::from_fn_with_state(app.clone(), csrf::protect);
+        routes.layer(csrf).layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
+    };
+    let (router, mut api) = routes().split_for_parts();
+    let (accounts, accounts_api) = account_routes().split_for_parts();
+    api.merge(accounts_api);
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
     };
     // By default, Swagger UI sends the description to an online validator.
     let docs = SwaggerUi::new("/docs").config(Config::default().validator_url("none")).url("/openapi.json", api);
     let router = router
-        .merge(dca_routes.layer(Extension(Dialect::Dca)))
-        .merge(accounts::pages::routes().layer(protection))
+        .merge(compat::routes(accounts, protect))
+        .merge(protect(accounts::pages::routes()))
         .merge(docs)
         .fallback(|| async {
             Problem::new(Code::NotFound, "There is no such route. See /docs for a list of all routes.")
@@ -127,27 +133,21 @@ fn router(app: App) -> Router {
     } else {
         router
     };
-    router.layer(middleware::from_fn_with_state(app.clone(), trace_request)).with_state(app)
+    router.layer(middleware::from_fn_with_state(app.clone(), trace::trace_request)).with_state(app)
 }
 
 /// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
 fn cors(config: &crate::Config) -> CorsLayer {
-    let origins = gate::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
+    let origins = csrf::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
+    let csrf_token = HeaderName::from_static("x-csrf-token");
+    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, csrf_token].into_iter();
+    let exposed = [header::RETRY_AFTER, HeaderName::from_static("x-request-id")].into_iter();
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_TYPE,
-            HeaderName::from_static("x-csrf-token"),
-            HeaderName::from_static("x-correlation-id"),
-        ])
-        .expose_headers([
-            header::RETRY_AFTER,
-            HeaderName::from_static("x-request-id"),
-            HeaderName::from_static("x-correlation-id"),
-        ])
+        .allow_headers(allowed.chain(compat::correlation_headers()).collect::<Vec<_>>())
+        .expose_headers(exposed.chain(compat::correlation_headers()).collect::<Vec<_>>())
         .max_age(Duration::from_hours(1))
 }
 
@@ -155,48 +155,8 @@ fn cors(config: &crate::Config) -> CorsLayer {
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The ID of a request, available to handlers and middleware as an extension.
-#[derive(Clone)]
-pub(crate) struct RequestId(String);
-
-/// Assigns the ID that the response, log lines and events of a request carry, and records its metrics.
-async fn trace_request(
-    State(app): State<App>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    let started = Instant::now();
-    let id = app.core.ids.v7(app.core.clock.now()).to_string();
-    // The route template instead of the path: paths may contain secrets, which must not be logged.
-    let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
-    let method = request.method().clone();
-    let client = extract::client_ip(&app.config.trusted_proxies, peer.ip(), request.headers());
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let span = info_span!("request", request_id = id, %method, route, %client);
-    let mut response = events::with_request_id(id.clone(), next.run(request)).instrument(span.clone()).await;
-    if response.status() == StatusCode::REQUEST_TIMEOUT {
-        response = Problem::of(Code::RequestTimeout).into_response();
-    }
-    let (status, elapsed) = (response.status().as_u16(), started.elapsed());
-    let labels = [("method", method_label(&method)), ("route", route), ("status", status.to_string())];
-    metrics::counter!("http_requests_total", &labels).increment(1);
-    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(elapsed.as_secs_f64());
-    span.in_scope(|| info!(status, ms = elapsed.as_millis(), "request completed"));
-    if let Ok(id) = HeaderValue::from_str(&id) {
-        response.headers_mut().insert("x-request-id", id);
-    }
-    response
-}
-
-/// Maps unknown methods to `other`, so that clients cannot create new time series.
-fn method_label(method: &axum::http::Method) -> String {
-    let known = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    known.into_iter().find(|known| *known == method.as_str()).unwrap_or("other").to_owned()
-}
-
 /// A running server.
-pub(crate) struct Listening {
+pub(crate) struct RunningServer {
     /// The address it listens on.
     pub(crate) addr: SocketAddr,
     /// Ends when all requests have been completed.
@@ -204,7 +164,7 @@ pub(crate) struct Listening {
 }
 
 /// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
-pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listening> {
+pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<RunningServer> {
     let handle = Handle::new();
     let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let listener = std::net::TcpListener::bind(app.config.http_addr)
@@ -234,16 +194,11 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
             tracing::error!(%error, "the HTTP server failed");
         }
     });
-    Ok(Listening { addr, task })
+    Ok(RunningServer { addr, task })
 }
 
 fn limit_request_heads(server: &mut Server<SocketAddr>) {
     let builder = server.http_builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(32 * 1024);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(32 * 1024);
-}
-
-/// A `Retry-After` header, in whole seconds and at least 1.
-pub(crate) fn retry_after(wait: Duration) -> (HeaderName, HeaderValue) {
-    (header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)))
 }

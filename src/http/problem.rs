@@ -11,8 +11,6 @@ use dca_core::{Code, Error, Refusal};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::retry_after;
-
 /// An error in the `application/problem+json` format.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
@@ -62,7 +60,7 @@ impl Problem {
 
     /// Too many requests; the client can retry after `wait`.
     #[must_use]
-    pub fn slow_down(wait: Duration) -> Self {
+    pub fn rate_limited(wait: Duration) -> Self {
         Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
     }
 
@@ -83,12 +81,12 @@ impl Problem {
     }
 
     /// The `Retry-After` header, if any.
-    pub(super) fn retry(&self) -> Option<(HeaderName, HeaderValue)> {
+    pub(super) fn retry_after_header(&self) -> Option<(HeaderName, HeaderValue)> {
         self.retry.map(retry_after)
     }
 
     /// A two-factor code is required; `token` identifies the pending sign-in.
-    pub(super) fn waiting(token: String) -> Self {
+    pub(super) fn second_factor_required(token: String) -> Self {
         Self { two_factor_token: Some(token.into_boxed_str()), ..Self::of(Code::RequiresSecondFactor) }
     }
 
@@ -99,7 +97,7 @@ impl Problem {
 
     /// Sets the field that caused the problem.
     #[must_use]
-    pub fn at(self, field: String) -> Self {
+    pub fn with_field(self, field: String) -> Self {
         Self { field: Some(field), ..self }
     }
 }
@@ -124,7 +122,7 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (status, retry) = (self.http_status(), self.retry());
+        let (status, retry) = (self.http_status(), self.retry_after_header());
         let mut response = (status, Json(&self)).into_response();
         // Dialects read it to add members to the body.
         response.extensions_mut().insert(self);
@@ -172,4 +170,9 @@ fn status(code: Code) -> StatusCode {
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// A `Retry-After` header, in whole seconds and at least 1.
+fn retry_after(wait: Duration) -> (HeaderName, HeaderValue) {
+    (header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1_000).max(1).try_into().unwrap_or(u64::MAX)))
 }

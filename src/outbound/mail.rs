@@ -35,7 +35,7 @@ use uuid::Uuid;
 use super::{
     domains::Domains,
     smtp::Server,
-    templates::{Templates, Values, one_line},
+    templates::{EmailText, one_line},
 };
 use crate::Config;
 
@@ -50,7 +50,6 @@ const REPORT_INTERVAL: Duration = Duration::from_mins(1);
 pub struct Mailer(Arc<Inner>);
 
 struct Inner {
-    templates: Templates,
     destination: MailDestination,
     from: Mailbox,
     /// The base URL of links, without trailing slash.
@@ -97,11 +96,11 @@ pub(super) struct PreparedEmail {
 }
 
 impl Mailer {
-    /// Compiles the templates and prepares the configured mail server. Without one, emails are written to files,
+    /// Prepares the configured mail server. Without one, emails are written to files,
     /// unless instances share the database, because each would write to a directory of its own.
     ///
     /// # Errors
-    /// If a template is invalid, or the sender or server cannot be used.
+    /// If the sender or server cannot be used.
     pub fn new(config: &Config, is_shared: bool) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
         let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
@@ -111,7 +110,6 @@ impl Mailer {
             None => MailDestination::Folder(config.data_dir.join("mail")),
         };
         Ok(Self(Arc::new(Inner {
-            templates: Templates::compile()?,
             destination,
             from: Mailbox::new(from.name, email),
             base: config.frontend_url.clone().unwrap_or_else(|| config.public_url.clone()),
@@ -139,7 +137,7 @@ impl Mailer {
         }
     }
 
-    /// Sends the email of delivery `id`, dated `date`.
+    /// Sends the email of delivery `id`, dated `at`.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -147,11 +145,11 @@ impl Mailer {
         &self,
         core: &Core,
         id: Uuid,
-        date: DateTime<Utc>,
+        at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<(), MailError> {
-        let email = self.prepare(id, date, template, data)?;
+        let email = self.prepare(id, at, template, data)?;
         match &self.0.destination {
             MailDestination::Server(server) => self.send_to_server(core, server, &email).await,
             MailDestination::Folder(folder) => write_file(folder, &email).await,
@@ -193,7 +191,7 @@ impl Mailer {
     pub(super) fn prepare(
         &self,
         id: Uuid,
-        date: DateTime<Utc>,
+        at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<PreparedEmail, MailError> {
@@ -202,21 +200,19 @@ impl Mailer {
         let inner = &self.0;
         let to = to_ascii(&data.to.parse().map_err(|_| invalid_address())?).ok_or_else(invalid_address)?;
         let domain = to.domain().to_owned();
-        let values = Values {
-            name: one_line(data.name.as_deref().unwrap_or_default()),
+        let text = EmailText {
+            template,
+            locale: data.locale,
+            name: &one_line(data.name.as_deref().unwrap_or_default()),
             app_name: &inner.app_name,
-            url: link(&inner.base, data.link.as_ref()),
-            year: date.year(),
+            url: &link(&inner.base, data.link.as_ref()),
         };
-        let rendered = inner
-            .templates
-            .render(template, data.locale, &values)
-            .map_err(|error| render_error(format!("{error:#}")))?;
+        let rendered = text.render_email(at.year()).map_err(|error| render_error(error.to_string()))?;
         let message = Message::builder()
             .from(inner.from.clone())
             .to(Mailbox::new(None, to))
             .subject(rendered.subject)
-            .date(date.into())
+            .date(at.into())
             .message_id(Some(format!("<{id}@{}>", inner.from.email.domain())))
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .multipart(

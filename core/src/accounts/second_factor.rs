@@ -2,6 +2,8 @@
 //! the last accepted time step is stored. Sign-in with a password and with a provider both require it, and a
 //! password reset does not remove it.
 
+use std::collections::HashSet;
+
 use chrono::DateTime;
 use sea_orm::{
     ActiveValue::Set,
@@ -212,6 +214,14 @@ pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: O
 pub async fn is_enabled(core: &Core, user: UserId) -> Result<bool> {
     let row = second_factor::Entity::find_by_id(user).one(core.db.read()).await?;
     Ok(row.is_some_and(|factor| factor.confirmed_at.is_some()))
+}
+
+/// Those of `users` who have enabled a second factor.
+pub async fn enabled_among(core: &Core, users: &[UserId]) -> Result<HashSet<UserId>> {
+    let found = second_factor::Entity::find()
+        .filter(second_factor::Column::UserId.is_in(users.iter().copied()))
+        .filter(second_factor::Column::ConfirmedAt.is_not_null());
+    Ok(found.all(core.db.read()).await?.into_iter().map(|factor| factor.user_id).collect())
 }
 
 /// Like [`is_enabled`], within the transaction.

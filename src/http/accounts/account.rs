@@ -5,12 +5,8 @@ use axum::{
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
-use chrono::{DateTime, Utc};
 use dca_core::{
-    accounts::{
-        self, Locale, Profile, erasure, second_factor,
-        sessions::{self, Session},
-    },
+    accounts::{self, Locale, Profile, erasure, second_factor, sessions},
     ids::SessionId,
 };
 use serde::{Deserialize, Serialize};
@@ -18,10 +14,11 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Message, Refusals, UserView};
+use super::views::{MeView, Message, Names, RecoveryCodesView, Refusals, SessionView, UserView};
 use crate::{
     App,
     http::{
+        compat::dialect::Dialect,
         extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams},
         problem::Problem,
     },
@@ -30,82 +27,37 @@ use crate::{
 /// Check the access token
 #[utoipa::path(get, path = "/auth/check", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn check(_: CurrentUser) -> Json<Value> {
+pub(crate) async fn check(_: CurrentUser) -> Json<Value> {
     Json(json!({ "ok": true }))
 }
 
 /// Retrieve your account
 #[utoipa::path(get, path = "/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn profile(
+pub(crate) async fn profile(
     State(app): State<App>,
+    dialect: Dialect,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Json<UserView>, Problem> {
-    Ok(Json(UserView::of(&app.core, principal.user).await?))
-}
-
-/// A session.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::http) struct SessionView {
-    id: Uuid,
-    user_id: Uuid,
-    /// The sign-in method: `password`, `discord` or `google`.
-    method: String,
-    /// The `User-Agent` of the client.
-    user_agent: Option<String>,
-    /// The network of the client: /24 for IPv4, /64 for IPv6.
-    ip: String,
-    created_at: DateTime<Utc>,
-    /// When the session was last refreshed.
-    last_seen_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
-    second_factor_at: Option<DateTime<Utc>>,
-    /// Whether this is the session of the current request.
-    current: bool,
-}
-
-impl SessionView {
-    pub(super) fn of(session: Session, current: SessionId) -> Self {
-        Self {
-            current: session.id == current,
-            id: session.id.0,
-            user_id: session.user_id.0,
-            method: session.method,
-            user_agent: session.agent,
-            ip: session.network,
-            created_at: session.created_at,
-            last_seen_at: session.last_seen_at,
-            expires_at: session.expires_at,
-            second_factor_at: session.second_factor_at,
-        }
-    }
-}
-
-/// A user and their current session.
-#[derive(Serialize, ToSchema)]
-pub(in crate::http) struct MeView {
-    #[serde(flatten)]
-    fields: UserView,
-    user: UserView,
-    session: SessionView,
+    Ok(Json(dialect.user(UserView::of(&app.core, principal.user).await?)))
 }
 
 /// Retrieve your account and session
 #[utoipa::path(get, path = "/auth/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = MeView), Refusals))]
-pub(in crate::http) async fn with_session(
+pub(crate) async fn with_session(
     State(app): State<App>,
+    dialect: Dialect,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Json<MeView>, Problem> {
     let session = SessionView::of(principal.session.clone(), principal.session.id);
-    let user = UserView::of(&app.core, principal.user).await?;
+    let user = dialect.user(UserView::of(&app.core, principal.user).await?);
     Ok(Json(MeView { fields: user.clone(), user, session }))
 }
 
 /// The fields to change. Other fields are ignored.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ChangeRequest {
+pub(crate) struct ChangeRequest {
     /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(default, alias = "username")]
     name: Option<String>,
@@ -118,19 +70,20 @@ pub(in crate::http) struct ChangeRequest {
 /// Update your account
 #[utoipa::path(patch, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ChangeRequest,
     responses((status = 200, body = UserView), Refusals))]
-pub(in crate::http) async fn change(
+pub(crate) async fn change(
     State(app): State<App>,
+    dialect: Dialect,
     CurrentUser(principal): CurrentUser,
     JsonBody(form): JsonBody<ChangeRequest>,
 ) -> Result<Json<UserView>, Problem> {
     let change = Profile { name: form.name, locale: form.locale };
     let user = accounts::change_profile(&app.core, &principal, change).await?;
-    Ok(Json(UserView::of(&app.core, user).await?))
+    Ok(Json(dialect.user(UserView::of(&app.core, user).await?)))
 }
 
 /// The credentials that confirm a sensitive operation.
 #[derive(Default, Deserialize, ToSchema)]
-pub(in crate::http) struct ConfirmRequest {
+pub(crate) struct ConfirmRequest {
     /// Required if the account has a password.
     #[serde(default)]
     password: Option<String>,
@@ -144,7 +97,7 @@ pub(in crate::http) struct ConfirmRequest {
 /// Ends all sessions and schedules the deletion in 14 days. Sign in before then to cancel it.
 #[utoipa::path(delete, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ConfirmRequest,
     responses((status = 202, body = Value), Refusals))]
-pub(in crate::http) async fn delete(
+pub(crate) async fn delete(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -161,7 +114,7 @@ pub(in crate::http) async fn delete(
 /// Returns all data stored about you.
 #[utoipa::path(get, path = "/me/export", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(in crate::http) async fn export(
+pub(crate) async fn export(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
 ) -> Result<(HeaderMap, Json<Value>), Problem> {
@@ -172,7 +125,7 @@ pub(in crate::http) async fn export(
 
 /// The current and the new password.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ChangePasswordRequest {
+pub(crate) struct ChangePasswordRequest {
     #[serde(rename = "currentPassword", alias = "current_password", alias = "oldPassword")]
     current: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
@@ -185,7 +138,7 @@ pub(in crate::http) struct ChangePasswordRequest {
 /// Ends all your other sessions.
 #[utoipa::path(post, path = "/auth/change-password", tag = "accounts", security(("bearer" = [])),
     request_body = ChangePasswordRequest, responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn change_password(
+pub(crate) async fn change_password(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -198,7 +151,7 @@ pub(in crate::http) async fn change_password(
 /// List your sessions
 #[utoipa::path(get, path = "/auth/sessions", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = [SessionView]), Refusals))]
-pub(in crate::http) async fn sessions(
+pub(crate) async fn sessions(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Json<Vec<SessionView>>, Problem> {
@@ -209,7 +162,7 @@ pub(in crate::http) async fn sessions(
 /// End one of your sessions
 #[utoipa::path(delete, path = "/auth/sessions/{id}", tag = "accounts", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn end_session(
+pub(crate) async fn end_session(
     State(app): State<App>,
     CurrentUser(principal): CurrentUser,
     PathParams(id): PathParams<Uuid>,
@@ -221,7 +174,7 @@ pub(in crate::http) async fn end_session(
 /// The secret for an authenticator app.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-pub(in crate::http) struct SetupView {
+pub(crate) struct TotpSetupView {
     /// The secret for manual entry.
     secret: String,
     /// The `otpauth` URL to show as a QR code.
@@ -232,57 +185,44 @@ pub(in crate::http) struct SetupView {
 ///
 /// Returns a secret for an authenticator app. Confirm it with a code at `/auth/2fa/enable`.
 #[utoipa::path(post, path = "/auth/2fa/setup", tag = "accounts", security(("bearer" = [])),
-    request_body = Option<ConfirmRequest>, responses((status = 200, body = SetupView), Refusals))]
-pub(in crate::http) async fn set_up_second_factor(
+    request_body = Option<ConfirmRequest>, responses((status = 200, body = TotpSetupView), Refusals))]
+pub(crate) async fn set_up_second_factor(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
     OptionalJson(form): OptionalJson<ConfirmRequest>,
-) -> Result<Json<SetupView>, Problem> {
+) -> Result<Json<TotpSetupView>, Problem> {
     let setup = second_factor::set_up(&app.core, &client, &principal, form.password.as_deref()).await?;
-    Ok(Json(SetupView { secret: setup.secret, otpauth_url: setup.url }))
+    Ok(Json(TotpSetupView { secret: setup.secret, otpauth_url: setup.url }))
 }
 
 /// A two-factor code.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct CodeRequest {
+pub(crate) struct CodeRequest {
     #[serde(alias = "twoFactorCode", alias = "token")]
     code: String,
-}
-
-/// Recovery codes. They cannot be retrieved again.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::http) struct RecoveryView {
-    recovery_codes: Vec<String>,
-    /// The same as `recoveryCodes`.
-    backup_codes: Vec<String>,
-}
-
-impl From<Vec<String>> for RecoveryView {
-    fn from(codes: Vec<String>) -> Self {
-        Self { backup_codes: codes.clone(), recovery_codes: codes }
-    }
 }
 
 /// Enable two-factor authentication
 ///
 /// Requires a code from the authenticator app. Returns recovery codes and ends all your other sessions.
 #[utoipa::path(post, path = "/auth/2fa/enable", tag = "accounts", security(("bearer" = [])),
-    request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
-pub(in crate::http) async fn enable_second_factor(
+    request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
+pub(crate) async fn enable_second_factor(
     State(app): State<App>,
+    dialect: Dialect,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
     JsonBody(form): JsonBody<CodeRequest>,
-) -> Result<Json<RecoveryView>, Problem> {
-    Ok(Json(second_factor::enable(&app.core, &client, &principal, &form.code).await?.into()))
+) -> Result<Json<RecoveryCodesView>, Problem> {
+    let recovery_codes = second_factor::enable(&app.core, &client, &principal, &form.code).await?;
+    Ok(Json(dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
 }
 
 /// Disable two-factor authentication
 #[utoipa::path(post, path = "/auth/2fa/disable", tag = "accounts", security(("bearer" = [])),
     request_body = ConfirmRequest, responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn disable_second_factor(
+pub(crate) async fn disable_second_factor(
     State(app): State<App>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
@@ -297,12 +237,14 @@ pub(in crate::http) async fn disable_second_factor(
 ///
 /// The previous codes become invalid.
 #[utoipa::path(post, path = "/auth/2fa/recovery-codes", tag = "accounts", security(("bearer" = [])),
-    request_body = CodeRequest, responses((status = 200, body = RecoveryView), Refusals))]
-pub(in crate::http) async fn renew_recovery_codes(
+    request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
+pub(crate) async fn renew_recovery_codes(
     State(app): State<App>,
+    dialect: Dialect,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
     JsonBody(form): JsonBody<CodeRequest>,
-) -> Result<Json<RecoveryView>, Problem> {
-    Ok(Json(second_factor::renew_recovery_codes(&app.core, &client, &principal, &form.code).await?.into()))
+) -> Result<Json<RecoveryCodesView>, Problem> {
+    let recovery_codes = second_factor::renew_recovery_codes(&app.core, &client, &principal, &form.code).await?;
+    Ok(Json(dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
 }

@@ -3,23 +3,22 @@
 use axum::{
     Json,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use dca_core::{
     Code,
-    accounts::{self, SignIn, SignUp, providers, sessions},
+    accounts::{self, SignIn, SignUp, SignedIn, providers, sessions},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
-use super::{Message, Refusals, TokensView};
+use super::views::{Message, Names, RefreshTokenIn, Refusals, SignUpView, TokensView};
 use crate::{
     App,
     http::{
-        compat::Dialect,
-        cookies::{self, CookieKind, Cookies},
+        compat::dialect::Dialect,
+        cookies::{CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson},
         problem::Problem,
     },
@@ -27,7 +26,7 @@ use crate::{
 
 /// The account to create.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SignUpRequest {
+pub(crate) struct SignUpRequest {
     email: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
     password: String,
@@ -36,36 +35,27 @@ pub(in crate::http) struct SignUpRequest {
     name: String,
 }
 
-/// The result of a sign-up. It does not reveal whether the email already had an account.
-#[derive(Serialize, ToSchema)]
-pub(in crate::http) struct SignUpResponse {
-    message: &'static str,
-    user_id: Uuid,
-    /// The same as `user_id`.
-    #[serde(rename = "userId")]
-    user_id_camel: Uuid,
-}
-
 /// Create an account
 ///
 /// Sends an email with a verification link. If the email already has an account, its owner is notified instead;
 /// the response is the same.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
-    responses((status = 201, body = SignUpResponse), Refusals))]
-pub(in crate::http) async fn sign_up(
+    responses((status = 201, body = SignUpView), Refusals))]
+pub(crate) async fn sign_up(
     State(app): State<App>,
+    dialect: Dialect,
     Client(client): Client,
     JsonBody(form): JsonBody<SignUpRequest>,
-) -> Result<(StatusCode, Json<SignUpResponse>), Problem> {
+) -> Result<(StatusCode, Json<SignUpView>), Problem> {
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let id = accounts::sign_up(&app.core, &client, form).await?.0;
+    let user_id = accounts::sign_up(&app.core, &client, form).await?.0;
     let message = "User created. Please verify your email.";
-    Ok((StatusCode::CREATED, Json(SignUpResponse { message, user_id: id, user_id_camel: id })))
+    Ok((StatusCode::CREATED, Json(dialect.sign_up(SignUpView { message, user_id, names: Names::new() }))))
 }
 
 /// The token of an email link.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct TokenRequest {
+pub(crate) struct TokenRequest {
     token: String,
 }
 
@@ -74,7 +64,7 @@ pub(in crate::http) struct TokenRequest {
 /// Requires the token from the verification email.
 #[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = TokenRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn verify_email(
+pub(crate) async fn verify_email(
     State(app): State<App>,
     JsonBody(form): JsonBody<TokenRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
@@ -84,7 +74,7 @@ pub(in crate::http) async fn verify_email(
 
 /// The email of an account.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct EmailRequest {
+pub(crate) struct EmailRequest {
     email: String,
 }
 
@@ -93,7 +83,7 @@ pub(in crate::http) struct EmailRequest {
 /// The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/resend-verification", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn resend_verification(
+pub(crate) async fn resend_verification(
     State(app): State<App>,
     Client(client): Client,
     JsonBody(form): JsonBody<EmailRequest>,
@@ -104,7 +94,7 @@ pub(in crate::http) async fn resend_verification(
 
 /// The credentials of an account.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SignInRequest {
+pub(crate) struct SignInRequest {
     /// `identifier` is accepted as an alias.
     #[serde(alias = "identifier")]
     email: String,
@@ -119,21 +109,43 @@ pub(in crate::http) struct SignInRequest {
 /// Returns an access token and sets the refresh token as a cookie.
 #[utoipa::path(post, path = "/auth/login", tag = "accounts", request_body = SignInRequest,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn sign_in(
+pub(crate) async fn sign_in(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
     JsonBody(form): JsonBody<SignInRequest>,
-) -> Result<(HeaderMap, Json<TokensView>), Problem> {
+) -> Result<(Cookies, Json<TokensView>), Problem> {
     let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
     let signed_in = accounts::sign_in(&app.core, &client, form).await?;
-    let cookies = cookies::grant(&app, dialect, &signed_in);
-    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
+    Ok((cookies, tokens))
+}
+
+/// Sets the cookies of a new session and returns its tokens.
+async fn open_session(
+    app: &App,
+    dialect: Dialect,
+    cookies: &mut Cookies,
+    signed_in: SignedIn,
+) -> Result<Json<TokensView>, Problem> {
+    cookies.set_session(app, dialect.refresh_cookie(), &signed_in);
+    tokens(app, dialect, signed_in, dialect.refresh_token_in()).await
+}
+
+/// The tokens of a session in the words of this dialect.
+pub(super) async fn tokens(
+    app: &App,
+    dialect: Dialect,
+    signed_in: SignedIn,
+    place: RefreshTokenIn,
+) -> Result<Json<TokensView>, Problem> {
+    Ok(Json(dialect.tokens(TokensView::of(&app.core, signed_in, place).await?)))
 }
 
 /// A two-factor code for a pending sign-in.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct SecondFactorRequest {
+pub(crate) struct SecondFactorRequest {
     /// A code from the authenticator app, or a recovery code.
     #[serde(alias = "twoFactorCode")]
     code: String,
@@ -147,25 +159,24 @@ pub(in crate::http) struct SecondFactorRequest {
 /// For sign-ins with Discord or Google that were answered with `REQUIRES_2FA`.
 #[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn second_factor(
+pub(crate) async fn second_factor(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
     JsonBody(form): JsonBody<SecondFactorRequest>,
-) -> Result<(HeaderMap, Json<TokensView>), Problem> {
-    let cookies = Cookies::of(&headers);
-    let cookie = cookies.one(&CookieKind::SecondFactor.name(&app.config))?;
+) -> Result<(Cookies, Json<TokensView>), Problem> {
+    let cookie = cookies.get(CookieKind::SecondFactor)?;
     let token = form.token.as_deref().or(cookie).unwrap_or_default();
     let signed_in = providers::complete_with_second_factor(&app.core, &client, token, &form.code).await?;
-    let mut cookies = cookies::grant(&app, dialect, &signed_in);
-    append(&mut cookies, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
-    Ok((cookies, Json(TokensView::of(&app.core, signed_in, dialect == Dialect::Dca).await?)))
+    cookies.clear(CookieKind::SecondFactor);
+    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
+    Ok((cookies, tokens))
 }
 
 /// A refresh token, for clients that store it themselves. Other clients send it as a cookie.
 #[derive(Default, Deserialize, ToSchema)]
-pub(in crate::http) struct RefreshRequest {
+pub(crate) struct RefreshRequest {
     #[serde(default, rename = "refreshToken", alias = "refresh_token")]
     refresh_token: Option<String>,
 }
@@ -176,39 +187,42 @@ pub(in crate::http) struct RefreshRequest {
 /// A retry within ten seconds returns the same tokens; using it later ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/refresh", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn refresh(
+pub(crate) async fn refresh(
     State(app): State<App>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
     OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
-    let (cookie, dialect) = refresh_cookie(&app, dialect, &headers)?;
-    let in_body = form.refresh_token.is_some();
+    // A cookie of another dialect is replaced under its own name.
+    let (cookie, kind) = match find_refresh_cookie(dialect, &cookies)? {
+        Some((token, kind)) => (Some(token), kind),
+        None => (None, dialect.refresh_cookie()),
+    };
+    let place = if form.refresh_token.is_some() { RefreshTokenIn::Body } else { RefreshTokenIn::Cookie };
     let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
     match sessions::refresh(&app.core, &client, &token).await {
         Ok(signed_in) => {
-            let cookies = cookies::grant(&app, dialect, &signed_in);
-            Ok((cookies, Json(TokensView::of(&app.core, signed_in, in_body).await?)).into_response())
+            cookies.set_session(&app, kind, &signed_in);
+            Ok((cookies, tokens(&app, dialect, signed_in, place).await?).into_response())
         }
         // Remove the invalid cookie.
-        Err(refused @ dca_core::Error::Refused(_)) if !in_body => {
-            Ok((cookies::forget(&app.config, &[dialect]), Problem::from(refused)).into_response())
+        Err(refused @ dca_core::Error::Refused(_)) if place == RefreshTokenIn::Cookie => {
+            cookies.clear_session(&[kind]);
+            Ok((cookies, Problem::from(refused)).into_response())
         }
         Err(other) => Err(other.into()),
     }
 }
 
-/// Finds the refresh cookie under the name of either dialect, preferring that of the request.
-fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(Option<String>, Dialect), Problem> {
-    let cookies = Cookies::of(headers);
-    let other = if dialect == Dialect::Dca { Dialect::Native } else { Dialect::Dca };
-    for dialect in [dialect, other] {
-        if let Some(token) = cookies.one(&CookieKind::Refresh(dialect).name(&app.config))? {
-            return Ok((Some(token.to_owned()), dialect));
+/// Finds the refresh cookie, preferring that of the route's dialect.
+fn find_refresh_cookie(dialect: Dialect, cookies: &Cookies) -> Result<Option<(String, CookieKind)>, Problem> {
+    for kind in dialect.refresh_cookies() {
+        if let Some(token) = cookies.get(kind)? {
+            return Ok(Some((token.to_owned(), kind)));
         }
     }
-    Ok((None, dialect))
+    Ok(None)
 }
 
 /// Sign out
@@ -217,22 +231,19 @@ fn refresh_cookie(app: &App, dialect: Dialect, headers: &HeaderMap) -> Result<(O
 /// none.
 #[utoipa::path(post, path = "/auth/logout", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn sign_out(
+pub(crate) async fn sign_out(
     State(app): State<App>,
-    headers: HeaderMap,
+    dialect: Dialect,
+    cookies: Cookies,
     current_user: Result<CurrentUser, Problem>,
     form: Result<OptionalJson<RefreshRequest>, Problem>,
 ) -> Result<Response, Problem> {
     let form = form.map(|OptionalJson(form)| form).unwrap_or_default();
-    let cookies = Cookies::of(&headers);
-    for token in [
-        form.refresh_token.as_deref(),
-        cookies.one(&CookieKind::Refresh(Dialect::Native).name(&app.config))?,
-        cookies.one(&CookieKind::Refresh(Dialect::Dca).name(&app.config))?,
-    ]
-    .into_iter()
-    .flatten()
-    {
+    let mut tokens: Vec<&str> = form.refresh_token.as_deref().into_iter().collect();
+    for kind in dialect.refresh_cookies() {
+        tokens.extend(cookies.get(kind)?);
+    }
+    for token in tokens {
         sessions::sign_out_by_token(&app.core, token).await?;
     }
     // An expired access token is not an error.
@@ -240,7 +251,7 @@ pub(in crate::http) async fn sign_out(
         // The refresh token above may have ended the same session.
         _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
-    Ok(signed_out(&app, Message::json("Logged out")))
+    Ok(signed_out(dialect, cookies, Message::json("Logged out")))
 }
 
 /// Sign out everywhere
@@ -248,18 +259,19 @@ pub(in crate::http) async fn sign_out(
 /// Ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/logout-all", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn sign_out_everywhere(
+pub(crate) async fn sign_out_everywhere(
     State(app): State<App>,
+    dialect: Dialect,
+    cookies: Cookies,
     CurrentUser(principal): CurrentUser,
 ) -> Result<Response, Problem> {
     sessions::sign_out_everywhere(&app.core, principal.user.id).await?;
-    Ok(signed_out(&app, Message::json("All sessions revoked")))
+    Ok(signed_out(dialect, cookies, Message::json("All sessions revoked")))
 }
 
-fn signed_out(app: &App, message: Json<Message>) -> Response {
-    let mut headers = cookies::forget(&app.config, &[Dialect::Native, Dialect::Dca]);
-    headers.insert("clear-site-data", header::HeaderValue::from_static("\"cache\""));
-    (headers, message).into_response()
+fn signed_out(dialect: Dialect, mut cookies: Cookies, message: Json<Message>) -> Response {
+    cookies.clear_session(&dialect.refresh_cookies());
+    (cookies, [("clear-site-data", "\"cache\"")], message).into_response()
 }
 
 /// Request a password reset
@@ -267,7 +279,7 @@ fn signed_out(app: &App, message: Json<Message>) -> Response {
 /// Sends an email with a link to set a new password. The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/reset-password-request", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn request_reset(
+pub(crate) async fn request_reset(
     State(app): State<App>,
     Client(client): Client,
     JsonBody(form): JsonBody<EmailRequest>,
@@ -278,7 +290,7 @@ pub(in crate::http) async fn request_reset(
 
 /// The token from the password reset email, and the new password.
 #[derive(Deserialize, ToSchema)]
-pub(in crate::http) struct ResetRequest {
+pub(crate) struct ResetRequest {
     token: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected. `newPassword` is accepted as an alias.
     #[serde(alias = "newPassword")]
@@ -290,21 +302,10 @@ pub(in crate::http) struct ResetRequest {
 /// Ends all sessions of the user. Two-factor authentication stays enabled.
 #[utoipa::path(post, path = "/auth/reset-password", tag = "accounts", request_body = ResetRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(in crate::http) async fn reset_password(
+pub(crate) async fn reset_password(
     State(app): State<App>,
     JsonBody(form): JsonBody<ResetRequest>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     accounts::reset_password(&app.core, &form.token, &form.password).await?;
     Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))
-}
-
-/// Appends headers without replacing those of the same name.
-pub(super) fn append(headers: &mut HeaderMap, more: HeaderMap) {
-    let mut last = None;
-    for (name, value) in more {
-        last = name.or(last);
-        if let Some(name) = &last {
-            headers.append(name, value);
-        }
-    }
 }

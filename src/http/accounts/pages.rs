@@ -17,13 +17,11 @@ use dca_core::{
 use serde::Deserialize;
 use url::Url;
 
-use super::auth::append;
 use crate::{
     App,
     http::{
-        compat::Dialect,
-        cookies::{self, CookieKind, Cookies},
-        extract::{Client, PathParams, Query},
+        cookies::{CookieKind, Cookies},
+        extract::{Client, Query, locale},
         problem::Problem,
     },
 };
@@ -42,7 +40,7 @@ fn csp(app: &App) -> String {
 const REFERRER: &str = "same-origin";
 
 /// The pages and their style sheet.
-pub(in crate::http) fn routes() -> Router<App> {
+pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/verify", get(verify).post(submit_verify))
         .route("/reset-password", get(reset).post(submit_reset))
@@ -91,7 +89,7 @@ pub(super) enum PageText {
     /// Asks for a new password.
     Reset,
     /// The password was set.
-    WasReset,
+    PasswordSet,
     /// Asks for a two-factor code.
     SecondFactor,
     SignedIn,
@@ -142,10 +140,10 @@ impl PageText {
                 "Contraseña nueva",
                 "Guardar contraseña",
             ],
-            (Self::WasReset, Locale::En) => {
+            (Self::PasswordSet, Locale::En) => {
                 ["Your password is set", "You can now sign in with your new password.", "", ""]
             }
-            (Self::WasReset, Locale::Es) => {
+            (Self::PasswordSet, Locale::Es) => {
                 ["Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.", "", ""]
             }
             (Self::SecondFactor, Locale::En) => [
@@ -197,7 +195,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
         Ok(html) => {
             let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];
             let mut response = (status, headers, Html(html)).into_response();
-            response.headers_mut().extend(problem.and_then(Problem::retry));
+            response.headers_mut().extend(problem.and_then(Problem::retry_after_header));
             response
         }
         Err(error) => {
@@ -224,11 +222,6 @@ fn problem_text(problem: &Problem, locale: Locale) -> &str {
     }
 }
 
-fn locale(headers: &HeaderMap) -> Locale {
-    let language = headers.get(header::ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if language.trim_start().to_ascii_lowercase().starts_with("es") { Locale::Es } else { Locale::En }
-}
-
 /// Whether the client accepts HTML.
 pub(super) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
@@ -240,7 +233,7 @@ pub(super) fn text_page(app: &App, headers: &HeaderMap, page_text: PageText) -> 
 }
 
 /// A problem, as a page if the client accepts HTML.
-pub(super) fn for_browser(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
+pub(super) fn problem_page(app: &App, headers: &HeaderMap, refused: Problem) -> Response {
     if wants_page(headers) {
         return page(app, locale(headers), PageText::Refused, None, Some(&refused));
     }
@@ -255,16 +248,12 @@ struct LinkParams {
 }
 
 async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
-    page(&app, locale(&headers), PageText::Verify, Some(&link.token), None)
+    verify_page(&app, &headers, &link.token)
 }
 
-/// The confirmation page for links of the earlier DCA-Auth, which have the token in the path.
-pub(in crate::http) async fn verify_by_path(
-    State(app): State<App>,
-    headers: HeaderMap,
-    PathParams(token): PathParams<String>,
-) -> Response {
-    page(&app, locale(&headers), PageText::Verify, Some(&token), None)
+/// Asks to confirm the email that the token was sent to.
+pub(crate) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Response {
+    page(app, locale(headers), PageText::Verify, Some(token), None)
 }
 
 async fn submit_verify(
@@ -299,7 +288,7 @@ async fn submit_reset(
 ) -> Response {
     let form = form.map(|Form(form)| form).unwrap_or_default();
     match accounts::reset_password(&app.core, &form.token, &form.password).await {
-        Ok(()) => text_page(&app, &headers, PageText::WasReset),
+        Ok(()) => text_page(&app, &headers, PageText::PasswordSet),
         Err(refused) => {
             let problem = Problem::from(refused);
             // A weak password can be corrected, an expired token cannot.
@@ -323,11 +312,11 @@ struct CodeForm {
 async fn submit_second_factor(
     State(app): State<App>,
     Client(client): Client,
+    mut cookies: Cookies,
     headers: HeaderMap,
     form: Result<Form<CodeForm>, FormRejection>,
 ) -> Result<Response, Problem> {
-    let cookies = Cookies::of(&headers);
-    let token = cookies.one(&CookieKind::SecondFactor.name(&app.config))?.unwrap_or_default();
+    let token = cookies.get(CookieKind::SecondFactor)?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
     let signed_in = match providers::complete_with_second_factor(&app.core, &client, token, &code).await {
         Ok(signed_in) => signed_in,
@@ -338,10 +327,10 @@ async fn submit_second_factor(
             return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
         }
     };
-    let mut granted = cookies::grant(&app, Dialect::Native, &signed_in);
-    append(&mut granted, cookies::clear(&app.config, &[CookieKind::SecondFactor]));
+    cookies.set_session(&app, CookieKind::Refresh, &signed_in);
+    cookies.clear(CookieKind::SecondFactor);
     Ok(match &app.config.frontend_url {
-        Some(frontend) => (granted, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
-        None => (granted, text_page(&app, &headers, PageText::SignedIn)).into_response(),
+        Some(frontend) => (cookies, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
+        None => (cookies, text_page(&app, &headers, PageText::SignedIn)).into_response(),
     })
 }

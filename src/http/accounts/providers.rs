@@ -17,12 +17,15 @@ use dca_core::{
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Message, Refusals, TokensView, auth::append, pages};
+use super::{
+    auth, pages,
+    views::{Message, RefreshTokenIn, Refusals, TokensView},
+};
 use crate::{
     App,
     http::{
-        compat::Dialect,
-        cookies::{self, CookieKind, Cookies},
+        compat::dialect::Dialect,
+        cookies::{CookieKind, Cookies},
         extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query},
         problem::Problem,
     },
@@ -33,19 +36,25 @@ const STATE_SECONDS: i64 = 600;
 
 /// The start of a sign-in.
 #[derive(Serialize, ToSchema)]
-pub(in crate::http) struct BeginView {
+pub(crate) struct AuthorizationUrl {
     /// The provider's authorization page, to open in the browser.
     #[serde(rename = "authUrl")]
     auth_url: String,
 }
 
-async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Result<(HeaderMap, String), Problem> {
+/// Starts a sign-in and returns the URL of the provider's authorization page.
+async fn start(
+    app: &App,
+    cookies: &mut Cookies,
+    provider: Provider,
+    link: Option<&Principal>,
+) -> Result<String, Problem> {
     let not_configured =
         || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.description()));
     let provider_client = app.oauth_providers.get(provider).ok_or_else(not_configured)?;
     let request = providers::start_sign_in(&app.core, provider, link).await?;
-    let url = provider_client.authorize_url(&request.state, &request.verifier);
-    Ok((cookies::set(&app.config, CookieKind::SignIn, &request.state, STATE_SECONDS), url))
+    cookies.set(CookieKind::OAuthState, &request.state, STATE_SECONDS);
+    Ok(provider_client.authorize_url(&request.state, &request.verifier))
 }
 
 /// Sign in with a provider
@@ -53,11 +62,12 @@ async fn start(app: &App, provider: Provider, link: Option<&Principal>) -> Resul
 /// Redirects to the authorization page of `discord` or `google`.
 #[utoipa::path(get, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
     responses((status = 302, description = "Redirect to the provider"), Refusals))]
-pub(in crate::http) async fn begin(
+pub(crate) async fn begin(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
+    mut cookies: Cookies,
 ) -> Result<Response, Problem> {
-    let (cookies, url) = start(&app, provider, None).await?;
+    let url = start(&app, &mut cookies, provider, None).await?;
     Ok((cookies, redirect(&url)).into_response())
 }
 
@@ -65,18 +75,19 @@ pub(in crate::http) async fn begin(
 ///
 /// Returns the URL of the authorization page, for clients that open it themselves.
 #[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
-    responses((status = 200, body = BeginView), Refusals))]
-pub(in crate::http) async fn begin_as_json(
+    responses((status = 200, body = AuthorizationUrl), Refusals))]
+pub(crate) async fn begin_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-) -> Result<(HeaderMap, Json<BeginView>), Problem> {
-    let (cookies, auth_url) = start(&app, provider, None).await?;
-    Ok((cookies, Json(BeginView { auth_url })))
+    mut cookies: Cookies,
+) -> Result<(Cookies, Json<AuthorizationUrl>), Problem> {
+    let auth_url = start(&app, &mut cookies, provider, None).await?;
+    Ok((cookies, Json(AuthorizationUrl { auth_url })))
 }
 
 /// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
-pub(in crate::http) struct Returned {
+pub(crate) struct OAuthCallbackParams {
     #[serde(default)]
     code: Option<String>,
     #[serde(default)]
@@ -91,47 +102,56 @@ pub(in crate::http) struct Returned {
 /// The provider redirects the browser here. Redirects to `/auth/cb` of the frontend if one is configured; otherwise
 /// returns a page or JSON.
 #[utoipa::path(get, path = "/auth/{provider}/callback", tag = "accounts",
-    params(("provider" = String, Path), Returned),
+    params(("provider" = String, Path), OAuthCallbackParams),
     responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
-pub(in crate::http) async fn callback(
+pub(crate) async fn callback(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
+    dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
     headers: HeaderMap,
-    Query(returned): Query<Returned>,
+    Query(returned): Query<OAuthCallbackParams>,
 ) -> Response {
-    let cleared = cookies::clear(&app.config, &[CookieKind::SignIn]);
     // Browsers must return the state in the URL. Only the POST callback accepts the cookie alone.
-    let returned = Returned { state: Some(returned.state.unwrap_or_default()), ..returned };
-    let mut response = match handle_callback(&app, provider, &client, None, &headers, returned).await {
-        Ok(outcome) => outcome_response(&app, &headers, outcome).await.unwrap_or_else(IntoResponse::into_response),
-        Err(refused) => pages::for_browser(&app, &headers, refused),
+    let returned = OAuthCallbackParams { state: Some(returned.state.unwrap_or_default()), ..returned };
+    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await;
+    cookies.clear(CookieKind::OAuthState);
+    let response = match outcome {
+        Ok(outcome) => outcome_response(&app, dialect, &mut cookies, &headers, outcome).await,
+        Err(refused) => Ok(pages::problem_page(&app, &headers, refused)),
     };
-    append(response.headers_mut(), cleared);
-    response
+    (cookies, response).into_response()
 }
 
-async fn outcome_response(app: &App, headers: &HeaderMap, outcome: SignInOutcome) -> Result<Response, Problem> {
+async fn outcome_response(
+    app: &App,
+    dialect: Dialect,
+    cookies: &mut Cookies,
+    headers: &HeaderMap,
+    outcome: SignInOutcome,
+) -> Result<Response, Problem> {
     match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            let cookies = cookies::grant(app, Dialect::Native, &signed_in);
+            // Browsers get the native cookie, whichever path the provider redirects them to.
+            cookies.set_session(app, CookieKind::Refresh, &signed_in);
             if let Some(frontend) = &app.config.frontend_url {
-                return Ok((cookies, redirect(&format!("{frontend}/auth/cb"))).into_response());
+                return Ok(redirect(&format!("{frontend}/auth/cb")));
             }
             if pages::wants_page(headers) {
-                return Ok((cookies, pages::text_page(app, headers, pages::PageText::SignedIn)).into_response());
+                return Ok(pages::text_page(app, headers, pages::PageText::SignedIn));
             }
-            Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
+            Ok(auth::tokens(app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response())
         }
         SignInOutcome::SecondFactorRequired(token) => {
-            let pending = cookies::set(&app.config, CookieKind::SecondFactor, &token, STATE_SECONDS);
+            cookies.set(CookieKind::SecondFactor, &token, STATE_SECONDS);
             if pages::wants_page(headers) {
-                return Ok((pending, Redirect::to("/second-factor")).into_response());
+                return Ok(Redirect::to("/second-factor").into_response());
             }
-            Ok((pending, Problem::waiting(token)).into_response())
+            Ok(Problem::second_factor_required(token).into_response())
         }
         SignInOutcome::Linked(_) => match &app.config.frontend_url {
-            Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true")).into_response()),
+            Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true"))),
             None => Ok(pages::text_page(app, headers, pages::PageText::Linked)),
         },
     }
@@ -147,24 +167,26 @@ fn redirect(url: &str) -> Response {
 /// For clients that receive the provider's redirect themselves. Requires the cookie that was set when the sign-in
 /// started.
 #[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
-    request_body = Returned, responses((status = 200, body = TokensView), Refusals))]
-pub(in crate::http) async fn callback_as_json(
+    request_body = OAuthCallbackParams, responses((status = 200, body = TokensView), Refusals))]
+pub(crate) async fn callback_as_json(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     dialect: Dialect,
+    mut cookies: Cookies,
     Client(client): Client,
-    headers: HeaderMap,
-    JsonBody(returned): JsonBody<Returned>,
+    JsonBody(returned): JsonBody<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
-    let mut cookies = cookies::clear(&app.config, &[CookieKind::SignIn]);
-    match handle_callback(&app, provider, &client, None, &headers, returned).await? {
+    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await?;
+    cookies.clear(CookieKind::OAuthState);
+    let response = match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            append(&mut cookies, cookies::grant(&app, dialect, &signed_in));
-            Ok((cookies, Json(TokensView::of(&app.core, *signed_in, true).await?)).into_response())
+            cookies.set_session(&app, dialect.refresh_cookie(), &signed_in);
+            auth::tokens(&app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response()
         }
-        SignInOutcome::SecondFactorRequired(token) => Ok((cookies, Problem::waiting(token)).into_response()),
-        SignInOutcome::Linked(_) => Ok((cookies, Message::json("Linked")).into_response()),
-    }
+        SignInOutcome::SecondFactorRequired(token) => Problem::second_factor_required(token).into_response(),
+        SignInOutcome::Linked(_) => Message::json("Linked").into_response(),
+    };
+    Ok((cookies, response).into_response())
 }
 
 /// Verifies the state, fetches the profile from the provider and completes the sign-in.
@@ -173,11 +195,10 @@ async fn handle_callback(
     provider: Provider,
     client: &ClientInfo,
     principal: Option<&Principal>,
-    headers: &HeaderMap,
-    returned: Returned,
+    cookies: &Cookies,
+    returned: OAuthCallbackParams,
 ) -> Result<SignInOutcome, Problem> {
-    let cookies = Cookies::of(headers);
-    let cookie = cookies.one(&CookieKind::SignIn.name(&app.config))?;
+    let cookie = cookies.get(CookieKind::OAuthState)?;
     let callback = providers::verify_callback(&app.core, provider, cookie, returned.state.as_deref()).await?;
     let code = match (returned.error, returned.code) {
         (None, Some(code)) => code,
@@ -203,28 +224,29 @@ async fn handle_callback(
 ///
 /// Without a `code`, returns the URL of the authorization page. With a `code`, completes the link.
 #[utoipa::path(post, path = "/auth/{provider}/link", tag = "accounts", security(("bearer" = [])),
-    params(("provider" = String, Path)), request_body = Option<Returned>,
-    responses((status = 200, body = BeginView), Refusals))]
-pub(in crate::http) async fn link(
+    params(("provider" = String, Path)), request_body = Option<OAuthCallbackParams>,
+    responses((status = 200, body = AuthorizationUrl), Refusals))]
+pub(crate) async fn link(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     Client(client): Client,
     CurrentUser(principal): CurrentUser,
-    headers: HeaderMap,
-    OptionalJson(returned): OptionalJson<Returned>,
+    mut cookies: Cookies,
+    OptionalJson(returned): OptionalJson<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
     if returned.code.is_none() && returned.error.is_none() {
-        let (cookies, auth_url) = start(&app, provider, Some(&principal)).await?;
-        return Ok((cookies, Json(BeginView { auth_url })).into_response());
+        let auth_url = start(&app, &mut cookies, provider, Some(&principal)).await?;
+        return Ok((cookies, Json(AuthorizationUrl { auth_url })).into_response());
     }
-    handle_callback(&app, provider, &client, Some(&principal), &headers, returned).await?;
-    Ok((cookies::clear(&app.config, &[CookieKind::SignIn]), Message::json("Linked")).into_response())
+    handle_callback(&app, provider, &client, Some(&principal), &cookies, returned).await?;
+    cookies.clear(CookieKind::OAuthState);
+    Ok((cookies, Message::json("Linked")).into_response())
 }
 
 /// Unlink a provider account
 #[utoipa::path(post, path = "/auth/{provider}/unlink", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), responses((status = 200, body = Message), Refusals))]
-pub(in crate::http) async fn unlink(
+pub(crate) async fn unlink(
     State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
     CurrentUser(principal): CurrentUser,

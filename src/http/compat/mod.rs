@@ -1,71 +1,84 @@
-//! Compatibility with clients of earlier systems. Each route has one handler; a dialect maps another path and
-//! another cookie name to it, and adds the members to a problem that its clients read.
+//! Compatibility with clients of earlier systems. Each route has one handler, which renders native views. What a
+//! system's clients expect instead is in one file each: its routes, cookie, statuses, error format and names.
 
 use axum::{
+    Router,
     body::Body,
-    extract::{FromRequestParts, Request},
-    http::{StatusCode, header, request::Parts},
-    middleware::Next,
+    extract::{Request, State},
+    http::{HeaderName, HeaderValue, header},
+    middleware::{self, Next},
     response::Response,
 };
-use dca_core::Code;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-use super::problem::Problem;
+use crate::{
+    App,
+    http::{
+        compat::dialect::{Dialect, NATIVE, Routes, System},
+        problem::Problem,
+        trace::RequestId,
+    },
+};
 
-pub(super) mod dca;
-pub(super) mod nest;
+pub(super) mod dialect;
+mod earlier_dca;
+mod multi_user;
 
-/// The API that a client was written for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Dialect {
-    /// This service's own routes. They are the same as those of the multi-user service.
-    #[default]
-    Native,
-    /// The routes under `/api`. Refresh tokens are returned in the body too.
-    Dca,
+static SYSTEMS: [&System; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
+
+/// The native account routes and those of the earlier systems, each in its dialect. `protect` adds the middleware
+/// whose errors are in that dialect too.
+pub(super) fn routes(native: Router<App>, protect: impl Fn(Router<App>) -> Router<App>) -> Router<App> {
+    let speak = |routes, system| {
+        let dialect = Dialect::new(system, &SYSTEMS);
+        protect(routes).layer(middleware::from_fn_with_state(dialect, answer_in))
+    };
+    let owner = SYSTEMS.into_iter().find(|system| matches!(system.routes, Routes::Native)).unwrap_or(&NATIVE);
+    SYSTEMS.into_iter().fold(speak(native, owner), |routes, system| match system.routes {
+        Routes::Native => routes,
+        Routes::Own(own) => routes.merge(speak(own(), system)),
+    })
 }
 
-impl<S: Sync> FromRequestParts<S> for Dialect {
-    type Rejection = std::convert::Infallible;
+/// The headers with which clients of earlier systems send their own ID of a request.
+pub(super) fn correlation_headers() -> impl Iterator<Item = HeaderName> {
+    SYSTEMS.iter().filter_map(|system| system.correlation_header).map(HeaderName::from_static)
+}
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(parts.extensions.get().copied().unwrap_or_default())
+/// Tells handlers the dialect of the route, and rewrites problems and headers of the response.
+async fn answer_in(State(dialect): State<Dialect>, mut request: Request, next: Next) -> Response {
+    let system = dialect.system();
+    let correlation = system.correlation_header.map(|name| (name, correlation_id(&request, name)));
+    request.extensions_mut().insert(dialect);
+    let response = next.run(request).await;
+    let Some((name, id)) = correlation else { return rewrite_problem(system, response, "") };
+    let mut response = rewrite_problem(system, response, &id);
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(name, id);
     }
+    response
 }
 
-/// Rewrites the body of a problem response with `add_members`. These clients expect 400 for invalid fields.
-async fn reword(
-    request: Request,
-    next: Next,
-    status_of: fn(Code) -> Option<StatusCode>,
-    add_members: impl FnOnce(&Problem, StatusCode, &mut Map<String, Value>),
-) -> Response {
-    let mut response = next.run(request).await;
+/// The client's own ID of the request if it is valid, or else the request ID.
+fn correlation_id(request: &Request, header: &str) -> String {
+    let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+    let is_valid = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(is_allowed);
+    let received = request.headers().get(header).filter(is_valid).and_then(|id| id.to_str().ok());
+    let generated = request.extensions().get::<RequestId>().map(|id| id.0.as_str());
+    received.or(generated).unwrap_or_default().to_owned()
+}
+
+/// Sets the status that the clients expect, and adds the members that they read.
+fn rewrite_problem(system: &System, mut response: Response, correlation_id: &str) -> Response {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
-    let status = match problem.code() {
-        Code::ValidationError => StatusCode::BAD_REQUEST,
-        code => status_of(code).unwrap_or(response.status()),
-    };
+    let status = (system.status)(problem.code()).unwrap_or(response.status());
     problem.set_status(status);
-    let mut members = match serde_json::to_value(&problem) {
-        Ok(Value::Object(members)) => members,
-        _ => Map::new(),
-    };
-    add_members(&problem, status, &mut members);
+    let mut body = serde_json::to_value(&problem).unwrap_or_default();
+    if let (Value::Object(body), Value::Object(members)) = (&mut body, (system.error)(&problem, correlation_id)) {
+        body.extend(members);
+    }
     let (mut parts, _) = response.into_parts();
     parts.status = status;
     parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(Value::Object(members).to_string()))
-}
-
-/// The problem's detail; for an invalid field, in an array of one.
-fn message(problem: &Problem) -> Value {
-    match problem.code() {
-        Code::ValidationError => match problem.field().filter(|field| !problem.detail().contains(*field)) {
-            Some(field) => json!([format!("{field}: {}", problem.detail())]),
-            None => json!([problem.detail()]),
-        },
-        _ => json!(problem.detail()),
-    }
+    Response::from_parts(parts, Body::from(body.to_string()))
 }

@@ -301,9 +301,14 @@ fn undocumented_request_fields_are_ignored() {
         for member in ["name", "username", "display_name"] {
             expected[member] = json!("Ana");
         }
-        for path in ["/me", "/api/users/profile"] {
+        // The names of the multi-user service are not part of the routes under `/api`.
+        let mut without_names = expected.clone();
+        for name in ["id_user", "email_verified", "surname", "display_name", "photo_url", "phone_number"] {
+            without_names.as_object_mut().unwrap().remove(name);
+        }
+        for (path, expected) in [("/me", &expected), ("/api/users/profile", &without_names)] {
             let changed = ana.ask(Method::PATCH, path, change.clone(), &[]).await;
-            assert_eq!((changed.status, &changed.body), (200, &expected), "{path}");
+            assert_eq!((changed.status, &changed.body), (200, expected), "{path}");
         }
         assert_eq!(ana.get("/me").await.body, expected);
         assert_eq!(ana.sign_in("ana@x.example").await.status, 200, "the password is the same");

@@ -1,44 +1,40 @@
-//! Middleware of the account routes: a rate limit per network, and CSRF protection.
+//! CSRF protection of the account routes.
 //!
 //! Browsers attach cookies to cross-site requests. A request that carries a cookie and may change state is
 //! therefore accepted only from an allowed page, according to `Sec-Fetch-Site` or else to `Origin`, compared with
 //! the configured origins. If the request has an `X-CSRF-Token` header, it must match the `csrf_token` cookie
 //! (double submit). Clients other than browsers send none of these headers and are not affected.
 
-use std::net::{IpAddr, SocketAddr};
-
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, Method, header},
     middleware::Next,
-    response::{IntoResponse, Response},
+    response::Response,
 };
-use dca_core::{Code, limiter::Bucket};
+use dca_core::Code;
 use url::Url;
 
 use super::{
-    compat::Dialect,
+    compat::dialect::Dialect,
     cookies::{CookieKind, Cookies},
-    extract::{bearer, client_ip, network},
+    extract::bearer,
     problem::Problem,
 };
 use crate::{App, Config};
 
-/// Applies the rate limit and the CSRF check.
-pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
-    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let peer = peer.map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
-    let client = client_ip(&app.config.trusted_proxies, peer, request.headers());
-    if let Err(wait) = app.core.limiter.check(Bucket::Auth, &network(client)).await {
-        return Problem::slow_down(wait).into_response();
-    }
-    match check_csrf(&app.config, &request) {
-        Ok(()) => next.run(request).await,
-        Err(refused) => refused.into_response(),
-    }
+/// Refuses cross-site requests with cookies.
+pub(super) async fn protect(
+    State(app): State<App>,
+    dialect: Dialect,
+    cookies: Cookies,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    check(&app.config, dialect, &cookies, &request)?;
+    Ok(next.run(request).await)
 }
 
-fn check_csrf(config: &Config, request: &Request) -> Result<(), Problem> {
+fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request) -> Result<(), Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
     if is_safe || !headers.contains_key(header::COOKIE) || bearer(headers).is_some() {
@@ -47,19 +43,17 @@ fn check_csrf(config: &Config, request: &Request) -> Result<(), Problem> {
     if !is_allowed_page(config, headers).unwrap_or(true) {
         return Err(Problem::of(Code::AccessDenied));
     }
-    let cookies = Cookies::of(headers);
-    let (cookie, sent) = (cookies.one(&CookieKind::Csrf.name(config))?, headers.get("x-csrf-token"));
+    let (cookie, sent) = (cookies.get(CookieKind::Csrf)?, headers.get("x-csrf-token"));
     if let Some(sent) = sent {
         return match cookie {
             Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
             _ => Err(Problem::new(Code::AccessDenied, "The X-CSRF-Token header does not match the csrf_token cookie.")),
         };
     }
-    // The earlier DCA-Auth required the double submit on these two routes if they are authenticated by cookie.
-    // Without it, the request must have a header that names its origin.
-    let has_refresh_cookie = cookies.one(&CookieKind::Refresh(Dialect::Dca).name(config))?.is_some();
-    let is_dca_route = ["/api/auth/refresh", "/api/auth/logout"].contains(&request.uri().path());
-    if is_dca_route && has_refresh_cookie && is_allowed_page(config, headers).is_none() {
+    // Without the token, such a request must at least name its origin.
+    let has_refresh_cookie = cookies.get(dialect.refresh_cookie())?.is_some();
+    let requires_token = has_refresh_cookie && dialect.requires_double_submit(request.uri().path());
+    if requires_token && is_allowed_page(config, headers).is_none() {
         return Err(Problem::new(
             Code::AccessDenied,
             "Send the value of the csrf_token cookie in the X-CSRF-Token header.",

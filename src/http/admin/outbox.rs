@@ -1,0 +1,93 @@
+//! Administration of the outbox.
+
+use axum::{Json, extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
+use dca_core::{
+    accounts::{Role, admin::Admin},
+    events::Actor,
+    outbox::{self, DeliveryState},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::params::PageParams;
+use crate::{
+    App,
+    http::{
+        accounts::views::{Message, Refusals},
+        extract::{CurrentUser, PathParams, Query},
+        problem::Problem,
+    },
+};
+
+/// Filters the list of deliveries.
+#[derive(Deserialize, IntoParams)]
+pub(crate) struct OutboxQuery {
+    /// The page number, starting at 1.
+    page: Option<u64>,
+    /// The number of entries per page, 1 to 100. Defaults to 20.
+    limit: Option<u64>,
+    /// `pending`, `sent`, `undelivered` or `dead`.
+    #[param(value_type = Option<String>)]
+    state: Option<DeliveryState>,
+}
+
+/// A delivery of the outbox. Contains no email addresses and no secrets.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct DeliveryView {
+    id: Uuid,
+    kind: String,
+    /// The IDs of the objects that the delivery refers to.
+    about: Value,
+    state: String,
+    attempt: i32,
+    due_at: DateTime<Utc>,
+    expires_at: Option<DateTime<Utc>>,
+    last_error: Option<String>,
+    created_at: DateTime<Utc>,
+}
+
+/// List deliveries
+///
+/// Returns the deliveries of the outbox, newest first. Requires the role `ADMIN`.
+#[utoipa::path(get, path = "/admin/outbox", tag = "administration", security(("bearer" = [])), params(OutboxQuery),
+    responses((status = 200, body = [DeliveryView]), Refusals))]
+pub(crate) async fn outbox(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+    Query(query): Query<OutboxQuery>,
+) -> Result<Json<Vec<DeliveryView>>, Problem> {
+    Admin::at_least(&app.core, Role::Admin, principal)?;
+    let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
+    let rows = outbox::list(&app.core, query.state, page, size).await?;
+    let view = |row: outbox::OutboxRow| DeliveryView {
+        id: row.id,
+        kind: row.kind,
+        about: row.payload,
+        state: row.state,
+        attempt: row.attempt,
+        due_at: row.due_at,
+        expires_at: row.expires_at,
+        last_error: row.last_error,
+        created_at: row.created_at,
+    };
+    Ok(Json(rows.into_iter().map(view).collect()))
+}
+
+/// Retry a delivery
+///
+/// Queues a `dead` or `undelivered` delivery again. Requires the role `ADMIN`.
+#[utoipa::path(post, path = "/admin/outbox/{id}/replay", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), responses((status = 202, body = Message), Refusals))]
+pub(crate) async fn replay(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+) -> Result<(StatusCode, Json<Message>), Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    outbox::replay(&app.core, &Actor::User(admin.principal.user.id), id).await?;
+    Ok((StatusCode::ACCEPTED, Message::json("Delivery queued")))
+}

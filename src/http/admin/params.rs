@@ -1,0 +1,55 @@
+//! Parameters that several administration routes have in common.
+
+use axum::Json;
+use dca_core::{Code, Snowflake, users::User};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::{
+    App,
+    http::{accounts::views::UserView, compat::dialect::Dialect, problem::Problem},
+};
+
+/// Selects a page of a list.
+#[derive(Deserialize, IntoParams)]
+pub(crate) struct PageQuery {
+    /// The page number, starting at 1.
+    pub(super) page: Option<u64>,
+    /// The number of entries per page, 1 to 100. Defaults to 20.
+    pub(super) limit: Option<u64>,
+}
+
+/// Validated `page` and `limit` parameters.
+#[derive(Clone, Copy)]
+pub(super) struct PageParams {
+    pub(super) page: u64,
+    pub(super) size: u64,
+}
+
+impl PageParams {
+    pub(super) fn of(page: Option<u64>, size: Option<u64>) -> Result<Self, Problem> {
+        let (page, size) = (page.unwrap_or(1), size.unwrap_or(20));
+        let valid = (1..=1_000_000).contains(&page) && (1..=100).contains(&size);
+        let invalid = || Problem::new(Code::ValidationError, "page must be 1 to 1000000, and limit 1 to 100.");
+        valid.then_some(Self { page, size }).ok_or_else(invalid)
+    }
+}
+
+/// The reason for the change.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct ReasonRequest {
+    #[serde(default)]
+    pub(super) reason: Option<String>,
+}
+
+/// Parses the ID of a Discord server.
+pub(super) fn snowflake(text: &str) -> Result<Snowflake, Problem> {
+    let invalid =
+        |_| Problem::new(Code::ValidationError, "guildId must be a Discord server ID, for example 80351110224678912.");
+    text.parse().map(Snowflake).map_err(invalid)
+}
+
+/// The view of a user in this dialect.
+pub(super) async fn user_view(app: &App, dialect: Dialect, user: User) -> Result<Json<UserView>, Problem> {
+    Ok(Json(dialect.user(UserView::of(&app.core, user).await?)))
+}

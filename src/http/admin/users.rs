@@ -1,0 +1,198 @@
+//! Administration of users.
+
+use axum::{Json, extract::State, http::StatusCode};
+use dca_core::{
+    Code,
+    accounts::{
+        AccountStatus, Role,
+        admin::{self, Admin, UserFilter},
+    },
+    ids::UserId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::params::{PageParams, ReasonRequest, snowflake, user_view};
+use crate::{
+    App,
+    http::{
+        accounts::views::{Message, Refusals, UserView},
+        compat::dialect::Dialect,
+        extract::{CurrentUser, JsonBody, OptionalJson, PathParams, Query},
+        problem::Problem,
+    },
+};
+
+/// Filters the list of users.
+#[derive(Deserialize, IntoParams)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct UsersQuery {
+    /// The page number, starting at 1.
+    page: Option<u64>,
+    /// The number of entries per page, 1 to 100. Defaults to 20.
+    limit: Option<u64>,
+    /// Part of a name or email.
+    search: Option<String>,
+    #[param(value_type = Option<String>)]
+    status: Option<AccountStatus>,
+    #[param(value_type = Option<String>)]
+    role: Option<Role>,
+    /// Only users with licenses in this Discord server. Managers of the server can use this filter too.
+    guild_id: Option<String>,
+}
+
+/// A page of users.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UsersPage {
+    users: Vec<UserView>,
+    pagination: Pagination,
+}
+
+/// The position of the page in the list.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Pagination {
+    total: u64,
+    page: u64,
+    pages: u64,
+    limit: u64,
+    has_next: bool,
+    has_prev: bool,
+}
+
+/// List users
+///
+/// Requires the role `MODERATOR`.
+#[utoipa::path(get, path = "/admin/users", tag = "administration", security(("bearer" = [])), params(UsersQuery),
+    responses((status = 200, body = UsersPage), Refusals))]
+pub(crate) async fn list(
+    State(app): State<App>,
+    dialect: Dialect,
+    CurrentUser(principal): CurrentUser,
+    Query(query): Query<UsersQuery>,
+) -> Result<Json<UsersPage>, Problem> {
+    let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
+    let guild = query.guild_id.as_deref().map(snowflake).transpose()?;
+    let search = query.search.filter(|text| !text.is_empty());
+    if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
+        return Err(Problem::new(Code::ValidationError, "search must be one line of at most 254 bytes."));
+    }
+    let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
+    let (rows, total) = admin::list(&app.core, principal, guild, filter, page, size).await?;
+    let users = UserView::list(&app.core, rows).await?.into_iter().map(|user| dialect.user(user)).collect();
+    let pages = total.div_ceil(size);
+    let pagination = Pagination { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 };
+    Ok(Json(UsersPage { users, pagination }))
+}
+
+/// Retrieve a user
+///
+/// Requires the role `MODERATOR`.
+#[utoipa::path(get, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
+pub(crate) async fn get(
+    State(app): State<App>,
+    dialect: Dialect,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+) -> Result<Json<UserView>, Problem> {
+    Admin::at_least(&app.core, Role::Moderator, principal)?;
+    user_view(&app, dialect, admin::get(&app.core, UserId(id)).await?).await
+}
+
+/// The fields to change. Other fields are ignored.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct UpdateStatusRequest {
+    /// `ACTIVE`, `SUSPENDED` or `BANNED`.
+    #[schema(value_type = String)]
+    status: AccountStatus,
+    /// The reason for the change.
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+/// Update the status of a user
+///
+/// Suspends, bans or reactivates the user. Suspending and banning end all of their sessions. Requires the role
+/// `ADMIN`.
+#[utoipa::path(patch, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), request_body = UpdateStatusRequest, responses((status = 200, body = UserView), Refusals))]
+pub(crate) async fn change(
+    State(app): State<App>,
+    dialect: Dialect,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    JsonBody(form): JsonBody<UpdateStatusRequest>,
+) -> Result<Json<UserView>, Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    user_view(&app, dialect, admin::set_status(&app.core, &admin, UserId(id), form.status, form.reason).await?).await
+}
+
+/// Ban a user
+///
+/// Ends all of their sessions. Requires the role `ADMIN`.
+#[utoipa::path(post, path = "/admin/users/{id}/ban", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = UserView), Refusals))]
+pub(crate) async fn ban(
+    State(app): State<App>,
+    dialect: Dialect,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    OptionalJson(form): OptionalJson<ReasonRequest>,
+) -> Result<Json<UserView>, Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    user_view(
+        &app,
+        dialect,
+        admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Banned, form.reason).await?,
+    )
+    .await
+}
+
+/// Unban a user
+///
+/// Sets their status to `ACTIVE`. Requires the role `ADMIN`.
+#[utoipa::path(post, path = "/admin/users/{id}/unban", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
+pub(crate) async fn unban(
+    State(app): State<App>,
+    dialect: Dialect,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+) -> Result<Json<UserView>, Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    user_view(&app, dialect, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Active, None).await?).await
+}
+
+/// Delete a user
+///
+/// Ends all of their sessions and schedules the deletion in 14 days. The user can cancel it by signing in before
+/// then. Requires the role `ADMIN`.
+#[utoipa::path(delete, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), responses((status = 202, body = Value), Refusals))]
+pub(crate) async fn delete(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    let deletion_at = admin::schedule_deletion(&app.core, &admin, UserId(id)).await?;
+    Ok((StatusCode::ACCEPTED, Json(json!({ "deletionAt": deletion_at }))))
+}
+
+/// Disable two-factor authentication of a user
+///
+/// For users who lost their second factor. Ends all of their sessions. Requires the role `ADMIN`.
+#[utoipa::path(delete, path = "/admin/users/{id}/2fa", tag = "administration", security(("bearer" = [])),
+    params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
+pub(crate) async fn remove_second_factor(
+    State(app): State<App>,
+    CurrentUser(principal): CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+) -> Result<Json<Message>, Problem> {
+    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+    admin::remove_second_factor(&app.core, &admin, UserId(id)).await?;
+    Ok(Message::json("Second factor removed"))
+}

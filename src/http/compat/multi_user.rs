@@ -1,0 +1,46 @@
+//! The multi-user auth service: the native routes, with its error format `{message, error, statusCode}` and its
+//! names in snake case.
+
+use axum::http::StatusCode;
+use dca_core::Code;
+use serde_json::{Value, json};
+
+use super::dialect::{NATIVE, System, message};
+use crate::http::{
+    accounts::views::{SignUpView, TokensView, UserView},
+    problem::Problem,
+};
+
+pub(super) static SYSTEM: System = System { status, error, sign_up, user, tokens, ..NATIVE };
+
+fn status(code: Code) -> Option<StatusCode> {
+    (code == Code::ValidationError).then_some(StatusCode::BAD_REQUEST)
+}
+
+fn error(problem: &Problem, _: &str) -> Value {
+    let status = problem.http_status();
+    json!({
+        "message": message(problem),
+        "error": status.canonical_reason().unwrap_or_default(),
+        "statusCode": status.as_u16(),
+    })
+}
+
+fn sign_up(view: &SignUpView) -> Value {
+    json!({ "user_id": view.user_id })
+}
+
+fn user(user: &UserView) -> Value {
+    json!({
+        "id_user": user.id,
+        "email_verified": user.is_email_verified,
+        "display_name": user.name,
+        "surname": null,
+        "photo_url": null,
+        "phone_number": null,
+    })
+}
+
+fn tokens(tokens: &TokensView) -> Value {
+    json!({ "access_token": tokens.access_token })
+}
