@@ -10,10 +10,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use dca_auth::{
     App, Config,
-    app::{Inputs, Part, Running},
-    cli, config, telemetry,
+    app::{Inputs, Part},
+    cli, config,
+    process::Running,
+    telemetry,
 };
-use dca_core::{Clock, Ids};
 use dca_test_support::{Opt, SimDiscord};
 use futures::FutureExt;
 use serde_json::{Value, json};
@@ -71,7 +72,7 @@ async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
     let config = Config::load(settings.map(|(name, value)| (name.to_owned(), value)).into())?;
     telemetry::log(&config);
     let recorder = telemetry::recorder()?;
-    let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics: recorder.handle() };
+    let inputs = Inputs::system(recorder.handle());
     metrics::set_global_recorder(recorder).context("metrics")?;
     App::build(config, &[Part::Api, Part::Bot, Part::Workers], inputs).await?.start().await
 }

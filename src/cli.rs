@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64_URL};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dca_core::{
-    Caller, Clock, Ids, Snowflake, accounts::admin, api_keys, crypto::api_key::ApiKeyKind, entitlements, guilds,
-    ids::TenantId, licenses, products, tenants,
+    Caller, Snowflake, accounts::admin, api_keys, crypto::api_key::ApiKeyKind, entitlements, guilds, ids::TenantId,
+    licenses, products, tenants,
 };
 use dca_migration::{Migrator, MigratorTrait};
 use serde_json::json;
@@ -218,7 +218,7 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
 /// Builds the process without starting any part, for commands that only call core.
 async fn build(config: Config) -> Result<App> {
     let metrics = telemetry::recorder()?.handle();
-    App::build(config, &[], Inputs { clock: Clock::system(), ids: Ids::system(), metrics }).await
+    App::build(config, &[], Inputs::system(metrics)).await
 }
 
 async fn serve(config: Config, only: &[Part]) -> Result<()> {
@@ -228,15 +228,18 @@ async fn serve(config: Config, only: &[Part]) -> Result<()> {
     metrics::set_global_recorder(recorder).context("metrics")?;
     let all = [Part::Api, Part::Bot, Part::Workers];
     let parts = if only.is_empty() { &all[..] } else { only };
-    let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics };
-    let app = App::build(config, parts, inputs).await?;
+    let app = App::build(config, parts, Inputs::system(metrics)).await?;
     // Before the first request, so that a signal always shuts down in order.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let running = app.start().await?;
-    tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+    let mut running = app.start().await?;
+    let ended = tokio::select! {
+        failure = running.failure() => Err(failure),
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
     tracing::info!("shutting down; send a second signal to stop immediately");
     tokio::select! {
-        stopped = running.stop() => stopped,
+        stopped = running.stop() => ended.and(stopped),
         _ = terminate.recv() => bail!("stopped by a second signal"),
         _ = interrupt.recv() => bail!("stopped by a second signal"),
     }

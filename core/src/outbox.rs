@@ -212,7 +212,12 @@ pub(crate) async fn enqueue_at(tx: &mut Tx, delivery: &Delivery, key: String, du
 }
 
 /// Adds a delivery that is dropped after `expires_at`.
-pub(crate) async fn enqueue_until(tx: &mut Tx, delivery: &Delivery, key: String, expires_at: DateTime<Utc>) -> Result<()> {
+pub(crate) async fn enqueue_until(
+    tx: &mut Tx,
+    delivery: &Delivery,
+    key: String,
+    expires_at: DateTime<Utc>,
+) -> Result<()> {
     let now = tx.now();
     insert(tx, delivery, key, now, Some(expires_at)).await
 }

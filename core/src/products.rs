@@ -35,7 +35,13 @@ const DEFAULT_GRACE_S: i64 = 24 * 3_600;
 /// # Errors
 /// `VALIDATION_ERROR` for an invalid name or prefix; `CONFLICT` if another product uses the prefix, or
 /// this product has a different one.
-pub async fn create_or_update(core: &Core, caller: &Caller, name: &str, prefix: Option<&str>, terms: &PolicyChanges) -> Result<Product> {
+pub async fn create_or_update(
+    core: &Core,
+    caller: &Caller,
+    name: &str,
+    prefix: Option<&str>,
+    terms: &PolicyChanges,
+) -> Result<Product> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 80 || name.chars().any(char::is_control) {
         return Err(

@@ -5,7 +5,7 @@ use sea_orm_migration::{
     schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null, var_binary},
 };
 
-use crate::m0001_licensing::{timestamp, timestamp_null, index, foreign_key_to};
+use crate::m0001_licensing::{foreign_key_to, index, timestamp, timestamp_null};
 
 /// Creates the account tables.
 #[derive(Debug)]

@@ -199,8 +199,8 @@ fn method_label(method: &axum::http::Method) -> String {
 pub(crate) struct Listening {
     /// The address it listens on.
     pub(crate) addr: SocketAddr,
-    /// Ends when all requests have been completed.
-    pub(crate) task: JoinHandle<()>,
+    /// Ends when all requests have been completed, or when the listener fails.
+    pub(crate) task: JoinHandle<std::io::Result<()>>,
 }
 
 /// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
@@ -228,11 +228,6 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
     tokio::spawn(async move {
         drain.cancelled().await;
         handle.graceful_shutdown(Some(timeout));
-    });
-    let task = tokio::spawn(async move {
-        if let Ok(Err(error)) = task.await {
-            tracing::error!(%error, "the HTTP server failed");
-        }
     });
     Ok(Listening { addr, task })
 }

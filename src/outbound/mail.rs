@@ -40,7 +40,7 @@ use super::{
 use crate::Config;
 
 /// The longest duration of an attempt.
-pub const ATTEMPT: Duration = Duration::from_secs(90);
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The shortest interval between two log lines about a misconfigured mail server.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);

@@ -54,10 +54,7 @@ const COVERED: &[(&str, &str)] = &[
     ("6.1.1", "brute_force::failed_attempts_elsewhere_do_not_lock_out_a_known_browser"),
     ("6.3.1", "brute_force::attempts_are_limited_per_network_and_a_success_refunds_only_its_own"),
     ("6.3.1", "brute_force::instances_share_attempt_counts"),
-    (
-        "3.3.1 3.3.2 3.3.3 3.3.4 CK-1 CK-2",
-        "src/http/cookies::refresh_cookie_attributes_follow_url_scheme_and_settings",
-    ),
+    ("3.3.1 3.3.2 3.3.3 3.3.4 CK-1 CK-2", "src/http/cookies::refresh_cookie_attributes_follow_url_scheme_and_settings"),
     ("CK-4 CK-5", "accounts::refresh_cookie_is_cleared_with_the_attributes_it_was_set_with"),
     ("CK-3 CK-4 CK-7 14.3.1", "asvs::cookies_are_small_expire_and_are_set_only_by_sign_in"),
     ("CK-6", "tokens::a_duplicate_cookie_is_ignored"),
@@ -116,10 +113,7 @@ const COVERED: &[(&str, &str)] = &[
     ("8.2.2 8.2.3 15.3.1 15.3.3", "administration::users_cannot_raise_their_own_privileges"),
     ("15.3.3", "accounts::undocumented_request_fields_are_ignored"),
     ("8.4.1", "administration::guild_manager_sees_only_the_license_holders_of_the_guild"),
-    (
-        "10.1.1 14.2.1 OA-11 OA-9",
-        "sign_in::the_browser_returns_to_the_frontend_with_a_cookie_and_no_token_in_the_url",
-    ),
+    ("10.1.1 14.2.1 OA-11 OA-9", "sign_in::the_browser_returns_to_the_frontend_with_a_cookie_and_no_token_in_the_url"),
     ("OA-1 OA-2 OA-4 OA-12 10.2.2 OA-6", "sign_in::sign_in_with_a_provider_works_with_redirects_json_and_pages"),
     ("OA-8 T-05", "tokens::refresh_token_reuse_after_its_successor_was_used_ends_all_sessions"),
     ("OA-8", "tokens::refresh_token_reuse_is_a_retry_within_ten_seconds_and_ends_all_sessions_after"),

@@ -419,7 +419,12 @@ fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
         let port = sink.port().to_string();
         let host = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str()), ("DCA_SMTP_USER", "makers")];
         assert_eq!(failed_checks(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "right")]].concat()), (0, vec![]));
-        assert_fails(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(), "mail", "authentication with the mail server failed");
+        assert_fails(
+            &t,
+            &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(),
+            "mail",
+            "authentication with the mail server failed",
+        );
 
         map(&t, &guild, guild.role_above_bot("Boss")).await;
         t.stop().await;

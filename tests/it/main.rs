@@ -21,6 +21,7 @@ mod mail;
 mod ops;
 mod outbox;
 mod pages;
+mod process;
 mod second_factor;
 mod sign_in;
 mod storage;

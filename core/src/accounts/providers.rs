@@ -165,7 +165,12 @@ pub async fn complete_sign_in(
 ///
 /// # Errors
 /// `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn complete_with_second_factor(core: &Core, client: &ClientInfo, token: &str, code: &str) -> Result<SignedIn> {
+pub async fn complete_with_second_factor(
+    core: &Core,
+    client: &ClientInfo,
+    token: &str,
+    code: &str,
+) -> Result<SignedIn> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let pending = one_time::find_valid(core, Purpose::SecondFactor, token).await?;
     let mut tx = Tx::begin(core).await?;

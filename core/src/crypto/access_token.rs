@@ -58,8 +58,9 @@ struct Signer {
 impl Signer {
     fn of(core: &Core) -> Result<Self> {
         let seed = core.keys().key(Purpose::AccessToken).try_into();
-        let key =
-            SigningKey::from_bytes(seed.map_err(|_| Error::Internal("the signing key is not 32 bytes long".to_owned()))?);
+        let key = SigningKey::from_bytes(
+            seed.map_err(|_| Error::Internal("the signing key is not 32 bytes long".to_owned()))?,
+        );
         let kid = URL_SAFE_NO_PAD.encode(&Sha256::digest(key.verifying_key().as_bytes())[..9]);
         Ok(Self { key, kid })
     }

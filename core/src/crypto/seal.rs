@@ -65,7 +65,9 @@ impl Keyring {
             let sealed = encrypt(&*master.0, ids, purpose, new_id, &ids.bytes::<32>());
             let row = keyring::find_or_create(db, purpose, new_id, sealed, clock.now()).await?;
             let key = decrypt(&*master.0, purpose, row.id, &row.sealed).ok_or_else(|| {
-                Error::Internal("the master key does not match this database; use the key it was created with".to_owned())
+                Error::Internal(
+                    "the master key does not match this database; use the key it was created with".to_owned(),
+                )
             })?;
             keys.insert(purpose, Zeroizing::new(key));
         }
