@@ -49,7 +49,7 @@ async fn run_demo(once: bool) -> Result<()> {
     .await?;
     let result = run_steps(&running, &discord, data.path()).await;
     if result.is_ok() && !once {
-        let url = &running.app.config.public_url;
+        let url = &running.app.config.http.public_url;
         println!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API     {url}/licenses/validate");
         println!("   docs    {url}/docs\n   health  {url}/health");
         tokio::signal::ctrl_c().await?;
@@ -79,7 +79,7 @@ async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
 
 async fn run_steps(running: &Running, discord: &SimDiscord, data: &Path) -> Result<()> {
     let bot = running.app.bot.clone().context("this process runs no bot")?;
-    let url = format!("{}/licenses/validate", running.app.config.public_url);
+    let url = format!("{}/licenses/validate", running.app.config.http.public_url);
     let guild = discord.guild("Makers");
     let (owner, gold, ana) = (guild.owner(), guild.role("Gold"), guild.join("ana"));
     // Waits until the bot has stored all earlier gateway events. They arrive in order, so after the reply to a

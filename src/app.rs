@@ -30,7 +30,12 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use crate::{
     config::Config,
     master_key,
-    outbound::{dm_pause::DmPause, mail::Mailer, oauth::OAuthProviders},
+    outbound::{
+        dm_pause::DmPause,
+        mail::{Mailer, WithoutServer},
+        oauth::OAuthProviders,
+    },
+    telemetry,
 };
 
 /// The parts of the service, which can run in separate processes.
@@ -94,15 +99,16 @@ impl App {
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let core = open_core(&config, &inputs).await?;
-        let discord = config.discord_token.as_ref().map(|token| {
-            DiscordClient::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout)
+        let discord = config.discord.token.as_ref().map(|token| {
+            DiscordClient::new(token.expose(), config.discord.api_url.as_deref(), config.discord.delivery_timeout)
         });
         let can_connect = parts.contains(&Part::Bot);
         let bot = discord
             .clone()
             .filter(|_| can_connect)
-            .map(|discord| Bot::new(core.clone(), discord, config.gateway_lease));
-        let mailer = Mailer::new(&config, core.db.is_shared())?;
+            .map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
+        let without_server = if core.db.is_shared() { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles };
+        let mailer = Mailer::new(&config, without_server)?;
         Ok(Self {
             core,
             oauth_providers: OAuthProviders::new(&config)?,
@@ -115,6 +121,12 @@ impl App {
             parts: parts.into(),
             accepts_requests: Arc::new(AtomicBool::new(true)),
         })
+    }
+
+    /// Opens everything without running a part, for commands that only call core.
+    pub(crate) async fn build_for_command(config: Config) -> Result<Self> {
+        let metrics = telemetry::recorder()?.handle();
+        Self::build(config, &[], Inputs::system(metrics)).await
     }
 
     /// Whether this process runs a part.
@@ -161,31 +173,29 @@ impl App {
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 async fn open_core(config: &Config, inputs: &Inputs) -> Result<Core> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .with_context(|| format!("cannot create the data directory {} (DCA_DATA_DIR)", config.data_dir.display()))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.storage.data_dir).with_context(|| {
+        format!("cannot create the data directory {} (DCA_DATA_DIR)", config.storage.data_dir.display())
+    })?;
     let db = open_database(config).await?;
     migrate(&db).await?;
-    let master = match &config.master_key {
+    let master = match &config.storage.master_key {
         Some(key) => master_key::decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64")?,
-        None if Keyring::is_sealed(&db).await? => master_key::read(&config.data_dir)?,
-        None => master_key::read_or_generate(&config.data_dir, &inputs.ids)?,
+        None if Keyring::is_sealed(&db).await? => master_key::read(&config.storage.data_dir)?,
+        None => master_key::read_or_generate(&config.storage.data_dir, &inputs.ids)?,
     };
     let redis = open_redis(config)?;
     let rates = [
-        (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
-        (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
-        (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.dm_per_minute) }),
-        (Bucket::Auth, Rate::per_minute(config.auth_per_minute)),
-        (Bucket::Email, Rate { burst: BURST, ..Rate::per_minute(config.emails_per_minute) }),
+        (Bucket::Validate, Rate::per_minute(config.limits.validate_per_minute)),
+        (Bucket::AuthFailure, Rate::per_minute(config.limits.auth_failures_per_minute)),
+        (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.limits.dm_per_minute) }),
+        (Bucket::Auth, Rate::per_minute(config.limits.auth_per_minute)),
+        (Bucket::Email, Rate { burst: BURST, ..Rate::per_minute(config.limits.emails_per_minute) }),
     ];
     let (bus, limiter) = match redis {
         None => (Bus::memory(), Limiter::new(&rates, None)),
         Some((client, connection)) => (
-            Bus::redis(client, connection.clone(), &config.redis_prefix),
-            Limiter::new(&rates, Some((connection, &config.redis_prefix))),
+            Bus::redis(client, connection.clone(), &config.storage.redis_prefix),
+            Limiter::new(&rates, Some((connection, &config.storage.redis_prefix))),
         ),
     };
     Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, account_policy(config), &master).await?)
@@ -195,15 +205,15 @@ fn account_policy(config: &Config) -> AccountPolicy {
     // Leave one CPU core for requests that do not hash passwords.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     AccountPolicy {
-        access_ttl: config.access_ttl,
-        refresh_ttl: config.refresh_ttl,
-        password_memory_kib: config.password_memory_kib,
+        access_ttl: config.accounts.access_ttl,
+        refresh_ttl: config.accounts.refresh_ttl,
+        password_memory_kib: config.accounts.password_memory_kib,
         max_concurrent_hashes: cores.saturating_sub(1),
-        failures_per_account: config.failures_per_account.get(),
-        failures_per_network: config.failures_per_network.get(),
-        emails_per_network: config.emails_per_network.get(),
-        admins_need_second_factor: config.admins_need_second_factor,
-        app_name: config.app_name.clone(),
+        failures_per_account: config.limits.failures_per_account.get(),
+        failures_per_network: config.limits.failures_per_network.get(),
+        emails_per_network: config.limits.emails_per_network.get(),
+        admins_need_second_factor: config.accounts.admins_need_second_factor,
+        app_name: config.accounts.app_name.clone(),
     }
 }
 
@@ -212,13 +222,15 @@ fn account_policy(config: &Config) -> AccountPolicy {
 /// # Errors
 /// If the database cannot be reached. The message does not contain the URL.
 pub async fn open_database(config: &Config) -> Result<Db> {
-    let url = config.database_url.expose();
+    let url = config.storage.database_url.expose();
     if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
         let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("cannot write the database file {path}"))?;
     }
-    Db::connect(url, config.database_pool_size).await.context("cannot open the database. Check DCA_DATABASE_URL")
+    Db::connect(url, config.storage.database_pool_size)
+        .await
+        .context("cannot open the database. Check DCA_DATABASE_URL")
 }
 
 /// Applies pending migrations. Instances may call this at the same time.
@@ -230,7 +242,7 @@ pub async fn migrate(db: &Db) -> Result<()> {
 }
 
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
-    let Some(url) = &config.redis_url else { return Ok(None) };
+    let Some(url) = &config.storage.redis_url else { return Ok(None) };
     let client = redis::Client::open(url.expose()).context("cannot use DCA_REDIS_URL")?;
     let timeout = Duration::from_millis(500);
     let settings = ConnectionManagerConfig::new()

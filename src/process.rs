@@ -103,7 +103,8 @@ impl Running {
                 }
             }
         };
-        if tokio::time::timeout(self.app.config.drain_timeout + Duration::from_secs(10), all_ended).await.is_err() {
+        if tokio::time::timeout(self.app.config.http.drain_timeout + Duration::from_secs(10), all_ended).await.is_err()
+        {
             warn!("some tasks did not finish in time; their leases will expire");
             self.parts.detach_all();
         }
@@ -116,8 +117,11 @@ impl Running {
         let mail = app.mailer.disabled_reason();
         let off: Vec<&str> = [
             (app.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
-            (app.config.redis_url.is_none(), "redis: no DCA_REDIS_URL, rate limits are not shared between instances"),
-            (app.config.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
+            (
+                app.config.storage.redis_url.is_none(),
+                "redis: no DCA_REDIS_URL, rate limits are not shared between instances",
+            ),
+            (app.config.http.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
             (mail.is_some(), mail.as_deref().unwrap_or_default()),
             (!app.runs(Part::Api), "api: --only"),
             (!app.runs(Part::Bot), "gateway: --only"),
@@ -131,12 +135,12 @@ impl Running {
             version = env!("CARGO_PKG_VERSION"),
             mode = app.mode(),
             listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
-            url = app.config.public_url,
+            url = app.config.http.public_url,
             off = off.join("; "),
             "DCA-Auth is up"
         );
-        if !app.config.ignored.is_empty() {
-            warn!(names = app.config.ignored.join(" "), "these settings are recognized but not used yet");
+        if !app.config.unused_settings.is_empty() {
+            warn!(names = app.config.unused_settings.join(" "), "these settings are recognized but not used yet");
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::{App, Config};
 pub(super) async fn gate(State(app): State<App>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
     let peer = peer.map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
-    let client = client_ip(&app.config.trusted_proxies, peer, request.headers());
+    let client = client_ip(&app.config.http.trusted_proxies, peer, request.headers());
     if let Err(wait) = app.core.limiter.check(Bucket::Auth, &network(client)).await {
         return Problem::slow_down(wait).into_response();
     }
@@ -82,7 +82,7 @@ fn is_allowed_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
 
 /// The origins whose pages may call the API with cookies, in the form of the `Origin` header.
 pub(super) fn origins(config: &Config) -> impl Iterator<Item = String> + use<'_> {
-    let own = [Some(&config.public_url), config.frontend_url.as_ref()].into_iter().flatten();
+    let own = [Some(&config.http.public_url), config.accounts.frontend_url.as_ref()].into_iter().flatten();
     let own = own.filter_map(|url| Url::parse(url).ok()).map(|url| url.origin().ascii_serialization());
-    own.chain(config.cors_origins.iter().cloned())
+    own.chain(config.http.cors_origins.iter().cloned())
 }

@@ -122,7 +122,7 @@ fn router(app: App) -> Router {
         .layer(header("cache-control", "no-store"))
         .layer(header("content-security-policy", CSP))
         .layer(cors(&app.config));
-    let router = if app.config.public_url.starts_with("https:") {
+    let router = if app.config.http.public_url.starts_with("https:") {
         router.layer(header("strict-transport-security", "max-age=31536000; includeSubDomains"))
     } else {
         router
@@ -171,7 +171,7 @@ async fn trace_request(
     // The route template instead of the path: paths may contain secrets, which must not be logged.
     let route = request.extensions().get::<MatchedPath>().map_or("unmatched", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let client = extract::client_ip(&app.config.trusted_proxies, peer.ip(), request.headers());
+    let client = extract::client_ip(&app.config.http.trusted_proxies, peer.ip(), request.headers());
     request.extensions_mut().insert(RequestId(id.clone()));
     let span = info_span!("request", request_id = id, %method, route, %client);
     let mut response = events::with_request_id(id.clone(), next.run(request)).instrument(span.clone()).await;
@@ -207,13 +207,13 @@ pub(crate) struct Listening {
 pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listening> {
     let handle = Handle::new();
     let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = std::net::TcpListener::bind(app.config.http_addr)
-        .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http_addr))?;
+    let listener = std::net::TcpListener::bind(app.config.http.addr)
+        .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http.addr))?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
     limit_request_heads(&mut server);
-    let task = match &app.config.tls {
+    let task = match &app.config.http.tls {
         None => tokio::spawn(async move { server.acceptor(IdleTimeout).serve(service).await }),
         Some(files) => {
             // The defaults of rustls: TLS 1.3 and 1.2.
@@ -224,7 +224,7 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Listeni
             tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
         }
     };
-    let timeout = app.config.drain_timeout;
+    let timeout = app.config.http.drain_timeout;
     tokio::spawn(async move {
         drain.cancelled().await;
         handle.graceful_shutdown(Some(timeout));

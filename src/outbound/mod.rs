@@ -4,6 +4,7 @@
 pub(crate) mod dm_pause;
 mod domains;
 pub mod mail;
+pub mod mail_error;
 pub mod oauth;
 mod smtp;
 mod templates;

@@ -16,7 +16,7 @@ use crate::App;
 /// stamps; or in a process that never connects to the gateway.
 pub const RECONCILE_ROLES: ScheduledWorker = ScheduledWorker {
     name: workers::RECONCILE_ROLES,
-    interval: |app| app.config.reconcile_interval,
+    interval: |app| app.config.discord.reconcile_interval,
     can_run: |app| match &app.bot {
         Some(bot) => bot.gateway_lease().is_some(),
         None => app.discord.is_some(),
@@ -57,7 +57,9 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let (core, id) = (&app.core, guild.id);
     let Some(discord) = &app.discord else { return Ok(Summary::default()) };
     let fence = app.bot.as_ref().and_then(|bot| bot.gateway_lease());
-    let Some(mut reconciliation) = GuildReconciliation::begin(core, guild, fence, app.config.dm_interval).await? else {
+    let Some(mut reconciliation) =
+        GuildReconciliation::begin(core, guild, fence, app.config.discord.dm_interval).await?
+    else {
         return Ok(Summary::default());
     };
     let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));

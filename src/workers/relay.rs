@@ -24,7 +24,7 @@ use uuid::Uuid;
 use super::runtime::{RETRY_DELAY, notifications, run_until};
 use crate::{
     App,
-    outbound::{dm_pause::DM_PAUSE, mail},
+    outbound::{dm_pause::DM_PAUSE, mail, mail_error::MailError},
 };
 
 /// How much longer a lease lasts than the longest attempt.
@@ -48,7 +48,7 @@ impl TransportSettings {
         match transport {
             Transport::Discord => Self {
                 concurrency: 8,
-                attempt_timeout: app.config.delivery_timeout * 2,
+                attempt_timeout: app.config.discord.delivery_timeout * 2,
                 can_send: app.discord.is_some(),
             },
             Transport::Smtp => {
@@ -129,7 +129,7 @@ async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Re
         Ok(true) => {}
         Ok(false) => warn!(delivery = %claim.id, "another instance already completed this delivery"),
         Err(error) => {
-            error!(delivery = %claim.id, %error, "could not record a delivery's outcome; it is retried when its lease expires")
+            error!(delivery = %claim.id, %error, "could not record a delivery's outcome; it is retried when its lease expires");
         }
     }
     Ok(())
@@ -202,8 +202,8 @@ async fn send_email(app: &App, claim: &Claim, template: EmailTemplate, user: Use
     };
     match app.mailer.send(&app.core, claim.id, claim.created_at, template, &data).await {
         Ok(()) => Outcome::Sent,
-        Err(mail::MailError::Wait(wait)) => Outcome::Wait(wait),
-        Err(mail::MailError::Rejected(reason)) => Outcome::Undelivered(reason),
+        Err(MailError::Wait(wait)) => Outcome::Wait(wait),
+        Err(MailError::Rejected(reason)) => Outcome::Undelivered(reason),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }

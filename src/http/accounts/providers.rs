@@ -115,7 +115,7 @@ async fn outcome_response(app: &App, headers: &HeaderMap, outcome: SignInOutcome
     match outcome {
         SignInOutcome::SignedIn(signed_in) => {
             let cookies = cookies::grant(app, Dialect::Native, &signed_in);
-            if let Some(frontend) = &app.config.frontend_url {
+            if let Some(frontend) = &app.config.accounts.frontend_url {
                 return Ok((cookies, redirect(&format!("{frontend}/auth/cb"))).into_response());
             }
             if pages::wants_page(headers) {
@@ -130,7 +130,7 @@ async fn outcome_response(app: &App, headers: &HeaderMap, outcome: SignInOutcome
             }
             Ok((pending, Problem::waiting(token)).into_response())
         }
-        SignInOutcome::Linked(_) => match &app.config.frontend_url {
+        SignInOutcome::Linked(_) => match &app.config.accounts.frontend_url {
             Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true")).into_response()),
             None => Ok(pages::text_page(app, headers, pages::PageText::Linked)),
         },
