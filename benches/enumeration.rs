@@ -17,7 +17,7 @@ use dca_auth::{
     app::{Inputs, Part},
     telemetry,
 };
-use dca_core::{Clock, Ids, accounts::admin};
+use dca_core::accounts::admin;
 use serde_json::{Value, json};
 
 type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -46,7 +46,7 @@ async fn measure() -> BenchResult<()> {
         ("DCA_LETTERS_PER_NETWORK", "1000000"),
     ];
     let env: BTreeMap<String, String> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics: telemetry::recorder()?.handle() };
+    let inputs = Inputs::system(telemetry::recorder()?.handle());
     let running = App::build(Config::load(env)?, &[Part::Api], inputs).await?.start().await?;
     let base = format!("http://{}", running.addr.ok_or("the service has no address")?);
     let http = reqwest::Client::builder().tls_certs_only([]).build()?;

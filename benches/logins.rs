@@ -23,7 +23,7 @@ use dca_auth::{
     telemetry,
 };
 use dca_core::{
-    Caller, Clock, Core, Ids,
+    Caller, Core,
     accounts::admin,
     api_keys,
     crypto::api_key::ApiKeyKind,
@@ -62,7 +62,7 @@ async fn measure() -> BenchResult<()> {
         ("DCA_FAILURES_PER_NETWORK", "1000000"),
     ];
     let env: BTreeMap<String, String> = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-    let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics: telemetry::recorder()?.handle() };
+    let inputs = Inputs::system(telemetry::recorder()?.handle());
     let running = App::build(Config::load(env)?, &[Part::Api], inputs).await?.start().await?;
     let (core, addr) = (&running.app.core, running.addr.ok_or("the service has no address")?);
     let request = validation(core).await?;

@@ -10,10 +10,11 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use dca_auth::{
     App, Config,
-    app::{Inputs, Part, Running},
-    cli, config, telemetry,
+    app::{Inputs, Part},
+    cli, config,
+    process::Running,
+    telemetry,
 };
-use dca_core::{Clock, Ids};
 use dca_test_support::{Opt, SimDiscord};
 use futures::FutureExt;
 use serde_json::{Value, json};
@@ -48,7 +49,7 @@ async fn run_demo(once: bool) -> Result<()> {
     .await?;
     let result = run_steps(&running, &discord, data.path()).await;
     if result.is_ok() && !once {
-        let url = &running.app.config.public_url;
+        let url = &running.app.config.http.public_url;
         println!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API     {url}/licenses/validate");
         println!("   docs    {url}/docs\n   health  {url}/health");
         tokio::signal::ctrl_c().await?;
@@ -71,14 +72,14 @@ async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
     let config = Config::load(settings.map(|(name, value)| (name.to_owned(), value)).into())?;
     telemetry::log(&config);
     let recorder = telemetry::recorder()?;
-    let inputs = Inputs { clock: Clock::system(), ids: Ids::system(), metrics: recorder.handle() };
+    let inputs = Inputs::system(recorder.handle());
     metrics::set_global_recorder(recorder).context("metrics")?;
     App::build(config, &[Part::Api, Part::Bot, Part::Workers], inputs).await?.start().await
 }
 
 async fn run_steps(running: &Running, discord: &SimDiscord, data: &Path) -> Result<()> {
     let bot = running.app.bot.clone().context("this process runs no bot")?;
-    let url = format!("{}/licenses/validate", running.app.config.public_url);
+    let url = format!("{}/licenses/validate", running.app.config.http.public_url);
     let guild = discord.guild("Makers");
     let (owner, gold, ana) = (guild.owner(), guild.role("Gold"), guild.join("ana"));
     // Waits until the bot has stored all earlier gateway events. They arrive in order, so after the reply to a

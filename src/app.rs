@@ -1,18 +1,14 @@
-//! Builds, runs and stops a process. `main` and the tests use the same code.
+//! [`App`]: everything that a process uses, built from its configuration. HTTP handlers, the bot and the workers all
+//! call [`App::core`].
 //!
 //! ```text
-//! build: data directory -> database (migrated) -> Redis? -> Core -> bot?
-//! run:   HTTP | bot | workers, until stopped
-//! stop:  unready -> gateway closed -> requests finished -> workers released -> pools closed
+//! data directory -> database (migrated) -> master key -> Redis? -> Core -> bot? -> mail, OAuth
 //! ```
 
 use std::{
     fs,
-    io::Write,
-    net::SocketAddr,
     num::NonZeroU32,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,25 +16,26 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use base64::{Engine, engine::general_purpose::STANDARD};
+use anyhow::{Context, Result};
 use dca_commands::{Bot, DiscordClient, GatewayStatus};
 use dca_core::{
     Bus, Clock, Core, Db, Ids, Limiter,
     accounts::AccountPolicy,
-    crypto::seal::{Keyring, MasterKey},
+    crypto::seal::Keyring,
     limiter::{Bucket, Rate},
 };
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::{
-    Config, http,
-    outbound::{Mailer, oauth::OAuthProviders},
-    workers,
+    config::Config,
+    master_key,
+    outbound::{
+        dm_pause::DmPause,
+        mail::{Mailer, WithoutServer},
+        oauth::OAuthProviders,
+    },
+    telemetry,
 };
 
 /// The parts of the service, which can run in separate processes.
@@ -63,7 +60,15 @@ pub struct Inputs {
     pub metrics: PrometheusHandle,
 }
 
-/// A built process. HTTP handlers, the bot and the workers all call [`App::core`].
+impl Inputs {
+    /// The system's clock and random numbers.
+    #[must_use]
+    pub fn system(metrics: PrometheusHandle) -> Self {
+        Self { clock: Clock::system(), ids: Ids::system(), metrics }
+    }
+}
+
+/// Everything that a process uses. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
     /// The domain logic.
@@ -81,9 +86,9 @@ pub struct App {
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     /// Pauses direct messages while Discord rate-limits them.
-    pub(crate) dm_pause: workers::relay::DmPause,
+    pub(crate) dm_pause: DmPause,
     parts: Arc<[Part]>,
-    ready: Arc<AtomicBool>,
+    accepts_requests: Arc<AtomicBool>,
 }
 
 impl App {
@@ -94,18 +99,16 @@ impl App {
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let core = open_core(&config, &inputs).await?;
-        let discord = config.discord_token.as_ref().map(|token| {
-            DiscordClient::new(token.expose(), config.discord_api_url.as_deref(), config.delivery_timeout)
+        let discord = config.discord.token.as_ref().map(|token| {
+            DiscordClient::new(token.expose(), config.discord.api_url.as_deref(), config.discord.delivery_timeout)
         });
         let can_connect = parts.contains(&Part::Bot);
         let bot = discord
             .clone()
             .filter(|_| can_connect)
-            .map(|discord| Bot::new(core.clone(), discord, config.gateway_lease));
-        let mailer = Mailer::new(&config, core.db.is_shared())?;
-        for worker in workers::Worker::ALL {
-            dca_core::workers::register(&core, worker.name()).await?;
-        }
+            .map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
+        let without_server = if core.db.is_shared() { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles };
+        let mailer = Mailer::new(&config, without_server)?;
         Ok(Self {
             core,
             oauth_providers: OAuthProviders::new(&config)?,
@@ -114,16 +117,32 @@ impl App {
             bot,
             mailer,
             metrics: inputs.metrics,
-            dm_pause: workers::relay::DmPause::default(),
+            dm_pause: DmPause::default(),
             parts: parts.into(),
-            ready: Arc::new(AtomicBool::new(true)),
+            accepts_requests: Arc::new(AtomicBool::new(true)),
         })
+    }
+
+    /// Opens everything without running a part, for commands that only call core.
+    pub(crate) async fn build_for_command(config: Config) -> Result<Self> {
+        let metrics = telemetry::recorder()?.handle();
+        Self::build(config, &[], Inputs::system(metrics)).await
+    }
+
+    /// Whether this process runs a part.
+    pub(crate) fn runs(&self, part: Part) -> bool {
+        self.parts.contains(&part)
     }
 
     /// Whether this instance accepts requests.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Relaxed)
+        self.accepts_requests.load(Ordering::Relaxed)
+    }
+
+    /// Tells the load balancer through `/ready` that this instance is about to stop.
+    pub(crate) fn set_unready(&self) {
+        self.accepts_requests.store(false, Ordering::Relaxed);
     }
 
     /// `embedded` (one process with a SQLite file) or `cluster`.
@@ -148,120 +167,35 @@ impl App {
             },
         }
     }
-
-    /// Starts the configured parts.
-    ///
-    /// # Errors
-    /// If the address cannot be bound or the certificate cannot be read.
-    pub async fn start(self) -> Result<Running> {
-        let (stop, drained) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = Vec::new();
-        let mut addr = None;
-        if self.parts.contains(&Part::Api) {
-            let server = http::serve(&self, drained.clone()).await?;
-            addr = Some(server.addr);
-            tasks.push(server.task);
-        }
-        let (limiter, stopped) = (self.core.limiter.clone(), stop.clone());
-        tasks.push(tokio::spawn(async move {
-            while tokio::time::timeout(Duration::from_mins(1), stopped.cancelled()).await.is_err() {
-                limiter.drop_idle();
-            }
-        }));
-        if let Some(bot) = self.bot.clone() {
-            tasks.push(tokio::spawn(dca_commands::gateway::run(bot, stop.clone())));
-        }
-        if self.parts.contains(&Part::Workers) {
-            tasks.push(tokio::spawn(workers::run(self.clone(), stop.clone())));
-        }
-        self.announce(addr);
-        Ok(Running { app: self, addr, stop, drained, tasks })
-    }
-
-    /// Logs one start line, and a warning if settings of earlier systems are ignored.
-    fn announce(&self, addr: Option<SocketAddr>) {
-        let mail = self.mailer.disabled_reason();
-        let off: Vec<&str> = [
-            (self.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
-            (self.config.redis_url.is_none(), "redis: no DCA_REDIS_URL, rate limits are not shared between instances"),
-            (self.config.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
-            (mail.is_some(), mail.as_deref().unwrap_or_default()),
-            (!self.parts.contains(&Part::Api), "api: --only"),
-            (!self.parts.contains(&Part::Bot), "gateway: --only"),
-            (!self.parts.contains(&Part::Workers), "workers: --only"),
-        ]
-        .into_iter()
-        .filter(|(is_off, _)| *is_off)
-        .map(|(_, reason)| reason)
-        .collect();
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            mode = self.mode(),
-            listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
-            url = self.config.public_url,
-            off = off.join("; "),
-            "DCA-Auth is up"
-        );
-        if !self.config.ignored.is_empty() {
-            warn!(names = self.config.ignored.join(" "), "these settings are recognized but not used yet");
-        }
-    }
-}
-
-/// A started process.
-pub struct Running {
-    /// The process.
-    pub app: App,
-    /// The address of the HTTP listener.
-    pub addr: Option<SocketAddr>,
-    stop: CancellationToken,
-    drained: CancellationToken,
-    tasks: Vec<JoinHandle<()>>,
-}
-
-impl Running {
-    /// Shuts down in order: stops accepting requests, closes the gateway and releases the workers
-    /// while requests finish, then closes the pools.
-    ///
-    /// # Errors
-    /// If a pool does not close cleanly.
-    pub async fn stop(self) -> Result<()> {
-        self.app.ready.store(false, Ordering::Relaxed);
-        self.stop.cancel();
-        self.drained.cancel();
-        let all = futures::future::join_all(self.tasks);
-        if tokio::time::timeout(self.app.config.drain_timeout + Duration::from_secs(10), all).await.is_err() {
-            warn!("some tasks did not finish in time; their leases will expire");
-        }
-        Ok(self.app.core.db.close().await?)
-    }
 }
 
 /// How many messages may be sent in one burst.
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 async fn open_core(config: &Config, inputs: &Inputs) -> Result<Core> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(&config.data_dir)
-        .with_context(|| format!("cannot create the data directory {} (DCA_DATA_DIR)", config.data_dir.display()))?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.storage.data_dir).with_context(|| {
+        format!("cannot create the data directory {} (DCA_DATA_DIR)", config.storage.data_dir.display())
+    })?;
     let db = open_database(config).await?;
     migrate(&db).await?;
-    let master = master_key(config, &inputs.ids, Keyring::is_sealed(&db).await?)?;
+    let master = match &config.storage.master_key {
+        Some(key) => master_key::decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64")?,
+        None if Keyring::is_sealed(&db).await? => master_key::read(&config.storage.data_dir)?,
+        None => master_key::read_or_generate(&config.storage.data_dir, &inputs.ids)?,
+    };
     let redis = open_redis(config)?;
     let rates = [
-        (Bucket::Validate, Rate::per_minute(config.validate_per_minute)),
-        (Bucket::AuthFailure, Rate::per_minute(config.auth_failures_per_minute)),
-        (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.dm_per_minute) }),
-        (Bucket::Auth, Rate::per_minute(config.auth_per_minute)),
-        (Bucket::Email, Rate { burst: BURST, ..Rate::per_minute(config.emails_per_minute) }),
+        (Bucket::Validate, Rate::per_minute(config.limits.validate_per_minute)),
+        (Bucket::AuthFailure, Rate::per_minute(config.limits.auth_failures_per_minute)),
+        (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.limits.dm_per_minute) }),
+        (Bucket::Auth, Rate::per_minute(config.limits.auth_per_minute)),
+        (Bucket::Email, Rate { burst: BURST, ..Rate::per_minute(config.limits.emails_per_minute) }),
     ];
     let (bus, limiter) = match redis {
         None => (Bus::memory(), Limiter::new(&rates, None)),
         Some((client, connection)) => (
-            Bus::redis(client, connection.clone(), &config.redis_prefix),
-            Limiter::new(&rates, Some((connection, &config.redis_prefix))),
+            Bus::redis(client, connection.clone(), &config.storage.redis_prefix),
+            Limiter::new(&rates, Some((connection, &config.storage.redis_prefix))),
         ),
     };
     Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, account_policy(config), &master).await?)
@@ -271,15 +205,15 @@ fn account_policy(config: &Config) -> AccountPolicy {
     // Leave one CPU core for requests that do not hash passwords.
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     AccountPolicy {
-        access_ttl: config.access_ttl,
-        refresh_ttl: config.refresh_ttl,
-        password_memory_kib: config.password_memory_kib,
+        access_ttl: config.accounts.access_ttl,
+        refresh_ttl: config.accounts.refresh_ttl,
+        password_memory_kib: config.accounts.password_memory_kib,
         max_concurrent_hashes: cores.saturating_sub(1),
-        failures_per_account: config.failures_per_account.get(),
-        failures_per_network: config.failures_per_network.get(),
-        emails_per_network: config.emails_per_network.get(),
-        admins_need_second_factor: config.admins_need_second_factor,
-        app_name: config.app_name.clone(),
+        failures_per_account: config.limits.failures_per_account.get(),
+        failures_per_network: config.limits.failures_per_network.get(),
+        emails_per_network: config.limits.emails_per_network.get(),
+        admins_need_second_factor: config.accounts.admins_need_second_factor,
+        app_name: config.accounts.app_name.clone(),
     }
 }
 
@@ -288,13 +222,15 @@ fn account_policy(config: &Config) -> AccountPolicy {
 /// # Errors
 /// If the database cannot be reached. The message does not contain the URL.
 pub async fn open_database(config: &Config) -> Result<Db> {
-    let url = config.database_url.expose();
+    let url = config.storage.database_url.expose();
     if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
         let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("cannot write the database file {path}"))?;
     }
-    Db::connect(url, config.database_pool_size).await.context("cannot open the database. Check DCA_DATABASE_URL")
+    Db::connect(url, config.storage.database_pool_size)
+        .await
+        .context("cannot open the database. Check DCA_DATABASE_URL")
 }
 
 /// Applies pending migrations. Instances may call this at the same time.
@@ -306,7 +242,7 @@ pub async fn migrate(db: &Db) -> Result<()> {
 }
 
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
-    let Some(url) = &config.redis_url else { return Ok(None) };
+    let Some(url) = &config.storage.redis_url else { return Ok(None) };
     let client = redis::Client::open(url.expose()).context("cannot use DCA_REDIS_URL")?;
     let timeout = Duration::from_millis(500);
     let settings = ConnectionManagerConfig::new()
@@ -326,47 +262,4 @@ pub async fn ping_redis(config: &Config) -> Option<Result<(), String>> {
         redis::cmd("PING").query_async::<()>(&mut connection).await.map_err(|error| error.to_string())
     };
     Some(ping.await)
-}
-
-/// Returns the configured master key, or the one in the data directory, which is generated on first start.
-fn master_key(config: &Config, ids: &Ids, is_sealed: bool) -> Result<MasterKey> {
-    if let Some(key) = &config.master_key {
-        return decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64");
-    }
-    let path = config.data_dir.join("master.key");
-    match fs::read_to_string(&path) {
-        Ok(text) => decode(text.trim()).with_context(|| format!("{} is not 32 bytes of base64", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && is_sealed => bail!(
-            "{} is missing, but this database needs its master key: restore it from your backup, or set DCA_MASTER_KEY",
-            path.display()
-        ),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = ids.bytes::<32>();
-            write_secret(&path, &STANDARD.encode(key))?;
-            info!(path = %path.display(), "generated a master key; back it up with the database, which needs it");
-            Ok(MasterKey::new(key))
-        }
-        Err(error) => bail!("cannot read {}: {error}", path.display()),
-    }
-}
-
-fn decode(text: &str) -> Result<MasterKey> {
-    let bytes = STANDARD.decode(text)?;
-    Ok(MasterKey::new(bytes.try_into().map_err(|_| anyhow::anyhow!("wrong length"))?))
-}
-
-/// Writes a new file that only its owner can read. Never overwrites a file.
-fn write_secret(path: &Path, text: &str) -> Result<()> {
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
-    written.with_context(|| {
-        // The next start would use an incomplete secret.
-        _ = fs::remove_file(path);
-        format!("cannot write {}", path.display())
-    })
 }

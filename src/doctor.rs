@@ -130,7 +130,7 @@ async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding>
             }
         }
         Err(error) => {
-            findings.push(Finding::fail("servers", error.to_string(), "Check that the database is reachable."))
+            findings.push(Finding::fail("servers", error.to_string(), "Check that the database is reachable."));
         }
     }
     findings

@@ -1,6 +1,6 @@
 //! The HTTP API, the command line, outbound connections and background workers, and the code that connects them.
 //!
-//! `main` reads the environment, [`config`] parses it, and [`app::App`] builds and runs the process.
+//! `main` reads the environment, [`config`] parses it, [`app`] builds what a process uses, and [`process`] runs its parts.
 //! Tests do the same with their own settings and clock.
 
 pub mod app;
@@ -8,7 +8,9 @@ pub mod cli;
 pub mod config;
 pub mod doctor;
 pub mod http;
+mod master_key;
 pub mod outbound;
+pub mod process;
 pub mod telemetry;
 pub mod workers;
 

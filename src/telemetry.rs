@@ -22,17 +22,17 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
 
 /// Starts logging to standard error.
 pub fn log(config: &Config) {
-    let json = match config.log_format {
+    let json = match config.log.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
     // More verbose levels of these libraries may log the content of requests.
     let library_levels = "serenity=warn,poise=warn,sqlx=warn,sea_orm=warn,apalis=error,hyper=warn,rustls=warn";
-    let requested = EnvFilter::new(&config.log_filter);
+    let requested = EnvFilter::new(&config.log.filter);
     let filter = match requested.max_level_hint() {
         Some(LevelFilter::ERROR | LevelFilter::OFF) => requested,
-        _ => EnvFilter::new(format!("{},{library_levels}", config.log_filter)),
+        _ => EnvFilter::new(format!("{},{library_levels}", config.log.filter)),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(json);
     let registry = Registry::default().with(filter);

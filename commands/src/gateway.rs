@@ -29,7 +29,7 @@ use serenity::{
     gateway::GatewayError,
     http::Http,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -285,13 +285,16 @@ async fn store_update(
 /// Connects to the gateway whenever this instance holds the lease, until `stop`. Returns after releasing
 /// the lease. If Discord refuses the connection and only an operator can fix it, the rest of the process
 /// keeps running.
-pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
+///
+/// # Errors
+/// If the task that stores updates panicked.
+pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError> {
     loop {
         match acquire(&bot).await {
             Ok(Some(lease)) => {
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
                 bot.status.send_replace(GatewayStatus::Connecting);
-                listen(&bot, &lease, &stop).await;
+                let listened = listen(&bot, &lease, &stop).await;
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
                     warn!(%error, "could not release the gateway lease; it expires on its own");
@@ -299,6 +302,7 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
                 if !matches!(*bot.status.borrow(), GatewayStatus::Refused(_)) {
                     bot.status.send_replace(GatewayStatus::Standby);
                 }
+                listened?;
             }
             Ok(None) => {}
             Err(error) => warn!(%error, "could not acquire the gateway lease; retrying"),
@@ -306,7 +310,7 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) {
         let refused = matches!(*bot.status.borrow(), GatewayStatus::Refused(_));
         let pause =
             if refused { Duration::from_hours(1) } else { (bot.lease_duration / 8).min(Duration::from_secs(1)) };
-        tokio::select! { () = stop.cancelled() => return, () = tokio::time::sleep(pause) => {} }
+        tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(pause) => {} }
     }
 }
 
@@ -322,25 +326,33 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
     Ok(lease)
 }
 
-/// Stays connected until the client ends, the lease is lost, or `stop`.
-async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) {
+/// Stays connected until the client ends, the lease is lost, `stop`, or a panic of the task that stores updates.
+async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Result<(), JoinError> {
     let mut client = match connect(bot).await {
         Ok(client) => client,
-        Err(error) => return warn!(error = %CommandError::from(error), "could not connect to Discord; retrying"),
+        Err(error) => {
+            warn!(error = %CommandError::from(error), "could not connect to Discord; retrying");
+            return Ok(());
+        }
     };
     let shards = client.shard_manager.clone();
-    let store_task = tokio::spawn({
+    let mut store_task = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
         async move { store_updates(&bot, &lease).await }
     });
+    let mut stored = Ok(());
     tokio::select! {
         ended = client.start() => if let Err(error) = ended { report_disconnect(bot, &error) },
         () = renew_lease(bot, lease) => warn!("lost the gateway lease; disconnecting from Discord"),
         () = stop.cancelled() => {}
+        ended = &mut store_task => stored = ended,
     }
     shards.shutdown_all().await;
-    _ = tokio::time::timeout(FLUSH_TIMEOUT, bot.updates.drained()).await;
+    if stored.is_ok() {
+        _ = tokio::time::timeout(FLUSH_TIMEOUT, bot.updates.drained()).await;
+    }
     store_task.abort();
+    stored
 }
 
 async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {

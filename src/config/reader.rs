@@ -1,80 +1,58 @@
-//! Reads the value of each variable from the environment and the TOML file, and collects all faults.
+//! Reads the value of each setting from the environment and the TOML file, and collects all faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    ops::RangeInclusive,
+    time::Duration,
 };
 
-use super::vars::{REPLACED, VARS, Var, earlier, known};
+use super::{
+    earlier,
+    parse::number,
+    setting::{Setting, setting},
+};
 
-/// Reads the values of variables and collects faults.
+/// Reads settings. It knows the settings that it has read, so unknown names are found at the end.
 #[derive(Default)]
 pub(super) struct Reader {
+    /// The variables, without surrounding whitespace. An empty value counts as unset.
     env: BTreeMap<String, String>,
-    /// The source name and the value of each variable that is set.
-    values: BTreeMap<&'static str, (String, String)>,
-    /// Names that were read.
-    pub(super) seen: BTreeSet<&'static str>,
-    /// Names of earlier systems that were checked and are replaced by something else.
-    seen_earlier: BTreeSet<&'static str>,
+    /// Variables whose value is not valid UTF-8; they count as unset.
+    invalid_utf8: Vec<String>,
+    /// The settings in the TOML file, by the name of their variable.
+    toml: BTreeMap<String, String>,
+    toml_table: toml::Table,
+    /// The settings read so far, in order.
+    pub(super) settings: Vec<Setting>,
+    /// Names of earlier systems whose values were used or checked.
+    used_fallbacks: BTreeSet<&'static str>,
     pub(super) faults: Vec<String>,
 }
 
 impl Reader {
     pub(super) fn new(env: BTreeMap<String, String>) -> Self {
         let mut reader = Self::default();
-        reader.env = reader.known_settings(env);
-        reader.read_layer(&reader.env.clone(), "");
-        if let Some(text) = reader.given("DCA_CONFIG_FILE", |path| fs::read_to_string(path).ok()) {
-            let values = reader.parse_toml(&text);
-            reader.read_layer(&values, " (from DCA_CONFIG_FILE)");
+        for (name, value) in env {
+            let is_valid = !value.contains(char::REPLACEMENT_CHARACTER);
+            reader.invalid_utf8.extend((!is_valid).then(|| name.clone()));
+            reader.env.insert(name, if is_valid { value.trim().to_owned() } else { String::new() });
         }
-        reader.read_fallbacks();
+        let text = setting("DCA_CONFIG_FILE")
+            .about(
+                "TOML file with settings. Keys are the names below in lower case without DCA_, for example \
+                 log = \"debug\".",
+            )
+            .expects("the path of a readable TOML file, for example /etc/dca-auth.toml")
+            .optional(&mut reader, |path| fs::read_to_string(path).ok());
+        if let Some(text) = text {
+            reader.parse_toml(&text);
+        }
         reader
     }
 
-    /// Returns the known settings of `env`. Unknown `DCA_` names are faults.
-    fn known_settings(&mut self, env: BTreeMap<String, String>) -> BTreeMap<String, String> {
-        let known = known();
-        let mut settings = BTreeMap::new();
-        for (name, value) in env {
-            if known.contains(&name) || earlier().any(|earlier| earlier == name) {
-                if value.contains(char::REPLACEMENT_CHARACTER) {
-                    self.fault(format!("The value of {name} is not valid UTF-8. Use UTF-8 text."));
-                } else if !value.trim().is_empty() {
-                    settings.insert(name, value.trim().to_owned());
-                }
-            } else if name.to_uppercase().starts_with("DCA_") {
-                self.fault(unknown_setting(&name, "", &known));
-            }
-        }
-        settings
-    }
-
-    /// Reads variables that are not set yet from `layer`, and the files that its `_FILE` variants name.
-    fn read_layer(&mut self, layer: &BTreeMap<String, String>, origin: &str) {
-        for var in VARS {
-            let in_file = format!("{}_FILE", var.name);
-            let path = layer.get(&in_file).filter(|_| var.secret);
-            match (layer.get(var.name), path) {
-                _ if self.values.contains_key(var.name) => {}
-                (None, None) => {}
-                (Some(value), None) => self.set(var, var.name.to_owned() + origin, value),
-                (None, Some(path)) => match fs::read_to_string(path) {
-                    Ok(text) => self.set(var, in_file + origin, text.trim()),
-                    // The path is not quoted: it may be the secret itself, set under the wrong name.
-                    Err(error) => self.fault(format!(
-                        "Cannot read the file named by {in_file}: {error}. Use the path of a readable file, for example \
-                         /run/secrets/dca."
-                    )),
-                },
-                _ => self.fault(format!("{} and {in_file} are both set. Set only one of them.", var.name)),
-            }
-        }
-    }
-
-    fn parse_toml(&mut self, text: &str) -> BTreeMap<String, String> {
-        let table = text.parse::<toml::Table>().unwrap_or_else(|error| {
+    fn parse_toml(&mut self, text: &str) {
+        self.toml_table = text.parse().unwrap_or_else(|error: toml::de::Error| {
             // The parser's message is not used: it quotes the line, which may contain a secret.
             let before = error.span().map_or(0, |span| span.start);
             let line = 1 + text.bytes().take(before).filter(|byte| *byte == b'\n').count();
@@ -83,97 +61,135 @@ impl Reader {
             ));
             toml::Table::new()
         });
-        let lower = |name: &String| name.trim_start_matches("DCA_").to_lowercase();
-        let mut keys: BTreeSet<String> = known().iter().map(lower).collect();
-        keys.remove("config_file");
-        let mut values = BTreeMap::new();
-        for (key, value) in table {
-            let name = format!("DCA_{}", key.to_uppercase());
-            match to_text(&value) {
-                _ if !keys.contains(&key) => {
-                    self.fault(unknown_setting(&key, " in DCA_CONFIG_FILE", &keys));
-                }
-                Some(value) if value.trim().is_empty() => {}
-                Some(value) => _ = values.insert(name, value.trim().to_owned()),
-                None => self.fault(format!(
-                    "Invalid type of {key} in DCA_CONFIG_FILE. Use a string, a number or a list of strings."
-                )),
-            }
-        }
-        values
-    }
-
-    fn read_fallbacks(&mut self) {
-        for var in VARS {
-            for (names, expected, convert) in var.fallbacks {
-                let value = |name| self.env.get(name).map_or("", String::as_str);
-                let values: Vec<&str> = names.split(' ').map(value).collect();
-                if self.values.contains_key(var.name) || values[0].is_empty() {
-                    continue;
-                }
-                let label = names.replace(' ', ", ");
-                match convert(&values) {
-                    Some(value) => self.set(var, label, &value),
-                    None => self.fault(invalid_value(var, &label, values[0], expected)),
-                }
-                self.seen.extend(names.split(' '));
+        for (key, value) in &self.toml_table {
+            if let Some(value) = to_text(value) {
+                self.toml.insert(format!("DCA_{}", key.to_uppercase()), value);
             }
         }
     }
 
-    fn set(&mut self, var: &'static Var, label: String, value: &str) {
-        self.values.insert(var.name, (label, value.to_owned()));
-    }
-
-    pub(super) fn fault(&mut self, fault: String) {
-        self.faults.push(fault);
-    }
-
-    /// Returns the value of a variable, if it is set and valid.
-    pub(super) fn given<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let var = row(name);
-        self.seen.insert(var.name);
-        let (label, value) = self.values.get(name)?;
-        let parsed = parse(value);
-        if parsed.is_none() {
-            self.fault(invalid_value(var, label, value, var.expected));
+    /// Returns the name under which a setting is set, and its text.
+    fn find(&mut self, setting: &Setting) -> Option<(String, String)> {
+        for (layer, origin) in [(&self.env, ""), (&self.toml, " (from DCA_CONFIG_FILE)")] {
+            let get = |name: &str| layer.get(name).filter(|value| !value.is_empty());
+            let file = setting.file_name().and_then(|name| get(&name).map(|path| (name, path)));
+            match (get(setting.name), file) {
+                (None, None) => continue,
+                (Some(value), None) => return Some((setting.name.to_owned() + origin, value.clone())),
+                (None, Some((name, path))) => match fs::read_to_string(path) {
+                    Ok(text) => return Some((name + origin, text.trim().to_owned())),
+                    // The path is not quoted: it may be the secret itself, set under the wrong name.
+                    Err(error) => self.faults.push(format!(
+                        "Cannot read the file named by {name}: {error}. Use the path of a readable file, for example \
+                         /run/secrets/dca."
+                    )),
+                },
+                (Some(_), Some((name, _))) => {
+                    self.faults.push(format!("{} and {name} are both set. Set only one of them.", setting.name));
+                }
+            }
+            return None;
         }
-        parsed
+        self.find_fallback(setting)
     }
 
-    /// Returns the value of a variable, or its default.
-    pub(super) fn value<T>(&mut self, name: &str, parse: impl Fn(&str) -> Option<T>) -> T {
-        let value = self.given(name, &parse);
-        value.unwrap_or_else(|| parse(row(name).default).expect("every default is valid"))
+    fn find_fallback(&mut self, setting: &Setting) -> Option<(String, String)> {
+        for fallback in &setting.fallbacks {
+            let names = fallback.names.split(' ');
+            let values: Vec<&str> = names.clone().map(|name| self.env.get(name).map_or("", String::as_str)).collect();
+            if values[0].is_empty() {
+                continue;
+            }
+            self.used_fallbacks.extend(names);
+            let label = fallback.names.replace(' ', ", ");
+            let converted = (fallback.convert)(&values);
+            if converted.is_none() {
+                let expected = fallback.expected.unwrap_or(&setting.expected);
+                self.faults.push(invalid_value(setting, &label, values[0], expected));
+            }
+            return converted.map(|value| (label, value));
+        }
+        None
     }
 
-    /// Refuses invalid values and published example secrets of replaced settings.
-    pub(super) fn refuse_examples(&mut self) {
-        for (name, _, expected, is_valid) in REPLACED {
-            self.seen_earlier.insert(name);
-            if self.env.get(*name).is_some_and(|value| !is_valid(value)) {
+    pub(super) fn fault(&mut self, fault: impl Into<String>) {
+        self.faults.push(fault.into());
+    }
+
+    /// Checks the names of everything that is set, after all settings were read, and the values of replaced settings.
+    /// Returns the names of earlier systems that are set but not used.
+    pub(super) fn finish(&mut self) -> Vec<&'static str> {
+        for (name, _, expected, is_valid) in &earlier::REPLACED {
+            self.used_fallbacks.insert(name);
+            if self.env.get(*name).is_some_and(|value| !value.is_empty() && !is_valid(value)) {
                 self.fault(format!("Invalid value for {name}. Remove it, or use {expected}."));
             }
         }
+        let names = |setting: &Setting| [Some(setting.name.to_owned()), setting.file_name()];
+        let known: BTreeSet<String> = self.settings.iter().flat_map(names).flatten().collect();
+        let fallbacks: Vec<_> =
+            self.settings.iter().flat_map(Setting::fallback_names).chain(earlier::names()).collect();
+        for name in self.env.keys() {
+            if known.contains(name) || fallbacks.contains(&name.as_str()) {
+                if self.invalid_utf8.contains(name) {
+                    self.faults.push(format!("The value of {name} is not valid UTF-8. Use UTF-8 text."));
+                }
+            } else if name.to_uppercase().starts_with("DCA_") {
+                self.faults.push(unknown_setting(name, "", &known));
+            }
+        }
+        self.check_toml_keys(&known);
+        let is_set = |name: &&str| self.env.get(*name).is_some_and(|value| !value.is_empty());
+        fallbacks.into_iter().filter(|name| is_set(name) && !self.used_fallbacks.contains(name)).collect()
     }
 
-    /// Names of earlier systems that are set but not used.
-    pub(super) fn ignored(&self) -> Vec<&'static str> {
-        let is_unused = |name: &&str| {
-            self.env.contains_key(*name) && !self.seen.contains(name) && !self.seen_earlier.contains(name)
-        };
-        earlier().filter(is_unused).collect()
+    fn check_toml_keys(&mut self, known: &BTreeSet<String>) {
+        let lower = |name: &String| name.trim_start_matches("DCA_").to_lowercase();
+        let mut keys: BTreeSet<String> = known.iter().map(lower).collect();
+        keys.remove("config_file");
+        for (key, value) in &self.toml_table {
+            if !keys.contains(key) {
+                self.faults.push(unknown_setting(key, " in DCA_CONFIG_FILE", &keys));
+            } else if to_text(value).is_none() {
+                self.faults.push(format!(
+                    "Invalid type of {key} in DCA_CONFIG_FILE. Use a string, a number or a list of strings."
+                ));
+            }
+        }
     }
 }
 
-pub(super) fn row(name: &str) -> &'static Var {
-    let mut rows = VARS.iter();
-    rows.find(|var| var.name == name).expect("only variables of VARS are read")
+impl Setting {
+    /// Returns the value, if it is set and valid.
+    pub(super) fn optional<T>(self, reader: &mut Reader, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let parsed = reader.find(&self).and_then(|(label, value)| {
+            let parsed = parse(&value);
+            if parsed.is_none() {
+                reader.fault(invalid_value(&self, &label, &value, &self.expected));
+            }
+            parsed
+        });
+        reader.settings.push(self);
+        parsed
+    }
+
+    /// Returns the value, or the default.
+    pub(super) fn read<T>(self, reader: &mut Reader, parse: impl Fn(&str) -> Option<T>) -> T {
+        let default = self.default;
+        self.optional(reader, &parse).unwrap_or_else(|| parse(default).expect("every default is valid"))
+    }
+
+    /// Returns a number of seconds in `range`.
+    pub(super) fn seconds(self, reader: &mut Reader, range: RangeInclusive<u64>, default: &'static str) -> Duration {
+        let (min, max) = (range.start(), range.end());
+        let expected = format!("a whole number of seconds from {min} to {max}, for example {default}");
+        Duration::from_secs(self.expects(expected).default(default).read(reader, number(range)))
+    }
 }
 
-fn invalid_value(var: &Var, label: &str, value: &str, expected: &str) -> String {
+fn invalid_value(setting: &Setting, label: &str, value: &str, expected: &str) -> String {
     // A value with an @ may be a URL with a password, set under the wrong name.
-    let is_hidden = var.secret || value.contains('@');
+    let is_hidden = setting.is_secret || value.contains('@');
     let value = if is_hidden { String::new() } else { format!(" {value:?}") };
     format!("Invalid value{value} for {label}. Use {expected}.")
 }
@@ -191,7 +207,7 @@ fn unknown_setting(name: &str, place: &str, known: &BTreeSet<String>) -> String 
 
 fn to_text(value: &toml::Value) -> Option<String> {
     match value {
-        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::String(text) => Some(text.trim().to_owned()),
         toml::Value::Integer(number) => Some(number.to_string()),
         toml::Value::Array(items) => {
             let items: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();

@@ -1,25 +1,31 @@
 //! Valid and invalid values of every variable.
 
-use std::fs;
+use std::{fs, path::PathBuf, time::Duration};
 
-use super::{reader::row, vars::VARS, *};
+use super::{setting::Setting, *};
 
 /// Name, a valid value, and invalid values.
 const CASES: &str = "
 DCA_CONFIG_FILE | /dev/null | /nowhere.toml | /
 DCA_DATA_DIR | else where | /dev/null
-DCA_HTTP_ADDR | [::]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
-DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x
-DCA_TLS_CERT_FILE | /dev/null | /nowhere.pem | /
-DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
-DCA_TRUSTED_PROXIES | 10.0.0.0/8, ::1 | 10.0.0.0/33 | proxy | 10.0.0.1,,10.0.0.2
 DCA_DATABASE_URL | postgres://u:hush@h/d | hush | mysql://hush@h/d | postgres:hush | sqlite:// | sqlite:?hush
 DCA_DATABASE_POOL_SIZE | 1000 | 0 | 1001 | -1 | ten
 DCA_REDIS_URL | rediss://u:hush@h:6380/1 | hush | http://hush | redis:hush | unix:
 DCA_REDIS_PREFIX | dca:a-1 | a b | é
 DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
+DCA_HTTP_ADDR | [::]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
+DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x
+DCA_TLS_CERT_FILE | /dev/null | /nowhere.pem | /
+DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
+DCA_TRUSTED_PROXIES | 10.0.0.0/8, ::1 | 10.0.0.0/33 | proxy | 10.0.0.1,,10.0.0.2
+DCA_CORS_ORIGINS | https://a.example, http://b.example:81 | * | https://*.a.example | a.example | https://a.example/x
+DCA_DRAIN_TIMEOUT_SECONDS | 300 | 0 | 301
 DCA_DISCORD_TOKEN | MTIz.abc.hush-_ | Bot hush | hush\u{7f}
 DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/
+DCA_DM_INTERVAL_SECONDS | 0 | 3601 | 5s
+DCA_DELIVERY_TIMEOUT_SECONDS | 300 | 0 | 301
+DCA_GATEWAY_LEASE_SECONDS | 14 | 1 | 15
+DCA_RECONCILE_INTERVAL_SECONDS | 86400 | 9 | 86401
 DCA_DISCORD_CLIENT_ID | 1234 | a b
 DCA_DISCORD_CLIENT_SECRET | hush-1 | a hush
 DCA_DISCORD_REDIRECT_URI | https://x.example/cb | x.example/cb | ftp://x
@@ -29,34 +35,28 @@ DCA_GOOGLE_REDIRECT_URI | https://x.example/cb | nowhere | https://x/#a
 DCA_GOOGLE_API_URL | http://[::1]:8080 | https://127.0.0.1 | http://google.com
 DCA_APP_NAME | Ana's Shop | a\u{7}b
 DCA_FRONTEND_URL | https://app.example | app.example | https://app.example/ | https://x?a
-DCA_CORS_ORIGINS | https://a.example, http://b.example:81 | * | https://*.a.example | a.example | https://a.example/x
 DCA_ACCESS_TOKEN_SECONDS | 60 | 59 | 3601
 DCA_REFRESH_TOKEN_SECONDS | 3600 | 3599 | 7776001 | 7d
+DCA_PASSWORD_MEMORY_KIB | 12288 | 12287 | 1048577 | 64M
+DCA_REQUIRE_SECOND_FACTOR | admins | all | yes
 DCA_COOKIE_NAME | session.id | a=b | a;b | a b
 DCA_COOKIE_SECURE | true | yes | 1
 DCA_COOKIE_SAMESITE | Strict | sometimes
 DCA_COOKIE_DOMAIN | .a.example | a b | a.example. | a/b
-DCA_PASSWORD_MEMORY_KIB | 12288 | 12287 | 1048577 | 64M
-DCA_REQUIRE_SECOND_FACTOR | admins | all | yes
-DCA_FAILURES_PER_ACCOUNT | 1 | 0 | -1
-DCA_FAILURES_PER_NETWORK | 1 | 0 | many
-DCA_LETTERS_PER_NETWORK | 1 | 0 | many
-DCA_AUTH_PER_MINUTE | 1 | 0 | many
 DCA_SMTP_HOST | mail.example | http://mail.example | a b | mail.example:587
 DCA_SMTP_PORT | 25 | 0 | 65536
 DCA_SMTP_USER | ana | a\u{7}b
 DCA_SMTP_PASSWORD | hush 3 | hush\u{7f}
 DCA_SMTP_TLS | none | ssl
 DCA_MAIL_FROM | Ana <ana@a.example> | ana | Ana <a
-DCA_MAILS_PER_MINUTE | 1 | 0 | many
 DCA_VALIDATE_PER_MINUTE | 1 | 0 | 4294967296 | many
 DCA_AUTH_FAILURES_PER_MINUTE | 1 | 0 | 1.5
+DCA_AUTH_PER_MINUTE | 1 | 0 | many
+DCA_FAILURES_PER_ACCOUNT | 1 | 0 | -1
+DCA_FAILURES_PER_NETWORK | 1 | 0 | many
+DCA_LETTERS_PER_NETWORK | 1 | 0 | many
+DCA_MAILS_PER_MINUTE | 1 | 0 | many
 DCA_DM_PER_MINUTE | 30 | 0 | many
-DCA_DM_INTERVAL_SECONDS | 0 | 3601 | 5s
-DCA_DELIVERY_TIMEOUT_SECONDS | 300 | 0 | 301
-DCA_GATEWAY_LEASE_SECONDS | 14 | 1 | 15
-DCA_RECONCILE_INTERVAL_SECONDS | 86400 | 9 | 86401
-DCA_DRAIN_TIMEOUT_SECONDS | 300 | 0 | 301
 DCA_LOG | warn,dca_auth=debug | loud | info,dca_auth=loud
 DCA_LOG_FORMAT | json | xml | JSON";
 
@@ -65,6 +65,17 @@ fn cases() -> impl Iterator<Item = (&'static str, &'static str, Vec<&'static str
         let mut cells = line.split(" | ");
         (cells.next().unwrap(), cells.next().unwrap(), cells.collect())
     })
+}
+
+/// All settings, in the order of `.env.example`.
+fn settings() -> Vec<Setting> {
+    let mut reader = Reader::new(BTreeMap::new());
+    Config::read(&mut reader);
+    reader.settings
+}
+
+fn is_secret(name: &str) -> bool {
+    settings().iter().any(|setting| setting.name == name && setting.is_secret)
 }
 
 fn map<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeMap<String, String> {
@@ -107,25 +118,24 @@ fn env_example_matches_the_reference() {
 
 #[test]
 fn listed_defaults_match_an_empty_environment() {
-    let defaults = map(VARS.iter().map(|var| (var.name, var.default)));
+    let defaults = map(settings().iter().map(|setting| (setting.name, setting.default)));
     let config = load(&[]);
     assert_eq!(Config::load(defaults).unwrap(), config);
-    assert_eq!(config.database_url.expose(), "sqlite://data/dca.db?mode=rwc");
-    assert_eq!(config.public_url, "http://127.0.0.1:3000");
-    assert_eq!(config.dm_interval, Duration::from_secs(5));
+    assert_eq!(config.storage.database_url.expose(), "sqlite://data/dca.db?mode=rwc");
+    assert_eq!(config.http.public_url, "http://127.0.0.1:3000");
+    assert_eq!(config.discord.dm_interval, Duration::from_secs(5));
     let custom = load(&[("DCA_DATA_DIR", "/a b?c"), ("DCA_HTTP_ADDR", "[::1]:80")]);
-    assert_eq!(custom.database_url.expose(), "sqlite:///a%20b%3Fc/dca.db?mode=rwc");
-    assert_eq!(custom.public_url, "http://[::1]:80");
+    assert_eq!(custom.storage.database_url.expose(), "sqlite:///a%20b%3Fc/dca.db?mode=rwc");
+    assert_eq!(custom.http.public_url, "http://[::1]:80");
 }
 
 #[test]
-fn every_variable_is_read_and_changes_the_config() {
+fn every_setting_changes_the_config() {
     let mut reader = Reader::new(map(cases().map(|(name, good, _)| (name, good))));
     let config = Config::read(&mut reader);
     assert_eq!(reader.faults, Vec::<String>::new());
-    assert_eq!(reader.seen, VARS.iter().map(|var| var.name).collect());
-    assert!(config.tls.is_some());
-    assert_eq!(config.trusted_proxies.len(), 2);
+    assert!(config.http.tls.is_some());
+    assert_eq!(config.http.trusted_proxies.len(), 2);
     for (name, good, _) in cases().filter(|(name, ..)| !name.ends_with("_FILE")) {
         assert_ne!(load(&[(name, good)]), load(&[]), "{name} changes nothing");
     }
@@ -133,21 +143,21 @@ fn every_variable_is_read_and_changes_the_config() {
 
 #[test]
 fn invalid_values_are_reported_by_name_and_all_at_once() {
-    assert!(cases().map(|case| case.0).eq(VARS.iter().map(|var| var.name)));
+    assert!(cases().map(|case| case.0).eq(settings().iter().map(|setting| setting.name)));
     for (name, _, bad) in cases() {
         for bad in bad {
             let fault = faults(&[(name, bad)]);
             assert!(fault.starts_with("Invalid value"), "{bad}: {fault}");
             assert!(fault.contains(&format!(" for {name}. Use ")), "{bad}: {fault}");
-            let hidden = row(name).secret || bad.contains('@');
+            let hidden = is_secret(name) || bad.contains('@');
             assert!(hidden != fault.contains(&format!("{bad:?}")), "{fault}");
         }
     }
     let invalid = map(cases().map(|(name, _, bad)| (name, bad[0])));
     let all = Config::load(invalid).unwrap_err();
-    for var in VARS {
-        let part = format!(" for {}. Use ", var.name);
-        assert!(all.0.iter().any(|fault| fault.contains(&part)), "{}", var.name);
+    for setting in settings() {
+        let part = format!(" for {}. Use ", setting.name);
+        assert!(all.0.iter().any(|fault| fault.contains(&part)), "{}", setting.name);
     }
     assert!(!all.to_string().contains("hush"), "{all}");
     let half = faults(&[("DCA_TLS_KEY_FILE", "/dev/null")]);
@@ -158,12 +168,12 @@ fn invalid_values_are_reported_by_name_and_all_at_once() {
 
 #[test]
 fn secrets_are_redacted_in_debug_and_read_from_files() {
-    let secrets = || cases().filter(|(name, ..)| row(name).secret);
+    let secrets = || cases().filter(|(name, ..)| is_secret(name));
     let direct = map(secrets().map(|(name, good, _)| (name, good)));
     let direct = Config::load(direct).unwrap();
     let debug = format!("{direct:?}");
     assert!(!debug.contains("hush") && !debug.contains("7ermv3"), "{debug}");
-    let key = direct.master_key.as_ref().unwrap().expose();
+    let key = direct.storage.master_key.as_ref().unwrap().expose();
     assert_eq!(key, "/+7ermv3L9o+QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw=");
     let mut env = BTreeMap::new();
     let mut files = Vec::new();
@@ -201,13 +211,13 @@ fn unknown_names_are_refused_with_a_suggestion() {
 fn environment_takes_precedence_over_the_toml_file() {
     let file = File::new("good", "log = 'debug'\ndm_interval_seconds = 7\nredis_prefix = ''\n");
     let config = load(&[("DCA_CONFIG_FILE", file.path()), ("DCA_LOG", "warn")]);
-    assert_eq!((&*config.log_filter, config.dm_interval.as_secs()), ("warn", 7));
-    assert_eq!(config.redis_prefix, "dca");
+    assert_eq!((&*config.log.filter, config.discord.dm_interval.as_secs()), ("warn", 7));
+    assert_eq!(config.storage.redis_prefix, "dca");
     let list = "trusted_proxies = ['10.0.0.0/8', '::1']\nhttp_addr = '[::1]:1'";
     let list = File::new("list", list);
     let config = load(&[("DCA_CONFIG_FILE", list.path()), ("PORT", "8080")]);
-    assert_eq!((config.trusted_proxies.len(), config.http_addr.port()), (2, 1));
-    assert_eq!(config.ignored, ["PORT"]);
+    assert_eq!((config.http.trusted_proxies.len(), config.http.addr.port()), (2, 1));
+    assert_eq!(config.unused_settings, ["PORT"]);
     let bad = "http_adr = 1\nlog = true\nconfig_file = 'x'\ndiscord_token = 'a hush'";
     let fault = faults(&[("DCA_CONFIG_FILE", File::new("bad", bad).path())]);
     for part in [
@@ -227,23 +237,23 @@ fn environment_takes_precedence_over_the_toml_file() {
 #[test]
 fn settings_of_earlier_systems_are_read_in_their_own_format() {
     let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("JWT_SECRET", "h")]);
-    assert_eq!(config.http_addr.to_string(), "0.0.0.0:8080");
-    assert_eq!(config.ignored, ["APP_PORT", "JWT_SECRET"]);
-    assert_eq!(load(&[("APP_PORT", "4000")]).http_addr.port(), 4000);
+    assert_eq!(config.http.addr.to_string(), "0.0.0.0:8080");
+    assert_eq!(config.unused_settings, ["APP_PORT", "JWT_SECRET"]);
+    assert_eq!(load(&[("APP_PORT", "4000")]).http.addr.port(), 4000);
     for (value, expected) in [
         ("postgresql://u:p@h:5432/d?schema=public", "postgresql://u:p@h:5432/d"),
         ("postgres://h/d?pgbouncer=true&sslmode=require", "postgres://h/d?sslmode=require"),
     ] {
-        assert_eq!(load(&[("DATABASE_URL", value)]).database_url.expose(), expected);
+        assert_eq!(load(&[("DATABASE_URL", value)]).storage.database_url.expose(), expected);
     }
     let parts =
         [("POSTGRES_USER", "user"), ("POSTGRES_PASSWORD", "p@s/s:%?"), ("POSTGRES_DB", "authdb"), ("DB_PORT", "5433")];
     let composed = "postgres://user:p%40s%2Fs%3A%25%3F@localhost:5433/authdb";
-    assert_eq!(load(&parts).database_url.expose(), composed);
+    assert_eq!(load(&parts).storage.database_url.expose(), composed);
     let config = load(&[parts[0], parts[3], ("DATABASE_URL", "postgres://h/d")]);
-    assert_eq!(config.ignored, ["POSTGRES_USER", "DB_PORT"]);
+    assert_eq!(config.unused_settings, ["POSTGRES_USER", "DB_PORT"]);
     let config = load(&[("DCA_DATABASE_URL", "sqlite:x.db"), ("DATABASE_URL", "garbage")]);
-    assert_eq!(config.ignored, ["DATABASE_URL"]);
+    assert_eq!(config.unused_settings, ["DATABASE_URL"]);
     assert!(faults(&[("PORT", "http")]).starts_with("Invalid value \"http\" for PORT. Use a port"));
     let fault = faults(&[parts[0], parts[1], ("DB_PORT", "0")]);
     assert!(fault.contains("for POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB, DB_PORT. Use a database on localhost"));
@@ -269,12 +279,12 @@ fn account_settings_of_earlier_systems_are_read_in_their_units() {
         ("ENVIRONMENT", "development"),
         ("JWT_ACCESS_SECRET", "f00dba11f00dba12f00dba13f00dba14"),
     ]);
-    assert_eq!((config.access_ttl.as_secs(), config.refresh_ttl.as_secs()), (600, 604_800));
-    assert_eq!(load(&[("REFRESH_TOKEN_TTL", "604800")]).refresh_ttl.as_secs(), 604_800);
-    assert_eq!(config.frontend_url.as_deref(), Some("http://localhost:5173"));
-    assert_eq!((config.mail.port, config.auth_per_minute.get()), (2525, 40));
+    assert_eq!((config.accounts.access_ttl.as_secs(), config.accounts.refresh_ttl.as_secs()), (600, 604_800));
+    assert_eq!(load(&[("REFRESH_TOKEN_TTL", "604800")]).accounts.refresh_ttl.as_secs(), 604_800);
+    assert_eq!(config.accounts.frontend_url.as_deref(), Some("http://localhost:5173"));
+    assert_eq!((config.mail.port, config.limits.auth_per_minute.get()), (2525, 40));
     assert_eq!(config.cookies.domain.as_deref(), Some("localhost"));
-    assert_eq!(config.ignored, [""; 0]);
+    assert_eq!(config.unused_settings, [""; 0]);
     for ambiguous in ["7", "30", "86400s", "0"] {
         assert!(faults(&[("REFRESH_TOKEN_TTL", ambiguous)]).contains("REFRESH_TOKEN_TTL"), "{ambiguous}");
     }

@@ -174,7 +174,7 @@ impl CookieKind {
 }
 
 fn is_https(config: &Config) -> bool {
-    config.public_url.starts_with("https:")
+    config.http.public_url.starts_with("https:")
 }
 
 #[cfg(test)]

@@ -76,7 +76,7 @@ fn is_allowed_page(config: &Config, headers: &HeaderMap) -> Option<bool> {
 
 /// The origins whose pages may call the API with cookies, in the form of the `Origin` header.
 pub(super) fn origins(config: &Config) -> impl Iterator<Item = String> + use<'_> {
-    let own = [Some(&config.public_url), config.frontend_url.as_ref()].into_iter().flatten();
+    let own = [Some(&config.http.public_url), config.accounts.frontend_url.as_ref()].into_iter().flatten();
     let own = own.filter_map(|url| Url::parse(url).ok()).map(|url| url.origin().ascii_serialization());
-    own.chain(config.cors_origins.iter().cloned())
+    own.chain(config.http.cors_origins.iter().cloned())
 }

@@ -98,7 +98,7 @@ impl FromRequestParts<App> for ClientIp {
 
 fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
-    client_ip(&app.config.trusted_proxies, peer, &parts.headers)
+    client_ip(&app.config.http.trusted_proxies, peer, &parts.headers)
 }
 
 /// What is known about the client from its request.

@@ -128,7 +128,7 @@ fn router(app: App) -> Router {
         .layer(header("cache-control", "no-store"))
         .layer(header("content-security-policy", CSP))
         .layer(cors(&app.config));
-    let router = if app.config.public_url.starts_with("https:") {
+    let router = if app.config.http.public_url.starts_with("https:") {
         router.layer(header("strict-transport-security", "max-age=31536000; includeSubDomains"))
     } else {
         router
@@ -159,21 +159,21 @@ const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-
 pub(crate) struct RunningServer {
     /// The address it listens on.
     pub(crate) addr: SocketAddr,
-    /// Ends when all requests have been completed.
-    pub(crate) task: JoinHandle<()>,
+    /// Ends when all requests have been completed, or when the listener fails.
+    pub(crate) task: JoinHandle<std::io::Result<()>>,
 }
 
 /// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
 pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<RunningServer> {
     let handle = Handle::new();
     let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
-    let listener = std::net::TcpListener::bind(app.config.http_addr)
-        .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http_addr))?;
+    let listener = std::net::TcpListener::bind(app.config.http.addr)
+        .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http.addr))?;
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
     limit_request_heads(&mut server);
-    let task = match &app.config.tls {
+    let task = match &app.config.http.tls {
         None => tokio::spawn(async move { server.acceptor(IdleTimeout).serve(service).await }),
         Some(files) => {
             // The defaults of rustls: TLS 1.3 and 1.2.
@@ -184,15 +184,10 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Running
             tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
         }
     };
-    let timeout = app.config.drain_timeout;
+    let timeout = app.config.http.drain_timeout;
     tokio::spawn(async move {
         drain.cancelled().await;
         handle.graceful_shutdown(Some(timeout));
-    });
-    let task = tokio::spawn(async move {
-        if let Ok(Err(error)) = task.await {
-            tracing::error!(%error, "the HTTP server failed");
-        }
     });
     Ok(RunningServer { addr, task })
 }

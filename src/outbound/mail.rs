@@ -7,7 +7,6 @@
 //! or link.
 
 use std::{
-    fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -34,13 +33,14 @@ use uuid::Uuid;
 
 use super::{
     domains::Domains,
+    mail_error::MailError,
     smtp::Server,
     templates::{EmailText, one_line},
 };
-use crate::Config;
+use crate::config::Config;
 
 /// The longest duration of an attempt.
-pub const ATTEMPT: Duration = Duration::from_secs(90);
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The shortest interval between two log lines about a misconfigured mail server.
 const REPORT_INTERVAL: Duration = Duration::from_mins(1);
@@ -59,31 +59,20 @@ struct Inner {
     last_report: Mutex<Option<Instant>>,
 }
 
+/// What happens to emails if no mail server is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutServer {
+    /// They are written to files.
+    WriteFiles,
+    /// They stay queued, because instances that share a database would each write to a directory of their own.
+    KeepQueued,
+}
+
 /// Where emails go.
 enum MailDestination {
     Server(Server),
     Folder(PathBuf),
     Disabled,
-}
-
-/// Why an email was not sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MailError {
-    /// The recipient's domain is busy or paused; try again after this time.
-    Wait(Duration),
-    /// The recipient's address does not work.
-    Rejected(String),
-    /// The mail server deferred the email; the domain is paused.
-    Deferred(String),
-    /// A temporary failure.
-    Transient(String),
-    /// The operator must change a setting.
-    Misconfigured {
-        /// The settings to check.
-        setting: &'static str,
-        /// What went wrong.
-        why: String,
-    },
 }
 
 /// An email that is ready to be sent.
@@ -96,25 +85,24 @@ pub(super) struct PreparedEmail {
 }
 
 impl Mailer {
-    /// Prepares the configured mail server. Without one, emails are written to files,
-    /// unless instances share the database, because each would write to a directory of its own.
+    /// Prepares the configured mail server.
     ///
     /// # Errors
     /// If the sender or server cannot be used.
-    pub fn new(config: &Config, is_shared: bool) -> Result<Self> {
+    pub fn new(config: &Config, without_server: WithoutServer) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
         let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
-        let destination = match Server::new(&config.mail, email.domain())? {
-            Some(server) => MailDestination::Server(server),
-            None if is_shared => MailDestination::Disabled,
-            None => MailDestination::Folder(config.data_dir.join("mail")),
+        let destination = match (Server::new(&config.mail, email.domain())?, without_server) {
+            (Some(server), _) => MailDestination::Server(server),
+            (None, WithoutServer::KeepQueued) => MailDestination::Disabled,
+            (None, WithoutServer::WriteFiles) => MailDestination::Folder(config.storage.data_dir.join("mail")),
         };
         Ok(Self(Arc::new(Inner {
             destination,
             from: Mailbox::new(from.name, email),
-            base: config.frontend_url.clone().unwrap_or_else(|| config.public_url.clone()),
-            app_name: config.app_name.clone(),
-            domains: Domains::new(Rate::per_minute(config.emails_per_minute).every),
+            base: config.accounts.frontend_url.clone().unwrap_or_else(|| config.http.public_url.clone()),
+            app_name: config.accounts.app_name.clone(),
+            domains: Domains::new(Rate::per_minute(config.limits.emails_per_minute).every),
             last_report: Mutex::default(),
         })))
     }
@@ -137,7 +125,7 @@ impl Mailer {
         }
     }
 
-    /// Sends the email of delivery `id`, dated `at`.
+    /// Sends the email of delivery `id`, dated `created_at`.
     ///
     /// # Errors
     /// Why it was not sent.
@@ -145,11 +133,11 @@ impl Mailer {
         &self,
         core: &Core,
         id: Uuid,
-        at: DateTime<Utc>,
+        created_at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<(), MailError> {
-        let email = self.prepare(id, at, template, data)?;
+        let email = self.prepare(id, created_at, template, data)?;
         match &self.0.destination {
             MailDestination::Server(server) => self.send_to_server(core, server, &email).await,
             MailDestination::Folder(folder) => write_file(folder, &email).await,
@@ -191,7 +179,7 @@ impl Mailer {
     pub(super) fn prepare(
         &self,
         id: Uuid,
-        at: DateTime<Utc>,
+        created_at: DateTime<Utc>,
         template: EmailTemplate,
         data: &EmailData,
     ) -> Result<PreparedEmail, MailError> {
@@ -207,12 +195,12 @@ impl Mailer {
             app_name: &inner.app_name,
             url: &link(&inner.base, data.link.as_ref()),
         };
-        let rendered = text.render_email(at.year()).map_err(|error| render_error(error.to_string()))?;
+        let rendered = text.render_email(created_at.year()).map_err(|error| render_error(error.to_string()))?;
         let message = Message::builder()
             .from(inner.from.clone())
             .to(Mailbox::new(None, to))
             .subject(rendered.subject)
-            .date(at.into())
+            .date(created_at.into())
             .message_id(Some(format!("<{id}@{}>", inner.from.email.domain())))
             .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
             .multipart(
@@ -223,28 +211,6 @@ impl Mailer {
             )
             .map_err(|error| render_error(error.to_string()))?;
         Ok(PreparedEmail { id, domain, message })
-    }
-}
-
-impl fmt::Display for MailError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Wait(wait) => write!(f, "the recipient's domain is busy; retrying in {} s", wait.as_secs()),
-            Self::Rejected(why) | Self::Deferred(why) | Self::Transient(why) | Self::Misconfigured { why, .. } => {
-                f.write_str(why)
-            }
-        }
-    }
-}
-
-impl MailError {
-    /// How to fix it.
-    #[must_use]
-    pub fn fix(&self) -> String {
-        match self {
-            Self::Misconfigured { setting, .. } => format!("Check {setting}."),
-            _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the mail server is running.".to_owned(),
-        }
     }
 }
 

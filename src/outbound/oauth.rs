@@ -12,7 +12,7 @@ use oauth2::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, config::SignInClient};
+use crate::{Config, config::OAuthClientSettings};
 
 /// The timeout of a request to a provider.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +123,12 @@ impl OAuthProvider {
     }
 }
 
-fn client(settings: &SignInClient, authorize: String, token: String, callback: String) -> Result<Option<OAuthClient>> {
+fn client(
+    settings: &OAuthClientSettings,
+    authorize: String,
+    token: String,
+    callback: String,
+) -> Result<Option<OAuthClient>> {
     let (Some(id), Some(secret)) = (&settings.id, &settings.secret) else { return Ok(None) };
     let callback = settings.redirect.clone().unwrap_or(callback);
     Ok(Some(
@@ -137,10 +142,10 @@ fn client(settings: &SignInClient, authorize: String, token: String, callback: S
 
 /// Discord: <https://docs.discord.com/developers/topics/oauth2>.
 fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
-    let base = config.discord_api_url.as_deref().unwrap_or("https://discord.com");
-    let callback = format!("{}/auth/discord/callback", config.public_url);
+    let base = config.discord.api_url.as_deref().unwrap_or("https://discord.com");
+    let callback = format!("{}/auth/discord/callback", config.http.public_url);
     let (authorize, token) = (format!("{base}/oauth2/authorize"), format!("{base}/api/oauth2/token"));
-    let client = client(&config.discord_sign_in, authorize, token, callback)?;
+    let client = client(&config.oauth.discord, authorize, token, callback)?;
     Ok(client.map(|client| OAuthProvider {
         client,
         scopes: &["identify", "email"],
@@ -157,13 +162,13 @@ fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
 
 /// Google: <https://developers.google.com/identity/openid-connect/openid-connect>.
 fn google(config: &Config) -> Result<Option<OAuthProvider>> {
-    let endpoint = |host: &str, path: &str| match &config.google_api_url {
+    let endpoint = |host: &str, path: &str| match &config.oauth.google_api_url {
         Some(base) => format!("{base}{path}"),
         None => format!("https://{host}{path}"),
     };
-    let callback = format!("{}/auth/google/callback", config.public_url);
+    let callback = format!("{}/auth/google/callback", config.http.public_url);
     let authorize = endpoint("accounts.google.com", "/o/oauth2/v2/auth");
-    let client = client(&config.google_sign_in, authorize, endpoint("oauth2.googleapis.com", "/token"), callback)?;
+    let client = client(&config.oauth.google, authorize, endpoint("oauth2.googleapis.com", "/token"), callback)?;
     Ok(client.map(|client| OAuthProvider {
         client,
         scopes: &["openid", "email", "profile"],

@@ -15,8 +15,8 @@ use lettre::{
 };
 use tokio::time::timeout;
 
-use super::mail::MailError;
-use crate::config::{MailSettings, SmtpTls};
+use super::mail_error::MailError;
+use crate::config::{MailConfig, SmtpTls};
 
 /// The timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl Server {
     ///
     /// # Errors
     /// If the host name is not valid in a certificate.
-    pub(super) fn new(settings: &MailSettings, hello: &str) -> Result<Option<Self>> {
+    pub(super) fn new(settings: &MailConfig, hello: &str) -> Result<Option<Self>> {
         let Some(host) = settings.host.clone() else { return Ok(None) };
         let tls = Tls::new(settings, &host).context("cannot use DCA_SMTP_HOST with TLS")?;
         let password = settings.password.as_ref().map_or("", |password| password.expose()).to_owned();
@@ -84,7 +84,7 @@ impl Server {
 
     /// Sets a shorter timeout for commands.
     #[cfg(test)]
-    pub(super) fn hurried(self, command_timeout: Duration) -> Self {
+    pub(super) fn with_command_timeout(self, command_timeout: Duration) -> Self {
         Self { command_timeout, ..self }
     }
 
@@ -148,7 +148,7 @@ impl Server {
 }
 
 impl Tls {
-    fn new(settings: &MailSettings, host: &str) -> Result<Self, Error> {
+    fn new(settings: &MailConfig, host: &str) -> Result<Self, Error> {
         let parameters = || TlsParameters::new(host.to_owned());
         // An attacker who can forge a certificate can also remove the STARTTLS offer, so verification would add no
         // protection here, and would reject the self-signed servers that this mode is for.
@@ -188,7 +188,7 @@ fn classify(stage: Stage, error: &Error) -> MailError {
         let reply = error.source().map(ToString::to_string).unwrap_or_default();
         return classify_reply(stage, code.into(), &reply);
     }
-    let misconfigured = |setting| MailError::Misconfigured { setting, why: format!("{stage}: {error}") };
+    let misconfigured = |setting| MailError::Misconfigured { setting, reason: format!("{stage}: {error}") };
     match stage {
         // Client errors contain no reply; they say what the server does not support.
         Stage::Tls if error.is_client() => misconfigured("DCA_SMTP_TLS"),
@@ -200,23 +200,23 @@ fn classify(stage: Stage, error: &Error) -> MailError {
 }
 
 fn classify_reply(stage: Stage, code: u16, reply: &str) -> MailError {
-    let why = format!("{code}: {stage}");
+    let reason = format!("{code}: {stage}");
     // A server that refuses to relay for us says so at the recipient.
     let is_relay_denied = || reply.to_ascii_lowercase().contains("relay");
     match (stage, code) {
-        (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => MailError::Transient(why),
-        (_, 400..=499) => MailError::Deferred(why),
+        (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => MailError::Transient(reason),
+        (_, 400..=499) => MailError::Deferred(reason),
         (_, 530 | 534 | 535 | 538) | (Stage::SignIn, _) => {
-            MailError::Misconfigured { setting: "DCA_SMTP_USER, DCA_SMTP_PASSWORD", why }
+            MailError::Misconfigured { setting: "DCA_SMTP_USER, DCA_SMTP_PASSWORD", reason }
         }
-        (Stage::Hello, _) => MailError::Misconfigured { setting: "DCA_SMTP_HOST", why },
-        (Stage::Tls, _) => MailError::Misconfigured { setting: "DCA_SMTP_TLS", why },
-        (Stage::Sender, _) => MailError::Misconfigured { setting: "DCA_MAIL_FROM", why },
+        (Stage::Hello, _) => MailError::Misconfigured { setting: "DCA_SMTP_HOST", reason },
+        (Stage::Tls, _) => MailError::Misconfigured { setting: "DCA_SMTP_TLS", reason },
+        (Stage::Sender, _) => MailError::Misconfigured { setting: "DCA_MAIL_FROM", reason },
         (_, 550 | 554) if is_relay_denied() => {
-            MailError::Misconfigured { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", why }
+            MailError::Misconfigured { setting: "DCA_SMTP_HOST, DCA_SMTP_USER", reason }
         }
-        (_, 501 | 550..=554) => MailError::Rejected(why),
-        _ => MailError::Transient(why),
+        (_, 501 | 550..=554) => MailError::Rejected(reason),
+        _ => MailError::Transient(reason),
     }
 }
 

@@ -22,10 +22,11 @@ use uuid::Uuid;
 
 use super::{
     domains::Domains,
-    mail::{MailError, Mailer},
+    mail::{Mailer, WithoutServer},
+    mail_error::MailError,
     smtp::Server,
 };
-use crate::Config;
+use crate::config::Config;
 
 fn config(settings: &[(&str, &str)]) -> Config {
     let mut env = BTreeMap::from([
@@ -39,7 +40,7 @@ fn config(settings: &[(&str, &str)]) -> Config {
 }
 
 fn mailer(settings: &[(&str, &str)]) -> Mailer {
-    Mailer::new(&config(settings), false).unwrap()
+    Mailer::new(&config(settings), WithoutServer::WriteFiles).unwrap()
 }
 
 fn email_data(template: EmailTemplate, locale: Locale) -> EmailData {
@@ -212,7 +213,8 @@ async fn send(settings: &[(&str, &str)], port: u16) -> Result<(), MailError> {
     let port = port.to_string();
     let server_settings = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str())];
     let config = config(&[&server_settings, settings].concat());
-    let server = Server::new(&config.mail, "makers.example").unwrap().unwrap().hurried(Duration::from_millis(200));
+    let server =
+        Server::new(&config.mail, "makers.example").unwrap().unwrap().with_command_timeout(Duration::from_millis(200));
     let message = email(&mailer(&[]), EmailTemplate::VerifyEmail, &email_data(EmailTemplate::VerifyEmail, Locale::En));
     server.send(&message).await
 }
@@ -220,7 +222,7 @@ async fn send(settings: &[(&str, &str)], port: u16) -> Result<(), MailError> {
 fn describe(result: Result<(), MailError>) -> String {
     match result {
         Ok(()) => "sent".to_owned(),
-        Err(MailError::Misconfigured { setting, why }) => format!("misconfigured, {setting}: {why}"),
+        Err(MailError::Misconfigured { setting, reason }) => format!("misconfigured, {setting}: {reason}"),
         Err(MailError::Rejected(why)) => format!("rejected: {why}"),
         Err(MailError::Deferred(why)) => format!("deferred: {why}"),
         Err(MailError::Transient(why)) => format!("transient: {why}"),

@@ -5,17 +5,31 @@ use dca_core::{
     Snowflake,
     entitlements::reconcile::{GuildReconciliation, Summary},
     guilds::{self, Guild},
+    workers,
 };
 use tracing::{info, warn};
 
+use super::scheduled::ScheduledWorker;
 use crate::App;
+
+/// The worker. It runs on the instance that holds the gateway lease, so that events and reconciliation use the same
+/// stamps; or in a process that never connects to the gateway.
+pub const RECONCILE_ROLES: ScheduledWorker = ScheduledWorker {
+    name: workers::RECONCILE_ROLES,
+    interval: |app| app.config.discord.reconcile_interval,
+    can_run: |app| match &app.bot {
+        Some(bot) => bot.gateway_lease().is_some(),
+        None => app.discord.is_some(),
+    },
+    run: |app| Box::pin(run(app)),
+};
 
 /// Reconciles all guilds. If a guild cannot be read completely, no license of it is revoked and the other guilds
 /// are still reconciled.
 ///
 /// # Errors
 /// If a guild could not be read completely.
-pub(super) async fn run(app: &App) -> anyhow::Result<String> {
+async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, 0, Summary::default());
     match &app.bot {
         Some(bot) => bot.begin_reconcile(),
@@ -43,7 +57,9 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     let (core, id) = (&app.core, guild.id);
     let Some(discord) = &app.discord else { return Ok(Summary::default()) };
     let fence = app.bot.as_ref().and_then(|bot| bot.gateway_lease());
-    let Some(mut reconciliation) = GuildReconciliation::begin(core, guild, fence, app.config.dm_interval).await? else {
+    let Some(mut reconciliation) =
+        GuildReconciliation::begin(core, guild, fence, app.config.discord.dm_interval).await?
+    else {
         return Ok(Summary::default());
     };
     let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));

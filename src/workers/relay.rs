@@ -1,14 +1,9 @@
 //! Performs deliveries. Each transport has an apalis worker that reads from a stream of claims. The state is kept
 //! in the outbox row, so the stream never fails, and every claim is completed even if the delivery panics.
 
-use std::{
-    convert::Infallible,
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
 
-use apalis::prelude::Data;
+use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::{
     Snowflake,
@@ -22,23 +17,15 @@ use dca_core::{
     outbox::{self, Claim, Delivery, Outcome, Transport},
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use uuid::Uuid;
 
+use super::runtime::{RETRY_DELAY, notifications, run_until};
 use crate::{
     App,
-    outbound::mail,
-    workers::{RETRY_DELAY, notifications},
+    outbound::{dm_pause::DM_PAUSE, mail, mail_error::MailError},
 };
-
-/// How many deliveries are performed concurrently.
-pub(crate) const fn concurrency(transport: Transport) -> usize {
-    match transport {
-        Transport::Discord => 8,
-        Transport::Smtp => 4,
-    }
-}
 
 /// How much longer a lease lasts than the longest attempt.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -46,26 +33,52 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// How often the outbox is checked without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long direct messages are paused when Discord asks for it.
-const DM_PAUSE: Duration = Duration::from_mins(15);
+/// How the deliveries of a transport are performed.
+struct TransportSettings {
+    /// How many are performed concurrently.
+    concurrency: usize,
+    /// The longest duration of an attempt.
+    attempt_timeout: Duration,
+    /// Whether this process can perform them; if not, they stay queued.
+    can_send: bool,
+}
 
-/// The time until which direct messages are paused.
-#[derive(Clone, Default)]
-pub(crate) struct DmPause(Arc<Mutex<Option<Instant>>>);
-
-impl DmPause {
-    fn start(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + DM_PAUSE);
-    }
-
-    fn remaining(&self) -> Option<Duration> {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        until.and_then(|until| until.checked_duration_since(Instant::now())).filter(|remaining| !remaining.is_zero())
+impl TransportSettings {
+    fn of(transport: Transport, app: &App) -> Self {
+        match transport {
+            Transport::Discord => Self {
+                concurrency: 8,
+                attempt_timeout: app.config.discord.delivery_timeout * 2,
+                can_send: app.discord.is_some(),
+            },
+            Transport::Smtp => {
+                Self { concurrency: 4, attempt_timeout: mail::ATTEMPT_TIMEOUT, can_send: app.mailer.can_send() }
+            }
+        }
     }
 }
 
+/// Performs the deliveries of a transport until `stop`. Each transport has its own worker, so that a stalled one does
+/// not block the others.
+///
+/// # Errors
+/// If the worker ends before `stop`, or a delivery does not finish in time after it.
+pub async fn run(app: App, transport: Transport, stop: CancellationToken) -> anyhow::Result<()> {
+    let concurrency = TransportSettings::of(transport, &app).concurrency;
+    let monitor = Monitor::new().register(move |_| {
+        WorkerBuilder::new(format!("relay-{transport}"))
+            .backend(claim_stream(app.clone(), transport))
+            .enable_tracing()
+            .concurrency(concurrency)
+            .data(app.clone())
+            .data(transport)
+            .build(perform)
+    });
+    run_until(stop, monitor).await
+}
+
 /// The due deliveries of a transport, claimed one at a time as the worker asks for them.
-pub(crate) fn claims(app: App, transport: Transport) -> BoxStream<'static, Result<Claim, Infallible>> {
+fn claim_stream(app: App, transport: Transport) -> BoxStream<'static, Result<Claim, Infallible>> {
     let notified = notifications(&app, Topic::Outbox).boxed();
     stream::unfold((app, notified), move |(app, mut notified)| async move {
         loop {
@@ -80,14 +93,11 @@ pub(crate) fn claims(app: App, transport: Transport) -> BoxStream<'static, Resul
 }
 
 async fn claim(app: &App, transport: Transport) -> Option<Claim> {
-    let can_send = match transport {
-        Transport::Discord => app.discord.is_some(),
-        Transport::Smtp => app.mailer.can_send(),
-    };
-    if !can_send {
+    let settings = TransportSettings::of(transport, app);
+    if !settings.can_send {
         return None;
     }
-    match outbox::claim(&app.core, transport, 1, attempt_timeout(app, transport) + LEASE_MARGIN).await {
+    match outbox::claim(&app.core, transport, 1, settings.attempt_timeout + LEASE_MARGIN).await {
         Ok(claimed) => claimed.into_iter().next(),
         Err(error) => {
             warn!(%error, "could not claim deliveries; trying again");
@@ -97,17 +107,10 @@ async fn claim(app: &App, transport: Transport) -> Option<Claim> {
     }
 }
 
-/// The longest duration of an attempt.
-fn attempt_timeout(app: &App, transport: Transport) -> Duration {
-    match transport {
-        Transport::Discord => app.config.delivery_timeout * 2,
-        Transport::Smtp => mail::ATTEMPT,
-    }
-}
-
 /// Performs one delivery and records the outcome.
-pub(crate) async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Result<(), Infallible> {
-    let attempt = tokio::time::timeout(attempt_timeout(&app, *transport), deliver(&app, &claim));
+async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Result<(), Infallible> {
+    let timeout = TransportSettings::of(*transport, &app).attempt_timeout;
+    let attempt = tokio::time::timeout(timeout, deliver(&app, &claim));
     let outcome = match AssertUnwindSafe(attempt).catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Outcome::Failed("timed out".to_owned()),
@@ -126,7 +129,7 @@ pub(crate) async fn perform(claim: Claim, app: Data<App>, transport: Data<Transp
         Ok(true) => {}
         Ok(false) => warn!(delivery = %claim.id, "another instance already completed this delivery"),
         Err(error) => {
-            error!(delivery = %claim.id, %error, "could not record a delivery's outcome; it is retried when its lease expires")
+            error!(delivery = %claim.id, %error, "could not record a delivery's outcome; it is retried when its lease expires");
         }
     }
     Ok(())
@@ -199,8 +202,8 @@ async fn send_email(app: &App, claim: &Claim, template: EmailTemplate, user: Use
     };
     match app.mailer.send(&app.core, claim.id, claim.created_at, template, &data).await {
         Ok(()) => Outcome::Sent,
-        Err(mail::MailError::Wait(wait)) => Outcome::Wait(wait),
-        Err(mail::MailError::Rejected(reason)) => Outcome::Undelivered(reason),
+        Err(MailError::Wait(wait)) => Outcome::Wait(wait),
+        Err(MailError::Rejected(reason)) => Outcome::Undelivered(reason),
         Err(error) => Outcome::Failed(error.to_string()),
     }
 }

@@ -4,6 +4,7 @@ mod architecture;
 mod cli;
 mod discord;
 mod http;
+mod process;
 mod storage;
 mod support;
 mod workers;

@@ -29,7 +29,7 @@ use crate::{
 /// Allows the own style sheet, and forms that are submitted to this origin. The frontend is included because some
 /// browsers apply `form-action` to redirects after the submission too.
 fn csp(app: &App) -> String {
-    let frontend = app.config.frontend_url.as_deref().and_then(|url| Url::parse(url).ok());
+    let frontend = app.config.accounts.frontend_url.as_deref().and_then(|url| Url::parse(url).ok());
     let frontend = frontend.map_or_else(String::new, |url| format!(" {}", url.origin().ascii_serialization()));
     format!(
         "default-src 'none'; style-src 'self'; form-action 'self'{frontend}; base-uri 'none'; frame-ancestors 'none'"
@@ -184,7 +184,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
     let [title, body, ..] = page_text.texts(locale);
     let page = Page {
         lang: locale.as_str(),
-        app_name: &app.config.app_name,
+        app_name: &app.config.accounts.app_name,
         title,
         text: body,
         problem: problem.map(|problem| problem_text(problem, locale)),
@@ -329,7 +329,7 @@ async fn submit_second_factor(
     };
     cookies.set_session(&app, CookieKind::Refresh, &signed_in);
     cookies.clear(CookieKind::SecondFactor);
-    Ok(match &app.config.frontend_url {
+    Ok(match &app.config.accounts.frontend_url {
         Some(frontend) => (cookies, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
         None => (cookies, text_page(&app, &headers, PageText::SignedIn)).into_response(),
     })

@@ -135,7 +135,7 @@ async fn outcome_response(
         SignInOutcome::SignedIn(signed_in) => {
             // Browsers get the native cookie, whichever path the provider redirects them to.
             cookies.set_session(app, CookieKind::Refresh, &signed_in);
-            if let Some(frontend) = &app.config.frontend_url {
+            if let Some(frontend) = &app.config.accounts.frontend_url {
                 return Ok(redirect(&format!("{frontend}/auth/cb")));
             }
             if pages::wants_page(headers) {
@@ -150,7 +150,7 @@ async fn outcome_response(
             }
             Ok(Problem::second_factor_required(token).into_response())
         }
-        SignInOutcome::Linked(_) => match &app.config.frontend_url {
+        SignInOutcome::Linked(_) => match &app.config.accounts.frontend_url {
             Some(frontend) => Ok(redirect(&format!("{frontend}/auth/cb?linked=true"))),
             None => Ok(pages::text_page(app, headers, pages::PageText::Linked)),
         },

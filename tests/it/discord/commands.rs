@@ -1,7 +1,7 @@
 //! Slash commands and message components, used by admins, members and outsiders.
 
 use chrono::Duration;
-use dca_auth::workers::Worker;
+use dca_auth::workers::{EXPIRE, RECONCILE_ROLES};
 use dca_test_support::Opt;
 
 use crate::support::harness::{it, key_in, licenses_of};
@@ -101,8 +101,8 @@ fn license_commands_grant_show_and_revoke_without_a_role() {
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t.advance(Duration::days(400));
-        t.run_worker(Worker::ReconcileRoles).await;
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(RECONCILE_ROLES).await;
+        t.run_worker(EXPIRE).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "no role change ends a grant");
         let with_reason = [options[0].clone(), options[1].clone(), ("reason", text("charge`back"))];
         let revoked = t.discord.run(&owner, "/license revoke", &with_reason).await;
@@ -132,7 +132,7 @@ fn revoked_member_gets_a_new_key_only_after_regaining_the_role() {
         let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         t.discord.run(&owner, "/license revoke", &options).await;
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         ana.update_with(|_| {});
         t.wait_for_events(&guild).await;
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1);

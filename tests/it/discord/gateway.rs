@@ -1,7 +1,7 @@
 //! Gateway events: lost, repeated, delayed and refused.
 
 use chrono::Duration;
-use dca_auth::workers::Worker;
+use dca_auth::workers::{EXPIRE, RECONCILE_ROLES};
 use dca_commands::GatewayStatus;
 use dca_test_support::{Fault, FaultKind, Opt};
 
@@ -95,7 +95,7 @@ fn role_changes_during_downtime_are_applied_once() {
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         for _ in 0..3 {
             t.advance(Duration::minutes(5));
-            t.run_worker(Worker::ReconcileRoles).await;
+            t.run_worker(RECONCILE_ROLES).await;
         }
         assert_eq!(licenses_of(&t, &guild, &bea).await.len(), 1);
         assert_eq!(t.discord.dms(&bea).len(), 1, "notified once");
@@ -132,7 +132,7 @@ fn an_unreadable_event_is_logged_and_corrected_by_reconciliation() {
         ana.set_roles_silently(&[]);
         ana.update_with(|member| member["joined_at"] = serde_json::Value::Null);
         t.wait_for_events(&guild).await;
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
     });
@@ -198,7 +198,7 @@ fn leaving_ends_the_license_after_its_grace_unless_the_member_returns() {
         rejoined.grant(gold);
         t.wait_for_events(&guild).await;
         t.advance(Duration::hours(25));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         let licenses = licenses_of(&t, &guild, &bea).await;
         assert!(licenses.len() == 1 && licenses[0].revoked_at.is_none());
@@ -215,14 +215,14 @@ fn a_deleted_role_revokes_no_license_until_an_admin_removes_the_mapping() {
         guild.delete_role(gold);
         t.wait_for_events_of_kind(&guild, "source.unverifiable", 1).await;
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         let listed = t.discord.run(&guild.owner(), "/mapping list", &[]).await;
         assert!(listed.content.contains("was deleted"), "{listed:?}");
         let options = [("role", Opt::Str(gold.to_string())), ("product", Opt::Str("Tools".into()))];
         let removed = t.discord.run(&guild.owner(), "/mapping remove", &options).await;
         assert!(removed.content.contains("Licenses affected: 1."), "{removed:?}");
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
         t
     });
@@ -253,14 +253,14 @@ fn an_outage_or_a_kicked_bot_revokes_no_license() {
         let api_key = t.api_key(&guild, "Tools").await;
         guild.outage();
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         guild.recover();
         guild.kick_bot();
         t.app().bot.as_ref().unwrap().drained().await;
         t.advance(Duration::days(3));
-        t.run_worker(Worker::ReconcileRoles).await;
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(RECONCILE_ROLES).await;
+        t.run_worker(EXPIRE).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
         t
     });
@@ -280,7 +280,7 @@ fn an_incomplete_member_list_revokes_no_license() {
         let page_two = Fault::on("GET", "limit=1000&after=1", FaultKind::Status(403, body));
         t.discord.fault(page_two.times(5));
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         t.advance(Duration::minutes(2));
         t.wait_until_idle().await;
         assert!(t.discord.requests().iter().any(|request| request.status == 403), "the second page was refused");
@@ -301,14 +301,14 @@ fn a_role_deleted_during_reconciliation_revokes_no_license() {
         t.discord.fault(Fault::on("GET", "/roles", FaultKind::Hold));
         t.advance(Duration::minutes(5));
         let app = t.app().clone();
-        let reconcile = tokio::spawn(async move { app.run(Worker::ReconcileRoles).await });
+        let reconcile = tokio::spawn(async move { app.run_worker(RECONCILE_ROLES).await });
         t.discord.held().await;
         guild.delete_role(gold);
         t.discord.release();
         reconcile.await.unwrap().unwrap();
         t.wait_for_events(&guild).await;
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         t
     });
@@ -363,13 +363,13 @@ fn a_sync_that_would_revoke_many_licenses_waits_for_confirmation() {
         t.start().await;
         t.wait_for_events_of_kind(&guild, "sync.breaker_tripped", 1).await;
         t.advance(Duration::minutes(5));
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         let kinds = t.event_kinds(&guild).await;
         assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
         assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "reported once");
         let reply = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
         assert!(reply.content.contains("may revoke"), "{reply:?}");
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         t.wait_for_events_of_kind(&guild, "license.revoked", 15).await;
         t
     });
@@ -391,7 +391,7 @@ fn existing_role_holders_are_messaged_only_on_request_and_one_at_a_time() {
             ("dm_existing", Opt::Bool(true)),
         ];
         t.discord.run(&guild.owner(), "/mapping add", &options).await;
-        t.run_worker(Worker::ReconcileRoles).await;
+        t.run_worker(RECONCILE_ROLES).await;
         t.discord.next_dm(&notified[0]).await;
         for next in &notified[1..] {
             assert!(t.discord.dms(next).is_empty(), "five seconds apart");

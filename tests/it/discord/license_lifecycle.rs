@@ -1,7 +1,7 @@
 //! The life of a license: roles in Discord, verdicts over HTTP.
 
 use chrono::Duration;
-use dca_auth::workers::Worker;
+use dca_auth::workers::{EXPIRE, LOG_CHANNEL};
 use dca_test_support::Opt;
 
 use crate::support::harness::{it, key_in, licenses_of};
@@ -26,10 +26,10 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         ana.take(gold);
         t.wait_for_events_of_kind(&guild, "user.role_changed", 2).await;
         t.advance(Duration::hours(23));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID", "within the grace period");
         t.advance(Duration::hours(1));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         let verdict = t.validate(&api_key, &key).await;
         assert_eq!((&verdict["valid"], &verdict["code"]), (&false.into(), &"REVOKED".into()));
         assert_eq!(
@@ -59,7 +59,7 @@ fn a_role_regained_within_the_grace_keeps_the_license() {
         ana.grant(gold);
         t.wait_for_events_of_kind(&guild, "user.role_changed", 3).await;
         t.advance(Duration::hours(48));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         let licenses = licenses_of(&t, &guild, &ana).await;
         assert_eq!((licenses.len(), licenses[0].revoked_at), (1, None));
         t
@@ -129,9 +129,9 @@ fn a_license_expires_on_time_and_its_expiry_is_recorded_once() {
             "the state follows from the clock, before any worker runs"
         );
         t.advance(Duration::days(60));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         t.advance(Duration::hours(2));
-        t.run_worker(Worker::Expire).await;
+        t.run_worker(EXPIRE).await;
         let kinds = t.event_kinds(&guild).await;
         assert_eq!(kinds.iter().filter(|kind| *kind == "license.expired").count(), 1, "{kinds:?}");
         let reply = t.discord.run(&ana, "/key", &[]).await;
@@ -177,7 +177,7 @@ fn the_log_channel_lists_events_in_order_without_keys() {
         let key = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
         t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
-        t.run_worker(Worker::LogChannel).await;
+        t.run_worker(LOG_CHANNEL).await;
         let mut kinds = Vec::new();
         for _ in 0..5 {
             let line = t.discord.next_message(logs).await.content;
@@ -187,7 +187,7 @@ fn the_log_channel_lists_events_in_order_without_keys() {
         let order =
             ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
         assert_eq!(kinds, order);
-        t.run_worker(Worker::LogChannel).await;
+        t.run_worker(LOG_CHANNEL).await;
         t
     });
 }

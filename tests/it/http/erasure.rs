@@ -1,7 +1,7 @@
 //! Export and deletion of personal data.
 
 use chrono::TimeDelta;
-use dca_auth::workers::Worker;
+use dca_auth::workers::CLEANUP;
 use dca_core::{accounts::Role, licenses, users};
 use serde_json::{Value, json};
 
@@ -79,11 +79,11 @@ fn deletion_needs_the_password_and_is_undone_by_a_sign_in_within_14_days() {
         assert_eq!(mail.next("ana@x.example").await.subject, "Your account will be deleted");
 
         t.advance_when_idle(TimeDelta::days(14) - TimeDelta::seconds(1)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "one second before the deletion");
         assert_eq!(events_of_kind(t.core(), "user.deletion_undone").await.len(), 1);
         t.advance_when_idle(TimeDelta::days(30)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200, "the deletion stays undone");
         mail.finish();
         t
@@ -106,7 +106,7 @@ fn no_personal_data_is_left_14_days_after_a_deletion() {
         t.wait_until_idle().await;
         mail.forget("ana@x.example");
         t.advance_when_idle(TimeDelta::days(14)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         for (table, left) in [
             ("users", 1),
             ("credentials", 1),
@@ -159,7 +159,7 @@ fn deleted_license_holder_keeps_only_the_discord_id_and_the_license() {
             execute(t.core(), sql).await;
         }
         t.advance_when_idle(TimeDelta::days(14)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         let left = users::find(t.core(), holder).await.unwrap().expect("the row stays");
         assert_eq!((left.email, left.name, left.role.as_str(), left.registered_at), (None, None, "USER", None));
         assert_eq!((left.folded_email, left.locale, left.deletion_at), (None, None, None));
@@ -183,14 +183,14 @@ fn cleanup_deletes_unverified_accounts_and_expired_rows() {
         assert_eq!(login(&t, "nobody@x.example").await.status, 401);
         t.wait_until_idle().await;
         t.advance_when_idle(TimeDelta::days(7)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(
             (count(&t, "users").await, count(&t, "throttles").await),
             (2, 0),
             "unverified accounts are kept for a week"
         );
         t.advance_when_idle(TimeDelta::days(1)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!((count(&t, "users").await, count(&t, "credentials").await), (1, 1));
         let sql = "SELECT email FROM users";
         assert_eq!(rows(t.core().db.writer(), sql).await, [json!({ "email": "ana@x.example" })]);
@@ -198,10 +198,10 @@ fn cleanup_deletes_unverified_accounts_and_expired_rows() {
         assert_eq!(count(&t, "one_time_tokens").await, 1);
         t.wait_until_idle().await;
         t.advance_when_idle(TimeDelta::days(8)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!((count(&t, "one_time_tokens").await, count(&t, "sessions").await), (0, 1));
         t.advance_when_idle(TimeDelta::days(180)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!((count(&t, "sessions").await, count(&t, "refresh_tokens").await), (0, 0));
         assert_eq!(count(&t, "users").await, 1, "verified accounts stay");
         t
@@ -223,7 +223,7 @@ fn user_can_undo_a_deletion_scheduled_by_an_admin() {
         assert_eq!(again.body["deletionAt"], scheduled.body["deletionAt"]);
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t.advance_when_idle(TimeDelta::days(20)).await;
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(login(&t, "ana@x.example").await.status, 200);
         t
     });

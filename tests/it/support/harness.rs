@@ -18,8 +18,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use dca_auth::{
     App, Config,
-    app::{Inputs, Part, Running},
-    telemetry, workers,
+    app::{Inputs, Part},
+    process::Running,
+    telemetry,
+    workers::{self, relay, scheduled::ScheduledWorker},
 };
 use dca_core::{Caller, Clock, Core, Ids, Snowflake, api_keys, crypto::api_key::ApiKeyKind, events, outbox, products};
 use dca_test_support::{MailSink, Opt, Reply, SimDiscord, SimGuild, SimMember};
@@ -241,7 +243,9 @@ impl TestApp {
     pub async fn start_without_waiting(&mut self) {
         let app = self.build().await;
         let stop = CancellationToken::new();
-        tokio::spawn(workers::relay(app.clone(), stop.clone()));
+        for &transport in outbox::Transport::ALL {
+            tokio::spawn(relay::run(app.clone(), transport, stop.clone()));
+        }
         self.running = Some((app.start().await.unwrap(), stop));
     }
 
@@ -253,7 +257,7 @@ impl TestApp {
         let connected = status.wait_for(|status| *status == dca_commands::GatewayStatus::Connected);
         tokio::time::timeout(LIMIT, connected).await.expect("the bot never connected").unwrap();
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
-        self.app().run(workers::Worker::ReconcileRoles).await.unwrap();
+        self.app().run_worker(workers::RECONCILE_ROLES).await.unwrap();
     }
 
     /// Stops the app gracefully.
@@ -296,8 +300,8 @@ impl TestApp {
     }
 
     /// Runs a scheduled worker now.
-    pub async fn run_worker(&self, worker: workers::Worker) {
-        self.app().run(worker).await.unwrap();
+    pub async fn run_worker(&self, worker: ScheduledWorker) {
+        self.app().run_worker(worker).await.unwrap();
     }
 
     /// Allows error lines that contain `part`.
@@ -325,7 +329,7 @@ impl TestApp {
         let options = [("product", Opt::Str(product.to_owned())), ("grace_hours", Opt::Int(grace_hours))];
         let panel = self.discord.run(&owner, "/setup", &options).await;
         let reply = self.discord.choose(&owner, &panel, "setup:role", &[role]).await;
-        self.run_worker(workers::Worker::ReconcileRoles).await;
+        self.run_worker(workers::RECONCILE_ROLES).await;
         reply
     }
 

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::TimeDelta;
-use dca_auth::workers::Worker;
+use dca_auth::workers::CLEANUP;
 use dca_core::{
     Caller, Core,
     entitlements::{self, Level, Observation, ObservedSource, SourceKind},
@@ -194,10 +194,10 @@ fn finished_deliveries_are_deleted_after_a_month() {
         }
         let remaining = async || rows(core.db.writer(), "SELECT state FROM outbox").await;
         t.clock.advance(TimeDelta::days(30));
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(remaining().await.len(), 4, "kept for 30 days");
         t.clock.advance(TimeDelta::days(1));
-        t.run_worker(Worker::Cleanup).await;
+        t.run_worker(CLEANUP).await;
         assert_eq!(remaining().await, [serde_json::json!({ "state": "pending" })]);
         t.stop().await;
         t

@@ -1,0 +1,78 @@
+//! `dca-auth key`.
+
+use anyhow::{Context, Result};
+use clap::Subcommand;
+use dca_core::{Caller, Snowflake, entitlements, licenses, products};
+use serde_json::json;
+
+use super::tenant::{TenantArg, operator};
+use crate::app::App;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Key {
+    /// Create a license and print its key
+    Issue {
+        /// The product's name or ID
+        #[arg(long)]
+        product: String,
+        /// The ID of the Discord user to assign it to; without it, the key is not assigned
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=i64::MAX.cast_unsigned()))]
+        member: Option<u64>,
+    },
+    /// Revoke a license immediately
+    Revoke {
+        /// The license ID or key
+        license: String,
+        /// The reason, for the audit log
+        #[arg(long, default_value = "operator_decision")]
+        reason: String,
+    },
+    /// Show a license as JSON
+    Inspect {
+        /// The license ID or key
+        license: String,
+    },
+}
+
+pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Result<()> {
+    let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
+    match command {
+        Key::Issue { product, member } => {
+            let product = products::get(core, &caller.scope, &product).await?;
+            let key = match member {
+                Some(member) => grant(app, &caller, &product, member.into()).await?,
+                None => licenses::generate(core, &caller, product.id).await?.1,
+            };
+            println!("{key}");
+        }
+        Key::Revoke { license, reason } => {
+            let (license, _) = licenses::inspect(core, &caller.scope, &license).await?;
+            let license = licenses::revoke(core, &caller, license.id, &reason).await?;
+            println!("revoked {} ({})", license.key_hint, license.id);
+        }
+        Key::Inspect { license } => {
+            let (license, state) = licenses::inspect(core, &caller.scope, &license).await?;
+            let details = json!({
+                "id": license.id, "keyHint": license.key_hint, "state": state,
+                "productId": license.product_id, "policyId": license.policy_id, "userId": license.user_id,
+                "createdAt": license.created_at, "assignedAt": license.assigned_at, "activatedAt": license.activated_at,
+                "expiresAt": license.expires_at, "revokedAt": license.revoked_at, "revokeReason": license.revoke_reason,
+            });
+            println!("{}", serde_json::to_string_pretty(&details)?);
+        }
+    }
+    Ok(())
+}
+
+/// Issues a license to a member and returns its key.
+pub(super) async fn grant(
+    app: &App,
+    caller: &Caller,
+    product: &products::Product,
+    member: Snowflake,
+) -> Result<String> {
+    let id = entitlements::grant(&app.core, caller, product.id, member).await?;
+    let licenses = licenses::list_usable(&app.core, &caller.scope, member).await?;
+    let license = licenses.into_iter().find(|license| license.id == id);
+    license.map(|license| license.key).context("the license was revoked before its key could be read")
+}

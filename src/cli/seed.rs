@@ -1,0 +1,47 @@
+//! `dca-auth seed`.
+
+use anyhow::Result;
+use clap::Subcommand;
+use dca_core::{Caller, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
+
+use super::key::grant;
+use crate::app::App;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Seed {
+    /// Create a product, a license, and an API key to validate it with
+    Demo,
+}
+
+/// The Discord user id of the demo member; no real account has it.
+const DEMO_MEMBER: u64 = 1;
+
+pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
+    let Seed::Demo = command;
+    let core = &app.core;
+    let existing = tenants::list(core).await?.into_iter().find(|(_, name)| name == "Demo");
+    let tenant = match existing {
+        Some((id, _)) => id,
+        None => tenants::create(core, "Demo").await?,
+    };
+    let caller = Caller::operator(tenant);
+    let product =
+        products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &products::PolicyChanges::default())
+            .await?;
+    let licenses = licenses::list_usable(core, &caller.scope, DEMO_MEMBER.into()).await?;
+    let license = match licenses.into_iter().next() {
+        Some(license) => license.key,
+        None => grant(app, &caller, &product, DEMO_MEMBER.into()).await?,
+    };
+    let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
+    println!(
+        "license key: {license}\nAPI key:     {}\n\nWhile `dca-auth serve` is running, validate the license:\n",
+        api_key.expose()
+    );
+    println!(
+        "curl {}/licenses/validate -H 'X-API-Key: {}' -H 'Content-Type: application/json' -d '{{\"licenseKey\":\"{license}\"}}'",
+        app.config.http.public_url,
+        api_key.expose()
+    );
+    Ok(())
+}

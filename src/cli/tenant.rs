@@ -1,0 +1,44 @@
+//! The argument `--tenant`.
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use dca_core::{Caller, guilds, ids::TenantId, tenants};
+
+use crate::app::App;
+
+#[derive(Args, Debug)]
+pub(super) struct TenantArg {
+    /// The tenant's name or ID, or a Discord server ID; required if there is more than one tenant
+    #[arg(long, global = true)]
+    tenant: Option<String>,
+}
+
+/// Returns the operator as a caller for the given tenant, or for the only one.
+pub(super) async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller> {
+    let all = tenants::list(&app.core).await?;
+    let id = match &tenant_arg.tenant {
+        Some(name) => find_tenant(app, name, &all).await?,
+        None => match all.as_slice() {
+            [(only, _)] => *only,
+            [] => bail!("No tenant yet. Invite the bot to a server, or run `dca-auth seed demo`."),
+            several => {
+                let names: Vec<_> = several.iter().map(|(id, name)| format!("  {id}  {name}")).collect();
+                bail!("There are several tenants. Choose one with --tenant:\n{}", names.join("\n"))
+            }
+        },
+    };
+    Ok(Caller::operator(id))
+}
+
+async fn find_tenant(app: &App, name: &str, all: &[(TenantId, String)]) -> Result<TenantId> {
+    if let Some((id, _)) = all.iter().find(|(id, known)| id.to_string() == name || known == name) {
+        return Ok(*id);
+    }
+    let guild = match name.parse::<u64>() {
+        Ok(id) => guilds::find(&app.core, id.into()).await?,
+        Err(_) => None,
+    };
+    guild
+        .map(|guild| guild.tenant_id)
+        .with_context(|| format!("No tenant {name:?}. Use its name or ID, or a Discord server ID."))
+}

@@ -1,0 +1,65 @@
+//! Documented names of earlier systems that are not the fallback of a setting.
+
+/// Settings whose feature does not exist yet: their names and what they are for.
+pub(super) const UNUSED: [(&str, &str); 16] = [
+    ("COOKIE_SECRET", "signs the cookie of the Patreon sign-in"),
+    ("PATREON_CLIENT_ID", "OAuth2 client ID"),
+    ("PATREON_CLIENT_SECRET", "OAuth2 client secret"),
+    ("PATREON_REDIRECT_URI", "OAuth2 redirect URL"),
+    ("PATREON_REQUIRED_TIER_IDS", "tier IDs separated by commas"),
+    ("PATREON_CREATOR_ACCESS_TOKEN", "the creator's access token"),
+    ("PATREON_CREATOR_REFRESH_TOKEN", "the creator's refresh token"),
+    ("JWT_SECRET", "signs sign-in tokens"),
+    ("JWT_WEBSOCKET_EXPIRATION_TIME", "lifetime of a WebSocket token in seconds"),
+    ("CLIENT_ERROR_URL", "where a failed sign-in redirects to"),
+    ("SESSION_JWT_SECRET", "signs play session tokens"),
+    ("SESSION_JWT_TTL_SEC", "lifetime of a play session token in seconds"),
+    ("HEARTBEAT_INTERVAL_SEC", "seconds between heartbeats"),
+    ("ASSET_STORAGE_ROOT", "directory of game assets"),
+    ("JWT_EXPIRES_IN", "lifetime of sign-in tokens, for example 7d"),
+    ("ENCRYPTION_KEY", "encrypts panel sign-ins, 32 characters"),
+];
+
+/// A setting that something else replaces: its name, what replaces it, the expected value, and the check of its value.
+pub(super) type Replaced = (&'static str, &'static str, &'static str, fn(&str) -> bool);
+
+/// Replaced settings. Published example secrets are refused, because they show that the configuration was not reviewed.
+pub(super) const REPLACED: [Replaced; 5] = [
+    ("JWT_ACCESS_SECRET", "access tokens are signed with a key from the keyring", LONG_SECRET, is_secret),
+    ("JWT_REFRESH_SECRET", "refresh tokens are derived from a key in the keyring", LONG_SECRET, is_secret),
+    ("TOKEN_HASH_PEPPER", "stored tokens are hashed with keys from the keyring", PEPPER, is_pepper),
+    (
+        "PASSWORD_ALGO",
+        "new hashes use Argon2id; bcrypt hashes are still verified",
+        "bcrypt, argon2 or argon2id",
+        |value| ["bcrypt", "argon2", "argon2id"].contains(&value.to_lowercase().as_str()),
+    ),
+    ("ENVIRONMENT", "the service behaves the same in every environment", ENVIRONMENTS, |value| {
+        ["development", "test", "staging", "production"].contains(&value.to_lowercase().as_str())
+    }),
+];
+
+const PEPPER: &str = "at least 16 characters that are not from a published example";
+const ENVIRONMENTS: &str = "development, test, staging or production";
+const LONG_SECRET: &str = "at least 32 characters that are not from a published example";
+
+fn is_secret(value: &str) -> bool {
+    value.len() >= 32 && !is_example(value)
+}
+
+fn is_pepper(value: &str) -> bool {
+    value.len() >= 16 && !is_example(value)
+}
+
+/// Parts of secrets that were published in documentation.
+const EXAMPLES: &str = "default secret pepper change example your_ d54b82f4bf57bf88 e2c3f1a9b6d4e8f7";
+
+fn is_example(value: &str) -> bool {
+    let value = value.to_lowercase();
+    EXAMPLES.split(' ').any(|example| value.contains(example)) || value.chars().all(|c| value.starts_with(c))
+}
+
+/// All of these names.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    UNUSED.iter().map(|(name, _)| *name).chain(REPLACED.iter().map(|(name, ..)| *name))
+}

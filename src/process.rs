@@ -1,0 +1,154 @@
+//! Starts, watches and stops the parts of a process. `main` and the tests use the same code.
+//!
+//! ```text
+//! start: HTTP | bot | workers, each a named task
+//! run:   until a part ends by itself (an error) or the caller stops the process
+//! stop:  unready -> gateway closed -> requests finished -> workers released -> pools closed
+//! ```
+
+use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+
+use anyhow::{Result, anyhow};
+use dca_core::outbox::Transport;
+use futures::FutureExt;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    app::{App, Part},
+    http,
+    workers::{self, relay, scheduled},
+};
+
+/// A started process.
+pub struct Running {
+    /// What the parts share.
+    pub app: App,
+    /// The address of the HTTP listener.
+    pub addr: Option<SocketAddr>,
+    stop: CancellationToken,
+    /// The parts, each with its name and how it ended.
+    parts: JoinSet<(String, Result<()>)>,
+}
+
+impl App {
+    /// Starts the configured parts.
+    ///
+    /// # Errors
+    /// If the address cannot be bound or the certificate cannot be read.
+    pub async fn start(self) -> Result<Running> {
+        for worker in workers::SCHEDULED {
+            dca_core::workers::register(&self.core, worker.name).await?;
+        }
+        let mut running =
+            Running { app: self.clone(), addr: None, stop: CancellationToken::new(), parts: JoinSet::new() };
+        if self.runs(Part::Api) {
+            let server = http::serve(&self, running.stop.clone()).await?;
+            running.addr = Some(server.addr);
+            running.spawn("HTTP server", async { Ok(server.task.await??) });
+        }
+        running.spawn("rate limiter", drop_idle_limits(self.clone(), running.stop.clone()));
+        if let Some(bot) = self.bot.clone() {
+            let stop = running.stop.clone();
+            running.spawn("Discord gateway", async { Ok(dca_commands::gateway::run(bot, stop).await?) });
+        }
+        if self.runs(Part::Workers) {
+            for &transport in Transport::ALL {
+                let part = relay::run(self.clone(), transport, running.stop.clone());
+                running.spawn(format!("relay {transport}"), part);
+            }
+            for worker in workers::SCHEDULED {
+                let part = scheduled::run(self.clone(), worker, running.stop.clone());
+                running.spawn(format!("worker {}", worker.name), part);
+            }
+        }
+        running.announce();
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Runs `part` as a part of the process: [`Running::failure`] reports its end.
+    pub fn spawn(&mut self, name: impl Into<String>, part: impl Future<Output = Result<()>> + Send + 'static) {
+        let name = name.into();
+        self.parts.spawn(async move {
+            let ended = AssertUnwindSafe(part).catch_unwind().await;
+            (name, ended.unwrap_or_else(|_| Err(anyhow!("it panicked"))))
+        });
+    }
+
+    /// Waits until a part ends by itself, and returns an error that names it. The other parts keep running until
+    /// [`Running::stop`].
+    pub async fn failure(&mut self) -> anyhow::Error {
+        let Some(Ok((name, ended))) = self.parts.join_next().await else { return std::future::pending().await };
+        let cause = ended.err().unwrap_or_else(|| anyhow!("it ended without an error"));
+        cause.context(format!(
+            "the {name} stopped, so the process stops. Restart it; if this happens again, report it with the log"
+        ))
+    }
+
+    /// Shuts down in order: stops accepting requests, closes the gateway and releases the workers
+    /// while requests finish, then closes the pools.
+    ///
+    /// # Errors
+    /// If a pool does not close cleanly.
+    pub async fn stop(mut self) -> Result<()> {
+        self.app.set_unready();
+        self.stop.cancel();
+        let all_ended = async {
+            while let Some(part) = self.parts.join_next().await {
+                if let Ok((name, Err(error))) = part {
+                    warn!(part = name, error = format!("{error:#}"), "a part did not stop cleanly");
+                }
+            }
+        };
+        if tokio::time::timeout(self.app.config.http.drain_timeout + Duration::from_secs(10), all_ended).await.is_err()
+        {
+            warn!("some tasks did not finish in time; their leases will expire");
+            self.parts.detach_all();
+        }
+        Ok(self.app.core.db.close().await?)
+    }
+
+    /// Logs one start line, and a warning if settings of earlier systems are unused.
+    fn announce(&self) {
+        let Self { app, addr, .. } = self;
+        let mail = app.mailer.disabled_reason();
+        let off: Vec<&str> = [
+            (app.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
+            (
+                app.config.storage.redis_url.is_none(),
+                "redis: no DCA_REDIS_URL, rate limits are not shared between instances",
+            ),
+            (app.config.http.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
+            (mail.is_some(), mail.as_deref().unwrap_or_default()),
+            (!app.runs(Part::Api), "api: --only"),
+            (!app.runs(Part::Bot), "gateway: --only"),
+            (!app.runs(Part::Workers), "workers: --only"),
+        ]
+        .into_iter()
+        .filter(|(is_off, _)| *is_off)
+        .map(|(_, reason)| reason)
+        .collect();
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            mode = app.mode(),
+            listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
+            url = app.config.http.public_url,
+            off = off.join("; "),
+            "DCA-Auth is up"
+        );
+        if !app.config.unused_settings.is_empty() {
+            warn!(names = app.config.unused_settings.join(" "), "these settings are recognized but not used yet");
+        }
+    }
+}
+
+/// Frees the memory of rate limits that are not in use, until `stop`.
+async fn drop_idle_limits(app: App, stop: CancellationToken) -> Result<()> {
+    while tokio::time::timeout(Duration::from_mins(1), stop.cancelled()).await.is_err() {
+        app.core.limiter.drop_idle();
+    }
+    Ok(())
+}
