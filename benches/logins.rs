@@ -30,6 +30,7 @@ use dca_core::{
     entitlements, licenses,
     products::{self, PolicyChanges},
     tenants,
+    users::{self, Provider},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -115,9 +116,10 @@ async fn validation(core: &Core) -> BenchResult<Vec<u8>> {
     let terms = PolicyChanges { duration: None, source_grace: None };
     let product = products::create_or_update(core, &caller, "Bench", Some("BENCH"), &terms).await?;
     let (_, api_key) = api_keys::create(core, &caller, "bench", ApiKeyKind::Secret, &[product.id]).await?;
-    entitlements::grant(core, &caller, product.id, 7_u64.into()).await?;
-    let license = licenses::list_of(core, &caller.scope, 7_u64.into()).await?.pop().ok_or("no license was issued")?;
-    let body = format!("{{\"licenseKey\":\"{}\"}}", licenses::reveal(core, &license)?);
+    let user = users::ensure(core, Provider::Discord, "7").await?;
+    entitlements::grant(core, &caller, product.id, user).await?;
+    let license = licenses::list_of(core, &caller.scope(), user).await?.pop().ok_or("no license was issued")?;
+    let body = format!("{{\"licenseKey\":\"{}\"}}", licenses::reveal_key(core, &license)?);
     Ok(post("/licenses/validate", &format!("X-API-Key: {}\r\n", api_key.expose()), &body))
 }
 

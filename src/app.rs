@@ -21,7 +21,7 @@ use dca_commands::{Bot, DiscordClient, GatewayStatus};
 use dca_core::{
     Bus, Clock, Core, Db, Ids, Limiter,
     accounts::AccountPolicy,
-    crypto::seal::Keyring,
+    keyring::Keyring,
     limiter::{Bucket, Rate},
 };
 use metrics_exporter_prometheus::PrometheusHandle;

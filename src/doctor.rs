@@ -1,7 +1,7 @@
 //! `dca-auth doctor`: checks the installation and suggests a fix for each problem.
 
-use dca_commands::{checks, rest};
-use dca_core::{Scope, guilds, mappings};
+use dca_commands::{checks, reply, rest};
+use dca_core::{Caller, guilds, mappings};
 use dca_migration::{Migrator, MigratorTrait};
 use serde::Serialize;
 
@@ -149,7 +149,7 @@ async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::G
         let fix = "Grant them in Server Settings → Roles → the bot's role, or invite the bot again (see the README).";
         Finding::fail(check("permissions"), format!("missing: {}", missing.join(", ")), fix)
     };
-    let scope = Scope::operator(guild.tenant_id);
+    let scope = Caller::operator(guild.tenant_id).scope();
     let mappings = match mappings::list(&app.core, &scope, guild.id).await {
         Ok(mappings) => mappings,
         Err(error) => {
@@ -160,7 +160,7 @@ async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::G
         }
     };
     let errors = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
-    let errors: Vec<String> = errors.map(|error| error.to_string()).collect();
+    let errors: Vec<String> = errors.map(|error| reply::unmappable(&error)).collect();
     let order = if errors.is_empty() {
         Finding::ok(check("role order"), format!("{} mapped roles, all below the bot's role", mappings.len()))
     } else {

@@ -12,6 +12,7 @@ mod master_key;
 pub mod outbound;
 pub mod process;
 pub mod telemetry;
+pub mod wording;
 pub mod workers;
 
 pub use app::App;

@@ -1,12 +1,12 @@
 //! What must be set up in Discord, with a fix for everything that is not. `/mapping add` checks it before
 //! it saves; `doctor` checks all of it.
 
-use dca_core::{Code, Snowflake};
+use dca_core::{GuildId, RoleId};
 
-use crate::{
-    PERMISSIONS,
-    rest::{BotAccess, DiscordError, RoleFacts},
-};
+use crate::rest::{BotAccess, DiscordError, RoleInfo};
+
+/// The permissions the bot asks for in its invite link: View Channels, Send Messages, Manage Roles.
+pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
 
 const ADMINISTRATOR: u64 = 1 << 3;
 
@@ -18,35 +18,39 @@ pub fn missing_permissions(access: &BotAccess) -> Vec<&'static str> {
     named.into_iter().filter(|(bit, _)| has & bit == 0).map(|(_, name)| name).collect()
 }
 
+/// Why a role cannot be mapped.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{self:?}")]
+pub enum Unmappable {
+    /// The server has no such role.
+    Missing,
+    /// Every member has @everyone.
+    Everyone,
+    /// An integration manages the role of this name.
+    Managed(String),
+    /// The role of this name is not below the bot's.
+    TooHigh(String),
+    /// The bot lacks Manage Roles.
+    NoPermission,
+}
+
 /// Finds a role and checks that it can be mapped.
 ///
 /// # Errors
-/// `NOT_FOUND`, or `ROLE_UNMANAGEABLE` with what to do about it.
-pub fn mappable(access: &BotAccess, guild: Snowflake, role: Snowflake) -> dca_core::Result<&RoleFacts> {
-    let Some(role) = access.roles.iter().find(|known| known.id == role) else {
-        return Err(Code::NotFound.because("That role does not exist in this server."));
-    };
-    let refuse = |detail: String| Err(Code::RoleUnmanageable.because(detail));
-    if role.id == guild {
-        return refuse("@everyone cannot be mapped: every member has it. Choose another role.".to_owned());
+/// Why it cannot.
+pub fn mappable(access: &BotAccess, guild: GuildId, role: RoleId) -> Result<&RoleInfo, Unmappable> {
+    let role = access.roles.iter().find(|known| known.id == role).ok_or(Unmappable::Missing)?;
+    if u64::from(role.id) == u64::from(guild) {
+        return Err(Unmappable::Everyone);
     }
     if role.managed {
-        return refuse(format!(
-            "{} belongs to an integration, so it cannot be assigned. Choose another role.",
-            role.name
-        ));
+        return Err(Unmappable::Managed(role.name.clone()));
     }
     if role.rank >= access.top_role {
-        return refuse(format!(
-            "{} is not below the bot's role. In Server Settings → Roles, drag the bot's role above it.",
-            role.name
-        ));
+        return Err(Unmappable::TooHigh(role.name.clone()));
     }
     if missing_permissions(access).contains(&"Manage Roles") {
-        return refuse(
-            "The bot lacks the Manage Roles permission. Turn it on in Server Settings → Roles → the bot's role."
-                .to_owned(),
-        );
+        return Err(Unmappable::NoPermission);
     }
     Ok(role)
 }

@@ -1,7 +1,13 @@
-use dca_core::{entitlements, licenses, products};
+use dca_core::{
+    DiscordUserId, Reason, entitlements, licenses, products,
+    users::{self, Provider},
+};
 use serenity::model::user::User;
 
-use crate::{CommandError, Context, caller, complete_product, in_request, reply};
+use crate::{
+    context::{CommandError, Context, caller, complete_product, find_user, in_request},
+    reply,
+};
 
 /// Show, grant or revoke a member's licenses
 #[poise::command(
@@ -20,11 +26,14 @@ pub(crate) async fn license(_: Context<'_>) -> Result<(), CommandError> {
 #[poise::command(slash_command)]
 async fn show(ctx: Context<'_>, #[description = "The member"] member: User) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let known = products::list(core, &caller.scope).await?;
-    let found = licenses::list_of(core, &caller.scope, member.id.get().into()).await?;
+    let known = products::list(core, &caller.scope()).await?;
+    let found = match find_user(core, member.id.get().into()).await? {
+        Some(user) => licenses::list_of(core, &caller.scope(), user).await?,
+        None => Vec::new(),
+    };
     let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
     let now = core.clock.now();
-    let rows = found.iter().map(|license| (license, licenses::state(license, now), name(license.product_id)));
+    let rows = found.iter().map(|license| (license, license.state(now), name(license.product_id)));
     ctx.say(reply::licenses(member.id.get().into(), rows)).await?;
     Ok(())
 }
@@ -40,9 +49,10 @@ async fn grant(
     product: String,
 ) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let product = products::get(core, &caller.scope, &product).await?;
-    let member = member.id.get().into();
-    in_request(ctx, entitlements::grant(core, &caller, product.id, member)).await?;
+    let product = products::get(core, &caller.scope(), &product).await?;
+    let member: DiscordUserId = member.id.get().into();
+    let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
+    in_request(ctx, entitlements::grant(core, &caller, product.id, user)).await?;
     ctx.say(reply::granted(member, &product.name)).await?;
     Ok(())
 }
@@ -61,10 +71,12 @@ async fn revoke(
     reason: Option<String>,
 ) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let product = products::get(core, &caller.scope, &product).await?;
-    let member = member.id.get().into();
+    let product = products::get(core, &caller.scope(), &product).await?;
+    let member: DiscordUserId = member.id.get().into();
+    let user = find_user(core, member).await?.ok_or_else(|| Reason::NoMemberLicense.refusal())?;
     let reason = reason.as_deref().unwrap_or("admin_decision");
-    let revoked = in_request(ctx, licenses::revoke_member_license(core, &caller, member, product.id, reason)).await?;
+    let revoke = entitlements::revoke_member_license(core, &caller, user, product.id, reason);
+    let revoked = in_request(ctx, revoke).await?;
     ctx.say(reply::revoked(member, &product.name, &revoked.key_hint)).await?;
     Ok(())
 }

@@ -4,7 +4,11 @@ use dca_core::{
 };
 use serenity::model::guild::Role;
 
-use crate::{CommandError, Context, caller, checks, complete_product, guild, in_request, reply};
+use crate::{
+    checks,
+    context::{CommandError, Context, caller, complete_product, guild, in_request},
+    reply,
+};
 
 /// Manage which roles get which products
 #[poise::command(
@@ -23,8 +27,8 @@ pub(crate) async fn mapping(_: Context<'_>) -> Result<(), CommandError> {
 #[poise::command(slash_command)]
 async fn list(ctx: Context<'_>) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let known = products::list(core, &caller.scope).await?;
-    let found = mappings::list(core, &caller.scope, guild(ctx)).await?;
+    let known = products::list(core, &caller.scope()).await?;
+    let found = mappings::list(core, &caller.scope(), guild(ctx)).await?;
     let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
     ctx.say(reply::mappings(found.iter().map(|mapping| (mapping, name(mapping.product_id))))).await?;
     Ok(())
@@ -42,12 +46,12 @@ async fn add(
     #[description = "Send members who already have the role their key by direct message"] dm_existing: Option<bool>,
 ) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
-    let product = products::get(&ctx.data().core, &caller.scope, &product).await?;
+    let product = products::get(&ctx.data().core, &caller.scope(), &product).await?;
     let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Silently };
     let access = ctx.data().discord.bot_access(guild(ctx)).await?;
     let role = checks::mappable(&access, guild(ctx), role.id.get().into())?.id;
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
-    ctx.say(reply::mapped(role, &product.name, announce == Announce::Silently)).await?;
+    ctx.say(reply::mapped(role, &product.name, announce)).await?;
     Ok(())
 }
 
@@ -62,7 +66,7 @@ async fn remove(
     product: String,
 ) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let product = products::get(core, &caller.scope, &product).await?;
+    let product = products::get(core, &caller.scope(), &product).await?;
     let role = role.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or_default().into();
     let holders = in_request(ctx, mappings::remove(core, &caller, guild(ctx), role, &product)).await?;
     ctx.say(reply::unmapped(role, &product.name, holders)).await?;

@@ -1,13 +1,16 @@
 //! The bot's texts. Names chosen by users are escaped, and no message pings anyone.
 
 use dca_core::{
-    Refusal, Snowflake,
-    events::Event,
+    ChannelId, DiscordUserId, Reason, Refusal, RoleId,
+    events::{Event, EventKind},
     licenses::{License, LicenseState, MemberLicense},
-    mappings::Mapping,
+    mappings::{Announce, Mapping},
 };
 
-use crate::rest::DiscordError;
+use crate::{
+    checks::{self, Unmappable},
+    rest::DiscordError,
+};
 
 /// Discord allows 2,000 characters per message; the rest is left for what is added.
 const MAX_CHARS: usize = 1_800;
@@ -25,20 +28,77 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// The text of a refusal. Every reason that a command can meet has one; others show what their code means.
 pub(crate) fn refusal(refusal: &Refusal) -> String {
-    // The detail may contain names chosen by users; its backticks are ours and stay.
-    let mut text = String::from("❌ ");
-    for c in refusal.detail.chars().take(MAX_CHARS) {
-        if "*_~|[]()<>@#\\".contains(c) {
-            text.push('\\');
+    let text = match &refusal.reason {
+        Reason::NoLicense => "No such license.".to_owned(),
+        Reason::NoMemberLicense => {
+            "This member has no license for that product. Use `/license show` to see their licenses.".to_owned()
         }
-        text.push(c);
+        Reason::NoProduct { wanted, known, total } => no_product(wanted, known, *total),
+        Reason::RoleNotMapped { product } => {
+            format!("That role is not mapped to {}. Use `/mapping list` to see the mappings.", escape(product))
+        }
+        Reason::RoleAlreadyMapped { product } => format!("That role is already mapped to {}.", escape(product)),
+        Reason::ServerNotSetUp => "This server is not set up. Invite the bot again.".to_owned(),
+        Reason::NothingToConfirm => "There is nothing to confirm: no sync of this server was stopped.".to_owned(),
+        Reason::PrefixIsFixed { product, prefix } => {
+            format!("{} already has the prefix {prefix}, which cannot be changed.", escape(product))
+        }
+        Reason::PrefixTaken { prefix } => {
+            format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one.")
+        }
+        Reason::AlreadyLicensed => {
+            "This member already has a license for that product. Use `/license show` for details.".to_owned()
+        }
+        Reason::AlreadyRevoked => "This license is already revoked.".to_owned(),
+        Reason::InvalidProductName => {
+            "A product name must have 1 to 80 visible characters, for example Studio.".to_owned()
+        }
+        Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".to_owned(),
+        Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".to_owned(),
+        other => format!("This was refused ({}).", other.code()),
+    };
+    format!("❌ {text}")
+}
+
+fn no_product(wanted: &str, known: &[String], total: usize) -> String {
+    let more = if total > known.len() { " …" } else { "" };
+    let known = if known.is_empty() { "none yet".to_owned() } else { escape(&known.join(", ")) };
+    let text = format!("There is no product \"{}\". Known: {known}{more}.", escape(wanted));
+    text.chars().take(MAX_CHARS).collect()
+}
+
+/// Why a role cannot be mapped, and what to do about it.
+#[must_use]
+pub fn unmappable(reason: &Unmappable) -> String {
+    match reason {
+        Unmappable::Missing => "That role does not exist in this server.".to_owned(),
+        Unmappable::Everyone => "@everyone cannot be mapped: every member has it. Choose another role.".to_owned(),
+        Unmappable::Managed(name) => {
+            format!("{} belongs to an integration, so it cannot be assigned. Choose another role.", escape(name))
+        }
+        Unmappable::TooHigh(name) => format!(
+            "{} is not below the bot's role. In Server Settings → Roles, drag the bot's role above it.",
+            escape(name)
+        ),
+        Unmappable::NoPermission => {
+            "The bot lacks the Manage Roles permission. Turn it on in Server Settings → Roles → the bot's role."
+                .to_owned()
+        }
     }
-    text
+}
+
+pub(crate) fn foreign_channel() -> String {
+    "❌ That channel is not in this server.".to_owned()
+}
+
+pub(crate) fn mismatched_choice() -> String {
+    "❌ This choice does not belong to this menu. Use `/setup` to get a new one.".to_owned()
 }
 
 pub(crate) fn discord_refused(error: &DiscordError) -> String {
-    format!("❌ The request to Discord failed: {error}. {}", crate::checks::fix(error))
+    format!("❌ The request to Discord failed: {error}. {}", checks::fix(error))
 }
 
 pub(crate) fn missing_permission() -> String {
@@ -83,16 +143,15 @@ pub(crate) fn keys(licenses: &[MemberLicense]) -> String {
     list(licenses.iter().map(line)).unwrap_or_default()
 }
 
-pub(crate) fn mapped(role: Snowflake, product: &str, quiet: bool) -> String {
-    let holders = if quiet {
-        "Members who already have the role get theirs now, without a message: `/key` shows it."
-    } else {
-        "Members who already have the role get their key by direct message, one every few seconds."
+pub(crate) fn mapped(role: RoleId, product: &str, announce: Announce) -> String {
+    let holders = match announce {
+        Announce::Silently => "Members who already have the role get theirs now, without a message: `/key` shows it.",
+        Announce::ByDm => "Members who already have the role get their key by direct message, one every few seconds.",
     };
     format!("✅ Members with <@&{role}> now get a license for **{}**. {holders}", escape(product))
 }
 
-pub(crate) fn unmapped(role: Snowflake, product: &str, holders: u64) -> String {
+pub(crate) fn unmapped(role: RoleId, product: &str, holders: u64) -> String {
     let holders = match holders {
         0 => "No license depended on it.".to_owned(),
         n => format!(
@@ -114,7 +173,7 @@ pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -
 }
 
 pub(crate) fn licenses<'a>(
-    member: Snowflake,
+    member: DiscordUserId,
     rows: impl Iterator<Item = (&'a License, LicenseState, &'a str)>,
 ) -> String {
     let line = |(license, state, product): (&License, LicenseState, &str)| {
@@ -141,11 +200,11 @@ fn list(lines: impl Iterator<Item = String>) -> Option<String> {
     (!lines.is_empty()).then_some(text)
 }
 
-pub(crate) fn granted(member: Snowflake, product: &str) -> String {
+pub(crate) fn granted(member: DiscordUserId, product: &str) -> String {
     format!("✅ <@{member}> now has a license for **{}**. The key is sent to them by direct message.", escape(product))
 }
 
-pub(crate) fn revoked(member: Snowflake, product: &str, hint: &str) -> String {
+pub(crate) fn revoked(member: DiscordUserId, product: &str, hint: &str) -> String {
     format!("✅ The license `{hint}` of <@{member}> for **{}** is revoked. The key no longer works.", escape(product))
 }
 
@@ -157,7 +216,7 @@ pub(crate) fn setup_panel(product: &str, prefix: &str) -> String {
     )
 }
 
-pub(crate) fn log_channel_set(channel: Snowflake) -> String {
+pub(crate) fn log_channel_set(channel: ChannelId) -> String {
     format!("✅ License events are now posted in <#{channel}>.")
 }
 
@@ -171,7 +230,7 @@ pub(crate) fn sync_confirmed() -> String {
 
 /// A line for the log channel. `member` is the subject of the event.
 #[must_use]
-pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
+pub fn log_line(event: &Event, member: Option<DiscordUserId>) -> String {
     let value = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
     let text = |name: &str| value(name).and_then(|value| value.as_str()).map(escape);
     let member = member.map_or_else(String::new, |member| format!(" · <@{member}>"));
@@ -183,11 +242,11 @@ pub fn log_line(event: &Event, member: Option<Snowflake>) -> String {
         None => "",
     };
     let role = text("roleId").map_or_else(String::new, |role| format!(" ·{change} role <@&{role}>"));
-    let hint = match event.kind.as_str() {
-        "source.unverifiable" => {
+    let hint = match event.kind {
+        EventKind::SourceUnverifiable => {
             "\n⚠️ A mapped role was deleted. Its licenses are kept until you use `/mapping remove`."
         }
-        "sync.breaker_tripped" => {
+        EventKind::BreakerTripped => {
             "\n⚠️ The sync was stopped because it would revoke many licenses. If that is intended, use `/sync confirm`."
         }
         _ => "",

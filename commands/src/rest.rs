@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use dca_core::Snowflake;
+use dca_core::{ChannelId, DiscordUserId, GuildId, RoleId};
 use serenity::{
     builder::{CreateAllowedMentions, CreateMessage},
     http::{Http, HttpBuilder, HttpError},
@@ -10,7 +10,7 @@ use serenity::{
         application::{ApplicationFlags, CurrentApplicationInfo},
         channel::Nonce,
         guild::{Member, Role},
-        id::{ChannelId, GuildId, UserId},
+        id,
     },
 };
 
@@ -74,9 +74,9 @@ fn brief(error: &serenity::Error) -> String {
 
 /// What the checks need to know about a role.
 #[derive(Clone, Debug)]
-pub struct RoleFacts {
+pub struct RoleInfo {
     /// Its id.
-    pub id: Snowflake,
+    pub id: RoleId,
     /// Its name.
     pub name: String,
     /// Whether an integration manages it.
@@ -129,24 +129,24 @@ impl DiscordClient {
     }
 
     /// The bot's own user.
-    pub async fn bot_user(&self) -> Result<Snowflake, DiscordError> {
+    pub async fn bot_user(&self) -> Result<DiscordUserId, DiscordError> {
         Ok(self.call(self.http.get_current_user()).await?.id.get().into())
     }
 
     /// One page of a guild's members with their roles, by ascending id, starting after `after`.
     pub async fn members(
         &self,
-        guild: Snowflake,
-        after: Snowflake,
-    ) -> Result<Vec<(Snowflake, Vec<Snowflake>)>, DiscordError> {
-        let guild = GuildId::new(guild.into());
+        guild: GuildId,
+        after: DiscordUserId,
+    ) -> Result<Vec<(DiscordUserId, Vec<RoleId>)>, DiscordError> {
+        let guild = id::GuildId::new(guild.into());
         let page = self.call(self.http.get_guild_members(guild, Some(PAGE), Some(after.into()))).await?;
         Ok(page.into_iter().map(|member| (member.user.id.get().into(), roles_of(&member))).collect())
     }
 
     /// A member's roles; `None` if they are not in the guild.
-    pub async fn member(&self, guild: Snowflake, user: Snowflake) -> Result<Option<Vec<Snowflake>>, DiscordError> {
-        let call = self.http.get_member(GuildId::new(guild.into()), UserId::new(user.into()));
+    pub async fn member(&self, guild: GuildId, user: DiscordUserId) -> Result<Option<Vec<RoleId>>, DiscordError> {
+        let call = self.http.get_member(id::GuildId::new(guild.into()), id::UserId::new(user.into()));
         match self.call(call).await {
             Ok(member) => Ok(Some(roles_of(&member))),
             Err(DiscordError::Unknown("member")) => Ok(None),
@@ -155,29 +155,29 @@ impl DiscordClient {
     }
 
     /// A guild's roles.
-    pub async fn roles(&self, guild: Snowflake) -> Result<Vec<RoleFacts>, DiscordError> {
-        let roles = self.call(self.http.get_guild_roles(GuildId::new(guild.into()))).await?;
-        Ok(roles.iter().map(role_facts).collect())
+    pub async fn roles(&self, guild: GuildId) -> Result<Vec<RoleInfo>, DiscordError> {
+        let roles = self.call(self.http.get_guild_roles(id::GuildId::new(guild.into()))).await?;
+        Ok(roles.iter().map(role_info).collect())
     }
 
     /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
     /// `nonce` within minutes.
-    pub async fn dm(&self, user: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
-        let channel = self.call(UserId::new(user.into()).create_dm_channel(&self.http)).await?;
+    pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
+        let channel = self.call(id::UserId::new(user.into()).create_dm_channel(&self.http)).await?;
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
         self.call(channel.id.send_message(&self.http, message)).await.map(drop)
     }
 
     /// The guild a channel belongs to.
-    pub async fn guild_of(&self, channel: Snowflake) -> Result<Option<Snowflake>, DiscordError> {
-        let channel = self.call(self.http.get_channel(ChannelId::new(channel.into()))).await?;
+    pub async fn guild_of(&self, channel: ChannelId) -> Result<Option<GuildId>, DiscordError> {
+        let channel = self.call(self.http.get_channel(id::ChannelId::new(channel.into()))).await?;
         Ok(channel.guild().map(|channel| channel.guild_id.get().into()))
     }
 
     /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
-    pub async fn line(&self, channel: Snowflake, text: &str, nonce: &str) -> Result<(), DiscordError> {
+    pub async fn line(&self, channel: ChannelId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
-        self.call(ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
+        self.call(id::ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
     }
 }
 
@@ -185,12 +185,12 @@ fn plain(text: &str) -> CreateMessage {
     CreateMessage::new().content(text).allowed_mentions(CreateAllowedMentions::new())
 }
 
-fn roles_of(member: &Member) -> Vec<Snowflake> {
+fn roles_of(member: &Member) -> Vec<RoleId> {
     member.roles.iter().map(|role| role.get().into()).collect()
 }
 
-fn role_facts(role: &Role) -> RoleFacts {
-    RoleFacts {
+fn role_info(role: &Role) -> RoleInfo {
+    RoleInfo {
         id: role.id.get().into(),
         name: role.name.clone(),
         managed: role.managed,
@@ -203,7 +203,7 @@ fn role_facts(role: &Role) -> RoleFacts {
 #[derive(Clone, Debug)]
 pub struct BotAccess {
     /// Every role of the guild.
-    pub roles: Vec<RoleFacts>,
+    pub roles: Vec<RoleInfo>,
     /// The highest role the bot has.
     pub top_role: (u16, std::cmp::Reverse<u64>),
     /// Permission bits of the bot.
@@ -212,11 +212,13 @@ pub struct BotAccess {
 
 impl DiscordClient {
     /// The bot's highest role and permissions in a guild.
-    pub async fn bot_access(&self, guild: Snowflake) -> Result<BotAccess, DiscordError> {
+    pub async fn bot_access(&self, guild: GuildId) -> Result<BotAccess, DiscordError> {
         let roles = self.roles(guild).await?;
+        // Every member has the role with the id of the guild.
+        let everyone = RoleId(guild.0);
         let bot = self.bot_user().await?;
         let own_ids: HashSet<_> =
-            self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([guild]).collect();
+            self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([everyone]).collect();
         let own = roles.iter().filter(|role| own_ids.contains(&role.id));
         let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, std::cmp::Reverse(u64::MAX)));
         let permissions = own.fold(0, |bits, role| bits | role.permissions);

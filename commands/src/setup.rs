@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use dca_core::{
-    Caller, Code, Snowflake, guilds,
+    GuildId, guilds,
     mappings::{self, Announce},
     products::{self, PolicyChanges},
 };
@@ -17,7 +17,12 @@ use serenity::{
     client::Context as Gateway,
 };
 
-use crate::{Bot, CommandError, Context, caller, checks, in_request, reply};
+use crate::{
+    bot::Bot,
+    checks,
+    context::{CommandError, Context, caller, error_text, in_request},
+    reply,
+};
 
 /// Create or change a product and choose its role and log channel
 #[poise::command(
@@ -91,7 +96,7 @@ pub(crate) async fn component(
     } else {
         let apply =
             dca_core::events::with_request_id(format!("interaction:{}", choice.id), choose(bot, choice, menu, product));
-        apply.await.unwrap_or_else(|error| crate::error_text(&error, choice.id.get()))
+        apply.await.unwrap_or_else(|error| error_text(&error, choice.id.get()))
     };
     let response = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
     choice.edit_response(&ctx.http, response).await?;
@@ -105,28 +110,26 @@ fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
 }
 
 async fn choose(bot: &Bot, choice: &ComponentInteraction, menu: &str, product: &str) -> Result<String, CommandError> {
-    let guild: Snowflake = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
-    let caller = Caller::in_guild(&bot.core, guild, choice.user.id.get().into()).await?;
+    let guild: GuildId = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
+    let caller = guilds::admin(&bot.core, guild, choice.user.id.get().into()).await?;
     match (&choice.data.kind, menu) {
         (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
             let role = values.first().map_or(0, |role| role.get()).into();
-            let product = products::get(&bot.core, &caller.scope, product).await?;
+            let product = products::get(&bot.core, &caller.scope(), product).await?;
             let access = bot.discord.bot_access(guild).await?;
             checks::mappable(&access, guild, role)?;
             mappings::add(&bot.core, &caller, guild, role, &product, Announce::Silently).await?;
-            Ok(reply::mapped(role, &product.name, true))
+            Ok(reply::mapped(role, &product.name, Announce::Silently))
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
             let channel = values.first().map_or(0, |channel| channel.get()).into();
             if bot.discord.guild_of(channel).await? != Some(guild) {
-                return Err(Code::NotFound.because("That channel is not in this server.").into());
+                return Err(CommandError::ForeignChannel);
             }
             bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
             guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
             Ok(reply::log_channel_set(channel))
         }
-        _ => Err(Code::BadRequest
-            .because("This choice does not belong to this menu. Use `/setup` to get a new one.")
-            .into()),
+        _ => Err(CommandError::MismatchedChoice),
     }
 }

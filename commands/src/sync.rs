@@ -1,6 +1,9 @@
-use dca_core::guilds;
+use dca_core::{entitlements::breaker, mappings};
 
-use crate::{CommandError, Context, caller, guild, in_request, reply};
+use crate::{
+    context::{CommandError, Context, caller, guild, in_request},
+    reply,
+};
 
 /// Manage the sync of Discord roles with licenses
 #[poise::command(
@@ -19,7 +22,8 @@ pub(crate) async fn sync(_: Context<'_>) -> Result<(), CommandError> {
 #[poise::command(slash_command)]
 async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
-    in_request(ctx, guilds::confirm_sync(&ctx.data().core, &caller, guild(ctx))).await?;
+    let origin = mappings::origin(caller.scope().tenant(), guild(ctx));
+    in_request(ctx, breaker::confirm(&ctx.data().core, &caller, &origin)).await?;
     ctx.say(reply::sync_confirmed()).await?;
     Ok(())
 }

@@ -10,15 +10,13 @@ use sea_orm::{
 use uuid::Uuid;
 
 use crate::{
-    Caller, Code, Core, Result, Scope,
+    AppCaller, Caller, Code, Core, CoveredProduct, Reason, Result, Scope,
     crypto::{
         api_key::{ApiKeyKind, ApiKeyText},
         seal::Purpose,
     },
     entity::{api_key, api_key_product, product},
-    events::Actor,
     ids::{ApiKeyId, ProductId},
-    tenants::CoveredProduct,
     tx::Tx,
 };
 
@@ -36,9 +34,9 @@ pub async fn create(
     let tx = Tx::begin(core).await?;
     let row = api_key::Model {
         id: ApiKeyId(core.ids.v7(tx.now())),
-        tenant_id: caller.scope.tenant(),
+        tenant_id: caller.scope().tenant(),
         name: name.to_owned(),
-        kind: text.kind.head().to_owned(),
+        kind: text.kind,
         lookup: core.keys().mac(Purpose::ApiKeyLookup, text.expose()),
         hint: text.hint(),
         created_at: tx.now(),
@@ -55,11 +53,11 @@ pub async fn create(
     Ok((row, text))
 }
 
-/// Returns the caller that a key authenticates.
+/// Returns the app that a key authenticates.
 ///
 /// # Errors
 /// `INVALID_API_KEY` if the key was never issued, was revoked, or has expired. The response does not differ.
-pub async fn authenticate(core: &Core, text: &str) -> Result<Caller> {
+pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
     let invalid = || Code::InvalidApiKey.refusal();
     let key = ApiKeyText::parse(text).ok_or_else(invalid)?;
     let row = api_key::Entity::find()
@@ -75,9 +73,9 @@ pub async fn authenticate(core: &Core, text: &str) -> Result<Caller> {
         .filter(product::Column::Id.in_subquery(product_ids(row.id)))
         .all(core.db.read())
         .await?;
-    Ok(Caller {
+    Ok(AppCaller {
         scope: Scope::of(row.tenant_id),
-        actor: Actor::ApiKey(row.id),
+        key: row.id,
         products: products.into_iter().map(|row| CoveredProduct { id: row.id, prefix: row.prefix }).collect(),
     })
 }
@@ -103,6 +101,5 @@ pub async fn revoke(core: &Core, scope: &Scope, id: Uuid) -> Result<String> {
         .exec_with_returning(core.db.writer())
         .await?;
     let row = revoked.into_iter().next();
-    row.map(|row| row.hint)
-        .ok_or_else(|| Code::NotFound.because("There is no active API key with this ID. It may already be revoked."))
+    row.map(|row| row.hint).ok_or_else(|| Reason::NoActiveApiKey.refusal())
 }

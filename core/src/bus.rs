@@ -8,13 +8,15 @@ use redis::{AsyncCommands, Client, aio::ConnectionManager};
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-use crate::error::string_enum;
+use crate::string_enum::string_enum;
 
 string_enum! {
     /// The kind of work that may be waiting.
     Topic {
-        Outbox => ("outbox", "Deliveries were added to the outbox."),
-        Workers => ("workers", "A scheduled worker is due."),
+        /// Deliveries were added to the outbox.
+        Outbox => "outbox",
+        /// A scheduled worker is due.
+        Workers => "workers",
     }
 }
 

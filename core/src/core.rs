@@ -1,16 +1,14 @@
 //! The shared context of request handlers, commands and workers.
 
-use std::sync::Arc;
+use sea_orm::ConnectionTrait;
 
 use crate::{
     Bus, Clock, Ids, Limiter, Result,
-    accounts::AccountPolicy,
-    crypto::{
-        password::Passwords,
-        seal::{Keyring, MasterKey},
-    },
+    accounts::{AccountPolicy, Accounts},
+    crypto::seal::MasterKey,
+    db::{self, Db},
     entitlements::Stamps,
-    tx::Db,
+    keyring::Keyring,
 };
 
 /// The dependencies of every domain function. Cheap to clone.
@@ -28,9 +26,8 @@ pub struct Core {
     pub limiter: Limiter,
     /// Orders observations.
     pub stamps: Stamps,
-    /// Account settings, such as token lifetimes and attempt limits.
-    pub rules: Arc<AccountPolicy>,
-    passwords: Passwords,
+    /// Settings and passwords of accounts.
+    pub accounts: Accounts,
     keys: Keyring,
 }
 
@@ -45,21 +42,22 @@ impl Core {
         ids: Ids,
         bus: Bus,
         limiter: Limiter,
-        rules: AccountPolicy,
+        policy: AccountPolicy,
         master: &MasterKey,
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, &ids, master).await?;
-        let passwords = Passwords::new(rules.password_memory_kib, rules.max_concurrent_hashes, ids.clone())?;
-        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), rules: Arc::new(rules), passwords, keys })
-    }
-
-    /// Hashes and verifies passwords.
-    pub(crate) fn passwords(&self) -> &Passwords {
-        &self.passwords
+        let accounts = Accounts::new(policy, ids.clone())?;
+        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), accounts, keys })
     }
 
     /// The data encryption keys.
     pub(crate) fn keys(&self) -> &Keyring {
         &self.keys
+    }
+}
+
+impl db::Reader for Core {
+    fn connection(&self) -> &impl ConnectionTrait {
+        self.db.read()
     }
 }

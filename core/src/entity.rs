@@ -3,7 +3,16 @@
 
 use sea_orm::entity::prelude::*;
 
-use crate::ids::{ApiKeyId, LicenseId, MappingId, PolicyId, ProductId, SessionId, Snowflake, TenantId, UserId};
+use crate::{
+    crypto::{api_key::ApiKeyKind, seal::Purpose},
+    entitlements::{Announce, SourceKind},
+    events::EventKind,
+    ids::{
+        ApiKeyId, ChannelId, GuildId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId, TenantId, UserId,
+    },
+    outbox::{DeliveryKind, DeliveryState, Transport},
+    users::{AccountStatus, Locale, Provider, Role, SignInMethod},
+};
 
 /// Declares an entity module from a table name and its columns.
 macro_rules! table {
@@ -38,13 +47,11 @@ table! {
 table! {
     /// A Discord server the bot was invited to.
     guild "guilds" {
-        #[sea_orm(primary_key, auto_increment = false)] id: Snowflake,
+        #[sea_orm(primary_key, auto_increment = false)] id: GuildId,
         tenant_id: TenantId,
         name: String,
-        log_channel_id: Option<Snowflake>,
+        log_channel_id: Option<ChannelId>,
         left_at: Option<DateTimeUtc>,
-        breaker_opened_at: Option<DateTimeUtc>,
-        confirmed_until: Option<DateTimeUtc>,
         created_at: DateTimeUtc,
     }
 }
@@ -58,10 +65,10 @@ table! {
         folded_email: Option<String>,
         email_verified_at: Option<DateTimeUtc>,
         name: Option<String>,
-        locale: Option<String>,
-        status: String,
+        locale: Option<Locale>,
+        status: AccountStatus,
         status_reason: Option<String>,
-        role: String,
+        role: Role,
         registered_at: Option<DateTimeUtc>,
         deletion_at: Option<DateTimeUtc>,
     }
@@ -70,7 +77,7 @@ table! {
 table! {
     /// A user's account at a provider.
     identity "identities" {
-        #[sea_orm(primary_key, auto_increment = false)] provider: String,
+        #[sea_orm(primary_key, auto_increment = false)] provider: Provider,
         #[sea_orm(primary_key, auto_increment = false)] subject: String,
         user_id: UserId,
         created_at: DateTimeUtc,
@@ -116,10 +123,10 @@ table! {
     role_mapping "role_mappings" {
         #[sea_orm(primary_key, auto_increment = false)] id: MappingId,
         tenant_id: TenantId,
-        guild_id: Snowflake,
-        role_id: Snowflake,
+        guild_id: GuildId,
+        role_id: RoleId,
         product_id: ProductId,
-        announce: String,
+        announce: Announce,
         applied_at: Option<DateTimeUtc>,
         role_deleted_at: Option<DateTimeUtc>,
         removed_at: Option<DateTimeUtc>,
@@ -134,7 +141,7 @@ table! {
         tenant_id: TenantId,
         user_id: UserId,
         product_id: ProductId,
-        kind: String,
+        kind: SourceKind,
         reference: Uuid,
         stamp: i64,
         live_since: DateTimeUtc,
@@ -171,7 +178,7 @@ table! {
     event "events" {
         #[sea_orm(primary_key, auto_increment = false)] seq: i64,
         tenant_id: TenantId,
-        kind: String,
+        kind: EventKind,
         subject: Option<UserId>,
         license_id: Option<LicenseId>,
         actor: String,
@@ -202,7 +209,8 @@ table! {
     /// A delivery: an effect to perform for one recipient.
     outbox "outbox" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
-        kind: String,
+        kind: DeliveryKind,
+        transport: Transport,
         ordering_key: String,
         dedupe_key: String,
         payload: Json,
@@ -211,7 +219,7 @@ table! {
         attempt: i32,
         lease_token: i64,
         lease_until: Option<DateTimeUtc>,
-        state: String,
+        state: DeliveryState,
         last_error: Option<String>,
         created_at: DateTimeUtc,
     }
@@ -233,7 +241,7 @@ table! {
     /// A data encryption key, encrypted with the master key.
     key "keyring" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
-        purpose: String,
+        purpose: Purpose,
         generation: i32,
         sealed: Vec<u8>,
         not_before: DateTimeUtc,
@@ -247,7 +255,7 @@ table! {
         #[sea_orm(primary_key, auto_increment = false)] id: ApiKeyId,
         tenant_id: TenantId,
         name: String,
-        kind: String,
+        kind: ApiKeyKind,
         lookup: Vec<u8>,
         hint: String,
         created_at: DateTimeUtc,
@@ -278,7 +286,7 @@ table! {
     session "sessions" {
         #[sea_orm(primary_key, auto_increment = false)] id: SessionId,
         user_id: UserId,
-        method: String,
+        method: SignInMethod,
         agent: Option<String>,
         network: String,
         created_at: DateTimeUtc,
@@ -306,7 +314,7 @@ table! {
     /// A single-use token. Its text is derived from the id and never stored.
     one_time_token "one_time_tokens" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
-        purpose: String,
+        purpose: Purpose,
         user_id: Option<UserId>,
         data: Option<Json>,
         created_at: DateTimeUtc,
@@ -347,8 +355,18 @@ table! {
 table! {
     /// The guild manager role of a user for one guild.
     guild_manager "guild_managers" {
-        #[sea_orm(primary_key, auto_increment = false)] guild_id: Snowflake,
+        #[sea_orm(primary_key, auto_increment = false)] guild_id: GuildId,
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
         created_at: DateTimeUtc,
+    }
+}
+
+table! {
+    /// A reconciliation that was stopped because it would revoke many licenses.
+    circuit_breaker "circuit_breakers" {
+        #[sea_orm(primary_key, auto_increment = false)] origin: String,
+        tenant_id: TenantId,
+        opened_at: DateTimeUtc,
+        confirmed_until: Option<DateTimeUtc>,
     }
 }

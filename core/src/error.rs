@@ -1,124 +1,175 @@
-//! Errors, independent of the interface. A [`Refusal`] is shown to the caller; other errors are logged.
-//! `http/problem` maps a [`Code`] to an HTTP status, `commands/reply` to a bot reply.
+//! Errors, independent of the interface. A [`Refusal`] is answered to the caller; other errors are logged.
+//!
+//! Core has no sentences for people: a refusal is a [`Code`] and a typed [`Reason`] with its data. `src/wording`
+//! words it for HTTP, pages and the command line, `commands/reply` for Discord.
 
 use std::time::Duration;
 
-/// Declares an enum whose variants have a wire string and a human-readable description.
-macro_rules! string_enum {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident => ($word:literal, $description:literal)),* $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum $name {
-            $(#[doc = $description] $variant),*
+use crate::{
+    crypto::license_key::Malformed,
+    string_enum::string_enum,
+    users::{Provider, Role},
+};
+
+string_enum! {
+    /// The codes of refusals. Public and stable.
+    Code {
+        NotFound => "NOT_FOUND",
+        MalformedKey => "MALFORMED_KEY",
+        NoApiKey => "NO_API_KEY",
+        InvalidApiKey => "INVALID_API_KEY",
+        BadRequest => "BAD_REQUEST",
+        UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
+        PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+        ValidationError => "VALIDATION_ERROR",
+        MethodNotAllowed => "METHOD_NOT_ALLOWED",
+        RateLimitExceeded => "RATE_LIMIT_EXCEEDED",
+        RequestTimeout => "REQUEST_TIMEOUT",
+        Unavailable => "UNAVAILABLE",
+        Internal => "INTERNAL",
+        InvalidTransition => "INVALID_TRANSITION",
+        Conflict => "CONFLICT",
+        RoleUnmanageable => "ROLE_UNMANAGEABLE",
+        NoToken => "NO_TOKEN",
+        InvalidToken => "INVALID_TOKEN",
+        TokenExpired => "TOKEN_EXPIRED",
+        InvalidSession => "INVALID_SESSION",
+        NoRefreshToken => "NO_REFRESH_TOKEN",
+        TokenReuseDetected => "TOKEN_REUSE_DETECTED",
+        InvalidOneTimeToken => "INVALID_ONE_TIME_TOKEN",
+        InvalidCredentials => "INVALID_CREDENTIALS",
+        EmailNotVerified => "EMAIL_NOT_VERIFIED",
+        AccountSuspended => "ACCOUNT_SUSPENDED",
+        AccountBanned => "ACCOUNT_BANNED",
+        RequiresSecondFactor => "REQUIRES_2FA",
+        InvalidSecondFactor => "INVALID_2FA_CODE",
+        InsufficientRole => "INSUFFICIENT_ROLE",
+        AccessDenied => "ACCESS_DENIED",
+        SignInFailed => "SIGN_IN_FAILED",
+    }
+}
+
+/// Declares the reasons of refusals: each has one code.
+macro_rules! reasons {
+    ($($code:ident { $($reason:ident $({ $($field:ident: $type:ty),* })?),* $(,)? })*) => {
+        /// Why an action was declined, with the data that a sentence about it needs. No secrets.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "fields are named after what they hold")]
+        pub enum Reason {
+            /// The code says it.
+            Unspecified(Code),
+            $($(
+                #[doc = concat!("`", stringify!($code), "`.")]
+                $reason $({ $($field: $type),* })?
+            ),*),*
         }
 
-        impl $name {
-            /// All variants, in declaration order.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
-
-            /// The wire string. Stable.
+        impl Reason {
+            /// The code it is reported under.
             #[must_use]
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $word),* }
-            }
-
-            /// A human-readable description.
-            #[must_use]
-            pub const fn description(self) -> &'static str {
-                match self { $(Self::$variant => $description),* }
-            }
-        }
-
-        impl std::str::FromStr for $name {
-            type Err = $crate::error::UnknownVariant;
-
-            fn from_str(text: &str) -> Result<Self, Self::Err> {
-                Self::ALL.iter().copied().find(|variant| variant.as_str() == text).ok_or($crate::error::UnknownVariant)
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-
-        impl serde::Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.serialize_str(self.as_str())
-            }
-        }
-
-        impl<'de> serde::Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
-                text.parse().map_err(serde::de::Error::custom)
+            pub const fn code(&self) -> Code {
+                match self {
+                    Self::Unspecified(code) => *code,
+                    $($(Self::$reason { .. } => Code::$code),*),*
+                }
             }
         }
     };
 }
-pub(crate) use string_enum;
 
-/// The string matches no variant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown value")]
-pub struct UnknownVariant;
-
-string_enum! {
-    /// The codes of verdicts and refusals. Stable.
-    Code {
-        Valid => ("VALID", "License is valid."),
-        MalformedKey => ("MALFORMED_KEY", "This is not a license key."),
-        NotFound => ("NOT_FOUND", "Not found."),
-        ProductMismatch => ("PRODUCT_MISMATCH", "This license is for another product."),
-        Revoked => ("REVOKED", "License was revoked."),
-        Expired => ("EXPIRED", "License has expired."),
-        NotAssigned => ("NOT_ASSIGNED", "This key is not assigned to anyone yet. Ask the seller."),
-        NoApiKey => ("NO_API_KEY", "Send an API key as X-API-Key or as a Bearer token."),
-        InvalidApiKey => ("INVALID_API_KEY", "This API key is not valid."),
-        BadRequest => ("BAD_REQUEST", "The request is malformed."),
-        UnsupportedMediaType => ("UNSUPPORTED_MEDIA_TYPE", "Send application/json."),
-        PayloadTooLarge => ("PAYLOAD_TOO_LARGE", "The request body is too large."),
-        ValidationError => ("VALIDATION_ERROR", "The request has a wrong or missing field."),
-        MethodNotAllowed => ("METHOD_NOT_ALLOWED", "This route does not support this method."),
-        RateLimitExceeded => ("RATE_LIMIT_EXCEEDED", "Too many requests."),
-        RequestTimeout => ("REQUEST_TIMEOUT", "The request took too long."),
-        Unavailable => ("UNAVAILABLE", "A service this depends on is not responding. Try again later."),
-        Internal => ("INTERNAL", "Something went wrong on our side."),
-        InvalidTransition => ("INVALID_TRANSITION", "The state of the license does not allow this."),
-        Conflict => ("CONFLICT", "This conflicts with the current state."),
-        RoleUnmanageable => ("ROLE_UNMANAGEABLE", "This role cannot be mapped."),
-        NoToken => ("NO_TOKEN", "Sign in, and send the access token as a Bearer token."),
-        InvalidToken => ("INVALID_TOKEN", "This access token is not valid."),
-        TokenExpired => ("TOKEN_EXPIRED", "The access token has expired."),
-        InvalidSession => ("INVALID_SESSION", "Session invalidated"),
-        NoRefreshToken => ("NO_REFRESH_TOKEN", "Missing refresh token"),
-        TokenReuseDetected => ("TOKEN_REUSE_DETECTED", "Session invalidated"),
-        InvalidOneTimeToken => ("INVALID_ONE_TIME_TOKEN", "Invalid or expired token"),
-        InvalidCredentials => ("INVALID_CREDENTIALS", "Invalid credentials"),
-        EmailNotVerified => ("EMAIL_NOT_VERIFIED", "Email not verified"),
-        AccountSuspended => ("ACCOUNT_SUSPENDED", "Account suspended"),
-        AccountBanned => ("ACCOUNT_BANNED", "Account banned"),
-        RequiresSecondFactor => ("REQUIRES_2FA", "A two-factor code is required."),
-        InvalidSecondFactor => ("INVALID_2FA_CODE", "Invalid two-factor code"),
-        InsufficientRole => ("INSUFFICIENT_ROLE", "Your role does not allow this."),
-        AccessDenied => ("ACCESS_DENIED", "This request is not allowed from this origin."),
-        SignInFailed => ("SIGN_IN_FAILED", "The sign-in was not completed."),
+reasons! {
+    NotFound {
+        NoLicense, NoMemberLicense, NoProduct { wanted: String, known: Vec<String>, total: usize },
+        RoleNotMapped { product: String }, ServerNotSetUp, NoDelivery, NoActiveApiKey, NoUser, NoSession, NoServer,
+        ProviderNotLinked,
+    }
+    Conflict {
+        RoleAlreadyMapped { product: String }, NothingToConfirm, PrefixIsFixed { product: String, prefix: String },
+        PrefixTaken { prefix: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
+        NoSecondFactor, LinkedElsewhere { provider: Provider }, AnotherAccountLinked { provider: Provider },
+        OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role },
+    }
+    InvalidTransition {
+        AlreadyRevoked,
+    }
+    MalformedKey {
+        NeitherIdNorKey { malformed: Malformed },
+    }
+    ValidationError {
+        InvalidEmail, PasswordLength { min: usize, max: usize }, GuessablePassword,
+        NotOneLine { field: &'static str, max: usize }, InvalidStatus, InvalidProductName, InvalidPrefix,
+        RevocationReasonTooLong,
+    }
+    Unavailable {
+        TooManySignIns,
+    }
+    RateLimitExceeded {
+        TooManyAttempts,
+    }
+    InvalidCredentials {
+        SignInTooOld,
+    }
+    SignInFailed {
+        StateMismatch,
+    }
+    RequiresSecondFactor {
+        AdminsNeedSecondFactor,
+    }
+    InsufficientRole {
+        UserNotBelow, RoleNotBelow,
     }
 }
 
-/// A declined action: a stable code and an explanation.
+impl Reason {
+    /// The invalid field, for reasons about one.
+    #[must_use]
+    pub const fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidEmail => Some("email"),
+            Self::PasswordLength { .. } | Self::GuessablePassword => Some("password"),
+            Self::NotOneLine { field, .. } => Some(field),
+            Self::InvalidStatus => Some("status"),
+            _ => None,
+        }
+    }
+
+    /// An error with this reason.
+    #[must_use]
+    pub const fn refusal(self) -> Error {
+        Error::Refused(Refusal { reason: self, retry_after: None })
+    }
+
+    /// The same for a request that may be retried after a while.
+    #[must_use]
+    pub const fn retry_after(self, wait: Duration) -> Error {
+        Error::Refused(Refusal { reason: self, retry_after: Some(wait) })
+    }
+}
+
+impl Code {
+    /// An error that this code explains.
+    #[must_use]
+    pub const fn refusal(self) -> Error {
+        Reason::Unspecified(self).refusal()
+    }
+}
+
+/// A declined action.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code}: {detail}")]
+#[error("{}: {reason:?}", self.code())]
 pub struct Refusal {
-    /// The machine-readable reason.
-    pub code: Code,
-    /// The reason and what to do next, in words. Contains no secrets.
-    pub detail: String,
-    /// The invalid field, if there is one.
-    pub field: Option<&'static str>,
+    /// Why.
+    pub reason: Reason,
     /// How long to wait before retrying, if waiting helps.
-    pub retry: Option<Duration>,
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// The code to report to the caller.
+    #[must_use]
+    pub const fn code(&self) -> Code {
+        self.reason.code()
+    }
 }
 
 /// The error of a core call. Every function that uses the database can return [`Error::Database`].
@@ -143,33 +194,9 @@ impl Error {
     #[must_use]
     pub const fn code(&self) -> Code {
         match self {
-            Self::Refused(refusal) => refusal.code,
+            Self::Refused(refusal) => refusal.code(),
             Self::Database(_) => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
         }
-    }
-}
-
-impl Code {
-    /// A refusal with a specific explanation.
-    pub fn because(self, detail: impl Into<String>) -> Error {
-        Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: None })
-    }
-
-    /// A refusal explained by the description of its code.
-    #[must_use]
-    pub fn refusal(self) -> Error {
-        self.because(self.description())
-    }
-
-    /// A refusal of a request that may be retried after `retry`.
-    pub fn retry_after(self, detail: impl Into<String>, retry: Duration) -> Error {
-        Error::Refused(Refusal { code: self, detail: detail.into(), field: None, retry: Some(retry) })
-    }
-
-    /// A refusal because of an invalid field.
-    pub fn invalid_field(field: &'static str, detail: impl Into<String>) -> Error {
-        let (code, detail) = (Self::ValidationError, detail.into());
-        Error::Refused(Refusal { code, detail, field: Some(field), retry: None })
     }
 }

@@ -1,6 +1,4 @@
-//! Guilds: joining and leaving, the log channel, and the circuit breaker of the sync.
-
-use std::time::Duration;
+//! Guilds: joining and leaving, and the log channel.
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
@@ -8,22 +6,15 @@ use sea_orm::{
     ColumnTrait, EntityTrait, QueryFilter, QueryOrder,
     sea_query::{Expr, OnConflict},
 };
-use serde_json::json;
 
 use crate::{
-    Caller, Code, Core, Result, Snowflake,
-    entity::guild,
-    events::{Actor, EventKind, NewEvent},
-    ids::TenantId,
-    tenants,
-    tx::Tx,
-    workers,
+    Caller, ChannelId, Core, DiscordUserId, Error, GuildId, Reason, Result, Scope, entity::guild, tenants, tx::Tx,
 };
 
 pub use crate::entity::guild::Model as Guild;
 
 /// A guild by its Discord id.
-pub async fn find(core: &Core, id: Snowflake) -> Result<Option<Guild>> {
+pub async fn find(core: &Core, id: GuildId) -> Result<Option<Guild>> {
     Ok(guild::Entity::find_by_id(id).one(core.db.read()).await?)
 }
 
@@ -38,7 +29,7 @@ pub async fn list_joined(core: &Core) -> Result<Vec<Guild>> {
 }
 
 /// Records that the bot is in this guild. A new guild gets its own tenant.
-pub async fn record_join(core: &Core, id: Snowflake, name: &str) -> Result<Guild> {
+pub async fn record_join(core: &Core, id: GuildId, name: &str) -> Result<Guild> {
     if let Some(known) = find(core, id).await?.filter(|guild| guild.left_at.is_none() && guild.name == name) {
         return Ok(known);
     }
@@ -51,8 +42,6 @@ pub async fn record_join(core: &Core, id: Snowflake, name: &str) -> Result<Guild
             name: Set(name.to_owned()),
             log_channel_id: Set(None),
             left_at: Set(None),
-            breaker_opened_at: Set(None),
-            confirmed_until: Set(None),
             created_at: Set(tx.now()),
         };
         let written = guild::Entity::insert(row)
@@ -71,17 +60,16 @@ pub async fn record_join(core: &Core, id: Snowflake, name: &str) -> Result<Guild
         .exec_with_returning(tx.db())
         .await?;
     tx.commit().await?;
-    known.into_iter().next().ok_or_else(|| crate::Error::Internal(format!("guild {id} disappeared")))
+    known.into_iter().next().ok_or_else(|| Error::Internal(format!("guild {id} disappeared")))
 }
 
 /// Records that the bot was removed from this guild. Licenses stay: no member was seen to lose a role.
-pub async fn record_leave(core: &Core, id: Snowflake) -> Result<()> {
-    change(core, id, guild::Column::LeftAt, Expr::value(core.clock.now())).await
-}
-
-async fn change(core: &Core, id: Snowflake, column: guild::Column, value: Expr) -> Result<()> {
-    let update = guild::Entity::update_many().col_expr(column, value).filter(guild::Column::Id.eq(id));
-    update.exec(core.db.writer()).await?;
+pub async fn record_leave(core: &Core, id: GuildId) -> Result<()> {
+    guild::Entity::update_many()
+        .col_expr(guild::Column::LeftAt, Expr::value(core.clock.now()))
+        .filter(guild::Column::Id.eq(id))
+        .exec(core.db.writer())
+        .await?;
     Ok(())
 }
 
@@ -89,81 +77,24 @@ async fn change(core: &Core, id: Snowflake, column: guild::Column, value: Expr) 
 ///
 /// # Errors
 /// `NOT_FOUND` if the guild does not belong to the caller's tenant.
-pub async fn set_log_channel(core: &Core, caller: &Caller, id: Snowflake, channel: Snowflake) -> Result<()> {
-    let in_tenant = find(core, id).await?.is_some_and(|guild| guild.tenant_id == caller.scope.tenant());
-    if !in_tenant {
-        return Err(Code::NotFound.because("This server is not set up. Invite the bot again."));
-    }
-    change(core, id, guild::Column::LogChannelId, Expr::value(channel)).await
-}
-
-/// Confirms a sync that the circuit breaker stopped: for 15 minutes it may revoke licenses.
-///
-/// # Errors
-/// `CONFLICT` if no sync was stopped.
-pub async fn confirm_sync(core: &Core, caller: &Caller, id: Snowflake) -> Result<()> {
-    let mut tx = Tx::begin(core).await?;
-    let now = tx.now();
-    let confirmed = guild::Entity::update_many()
-        .col_expr(guild::Column::ConfirmedUntil, Expr::value(now + Duration::from_mins(15)))
+pub async fn set_log_channel(core: &Core, caller: &Caller, id: GuildId, channel: ChannelId) -> Result<()> {
+    let updated = guild::Entity::update_many()
+        .col_expr(guild::Column::LogChannelId, Expr::value(channel))
         .filter(guild::Column::Id.eq(id))
-        .filter(guild::Column::TenantId.eq(caller.scope.tenant()))
-        .filter(guild::Column::BreakerOpenedAt.is_not_null())
-        .exec(tx.db())
-        .await?;
-    if confirmed.rows_affected == 0 {
-        return Err(Code::Conflict.because("There is nothing to confirm: no sync of this server was stopped."));
-    }
-    record(
-        &mut tx,
-        caller.scope.tenant(),
-        &caller.actor,
-        EventKind::SyncConfirmed,
-        json!({ "guildId": id.to_string() }),
-    );
-    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
-    tx.commit().await
-}
-
-/// Opens a guild's circuit breaker and records the event, unless it is already open.
-pub(crate) async fn open_breaker(core: &Core, guild: &Guild, losses: usize, holders: usize) -> Result<()> {
-    if guild.breaker_opened_at.is_some() {
-        return Ok(());
-    }
-    let mut tx = Tx::begin(core).await?;
-    guild::Entity::update_many()
-        .col_expr(guild::Column::BreakerOpenedAt, Expr::value(tx.now()))
-        .filter(guild::Column::Id.eq(guild.id))
-        .exec(tx.db())
-        .await?;
-    record(
-        &mut tx,
-        guild.tenant_id,
-        &Actor::System,
-        EventKind::BreakerTripped,
-        json!({
-            "guildId": guild.id.to_string(), "ending": losses, "holders": holders,
-        }),
-    );
-    tx.commit().await
-}
-
-/// Closes a guild's circuit breaker after a complete sync and clears the confirmation.
-pub(crate) async fn close_breaker(core: &Core, guild: &Guild) -> Result<()> {
-    if guild.breaker_opened_at.is_none() && guild.confirmed_until.is_none() {
-        return Ok(());
-    }
-    guild::Entity::update_many()
-        .col_expr(guild::Column::BreakerOpenedAt, Expr::value(None::<DateTime<Utc>>))
-        .col_expr(guild::Column::ConfirmedUntil, Expr::value(None::<DateTime<Utc>>))
-        .filter(guild::Column::Id.eq(guild.id))
+        .filter(guild::Column::TenantId.eq(caller.scope().tenant()))
         .exec(core.db.writer())
         .await?;
+    if updated.rows_affected == 0 {
+        return Err(Reason::ServerNotSetUp.refusal());
+    }
     Ok(())
 }
 
-/// Records an event about a guild as a whole.
-pub(crate) fn record(tx: &mut Tx, tenant: TenantId, actor: &Actor, kind: EventKind, after: serde_json::Value) {
-    let actor = actor.clone();
-    tx.record(NewEvent { tenant, kind, actor, subject: None, license: None, before: None, after: Some(after) });
+/// A Discord user who manages this guild. The Discord side checks that they may.
+///
+/// # Errors
+/// `NOT_FOUND` if the guild is unknown.
+pub async fn admin(core: &Core, guild: GuildId, member: DiscordUserId) -> Result<Caller> {
+    let row = find(core, guild).await?.ok_or_else(|| Reason::ServerNotSetUp.refusal())?;
+    Ok(Caller::ServerAdmin { scope: Scope::of(row.tenant_id), guild, member })
 }

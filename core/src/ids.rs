@@ -53,27 +53,44 @@ impl TenantId {
     pub const INSTALLATION: Self = Self(Uuid::nil());
 }
 
-/// A Discord id (guild, role, channel, user). Snowflakes are below 2^63.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, DeriveValueType, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Snowflake(pub i64);
+macro_rules! discord_ids {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
+        $(#[$doc])*
+        ///
+        /// A Discord snowflake, below 2^63.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, DeriveValueType, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub i64);
 
-impl std::fmt::Display for Snowflake {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
-    }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+
+        impl From<u64> for $name {
+            fn from(id: u64) -> Self {
+                Self(id.cast_signed())
+            }
+        }
+
+        impl From<$name> for u64 {
+            fn from(id: $name) -> Self {
+                id.0.cast_unsigned()
+            }
+        }
+    )*};
 }
 
-impl From<u64> for Snowflake {
-    fn from(id: u64) -> Self {
-        Self(id.cast_signed())
-    }
-}
-
-impl From<Snowflake> for u64 {
-    fn from(id: Snowflake) -> Self {
-        id.0.cast_unsigned()
-    }
+discord_ids! {
+    /// A guild: what Discord shows as a server.
+    GuildId,
+    /// A role of a guild.
+    RoleId,
+    /// A channel of a guild.
+    ChannelId,
+    /// A Discord account.
+    DiscordUserId,
 }
 
 /// Generates ids, keys and nonces, from the operating system or from a seed in tests.

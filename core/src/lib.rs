@@ -12,21 +12,24 @@
 pub mod accounts;
 pub mod api_keys;
 pub mod bus;
+mod caller;
 pub mod clock;
 mod core;
 pub mod crypto;
+pub mod db;
 pub mod entitlements;
 pub mod error;
 pub mod events;
 pub mod guilds;
 pub mod ids;
-mod keyring;
+pub mod keyring;
 pub mod licenses;
 pub mod limiter;
 pub mod log_channel;
 pub mod mappings;
 pub mod outbox;
 pub mod products;
+mod string_enum;
 pub mod tenants;
 mod throttles;
 pub mod tx;
@@ -37,11 +40,11 @@ mod entity;
 
 pub use crate::{
     bus::Bus,
+    caller::{AppCaller, Caller, CoveredProduct, Scope},
     clock::Clock,
     core::Core,
-    error::{Code, Error, Refusal, Result},
-    ids::{Ids, Snowflake},
+    db::Db,
+    error::{Code, Error, Reason, Refusal, Result},
+    ids::{ChannelId, DiscordUserId, GuildId, Ids, RoleId},
     limiter::Limiter,
-    tenants::{Caller, Scope},
-    tx::Db,
 };

@@ -12,16 +12,21 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use redis::{Script, aio::ConnectionManager};
 use tracing::warn;
 
-use crate::{Clock, error::string_enum};
+use crate::{Clock, string_enum::string_enum};
 
 string_enum! {
     /// The kind of request to limit.
     Bucket {
-        Validate => ("validate", "Validations, per API key and client address."),
-        AuthFailure => ("auth_failure", "Invalid API keys, per client address."),
-        Dm => ("dm", "Direct messages, for the whole bot."),
-        Auth => ("auth", "Account requests, per network."),
-        Email => ("mail", "Emails, per recipient domain."),
+        /// Validations, per API key and client address.
+        Validate => "validate",
+        /// Invalid API keys, per client address.
+        AuthFailure => "auth_failure",
+        /// Direct messages, for the whole bot.
+        Dm => "dm",
+        /// Account requests, per network.
+        Auth => "auth",
+        /// Emails, per recipient domain.
+        Email => "mail",
     }
 }
 

@@ -4,7 +4,7 @@
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use crate::{
-    Core, Result, Snowflake,
+    Core, DiscordUserId, Result,
     entity::guild,
     events::{self, Event},
     outbox::{self, Delivery, Notify},
@@ -41,7 +41,7 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
 }
 
 /// An event and the Discord account of the member it is about.
-pub async fn find_event(core: &Core, seq: i64) -> Result<Option<(Event, Option<Snowflake>)>> {
+pub async fn find_event(core: &Core, seq: i64) -> Result<Option<(Event, Option<DiscordUserId>)>> {
     let Some(event) = events::find(core, seq).await? else { return Ok(None) };
     let member = match event.subject {
         Some(user) => users::discord_id(core, user).await?,

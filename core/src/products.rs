@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::OnConflict,
+    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
 };
 
 use crate::{
-    Caller, Code, Core, Error, Result, Scope,
+    Caller, Core, Error, Reason, Result, Scope,
     crypto::license_key,
     entity::{policy, product},
     ids::{PolicyId, ProductId},
@@ -40,24 +39,21 @@ pub async fn create_or_update(
     caller: &Caller,
     name: &str,
     prefix: Option<&str>,
-    terms: &PolicyChanges,
+    changes: &PolicyChanges,
 ) -> Result<Product> {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 80 || name.chars().any(char::is_control) {
-        return Err(
-            Code::ValidationError.because("A product name must have 1 to 80 visible characters, for example Studio.")
-        );
+        return Err(Reason::InvalidProductName.refusal());
     }
-    let mut tx = Tx::begin(core).await?;
-    let product = match find_in(tx.db(), &caller.scope, name).await? {
+    let tx = Tx::begin(core).await?;
+    let product = match find_by_name(&tx, &caller.scope(), name).await? {
         Some(known) if prefix.is_some_and(|p| !p.eq_ignore_ascii_case(&known.prefix)) => {
-            return Err(Code::Conflict
-                .because(format!("{name} already has the prefix {}, which cannot be changed.", known.prefix)));
+            return Err(Reason::PrefixIsFixed { product: name.to_owned(), prefix: known.prefix }.refusal());
         }
         Some(known) => known,
-        None => insert(&tx, &caller.scope, name, prefix).await?,
+        None => insert(&tx, &caller.scope(), name, prefix).await?,
     };
-    set_terms(&mut tx, product.id, terms).await?;
+    set_policy(&tx, product.id, changes).await?;
     tx.commit().await?;
     Ok(product)
 }
@@ -65,9 +61,7 @@ pub async fn create_or_update(
 async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Result<Product> {
     let prefix = prefix.map_or_else(|| suggest_prefix(name), |p| p.trim().to_ascii_uppercase());
     if !license_key::is_prefix(&prefix) {
-        return Err(
-            Code::ValidationError.because("A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.")
-        );
+        return Err(Reason::InvalidPrefix.refusal());
     }
     let row = product::ActiveModel {
         id: Set(ProductId(tx.core().ids.v7(tx.now()))),
@@ -82,10 +76,7 @@ async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Res
         .exec_without_returning(tx.db())
         .await?;
     // Found by name, since a concurrent call may have created it.
-    find_in(tx.db(), scope, name).await?.ok_or_else(|| {
-        Code::Conflict
-            .because(format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one."))
-    })
+    find_by_name(tx, scope, name).await?.ok_or_else(|| Reason::PrefixTaken { prefix }.refusal())
 }
 
 /// The first eight letters and digits of a name: "Gold Tools" → `GOLDTOOL`.
@@ -94,17 +85,17 @@ fn suggest_prefix(name: &str) -> String {
     if plain.len() < 2 { "KEY".to_owned() } else { plain.to_ascii_uppercase() }
 }
 
-async fn set_terms(tx: &mut Tx, product: ProductId, terms: &PolicyChanges) -> Result<()> {
+async fn set_policy(tx: &Tx, product: ProductId, changes: &PolicyChanges) -> Result<()> {
     // The lock orders concurrent policy changes.
     product::Entity::find_by_id(product).lock_exclusive().one(tx.db()).await?;
-    let newest = newest_policy(tx.db(), product).await?;
+    let newest = newest_policy(tx, product).await?;
     let seconds = |d: Duration| i64::try_from(d.as_secs()).unwrap_or(i64::MAX);
-    let duration_s = match terms.duration {
+    let duration_s = match changes.duration {
         Some(given) => Some(seconds(given)).filter(|s| *s > 0),
         None => newest.as_ref().and_then(|p| p.duration_s),
     };
     let current_grace_s = newest.as_ref().map_or(DEFAULT_GRACE_S, |p| p.source_grace_s);
-    let source_grace_s = terms.source_grace.map_or(current_grace_s, seconds);
+    let source_grace_s = changes.source_grace.map_or(current_grace_s, seconds);
     if newest.as_ref().is_some_and(|p| p.duration_s == duration_s && p.source_grace_s == source_grace_s) {
         return Ok(());
     }
@@ -120,33 +111,30 @@ async fn set_terms(tx: &mut Tx, product: ProductId, terms: &PolicyChanges) -> Re
     Ok(())
 }
 
-async fn newest_policy(db: &impl ConnectionTrait, product: ProductId) -> Result<Option<Policy>> {
+async fn newest_policy(tx: &Tx, product: ProductId) -> Result<Option<Policy>> {
     let newest = policy::Entity::find()
         .filter(policy::Column::ProductId.eq(product))
         .order_by_desc(policy::Column::Version)
-        .one(db)
+        .one(tx.db())
         .await?;
     Ok(newest)
 }
 
-/// A product and its current policy.
-pub(crate) async fn get_current(tx: &Tx, product: ProductId) -> Result<(Product, Policy)> {
-    let row = product::Entity::find_by_id(product).one(tx.db()).await?;
-    let policy = newest_policy(tx.db(), product).await?;
-    row.zip(policy).ok_or_else(|| Error::Internal(format!("product {product} has no policy")))
+/// A product with a version of its policy; without one, the current version.
+pub(crate) async fn get_with_policy(tx: &Tx, id: ProductId, version: Option<PolicyId>) -> Result<(Product, Policy)> {
+    let product = product::Entity::find_by_id(id).one(tx.db()).await?;
+    let policy = match version {
+        Some(version) => policy::Entity::find_by_id(version).one(tx.db()).await?,
+        None => newest_policy(tx, id).await?,
+    };
+    product.zip(policy).ok_or_else(|| Error::Internal(format!("product {id} has no policy")))
 }
 
-/// The policy a license was issued under.
-pub(crate) async fn get_policy(tx: &Tx, id: PolicyId) -> Result<Policy> {
-    let row = policy::Entity::find_by_id(id).one(tx.db()).await?;
-    row.ok_or_else(|| Error::Internal(format!("policy {id} is missing")))
-}
-
-async fn find_in(db: &impl ConnectionTrait, scope: &Scope, name: &str) -> Result<Option<Product>> {
+async fn find_by_name(tx: &Tx, scope: &Scope, name: &str) -> Result<Option<Product>> {
     let found = product::Entity::find()
         .filter(product::Column::TenantId.eq(scope.tenant()))
         .filter(product::Column::Name.eq(name))
-        .one(db)
+        .one(tx.db())
         .await?;
     Ok(found)
 }
@@ -161,12 +149,16 @@ pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product
     let found = all.iter().find(|p| p.name == wanted || p.id.to_string() == wanted);
     let found = found.or_else(|| all.iter().find(|p| p.name.eq_ignore_ascii_case(wanted)));
     found.cloned().ok_or_else(|| {
-        let names: Vec<_> = all.iter().take(10).map(|p| p.name.as_str()).collect();
-        let more = if all.len() > names.len() { " …" } else { "" };
-        let known = if names.is_empty() { "none yet".to_owned() } else { names.join(", ") };
-        let wanted: String = wanted.chars().take(80).collect();
-        Code::NotFound.because(format!("There is no product {wanted:?}. Known: {known}{more}."))
+        let known = all.iter().take(10).map(|p| p.name.clone()).collect();
+        let wanted = wanted.chars().take(80).collect();
+        Reason::NoProduct { wanted, known, total: all.len() }.refusal()
     })
+}
+
+/// The product of a license.
+pub(crate) async fn find(core: &Core, id: ProductId) -> Result<Product> {
+    let row = product::Entity::find_by_id(id).one(core.db.read()).await?;
+    row.ok_or_else(|| Error::Internal(format!("product {id} is missing")))
 }
 
 /// All products of a tenant, sorted by name.

@@ -14,7 +14,7 @@ use sea_orm::{
 };
 
 use crate::{
-    Code, Core, Result,
+    Core, Reason, Result,
     crypto::{one_time::hex, seal::Purpose},
     entity::throttle::{ActiveModel, Column, Entity, Model},
     tx::Tx,
@@ -46,10 +46,10 @@ pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut rows = Vec::new();
     for limit in limits {
         match peek(tx, limit).await? {
-            Ok(row) => rows.push(row),
-            Err(resets_at) => {
+            Peek::Free(row) => rows.push(row),
+            Peek::Full { resets_at } => {
                 let wait = (resets_at - tx.now()).to_std().unwrap_or_default();
-                return Err(Code::RateLimitExceeded.retry_after("Too many attempts. Wait before you try again.", wait));
+                return Err(Reason::TooManyAttempts.retry_after(wait));
             }
         }
     }
@@ -59,11 +59,18 @@ pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     Ok(())
 }
 
+/// Like [`acquire`], in a transaction of its own, so that concurrent attempts see each other.
+pub(crate) async fn acquire_now(core: &Core, limits: &[Limit]) -> Result<()> {
+    let tx = Tx::begin(core).await?;
+    acquire(&tx, limits).await?;
+    tx.commit().await
+}
+
 /// Reserves an attempt. Returns `false` if the limit is reached.
 pub(crate) async fn try_acquire(tx: &Tx, limit: &Limit) -> Result<bool> {
     match peek(tx, limit).await? {
-        Ok(row) => write(tx, row).await.map(|()| true),
-        Err(_) => Ok(false),
+        Peek::Free(row) => write(tx, row).await.map(|()| true),
+        Peek::Full { .. } => Ok(false),
     }
 }
 
@@ -72,8 +79,15 @@ pub(crate) async fn lock(tx: &Tx, action: &str, subject: &str) -> Result<()> {
     peek(tx, &Limit::new(tx.core(), action, subject, u32::MAX, Duration::from_mins(1))).await.map(drop)
 }
 
-/// Locks the row and returns it with one more attempt, or when the window resets if the limit is reached.
-async fn peek(tx: &Tx, limit: &Limit) -> Result<Result<Model, DateTime<Utc>>> {
+enum Peek {
+    /// The row with one more attempt, not stored yet.
+    Free(Model),
+    /// The limit is reached.
+    Full { resets_at: DateTime<Utc> },
+}
+
+/// Locks the row of a limit.
+async fn peek(tx: &Tx, limit: &Limit) -> Result<Peek> {
     let new = ActiveModel { name: Set(limit.name.clone()), used: Set(0), resets_at: Set(tx.now() + limit.window) };
     Entity::insert(new)
         .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
@@ -83,9 +97,9 @@ async fn peek(tx: &Tx, limit: &Limit) -> Result<Result<Model, DateTime<Utc>>> {
     let row = row.map_or((0, tx.now() + limit.window), |row| (row.used, row.resets_at));
     let (used, resets_at) = if row.1 <= tx.now() { (0, tx.now() + limit.window) } else { row };
     if u32::try_from(used).unwrap_or(u32::MAX) >= limit.max {
-        return Ok(Err(resets_at));
+        return Ok(Peek::Full { resets_at });
     }
-    Ok(Ok(Model { name: limit.name.clone(), used: used + 1, resets_at }))
+    Ok(Peek::Free(Model { name: limit.name.clone(), used: used + 1, resets_at }))
 }
 
 async fn write(tx: &Tx, row: Model) -> Result<()> {

@@ -4,95 +4,12 @@
 //! `BEGIN IMMEDIATE`; Postgres takes row locks. Lock order: fence → holder → licenses by id → event head.
 //! Functions that take `&Tx` or `&mut Tx` neither begin nor commit, and do not read from the pool.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
-    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 
-use crate::{Core, Result, bus::Topic, events};
-
-/// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
-/// Postgres, one pool for both.
-#[derive(Clone, Debug)]
-pub struct Db {
-    writer: DatabaseConnection,
-    reader: DatabaseConnection,
-}
-
-/// The limit for acquiring a connection, for a `SQLite` lock and for a Postgres statement.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
-impl Db {
-    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections.
-    ///
-    /// # Errors
-    /// If the database cannot be reached or the file cannot be opened.
-    pub async fn connect(url: &str, pool: u32) -> Result<Self> {
-        if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, 1, false)).await?;
-            let reader = Database::connect(sqlite_options(url, pool.min(8), true)).await?;
-            return Ok(Self { writer, reader });
-        }
-        let mut options = ConnectOptions::new(url);
-        options
-            .max_connections(pool)
-            .acquire_timeout(TIMEOUT)
-            .sqlx_logging(false)
-            .map_sqlx_postgres_opts(|options| options.options([("statement_timeout", "10s"), ("TimeZone", "UTC")]));
-        let pool = Database::connect(options).await?;
-        Ok(Self { writer: pool.clone(), reader: pool })
-    }
-
-    /// The connection for reads outside a transaction.
-    pub(crate) fn read(&self) -> &DatabaseConnection {
-        &self.reader
-    }
-
-    /// The connection for migrations and for single statements that need no transaction.
-    #[must_use]
-    pub fn writer(&self) -> &DatabaseConnection {
-        &self.writer
-    }
-
-    /// Whether several instances can share this database.
-    #[must_use]
-    pub fn is_shared(&self) -> bool {
-        self.writer.get_database_backend() == DbBackend::Postgres
-    }
-
-    /// Checks the connection with one round trip.
-    pub async fn ping(&self) -> Result<()> {
-        Ok(self.reader.ping().await?)
-    }
-
-    /// Closes both pools.
-    ///
-    /// # Errors
-    /// If a connection does not close cleanly.
-    pub async fn close(self) -> Result<()> {
-        self.reader.close_by_ref().await?;
-        Ok(self.writer.close_by_ref().await?)
-    }
-}
-
-fn sqlite_options(url: &str, pool: u32, read_only: bool) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
-    options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
-        move |options| {
-            options
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(TIMEOUT)
-                .foreign_keys(true)
-                .pragma("query_only", if read_only { "on" } else { "off" })
-        },
-    );
-    options
-}
+use crate::{Core, Error, Result, bus::Topic, db, events};
 
 /// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
@@ -111,7 +28,7 @@ impl Tx {
             sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
             ..TransactionOptions::default()
         };
-        let db = core.db.writer.begin_with_options(options).await?;
+        let db = core.db.writer().begin_with_options(options).await?;
         Ok(Self {
             db,
             core: core.clone(),
@@ -155,21 +72,12 @@ impl Tx {
             self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())
         });
-        task.await.map_err(|error| crate::Error::Internal(format!("the commit did not finish: {error}")))?
+        task.await.map_err(|error| Error::Internal(format!("the commit did not finish: {error}")))?
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use sea_orm::ConnectionTrait;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn reader_connections_are_read_only() {
-        let db = Db::connect("sqlite::memory:", 2).await.unwrap();
-        let error = db.read().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap_err();
-        assert!(error.to_string().contains("readonly database"), "{error}");
-        db.writer().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap();
+impl db::Reader for Tx {
+    fn connection(&self) -> &impl ConnectionTrait {
+        &self.db
     }
 }

@@ -60,10 +60,16 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("name"))
             .col(big_integer_null("log_channel_id"))
             .col(timestamp_null("left_at"))
-            .col(timestamp_null("breaker_opened_at"))
-            .col(timestamp_null("confirmed_until"))
             .col(timestamp("created_at"))
             .foreign_key(&mut foreign_key_to("guilds", "tenant_id", "tenants"))
+            .to_owned(),
+        Table::create()
+            .table("circuit_breakers")
+            .col(text("origin").primary_key())
+            .col(uuid("tenant_id"))
+            .col(timestamp("opened_at"))
+            .col(timestamp_null("confirmed_until"))
+            .foreign_key(&mut foreign_key_to("circuit_breakers", "tenant_id", "tenants"))
             .to_owned(),
         Table::create().table("users").col(uuid("id").primary_key()).col(timestamp("created_at")).to_owned(),
         Table::create()
@@ -188,6 +194,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .table("outbox")
             .col(uuid("id").primary_key())
             .col(text("kind"))
+            .col(text("transport"))
             .col(text("ordering_key"))
             .col(text("dedupe_key").unique_key())
             .col(json_binary("payload"))
@@ -253,7 +260,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("licenses", &["tenant_id", "user_id"]),
         index("licenses", &["expires_at"]),
         index("events", &["tenant_id", "seq"]),
-        index("outbox", &["state", "due_at"]),
+        index("outbox", &["transport", "state", "due_at"]),
         index("outbox", &["ordering_key", "state"]),
         index("outbox", &["kind", "due_at"]),
     ]

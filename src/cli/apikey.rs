@@ -43,7 +43,7 @@ pub(super) async fn run(app: &App, command: Apikey, tenant_arg: &TenantArg) -> R
         Apikey::Create { product, name, kind } => {
             let mut product_ids = Vec::new();
             for name in product {
-                product_ids.push(products::get(core, &caller.scope, &name).await?.id);
+                product_ids.push(products::get(core, &caller.scope(), &name).await?.id);
             }
             let kind = match kind {
                 KeyKind::Secret => ApiKeyKind::Secret,
@@ -53,7 +53,7 @@ pub(super) async fn run(app: &App, command: Apikey, tenant_arg: &TenantArg) -> R
             eprintln!("id {}; save the key now, it is not shown again:", row.id);
             println!("{}", text.expose());
         }
-        Apikey::Revoke { id } => println!("revoked {}", api_keys::revoke(core, &caller.scope, id).await?),
+        Apikey::Revoke { id } => println!("revoked {}", api_keys::revoke(core, &caller.scope(), id).await?),
     }
     Ok(())
 }

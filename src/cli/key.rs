@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use dca_core::{Caller, Snowflake, entitlements, licenses, products};
+use dca_core::{
+    Caller, DiscordUserId, entitlements, licenses, products,
+    users::{self, Provider},
+};
 use serde_json::json;
 
 use super::tenant::{TenantArg, operator};
@@ -38,7 +41,7 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
     let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
     match command {
         Key::Issue { product, member } => {
-            let product = products::get(core, &caller.scope, &product).await?;
+            let product = products::get(core, &caller.scope(), &product).await?;
             let key = match member {
                 Some(member) => grant(app, &caller, &product, member.into()).await?,
                 None => licenses::generate(core, &caller, product.id).await?.1,
@@ -46,12 +49,12 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
             println!("{key}");
         }
         Key::Revoke { license, reason } => {
-            let (license, _) = licenses::inspect(core, &caller.scope, &license).await?;
-            let license = licenses::revoke(core, &caller, license.id, &reason).await?;
+            let (license, _) = licenses::inspect(core, &caller.scope(), &license).await?;
+            let license = entitlements::revoke(core, &caller, license.id, &reason).await?;
             println!("revoked {} ({})", license.key_hint, license.id);
         }
         Key::Inspect { license } => {
-            let (license, state) = licenses::inspect(core, &caller.scope, &license).await?;
+            let (license, state) = licenses::inspect(core, &caller.scope(), &license).await?;
             let details = json!({
                 "id": license.id, "keyHint": license.key_hint, "state": state,
                 "productId": license.product_id, "policyId": license.policy_id, "userId": license.user_id,
@@ -69,10 +72,11 @@ pub(super) async fn grant(
     app: &App,
     caller: &Caller,
     product: &products::Product,
-    member: Snowflake,
+    member: DiscordUserId,
 ) -> Result<String> {
-    let id = entitlements::grant(&app.core, caller, product.id, member).await?;
-    let licenses = licenses::list_usable(&app.core, &caller.scope, member).await?;
+    let user = users::ensure(&app.core, Provider::Discord, &member.to_string()).await?;
+    let id = entitlements::grant(&app.core, caller, product.id, user).await?;
+    let licenses = licenses::list_usable(&app.core, &caller.scope(), user).await?;
     let license = licenses.into_iter().find(|license| license.id == id);
     license.map(|license| license.key).context("the license was revoked before its key could be read")
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     app::App,
     config::{Config, Faults},
-    http,
+    http, wording,
 };
 
 mod admin;
@@ -80,9 +80,17 @@ pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
     match runtime.block_on(execute(cli.command.unwrap_or(Command::Serve(serve::Serve::default())), env)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("dca-auth: {error:#}");
+            eprintln!("dca-auth: {}", describe(&error));
             ExitCode::from(if error.is::<Faults>() { INVALID_CONFIG } else { 1 })
         }
+    }
+}
+
+/// The message of an error; the sentence, if it is a refusal of core.
+fn describe(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<dca_core::Error>() {
+        Some(dca_core::Error::Refused(refusal)) => wording::refusal(&refusal.reason).into_owned(),
+        _ => format!("{error:#}"),
     }
 }
 

@@ -2,7 +2,12 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use dca_core::{Caller, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
+use dca_core::{
+    Caller, DiscordUserId, api_keys,
+    crypto::api_key::ApiKeyKind,
+    licenses, products, tenants,
+    users::{self, Provider},
+};
 
 use super::key::grant;
 use crate::app::App;
@@ -14,7 +19,7 @@ pub(super) enum Seed {
 }
 
 /// The Discord user id of the demo member; no real account has it.
-const DEMO_MEMBER: u64 = 1;
+const DEMO_MEMBER: DiscordUserId = DiscordUserId(1);
 
 pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
     let Seed::Demo = command;
@@ -28,10 +33,11 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
     let product =
         products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &products::PolicyChanges::default())
             .await?;
-    let licenses = licenses::list_usable(core, &caller.scope, DEMO_MEMBER.into()).await?;
+    let user = users::ensure(core, Provider::Discord, &DEMO_MEMBER.to_string()).await?;
+    let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
     let license = match licenses.into_iter().next() {
         Some(license) => license.key,
-        None => grant(app, &caller, &product, DEMO_MEMBER.into()).await?,
+        None => grant(app, &caller, &product, DEMO_MEMBER).await?,
     };
     let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
     println!(

@@ -15,10 +15,11 @@ use axum::{
     response::IntoResponse,
 };
 use dca_core::{
-    Caller, Code, Error,
-    accounts::{ClientInfo, Locale, Principal, sessions},
+    AppCaller, Code, Error,
+    accounts::{ClientInfo, Principal, sessions},
     api_keys,
     limiter::Bucket,
+    users::Locale,
 };
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -50,7 +51,7 @@ pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr
 /// The caller, authenticated by an API key in `X-API-Key` or `Authorization: Bearer`.
 pub struct ApiKey {
     /// The owner of the API key.
-    pub caller: Caller,
+    pub caller: AppCaller,
     /// The client's IP address.
     pub client: IpAddr,
 }

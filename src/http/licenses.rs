@@ -4,7 +4,7 @@ use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
 use dca_core::{
     ids::ProductId,
-    licenses::{self, Question, Verdict},
+    licenses::{self, Question, Verdict, VerdictCode},
     limiter::Bucket,
 };
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use super::{
     extract::{ApiKey, JsonBody},
     problem::Problem,
 };
-use crate::App;
+use crate::{App, wording};
 
 /// A license key to validate.
 #[derive(Deserialize, ToSchema)]
@@ -75,18 +75,18 @@ pub struct LicenseView {
 impl From<Verdict> for ValidateResponse {
     fn from(verdict: Verdict) -> Self {
         Self {
-            valid: verdict.code == dca_core::Code::Valid,
+            valid: verdict.code == VerdictCode::Valid,
             code: verdict.code.as_str(),
-            detail: verdict.detail,
+            detail: wording::verdict(verdict.code, verdict.malformed.as_ref()),
             warnings: Vec::new(),
             checked_at: verdict.checked_at,
-            position: verdict.position,
+            position: verdict.malformed.and_then(|malformed| malformed.position()),
             license: verdict.license.map(|(license, state)| LicenseView {
                 id: license.id.0,
                 key_hint: license.key_hint,
                 state: state.as_str(),
-                product_id: license.product_id.0,
-                policy_id: license.policy_id.0,
+                product_id: license.product.0,
+                policy_id: license.policy.0,
                 expires_at: license.expires_at,
             }),
         }
@@ -118,7 +118,7 @@ pub(super) async fn validate(
     ApiKey { caller, client }: ApiKey,
     JsonBody(request): JsonBody<ValidateRequest>,
 ) -> Result<Json<ValidateResponse>, Problem> {
-    let bucket = format!("{}:{client}", caller.actor);
+    let bucket = format!("api_key:{}:{client}", caller.key);
     app.core.limiter.check(Bucket::Validate, &bucket).await.map_err(Problem::rate_limited)?;
     let question = Question { key: request.license_key, product: request.product_id.map(ProductId) };
     let verdict = licenses::validate(&app.core, &caller, &question).await?;

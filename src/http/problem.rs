@@ -7,9 +7,11 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use dca_core::{Code, Error, Refusal};
+use dca_core::{Code, Error, Refusal, users::Locale};
 use serde::Serialize;
 use utoipa::ToSchema;
+
+use crate::wording;
 
 /// An error in the `application/problem+json` format.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -42,7 +44,7 @@ impl Problem {
         let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
         Self {
             kind,
-            title: code.description(),
+            title: wording::title(code),
             status,
             code,
             detail: detail.into(),
@@ -55,7 +57,7 @@ impl Problem {
     /// Creates a problem whose detail is the description of its code.
     #[must_use]
     pub fn of(code: Code) -> Self {
-        Self::new(code, code.description())
+        Self::new(code, wording::title(code))
     }
 
     /// Too many requests; the client can retry after `wait`.
@@ -70,6 +72,14 @@ impl Problem {
 
     pub(super) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// The detail in the reader's language. In Spanish it depends on the code only.
+    pub(super) fn detail_in(&self, locale: Locale) -> &str {
+        match locale {
+            Locale::En => &self.detail,
+            Locale::Es => wording::spanish(self.code),
+        }
     }
 
     pub(super) fn field(&self) -> Option<&str> {
@@ -105,9 +115,11 @@ impl Problem {
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused(Refusal { code, detail, field, retry }) => {
-                Self { field: field.map(str::to_owned), retry, ..Self::new(code, detail) }
-            }
+            Error::Refused(Refusal { reason, retry_after }) => Self {
+                field: reason.field().map(str::to_owned),
+                retry: retry_after,
+                ..Self::new(reason.code(), wording::refusal(&reason))
+            },
             Error::Database(ref error) => {
                 tracing::error!(%error, "database error");
                 Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
@@ -138,7 +150,6 @@ impl IntoResponse for Problem {
 
 fn status(code: Code) -> StatusCode {
     match code {
-        Code::Valid => StatusCode::OK,
         Code::BadRequest | Code::InvalidOneTimeToken | Code::SignInFailed => StatusCode::BAD_REQUEST,
         Code::NoApiKey
         | Code::InvalidApiKey
@@ -151,15 +162,12 @@ fn status(code: Code) -> StatusCode {
         | Code::InvalidCredentials
         | Code::RequiresSecondFactor
         | Code::InvalidSecondFactor => StatusCode::UNAUTHORIZED,
-        Code::Revoked
-        | Code::Expired
-        | Code::NotAssigned
-        | Code::EmailNotVerified
+        Code::EmailNotVerified
         | Code::AccountSuspended
         | Code::AccountBanned
         | Code::InsufficientRole
         | Code::AccessDenied => StatusCode::FORBIDDEN,
-        Code::NotFound | Code::ProductMismatch => StatusCode::NOT_FOUND,
+        Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::InvalidTransition | Code::Conflict => StatusCode::CONFLICT,

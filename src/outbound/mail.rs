@@ -16,8 +16,9 @@ use anyhow::{Context, Result};
 use chrono::{DateTime, Datelike, Utc};
 use dca_core::{
     Core,
-    accounts::emails::{EmailData, EmailTemplate},
+    accounts::emails::EmailData,
     limiter::{Bucket, Rate},
+    outbox::EmailTemplate,
 };
 use lettre::{
     Address, Message,

@@ -4,7 +4,7 @@
 //! contains the same paragraphs, escaped; a paragraph that is only the link becomes a button.
 
 use askama::Template;
-use dca_core::accounts::{Locale, emails::EmailTemplate};
+use dca_core::{outbox::EmailTemplate, users::Locale};
 
 /// The template of an email in a language, with its values.
 #[derive(Template)]

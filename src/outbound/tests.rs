@@ -8,10 +8,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use dca_core::accounts::{
-    Locale,
-    emails::{EmailData, EmailTemplate},
-};
+use dca_core::{accounts::emails::EmailData, outbox::EmailTemplate, users::Locale};
 use lettre::Message;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
 use tokio::{

@@ -2,9 +2,10 @@
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::{
-    Snowflake,
-    entitlements::reconcile::{GuildReconciliation, Summary},
+    DiscordUserId, GuildId, RoleId,
+    entitlements::{self, reconcile::Summary},
     guilds::{self, Guild},
+    mappings::reconcile::GuildReconciliation,
     workers,
 };
 use tracing::{info, warn};
@@ -34,7 +35,7 @@ async fn run(app: &App) -> anyhow::Result<String> {
     match &app.bot {
         Some(bot) => bot.begin_reconcile(),
         // Another process receives the gateway events; continue after its stamps.
-        None => app.core.stamps.catch_up(&app.core).await?,
+        None => entitlements::catch_up_stamps(&app.core).await?,
     }
     for guild in guilds::list_joined(&app.core).await? {
         let id = guild.id;
@@ -64,7 +65,7 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     };
     let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
-    let mut last_member = Snowflake(0);
+    let mut last_member = DiscordUserId(0);
     loop {
         let page = with_retries(|| discord.members(id, last_member)).await?;
         for (member, roles) in &page {
@@ -87,7 +88,7 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
     Ok(summary)
 }
 
-async fn roles_of(discord: &DiscordClient, guild: Snowflake) -> Result<Vec<Snowflake>, DiscordError> {
+async fn roles_of(discord: &DiscordClient, guild: GuildId) -> Result<Vec<RoleId>, DiscordError> {
     Ok(with_retries(|| discord.roles(guild)).await?.into_iter().map(|role| role.id).collect())
 }
 

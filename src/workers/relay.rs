@@ -6,15 +6,16 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
 use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::{
-    Snowflake,
-    accounts::emails::{self, EmailTemplate},
+    ChannelId, DiscordUserId, GuildId,
+    accounts::emails,
     bus::Topic,
     entitlements,
     ids::{LicenseId, UserId},
     licenses,
     limiter::Bucket,
-    log_channel,
-    outbox::{self, Claim, Delivery, Outcome, Transport},
+    log_channel, mappings,
+    outbox::{self, Claim, Delivery, EmailTemplate, Outcome, Transport},
+    users,
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -152,9 +153,14 @@ fn nonce(claim: &Claim) -> String {
 }
 
 async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
-    let (recipient, license) = match licenses::for_delivery(&app.core, license).await {
+    let (user, license) = match licenses::for_delivery(&app.core, license).await {
         Ok(Some(found)) => found,
         Ok(None) => return Outcome::Undelivered("the license was revoked before its key was sent".to_owned()),
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    let recipient = match users::discord_id(&app.core, user).await {
+        Ok(Some(recipient)) => recipient,
+        Ok(None) => return Outcome::Undelivered("the user has no Discord account".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     if let Some(remaining) = app.dm_pause.remaining() {
@@ -166,7 +172,7 @@ async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: Li
     outcome_of(app, discord.dm(recipient, &reply::key_dm(&license), &nonce(claim)).await)
 }
 
-async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: Snowflake, seq: i64) -> Outcome {
+async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: ChannelId, seq: i64) -> Outcome {
     match log_channel::find_event(&app.core, seq).await {
         Ok(Some((event, member))) => {
             outcome_of(app, discord.line(channel, &reply::log_line(&event, member), &nonce(claim)).await)
@@ -176,8 +182,8 @@ async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channe
     }
 }
 
-async fn recheck_member(app: &App, discord: &DiscordClient, guild: Snowflake, user: Snowflake) -> Outcome {
-    if let Err(error) = app.core.stamps.catch_up(&app.core).await {
+async fn recheck_member(app: &App, discord: &DiscordClient, guild: GuildId, user: DiscordUserId) -> Outcome {
+    if let Err(error) = entitlements::catch_up_stamps(&app.core).await {
         return Outcome::Failed(error.to_string());
     }
     let stamp = app.core.stamps.next(&app.core.clock);
@@ -185,7 +191,7 @@ async fn recheck_member(app: &App, discord: &DiscordClient, guild: Snowflake, us
         Ok(roles) => roles,
         Err(error) => return outcome_of(app, Err(error)),
     };
-    let observation = entitlements::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
+    let observation = mappings::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
     let stored = match observation {
         Ok(Some(observation)) => entitlements::observe(&app.core, &observation).await.map(drop),
         Ok(None) => Ok(()),

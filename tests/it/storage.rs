@@ -15,7 +15,7 @@ use dca_core::{
     Db, Error, Ids,
     entitlements::{self, Level},
     events, guilds,
-    licenses::{self, LicenseState, state},
+    licenses::{self, LicenseState},
     products::{self, PolicyChanges},
     tenants,
 };
@@ -24,7 +24,7 @@ use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement};
 use tokio::sync::Barrier;
 
 use crate::support::{
-    fixtures::{TestTenant, rows},
+    fixtures::{RECONCILED, TestTenant, rows},
     harness::{TestApp, it_unstarted},
 };
 
@@ -116,8 +116,8 @@ fn instances_that_start_together_on_an_empty_database_share_their_keys() {
         let tenant = TestTenant::new(&one, "Makers").await;
         let gold = tenant.product("Gold", "GOLD").await;
         let (license, key) = tenant.license(&gold, 1).await;
-        assert_eq!(licenses::reveal(&two, &license).unwrap(), key);
-        let (found, _) = licenses::inspect(&two, &tenant.caller.scope, &key).await.unwrap();
+        assert_eq!(licenses::reveal_key(&two, &license).unwrap(), key);
+        let (found, _) = licenses::inspect(&two, &tenant.caller.scope(), &key).await.unwrap();
         assert_eq!(found.id, license.id);
         t
     });
@@ -135,7 +135,7 @@ fn a_wrong_master_key_is_refused_at_start_without_changes() {
             format!("{error:#}"),
             "the master key does not match this database; use the key it was created with"
         );
-        assert_eq!(licenses::reveal(&t.instance().await, &license).unwrap(), key);
+        assert_eq!(licenses::reveal_key(&t.instance().await, &license).unwrap(), key);
 
         let file = t.dir().join("master.key");
         for damaged in ["", "not base64!", "AAEC"] {
@@ -187,15 +187,17 @@ fn license_queries_agree_with_the_license_state() {
             let product = tenant.terms("Gold", "GOLD", duration).await;
             let (license, _) = tenant.license(&product, member).await;
             if draw(&ids, 6) == 0 {
-                licenses::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
+                entitlements::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
             }
         }
         for _ in 0..20 {
             t.clock.advance(Duration::hours(draw(&ids, 6).into()));
             let (mut expired, mut expected) = (0, Vec::new());
             for member in 1..=MEMBERS {
-                for license in licenses::list_of(&core, &tenant.caller.scope, member.into()).await.unwrap() {
-                    let state = state(&license, t.clock.now());
+                for license in
+                    licenses::list_of(&core, &tenant.caller.scope(), tenant.user(member).await).await.unwrap()
+                {
+                    let state = license.state(t.clock.now());
                     expired += u64::from(state == LicenseState::Expired && license.expired_seen_at.is_none());
                     expected.extend((state != LicenseState::Revoked).then_some((license.id, state)));
                 }
@@ -204,7 +206,9 @@ fn license_queries_agree_with_the_license_state() {
             total += expired;
             let mut usable = Vec::new();
             for member in 1..=MEMBERS {
-                usable.extend(licenses::list_usable(&core, &tenant.caller.scope, member.into()).await.unwrap());
+                usable.extend(
+                    licenses::list_usable(&core, &tenant.caller.scope(), tenant.user(member).await).await.unwrap(),
+                );
             }
             let usable: Vec<_> = usable.into_iter().map(|license| (license.id, license.state)).collect();
             assert_eq!(usable, expected, "shown to members");
@@ -227,7 +231,7 @@ fn a_grace_ends_at_the_decided_time() {
             let product =
                 products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
             tenant.license(&product, member).await;
-            tenant.observe(&product, member, Level::Absent).await.unwrap();
+            tenant.observe(&product, member, Level::Absent, RECONCILED).await.unwrap();
             ends.push(t.clock.now() + std::time::Duration::from_secs(grace * 3_600));
         }
         while !ends.is_empty() {
@@ -254,11 +258,11 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
                     let member = u64::from(draw(&ids, 6));
                     let result = match tenant.unrevoked_licenses(&gold, member).await.pop() {
                         Some(license) => {
-                            licenses::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
+                            entitlements::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
                         }
-                        None => {
-                            entitlements::grant(&tenant.core, &tenant.caller, gold.id, member.into()).await.map(drop)
-                        }
+                        None => entitlements::grant(&tenant.core, &tenant.caller, gold.id, tenant.user(member).await)
+                            .await
+                            .map(drop),
                     };
                     assert!(matches!(result, Ok(()) | Err(Error::Refused(_))), "{result:?}");
                 }
@@ -269,7 +273,7 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
         }
         for member in 0..6 {
             if tenant.unrevoked_licenses(&gold, member).await.is_empty() {
-                entitlements::grant(&tenant.core, &tenant.caller, gold.id, member.into()).await.unwrap();
+                entitlements::grant(&tenant.core, &tenant.caller, gold.id, tenant.user(member).await).await.unwrap();
             }
             assert_eq!(tenant.unrevoked_licenses(&gold, member).await.len(), 1, "member {member}");
         }
@@ -304,7 +308,7 @@ fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
             task.await.unwrap();
         }
         assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the tenant");
-        assert_eq!(products::list(&cores[0], &tenant.caller.scope).await.unwrap().len(), 5);
+        assert_eq!(products::list(&cores[0], &tenant.caller.scope()).await.unwrap().len(), 5);
         t
     });
 }
@@ -322,7 +326,7 @@ fn events_appear_in_order_and_without_gaps() {
                 let (mut newest, mut reads) = (0, 0);
                 // `done` is checked before reading, so that the last read includes every event.
                 while !done.load(Ordering::SeqCst) || newest == 0 {
-                    let log = events::list(&tenant.core, &tenant.caller.scope, 10_000).await.unwrap();
+                    let log = events::list(&tenant.core, &tenant.caller.scope(), 10_000).await.unwrap();
                     let seqs: Vec<_> = log.iter().rev().map(|event| event.seq).collect();
                     assert!(seqs.iter().copied().eq((1..).take(seqs.len())), "a gap after {newest}: {seqs:?}");
                     assert!(seqs.len() >= newest, "events disappeared");
@@ -335,7 +339,7 @@ fn events_appear_in_order_and_without_gaps() {
             let (tenant, gold) = (tenant.on_instance(&cores[usize::from(writer > 3)]), gold.clone());
             tokio::spawn(async move {
                 for n in 0..8 {
-                    tenant.observe(&gold, writer * 100 + n, Level::Present).await.unwrap();
+                    tenant.observe(&gold, writer * 100 + n, Level::Present, RECONCILED).await.unwrap();
                 }
             })
         });
@@ -344,7 +348,7 @@ fn events_appear_in_order_and_without_gaps() {
         }
         done.store(true, Ordering::SeqCst);
         assert!(reader.await.unwrap() > 3, "the reader hardly ran");
-        let log = events::list(&cores[0], &tenant.caller.scope, 10_000).await.unwrap();
+        let log = events::list(&cores[0], &tenant.caller.scope(), 10_000).await.unwrap();
         assert_eq!(log.len(), 8 * 8 * 2, "created and assigned, for each");
         t
     });

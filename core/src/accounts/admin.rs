@@ -2,22 +2,21 @@
 //! their own. The first admin is created at the command line ([`create_admin`]).
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::OnConflict};
-use serde_json::json;
 
 use crate::{
-    Code, Core, Result, Snowflake,
+    Caller, Code, Core, Reason, Result,
     accounts::{
-        AccountStatus, Email, Principal, Role,
-        emails::{self, EmailTemplate},
-        erasure, name, record, second_factor, sessions, set_password,
+        credentials::set_password,
+        emails, erasure,
+        profile::{line, name},
+        sessions::{self, Principal},
+        totp,
     },
-    entity::guild_manager,
-    events::{Actor, EventKind},
-    guilds,
+    events::{Actor, EventData, NewEvent, SignUpData},
     ids::{SessionId, UserId},
+    outbox::EmailTemplate,
     tx::Tx,
-    users::{self, User},
+    users::{self, AccountStatus, Email, Role, User},
 };
 
 pub use crate::users::UserFilter;
@@ -36,69 +35,52 @@ impl Admin {
     /// # Errors
     /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
     pub fn at_least(core: &Core, least: Role, principal: Principal) -> Result<Self> {
-        let role = principal.user.role()?;
+        let role = principal.user.role;
         if role < least {
             return Err(Code::InsufficientRole.refusal());
         }
         let lacks_mfa = principal.session.second_factor_at.is_none();
-        if lacks_mfa && role >= Role::Admin && core.rules.admins_need_second_factor {
-            return Err(Code::RequiresSecondFactor
-                .because("Admins need a second factor. Set one up, then sign in again with it."));
+        if lacks_mfa && role >= Role::Admin && core.accounts.policy.admins_need_second_factor {
+            return Err(Reason::AdminsNeedSecondFactor.refusal());
         }
         Ok(Self { principal, role })
     }
 
     /// Locks a user whose role is lower than this admin's.
-    async fn lock_lower_ranked(&self, tx: &Tx, id: UserId) -> Result<User> {
+    pub(super) async fn lock_lower_ranked(&self, tx: &Tx, id: UserId) -> Result<User> {
         let user = users::lock(tx, id).await?;
-        let user = user.ok_or_else(|| Code::NotFound.because("No such user."))?;
-        if user.role()? >= self.role {
-            return Err(Code::InsufficientRole.because("You can only manage users whose role is below yours."));
+        let user = user.ok_or_else(|| Reason::NoUser.refusal())?;
+        if user.role >= self.role {
+            return Err(Reason::UserNotBelow.refusal());
         }
         Ok(user)
     }
 
-    fn actor(&self) -> Actor {
+    /// The admin as the caller of other domains.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        let Principal { user, session } = &self.principal;
+        Caller::User { user: user.id, session: session.id, role: self.role }
+    }
+
+    pub(super) fn actor(&self) -> Actor {
         Actor::User(self.principal.user.id)
     }
 }
 
-/// A page of users, newest first, and the total count. `guild` limits the list to users with licenses in that
-/// guild; the guild's managers may read it too.
+/// A page of users, newest first, and the total count.
 ///
 /// # Errors
-/// `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
+/// `INSUFFICIENT_ROLE`.
 pub async fn list(
     core: &Core,
     principal: Principal,
-    guild: Option<Snowflake>,
-    wanted: UserFilter,
+    filter: &UserFilter,
     page: u64,
     size: u64,
 ) -> Result<(Vec<User>, u64)> {
-    let Some(id) = guild else {
-        Admin::at_least(core, Role::Moderator, principal)?;
-        return users::list(core, &wanted, page, size).await;
-    };
-    let is_manager = manages(core, principal.user.id, id).await?;
-    if !is_manager {
-        Admin::at_least(core, Role::Moderator, principal)?;
-    }
-    if guilds::find(core, id).await?.is_none() {
-        return Err(Code::NotFound.because("No such server."));
-    }
-    let (mut users, total) = users::list(core, &UserFilter { guild, ..wanted }, page, size).await?;
-    if is_manager {
-        // Guild managers do not see account details.
-        for user in &mut users {
-            (user.email, user.deletion_at) = (None, None);
-        }
-    }
-    Ok((users, total))
-}
-
-async fn manages(core: &Core, user: UserId, guild: Snowflake) -> Result<bool> {
-    Ok(guild_manager::Entity::find_by_id((guild, user)).one(core.db.read()).await?.is_some())
+    Admin::at_least(core, Role::Moderator, principal)?;
+    users::list(core, filter, page, size).await
 }
 
 /// Finds a user.
@@ -106,7 +88,7 @@ async fn manages(core: &Core, user: UserId, guild: Snowflake) -> Result<bool> {
 /// # Errors
 /// `NOT_FOUND` if there is no such user.
 pub async fn get(core: &Core, id: UserId) -> Result<User> {
-    users::find(core, id).await?.ok_or_else(|| Code::NotFound.because("No such user."))
+    users::find(core, id).await?.ok_or_else(|| Reason::NoUser.refusal())
 }
 
 /// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions.
@@ -122,25 +104,24 @@ pub async fn set_status(
 ) -> Result<User> {
     let mut tx = Tx::begin(core).await?;
     let mut user = admin.lock_lower_ranked(&tx, id).await?;
-    let before = user.status()?;
+    let before = user.status;
     if !matches!(status, AccountStatus::Active | AccountStatus::Suspended | AccountStatus::Banned) {
-        return Err(Code::invalid_field("status", "status must be ACTIVE, SUSPENDED or BANNED"));
+        return Err(Reason::InvalidStatus.refusal());
     }
     if before == status {
         return Ok(user);
     }
-    let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
+    let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
     // Activation must not stand in for email verification.
     let is_unverified = user.email.is_some() && user.email_verified_at.is_none();
-    user.status =
-        if status == AccountStatus::Active && is_unverified { AccountStatus::Pending } else { status }.to_string();
+    user.status = if status == AccountStatus::Active && is_unverified { AccountStatus::Pending } else { status };
     user.status_reason = reason;
     users::update(&tx, &user).await?;
     if status != AccountStatus::Active {
         sessions::end_all(&mut tx, id, None, &admin.actor(), status.as_str()).await?;
     }
-    let change = json!({ "from": before, "to": user.status, "reason": user.status_reason });
-    record(&mut tx, EventKind::UserStatusChanged, &admin.actor(), id, change);
+    let (to, reason) = (user.status, user.status_reason.clone());
+    tx.record(NewEvent::account(admin.actor(), id, EventData::UserStatusChanged { from: before, to, reason }));
     tx.commit().await?;
     Ok(user)
 }
@@ -155,17 +136,17 @@ pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Res
 
 async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>, role: Role) -> Result<User> {
     if role >= admin.role {
-        return Err(Code::InsufficientRole.because("You can only assign roles below your own."));
+        return Err(Reason::RoleNotBelow.refusal());
     }
     let mut tx = Tx::begin(core).await?;
     let mut user = admin.lock_lower_ranked(&tx, id).await?;
-    if from.is_some_and(|from| from.as_str() != user.role) {
-        return Err(Code::Conflict.because(format!("This user's role is {}.", user.role)));
+    if from.is_some_and(|from| from != user.role) {
+        return Err(Reason::HasOtherRole { role: user.role }.refusal());
     }
-    let before = std::mem::replace(&mut user.role, role.to_string());
+    let before = std::mem::replace(&mut user.role, role);
     if before != user.role {
         users::update(&tx, &user).await?;
-        record(&mut tx, EventKind::AccessChanged, &admin.actor(), id, json!({ "from": before, "to": role }));
+        tx.record(NewEvent::account(admin.actor(), id, EventData::RoleAssigned { from: Some(before), to: role }));
     }
     tx.commit().await?;
     Ok(user)
@@ -177,39 +158,6 @@ async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>,
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` if the user has another role.
 pub async fn remove_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
     change_role(core, admin, id, Some(role), Role::User).await
-}
-
-/// Adds or removes a user as manager of a guild.
-///
-/// # Errors
-/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
-pub async fn set_manager(core: &Core, admin: &Admin, id: UserId, guild: Snowflake, manages: bool) -> Result<()> {
-    if guilds::find(core, guild).await?.is_none() {
-        return Err(Code::NotFound.because("No such server."));
-    }
-    let mut tx = Tx::begin(core).await?;
-    admin.lock_lower_ranked(&tx, id).await?;
-    let changed = if manages {
-        let row = guild_manager::ActiveModel { guild_id: Set(guild), user_id: Set(id), created_at: Set(tx.now()) };
-        let key = [guild_manager::Column::GuildId, guild_manager::Column::UserId];
-        guild_manager::Entity::insert(row)
-            .on_conflict(OnConflict::columns(key).do_nothing().to_owned())
-            .exec_without_returning(tx.db())
-            .await?
-    } else {
-        guild_manager::Entity::delete_by_id((guild, id)).exec(tx.db()).await?.rows_affected
-    };
-    if changed > 0 {
-        let change = json!({ "guildId": guild.to_string(), "manages": manages });
-        record(&mut tx, EventKind::AccessChanged, &admin.actor(), id, change);
-    }
-    tx.commit().await
-}
-
-/// The guilds a user manages.
-pub async fn managed_by(core: &Core, id: UserId) -> Result<Vec<Snowflake>> {
-    let rows = guild_manager::Entity::find().filter(guild_manager::Column::UserId.eq(id)).all(core.db.read()).await?;
-    Ok(rows.into_iter().map(|row| row.guild_id).collect())
 }
 
 /// Ends all sessions of a user and returns how many there were.
@@ -229,8 +177,8 @@ pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64>
 /// # Errors
 /// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Option<String>) -> Result<()> {
-    let reason = reason.map(|text| super::line("reason", &text, 300)).transpose()?;
-    let not_found = || Code::NotFound.because("No such session.");
+    let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
+    let not_found = || Reason::NoSession.refusal();
     let owner = sessions::owner(core, id).await?.ok_or_else(not_found)?;
     let mut tx = Tx::begin(core).await?;
     admin.lock_lower_ranked(&tx, owner).await?;
@@ -261,9 +209,10 @@ pub async fn schedule_deletion(core: &Core, admin: &Admin, id: UserId) -> Result
 pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     admin.lock_lower_ranked(&tx, id).await?;
-    second_factor::remove(&tx, id).await?;
+    totp::remove(&tx, id).await?;
     sessions::end_all(&mut tx, id, None, &admin.actor(), "second factor removed").await?;
-    record(&mut tx, EventKind::SecondFactorChanged, &admin.actor(), id, json!({ "how": "removed by an admin" }));
+    let data = EventData::SecondFactorChanged { how: "removed by an admin" };
+    tx.record(NewEvent::account(admin.actor(), id, data));
     emails::send(&mut tx, EmailTemplate::SecondFactorChanged, id, None).await?;
     tx.commit().await
 }
@@ -281,7 +230,11 @@ pub async fn create_admin(
 ) -> Result<(UserId, bool)> {
     let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
     let known_name = display_name.as_deref().unwrap_or_default();
-    let hash = core.passwords().hash_new(password, &[&email.folded, known_name, &core.rules.app_name]).await?;
+    let hash = core
+        .accounts
+        .passwords
+        .hash_new(password, &[&email.folded, known_name, &core.accounts.policy.app_name])
+        .await?;
     let mut tx = Tx::begin(core).await?;
     let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
     let (owner, unverified): (Vec<_>, Vec<_>) = accounts.into_iter().partition(|user| user.email_verified_at.is_some());
@@ -298,20 +251,22 @@ pub async fn create_admin(
     let user = User {
         email_verified_at: user.email_verified_at.or(Some(tx.now())),
         name: display_name.or_else(|| user.name.clone()),
-        status: AccountStatus::Active.to_string(),
-        role: Role::SuperAdmin.to_string(),
+        status: AccountStatus::Active,
+        role: Role::SuperAdmin,
         deletion_at: None,
         ..user
     };
     if is_new {
         users::insert(&tx, user.clone()).await?;
-        record(&mut tx, EventKind::UserRegistered, &Actor::Operator, user.id, json!({ "method": "operator" }));
+        let data = EventData::UserRegistered { sign_up: SignUpData { method: "operator", network: None } };
+        tx.record(NewEvent::account(Actor::Operator, user.id, data));
     } else {
         users::update(&tx, &user).await?;
         sessions::end_all(&mut tx, user.id, None, &Actor::Operator, "made an admin").await?;
     }
     set_password(&tx, user.id, hash).await?;
-    record(&mut tx, EventKind::AccessChanged, &Actor::Operator, user.id, json!({ "to": Role::SuperAdmin }));
+    let data = EventData::RoleAssigned { from: None, to: Role::SuperAdmin };
+    tx.record(NewEvent::account(Actor::Operator, user.id, data));
     tx.commit().await?;
     Ok((user.id, is_new))
 }

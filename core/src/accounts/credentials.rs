@@ -2,17 +2,12 @@
 
 use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
 
-use crate::{Core, Result, entity::credential, ids::UserId, tx::Tx};
+use crate::{Result, db::Reader, entity::credential, ids::UserId, tx::Tx};
 
-/// The hash of a user's password, if they have one.
-pub(super) async fn password_of(core: &Core, user: UserId) -> Result<Option<String>> {
-    let row = credential::Entity::find_by_id(user).one(core.db.read()).await?;
+/// The hash of a user's password, if there is one.
+pub(super) async fn password_of(from: &impl Reader, user: UserId) -> Result<Option<String>> {
+    let row = credential::Entity::find_by_id(user).one(from.connection()).await?;
     Ok(row.map(|row| row.password_hash))
-}
-
-/// Like [`password_of`], within the transaction.
-pub(super) async fn password_in(tx: &Tx, user: UserId) -> Result<Option<String>> {
-    Ok(credential::Entity::find_by_id(user).one(tx.db()).await?.map(|row| row.password_hash))
 }
 
 pub(super) async fn delete_password(tx: &Tx, user: UserId) -> Result<()> {

@@ -2,45 +2,31 @@
 //! the id of a one-time token, if any; address, name and link are loaded when it is sent.
 
 use chrono::Duration;
-use sea_orm::EntityTrait;
 use uuid::Uuid;
 
 use crate::{
     Core, Result,
-    accounts::{Locale, one_time},
+    accounts::one_time,
     crypto::{one_time as codec, seal::Purpose},
-    entity::user,
-    error::string_enum,
     ids::UserId,
-    outbox::{self, Delivery},
+    outbox::{self, Delivery, EmailTemplate},
     tx::Tx,
+    users::{self, Locale},
 };
 
-string_enum! {
-    /// The emails, named after their templates.
-    EmailTemplate {
-        VerifyEmail => ("verify-email", "Verify your email address."),
-        WelcomeEmail => ("welcome-email", "Your email address is verified."),
-        ResetPassword => ("reset-password", "Choose a new password."),
-        AlreadyRegistered => ("already-registered", "Someone signed up with your address, which already has an account."),
-        PasswordChanged => ("password-changed", "Your password was changed."),
-        SessionsEnded => ("sessions-ended", "A refresh token was reused; you were signed out everywhere."),
-        SecondFactorChanged => ("second-factor-changed", "Your second factor was changed."),
-        DeletionPlanned => ("deletion-planned", "Your account will be deleted. Sign in to keep it."),
+/// The path of the link in an email, and the purpose its token is derived for.
+const fn link_of(template: EmailTemplate) -> Option<(&'static str, Purpose)> {
+    match template {
+        EmailTemplate::VerifyEmail => Some(("/verify", Purpose::VerifyEmail)),
+        EmailTemplate::ResetPassword => Some(("/reset-password", Purpose::ResetPassword)),
+        _ => None,
     }
 }
 
-impl EmailTemplate {
-    /// The path of the link in the email, and the purpose its token is derived for.
-    const fn link(self) -> Option<(&'static str, Purpose)> {
-        match self {
-            Self::VerifyEmail => Some(("/verify", Purpose::VerifyEmail)),
-            Self::ResetPassword => Some(("/reset-password", Purpose::ResetPassword)),
-            _ => None,
-        }
-    }
-}
-
+/// How long a link that verifies an email address is valid.
+const VERIFY_LIFETIME: Duration = Duration::hours(24);
+/// How long a link that sets a new password is valid.
+const RESET_LIFETIME: Duration = Duration::hours(1);
 /// How long an email without a token may wait to be sent.
 const LIFETIME: Duration = Duration::hours(24);
 
@@ -70,6 +56,16 @@ pub(crate) async fn send(
     outbox::enqueue_until(tx, &delivery, format!("mail:{template}:{unique}"), expires_at).await
 }
 
+/// Sends an email with a link that verifies an address or sets a new password.
+pub(crate) async fn send_link(tx: &mut Tx, template: EmailTemplate, user: UserId) -> Result<()> {
+    let (purpose, lifetime) = match template {
+        EmailTemplate::ResetPassword => (Purpose::ResetPassword, RESET_LIFETIME),
+        _ => (Purpose::VerifyEmail, VERIFY_LIFETIME),
+    };
+    let token = one_time::create(tx, purpose, Some(user), lifetime, None).await?;
+    send(tx, template, user, Some(&token)).await
+}
+
 /// Loads the data of an email; `None` if the account or the token no longer exists, so that there is nothing to
 /// send.
 pub async fn load(
@@ -78,21 +74,21 @@ pub async fn load(
     user: UserId,
     token: Option<Uuid>,
 ) -> Result<Option<EmailData>> {
-    let user = user::Entity::find_by_id(user).one(core.db.read()).await?;
+    let user = users::find(core, user).await?;
     let Some(user) = user else { return Ok(None) };
     let Some(to) = user.email else { return Ok(None) };
     // Unverified addresses receive only links, no notices.
-    if user.email_verified_at.is_none() && template.link().is_none() {
+    if user.email_verified_at.is_none() && link_of(template).is_none() {
         return Ok(None);
     }
-    let link = match (template.link(), token) {
+    let link = match (link_of(template), token) {
         (None, _) => None,
         (Some((path, purpose)), Some(id)) if one_time::is_live(core, id).await? => {
             Some((path, codec::encode(core.keys(), purpose, id)))
         }
         (Some(_), _) => return Ok(None),
     };
-    let locale = user.locale.and_then(|locale| locale.parse().ok()).unwrap_or(Locale::En);
+    let locale = user.locale.unwrap_or(Locale::En);
     // The name of an unverified account may have been chosen by someone other than the recipient.
     let name = user.name.filter(|name| user.email_verified_at.is_some() && is_plain_name(name));
     Ok(Some(EmailData { to, name, locale, link }))

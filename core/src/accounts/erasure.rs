@@ -10,16 +10,19 @@ use serde_json::{Value, json};
 use crate::{
     Code, Core, Result,
     accounts::{
-        AccountStatus, ClientInfo, Principal, admin,
-        emails::{self, EmailTemplate},
-        one_time, record, second_factor, sessions,
+        client::ClientInfo,
+        emails, one_time,
+        reauthentication::reauthenticate_with_second_factor,
+        sessions::{self, Principal},
+        totp,
     },
     entity::{credential, event, guild_manager, license, one_time_token, session},
-    events::{Actor, EventKind},
+    events::{Actor, EventData, NewEvent},
     ids::UserId,
+    outbox::EmailTemplate,
     throttles,
     tx::Tx,
-    users::{self, Provider, User},
+    users::{self, AccountStatus, Provider, User},
 };
 
 /// The time between the request and the deletion.
@@ -35,6 +38,7 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
     let licenses = license::Entity::find().filter(license::Column::UserId.eq(id)).all(db).await?;
     let events = event::Entity::find().filter(event::Column::Subject.eq(id));
     let events = events.order_by_asc(event::Column::Seq).all(db).await?;
+    let managed = guild_manager::Entity::find().filter(guild_manager::Column::UserId.eq(id)).all(db).await?;
     let document = json!({
         "exportedAt": core.clock.now(),
         "user": {
@@ -42,8 +46,8 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
             "locale": principal.user.locale, "status": principal.user.status, "role": principal.user.role,
             "createdAt": principal.user.created_at, "registeredAt": principal.user.registered_at,
         },
-        "hasSecondFactor": second_factor::is_enabled(core, id).await?,
-        "manages": admin::managed_by(core, id).await?.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "hasSecondFactor": totp::is_enabled(core, id).await?,
+        "manages": managed.iter().map(|row| row.guild_id.to_string()).collect::<Vec<_>>(),
         "identities": identities.iter().map(|identity| json!({
             "provider": identity.provider, "subject": identity.subject, "name": identity.name,
             "linkedAt": identity.created_at,
@@ -61,7 +65,7 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
         })).collect::<Vec<_>>(),
     });
     let mut tx = Tx::begin(core).await?;
-    record(&mut tx, EventKind::UserExported, &Actor::User(id), id, Value::Null);
+    tx.record(NewEvent::account(Actor::User(id), id, EventData::UserExported {}));
     tx.commit().await?;
     Ok(document)
 }
@@ -77,7 +81,7 @@ pub async fn schedule(
     password: Option<&str>,
     code: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    second_factor::reauthenticate_with_second_factor(core, client, principal, password, code).await?;
+    reauthenticate_with_second_factor(core, client, principal, password, code).await?;
     let (id, mut tx) = (principal.user.id, Tx::begin(core).await?);
     let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
     let deletion_at = schedule_in(&mut tx, user, &Actor::User(id)).await?;
@@ -90,7 +94,7 @@ pub(crate) async fn schedule_in(tx: &mut Tx, mut user: User, actor: &Actor) -> R
     user.deletion_at = Some(deletion_at);
     users::update(tx, &user).await?;
     sessions::end_all(tx, id, None, actor, "deletion").await?;
-    record(tx, EventKind::DeletionPlanned, actor, id, json!({ "at": deletion_at }));
+    tx.record(NewEvent::account(actor.clone(), id, EventData::DeletionPlanned { at: deletion_at }));
     emails::send(tx, EmailTemplate::DeletionPlanned, id, None).await?;
     Ok(deletion_at)
 }
@@ -125,9 +129,9 @@ async fn erase(core: &Core, id: UserId) -> Result<()> {
     session::Entity::delete_many().filter(session::Column::UserId.eq(id)).exec(db).await?;
     one_time_token::Entity::delete_many().filter(one_time_token::Column::UserId.eq(id)).exec(db).await?;
     guild_manager::Entity::delete_many().filter(guild_manager::Column::UserId.eq(id)).exec(db).await?;
-    second_factor::remove(&tx, id).await?;
+    totp::remove(&tx, id).await?;
     // A suspension or ban outlives the account, so the user's id at the provider is kept.
-    let is_blocked = user.status()? != AccountStatus::Active;
+    let is_blocked = user.status != AccountStatus::Active;
     if is_blocked || users::is_holder(&tx, id).await? {
         if !is_blocked {
             users::unlink(&tx, Provider::Google, id).await?;
@@ -138,6 +142,6 @@ async fn erase(core: &Core, id: UserId) -> Result<()> {
     } else {
         users::delete(&tx, id).await?;
     }
-    record(&mut tx, EventKind::UserErased, &Actor::System, id, Value::Null);
+    tx.record(NewEvent::account(Actor::System, id, EventData::UserErased {}));
     tx.commit().await
 }

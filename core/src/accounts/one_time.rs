@@ -32,7 +32,7 @@ pub(crate) async fn create(
     let token = Token { id: tx.core().ids.v4(), expires_at: tx.now() + lifetime };
     let row = ActiveModel {
         id: Set(token.id),
-        purpose: Set(purpose.to_string()),
+        purpose: Set(purpose),
         user_id: Set(user),
         data: Set(data),
         created_at: Set(tx.now()),
@@ -59,7 +59,7 @@ pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
 pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let id = codec::decode(core, purpose, token).ok_or_else(refuse)?;
-    let row = live(core).filter(Column::Id.eq(id)).filter(Column::Purpose.eq(purpose.as_str()));
+    let row = live(core).filter(Column::Id.eq(id)).filter(Column::Purpose.eq(purpose));
     row.one(core.db.read()).await?.ok_or_else(refuse)
 }
 
@@ -73,7 +73,7 @@ pub(crate) async fn consume(tx: &Tx, purpose: Purpose, token: &str) -> Result<Mo
     let consumed = Entity::update_many()
         .col_expr(Column::UsedAt, Expr::value(tx.now()))
         .filter(Column::Id.eq(id))
-        .filter(Column::Purpose.eq(purpose.as_str()))
+        .filter(Column::Purpose.eq(purpose))
         .filter(Column::UsedAt.is_null())
         .filter(Column::ExpiresAt.gt(tx.now()))
         .exec_with_returning(tx.db())
@@ -86,7 +86,7 @@ pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<(
     Entity::update_many()
         .col_expr(Column::UsedAt, Expr::value(tx.now()))
         .filter(Column::UserId.eq(user))
-        .filter(Column::Purpose.eq(purpose.as_str()))
+        .filter(Column::Purpose.eq(purpose))
         .filter(Column::UsedAt.is_null())
         .exec(tx.db())
         .await?;

@@ -12,19 +12,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::{
-    Code, Core, Error, Result,
+    Caller, Code, Core, Error, Reason, Result,
     accounts::{
-        ClientInfo, Email, Principal, SignedIn, ensure_active, name, one_time, password_in, record, second_factor,
-        sessions,
+        client::ClientInfo,
+        credentials::password_of,
+        one_time,
+        profile::name,
+        sessions::{self, Principal, SecondFactor, SignedIn},
+        totp::{self, Check},
     },
     crypto::{
         one_time::{self as codec, hex, is_equal},
         seal::Purpose,
     },
-    events::{Actor, EventKind},
+    entitlements,
+    events::{Actor, EventData, NewEvent, SignUpData},
     ids::{SessionId, UserId},
     tx::Tx,
-    users::{self, Provider, User},
+    users::{self, Email, Provider, User},
 };
 
 /// How long the user has to authorize at the provider, or to enter their second factor.
@@ -103,8 +108,7 @@ pub async fn verify_callback(
     cookie: Option<&str>,
     state: Option<&str>,
 ) -> Result<OAuthCallback> {
-    let refuse =
-        || Code::SignInFailed.because("This sign-in was started in another browser or has expired. Start again.");
+    let refuse = || Reason::StateMismatch.refusal();
     let cookie = cookie.ok_or_else(refuse)?;
     // A client that sends only the code is verified by its cookie and by PKCE.
     if state.is_some_and(|state| !is_equal(state, cookie)) {
@@ -140,22 +144,22 @@ pub async fn complete_sign_in(
         tx.commit().await?;
         return Ok(SignInOutcome::Linked(callback.provider));
     }
-    let id = users::ensure(&tx, callback.provider, &profile.subject).await?;
+    let id = users::ensure_in(&tx, callback.provider, &profile.subject).await?;
     let mut user = users::lock(&tx, id).await?.ok_or_else(|| Code::SignInFailed.refusal())?;
     let is_new = user.registered_at.is_none();
     if is_new {
         register(&mut tx, callback.provider, &mut user, client, &profile).await?;
     }
     store_profile(&tx, callback.provider, &user, &profile).await?;
-    ensure_active(&user)?;
-    if second_factor::is_enabled_in(&tx, user.id).await? {
+    user.ensure_active()?;
+    if totp::is_enabled(&tx, user.id).await? {
         let token =
             one_time::create(&tx, Purpose::SecondFactor, Some(user.id), LIFETIME, Some(json!(callback.provider)))
                 .await?;
         tx.commit().await?;
         return Ok(SignInOutcome::SecondFactorRequired(codec::encode(core.keys(), Purpose::SecondFactor, token.id)));
     }
-    let signed_in = sessions::open(&mut tx, client, user, callback.provider.as_str(), false).await?;
+    let signed_in = sessions::open(&mut tx, client, user, callback.provider.into(), SecondFactor::NotEnabled).await?;
     tx.commit().await?;
     Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, ..signed_in })))
 }
@@ -175,17 +179,17 @@ pub async fn complete_with_second_factor(
     let pending = one_time::find_valid(core, Purpose::SecondFactor, token).await?;
     let mut tx = Tx::begin(core).await?;
     let user = users::lock(&tx, pending.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
-    ensure_active(&user)?;
-    match second_factor::check(&mut tx, client, &user, Some(code)).await? {
-        Ok(mfa_verified) => {
+    user.ensure_active()?;
+    match totp::check(&mut tx, client, &user, Some(code)).await? {
+        Check::Passed(second_factor) => {
             let consumed = one_time::consume(&tx, Purpose::SecondFactor, token).await?;
             let provider: Option<Provider> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
             let provider = provider.ok_or_else(refuse)?;
-            let signed_in = sessions::open(&mut tx, client, user, provider.as_str(), mfa_verified).await?;
+            let signed_in = sessions::open(&mut tx, client, user, provider.into(), second_factor).await?;
             tx.commit().await?;
             Ok(signed_in)
         }
-        Err(refused) => {
+        Check::Refused(refused) => {
             tx.commit().await?;
             Err(refused)
         }
@@ -203,7 +207,7 @@ async fn register(
 ) -> Result<()> {
     // The status stays, so that registering does not lift a ban.
     user.registered_at = Some(tx.now());
-    user.locale = Some(client.locale.to_string());
+    user.locale = Some(client.locale);
     user.name = profile.name.as_deref().and_then(|text| name(text).ok());
     if let Some(email) = profile.verified_email.as_deref().and_then(|text| Email::parse(text).ok()) {
         let accounts = users::lock_all_with_email(tx, &email.folded).await?;
@@ -217,7 +221,8 @@ async fn register(
         }
     }
     users::update(tx, user).await?;
-    record(tx, EventKind::UserRegistered, &Actor::User(user.id), user.id, json!({ "method": provider }));
+    let data = EventData::UserRegistered { sign_up: SignUpData { method: provider.as_str(), network: None } };
+    tx.record(NewEvent::account(Actor::User(user.id), user.id, data));
     Ok(())
 }
 
@@ -228,20 +233,17 @@ async fn link(
     session: SessionId,
     profile: &ProviderProfile,
 ) -> Result<()> {
-    let conflict = || Code::Conflict.because(linked_elsewhere(provider));
+    let conflict = || Reason::LinkedElsewhere { provider }.refusal();
     let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
-    ensure_active(&user)?;
+    user.ensure_active()?;
     // If the session was revoked since, its owner may not have started this link.
     if !sessions::is_live(tx, session).await? {
         return Err(Code::InvalidSession.refusal());
     }
     let identity = users::identity(tx, provider, &profile.subject).await?;
     if identity.as_ref().is_none_or(|identity| identity.user_id != owner) {
-        if users::has_identity(tx, provider, owner).await? {
-            let provider = provider.description();
-            let detail =
-                format!("Your account is already linked to another {provider} account. Unlink that one first.");
-            return Err(Code::Conflict.because(detail));
+        if users::identities(tx, owner).await?.iter().any(|linked| linked.provider == provider) {
+            return Err(Reason::AnotherAccountLinked { provider }.refusal());
         }
         match identity {
             None => users::link(tx, provider, &profile.subject, owner).await?,
@@ -250,23 +252,27 @@ async fn link(
                 if other.registered_at.is_some() {
                     return Err(conflict());
                 }
-                ensure_active(&other)?;
-                users::merge_users(tx, other.id, owner).await?;
+                other.ensure_active()?;
+                let caller = Caller::User { user: owner, session, role: user.role };
+                merge(tx, &caller, other.id, owner).await?;
             }
         }
-        record(tx, EventKind::IdentityLinked, &Actor::User(owner), owner, json!({ "provider": provider }));
+        tx.record(NewEvent::account(Actor::User(owner), owner, EventData::IdentityLinked { provider }));
     }
     store_profile(tx, provider, &user, profile).await
 }
 
-fn linked_elsewhere(provider: Provider) -> String {
-    format!("This {} account is linked to another user here.", provider.description())
+/// Makes one user of a user known only from a provider and the owner of an account.
+async fn merge(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> Result<()> {
+    entitlements::merge_users(tx, caller, from, into).await?;
+    users::move_identities(tx, from, into).await?;
+    users::delete(tx, from).await
 }
 
 async fn store_profile(tx: &Tx, provider: Provider, user: &User, profile: &ProviderProfile) -> Result<()> {
     let identity = users::identity(tx, provider, &profile.subject).await?;
     let identity = identity.filter(|identity| identity.user_id == user.id);
-    let identity = identity.ok_or_else(|| Code::Conflict.because(linked_elsewhere(provider)))?;
+    let identity = identity.ok_or_else(|| Reason::LinkedElsewhere { provider }.refusal())?;
     let core = tx.core();
     let sealed = core.keys().seal(&core.ids, Purpose::ProviderTokens, user.id.0, &profile.tokens);
     let display_name = profile.name.as_deref().and_then(|text| name(text).ok());
@@ -282,16 +288,16 @@ pub async fn unlink(core: &Core, principal: &Principal, provider: Provider) -> R
     let mut tx = Tx::begin(core).await?;
     users::lock(&tx, id).await?;
     // Checked under the lock: two concurrent requests could otherwise remove both ways to sign in.
-    let others = users::identities_in(&tx, id).await?.into_iter().any(|other| other.provider != provider.as_str());
-    if !others && password_in(&tx, id).await?.is_none() {
-        return Err(Code::Conflict.because("This is your only way to sign in. Set a password first."));
+    let others = users::identities(&tx, id).await?.into_iter().any(|other| other.provider != provider);
+    if !others && password_of(&tx, id).await?.is_none() {
+        return Err(Reason::OnlySignInMethod.refusal());
     }
     if provider == Provider::Discord && users::is_holder(&tx, id).await? {
-        return Err(Code::Conflict.because("Your licenses belong to this Discord account, so it cannot be unlinked."));
+        return Err(Reason::HoldsLicenses.refusal());
     }
     if !users::unlink(&tx, provider, id).await? {
-        return Err(Code::NotFound.because("Your account is not linked to this provider."));
+        return Err(Reason::ProviderNotLinked.refusal());
     }
-    record(&mut tx, EventKind::IdentityUnlinked, &Actor::User(id), id, json!({ "provider": provider }));
+    tx.record(NewEvent::account(Actor::User(id), id, EventData::IdentityUnlinked { provider }));
     tx.commit().await
 }

@@ -14,27 +14,22 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
 };
-use serde_json::json;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::{
-    Code, Core, Result,
+    Code, Core, Error, Reason, Result,
     accounts::{
-        AccountStatus, ClientInfo,
-        emails::{self, EmailTemplate},
-        ensure_active, record,
+        client::ClientInfo,
+        devices::{device_proof, known_device},
+        emails,
     },
-    crypto::{
-        access_token,
-        one_time::{hex, is_equal},
-        seal::Purpose,
-    },
+    crypto::{access_token, seal::Purpose},
     entity::{refresh_token, session},
-    events::{Actor, EventKind},
+    events::{Actor, EventData, NewEvent},
     ids::{SessionId, UserId},
+    outbox::EmailTemplate,
     tx::Tx,
-    users::{self, User},
+    users::{self, AccountStatus, SignInMethod, User},
 };
 
 pub use crate::entity::session::Model as Session;
@@ -52,6 +47,15 @@ pub struct Principal {
     pub user: User,
     /// The session.
     pub session: Session,
+}
+
+/// Whether a sign-in is backed by a second factor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SecondFactor {
+    /// The user has none.
+    NotEnabled,
+    /// A code was checked.
+    Verified,
 }
 
 /// The result of a sign-in or a refresh.
@@ -79,33 +83,36 @@ pub(crate) async fn open(
     tx: &mut Tx,
     client: &ClientInfo,
     mut user: User,
-    method: &str,
-    second_factor: bool,
+    method: SignInMethod,
+    second_factor: SecondFactor,
 ) -> Result<SignedIn> {
-    ensure_active(&user)?;
+    user.ensure_active()?;
     if user.deletion_at.take().is_some() {
         users::update(tx, &user).await?;
-        record(tx, EventKind::DeletionUndone, &Actor::User(user.id), user.id, json!({}));
+        tx.record(NewEvent::account(Actor::User(user.id), user.id, EventData::DeletionUndone {}));
     }
-    let now = tx.now();
+    let (now, is_verified) = (tx.now(), second_factor == SecondFactor::Verified);
     let session = Session {
         id: SessionId(tx.core().ids.v7(now)),
         user_id: user.id,
-        method: method.to_owned(),
+        method,
         agent: client.agent.clone(),
         network: client.network.clone(),
         created_at: now,
         last_seen_at: now,
         expires_at: now + MAX_LIFETIME,
-        second_factor_at: second_factor.then_some(now),
+        second_factor_at: is_verified.then_some(now),
         revoked_at: None,
         revoke_reason: None,
     };
     session::Entity::insert(session::ActiveModel::from(session.clone())).exec_without_returning(tx.db()).await?;
-    let after = json!({
-        "method": method, "sessionId": session.id, "network": session.network, "secondFactor": second_factor,
-    });
-    record(tx, EventKind::SignedIn, &Actor::User(user.id), user.id, after);
+    let signed_in = EventData::SignedIn {
+        method,
+        session_id: session.id,
+        network: session.network.clone(),
+        second_factor: is_verified,
+    };
+    tx.record(NewEvent::account(Actor::User(user.id), user.id, signed_in));
     let refresh = insert_refresh_token(tx, &session, 1).await?;
     issue_tokens(tx, client, user, session, refresh)
 }
@@ -118,7 +125,7 @@ fn issue_tokens(
     refresh: NewRefreshToken,
 ) -> Result<SignedIn> {
     let (core, now) = (tx.core(), tx.now());
-    let access_ends = std::cmp::min(now + core.rules.access_ttl, session.expires_at);
+    let access_ends = std::cmp::min(now + core.accounts.policy.access_ttl, session.expires_at);
     let account = user.folded_email.clone().unwrap_or_else(|| user.id.to_string());
     let device = known_device(core, client, &account).unwrap_or_else(|| core.ids.v4().simple().to_string());
     Ok(SignedIn {
@@ -148,7 +155,7 @@ fn hash(token: &str) -> Vec<u8> {
 
 async fn insert_refresh_token(tx: &Tx, session: &Session, generation: i32) -> Result<NewRefreshToken> {
     let text = refresh_token_text(tx.core(), session.id, generation);
-    let expires_at = std::cmp::min(tx.now() + tx.core().rules.refresh_ttl, session.expires_at);
+    let expires_at = std::cmp::min(tx.now() + tx.core().accounts.policy.refresh_ttl, session.expires_at);
     let row = refresh_token::ActiveModel {
         hash: Set(hash(&text)),
         session_id: Set(session.id),
@@ -179,7 +186,7 @@ pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<Si
     let owner = session::Entity::find_by_id(row.session_id).one(tx.db()).await?.ok_or_else(refuse)?.user_id;
     let user = users::lock(&tx, owner).await?.ok_or_else(refuse)?;
     let session = lock(&tx, row.session_id).await?.ok_or_else(refuse)?;
-    if session.revoked_at.is_some() || session.expires_at <= tx.now() || user.status()? != AccountStatus::Active {
+    if session.revoked_at.is_some() || session.expires_at <= tx.now() || user.status != AccountStatus::Active {
         return Err(refuse());
     }
     let row = refresh_token::Entity::find_by_id(row.hash).one(tx.db()).await?.ok_or_else(refuse)?;
@@ -221,9 +228,10 @@ async fn successor(tx: &Tx, session: SessionId, generation: i32) -> Result<Optio
 }
 
 /// Ends all sessions of the user, because a reused token may be stolen, and notifies them by email.
-async fn handle_reuse(mut tx: Tx, session: &Session) -> Result<crate::Error> {
+async fn handle_reuse(mut tx: Tx, session: &Session) -> Result<Error> {
     let user = session.user_id;
-    record(&mut tx, EventKind::TokenReused, &Actor::System, user, json!({ "sessionId": session.id }));
+    let data = EventData::TokenReused { session_id: session.id };
+    tx.record(NewEvent::account(Actor::System, user, data));
     end_all(&mut tx, user, None, &Actor::System, "token reuse").await?;
     emails::send(&mut tx, EmailTemplate::SessionsEnded, user, None).await?;
     tx.commit().await?;
@@ -242,7 +250,7 @@ pub async fn authenticate(core: &Core, access_token: &str) -> Result<Principal> 
     if session.user_id != user.id {
         return Err(refuse());
     }
-    ensure_active(&user)?;
+    user.ensure_active()?;
     if session.revoked_at.is_some() || session.expires_at <= core.clock.now() {
         return Err(refuse());
     }
@@ -255,7 +263,7 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
     let Some(row) = row else { return Ok(()) };
     let Some(session) = session::Entity::find_by_id(row.session_id).one(core.db.read()).await? else { return Ok(()) };
     match end(core, session.user_id, session.id).await {
-        Err(crate::Error::Refused(_)) => Ok(()),
+        Err(Error::Refused(_)) => Ok(()),
         other => other,
     }
 }
@@ -267,7 +275,7 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
 pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     if !end_in(&mut tx, user, id, &Actor::User(user), "signed out").await? {
-        return Err(Code::NotFound.because("No such session."));
+        return Err(Reason::NoSession.refusal());
     }
     tx.commit().await
 }
@@ -275,7 +283,8 @@ pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
 pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, reason: &str) -> Result<bool> {
     let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, reason).await? > 0;
     if ended {
-        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessionId": id, "why": reason }));
+        let data = EventData::SessionRevoked { session_id: id, why: reason.to_owned() };
+        tx.record(NewEvent::account(actor.clone(), user, data));
     }
     Ok(ended)
 }
@@ -300,7 +309,8 @@ pub(crate) async fn end_all(
     let others = Condition::all().add_option(except.map(|id| session::Column::Id.ne(id)));
     let ended = revoke(tx, others, user, reason).await?;
     if ended > 0 {
-        record(tx, EventKind::SessionRevoked, actor, user, json!({ "sessions": ended, "why": reason }));
+        let data = EventData::SessionsRevoked { sessions: ended, why: reason.to_owned() };
+        tx.record(NewEvent::account(actor.clone(), user, data));
     }
     Ok(ended)
 }
@@ -371,15 +381,4 @@ pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
     let cutoff = core.clock.now() - MAX_LIFETIME;
     let ended = Condition::any().add(session::Column::ExpiresAt.lt(cutoff)).add(session::Column::RevokedAt.lt(cutoff));
     Ok(session::Entity::delete_many().filter(ended).exec(core.db.writer()).await?.rows_affected)
-}
-
-fn device_proof(core: &Core, device: &str, account: &str) -> String {
-    hex(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}"))[..16])
-}
-
-/// The device id from the client's device cookie, if it was issued for this account.
-pub(crate) fn known_device(core: &Core, client: &ClientInfo, account: &str) -> Option<String> {
-    let (device, proof) = client.device.as_deref()?.split_once('.')?;
-    let device = Uuid::try_parse(device).ok()?.simple().to_string();
-    is_equal(&device_proof(core, &device, account), proof).then_some(device)
 }

@@ -1,20 +1,19 @@
-//! Sign-in with a password, and reauthentication before sensitive operations.
-
-use serde_json::json;
+//! Sign-in with a password.
 
 use crate::{
     Code, Core, Result,
     accounts::{
-        AccountStatus, ClientInfo, Email, FAILURE_WINDOW, Principal, REAUTH_WINDOW, SignedIn, acquire,
-        credentials::{password_in, password_of, set_password},
-        record, second_factor, sessions,
+        client::ClientInfo,
+        credentials::{password_of, set_password},
+        limits, reauthentication,
+        sessions::{self, SignedIn},
+        totp::{self, Check},
     },
     crypto::password::PasswordMatch,
-    events::{Actor, EventKind, NewEvent},
-    ids::{TenantId, UserId},
-    throttles::{self, Limit},
+    ids::UserId,
+    throttles,
     tx::Tx,
-    users::{self, User},
+    users::{self, Email, SignInMethod, User},
 };
 
 /// A sign-in form.
@@ -36,40 +35,39 @@ pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<S
     // An invalid address is handled like an unknown one, so that the response does not differ.
     let email = Email::parse(&form.email).ok();
     let account = email.as_ref().map_or_else(|| form.email.to_lowercase(), |email| email.folded.clone());
-    let attempts = attempt_limits(core, client, &account);
-    acquire(core, &attempts).await?;
+    let attempts = limits::password_attempts(core, client, &account);
+    throttles::acquire_now(core, &attempts).await?;
 
     let matched = verify_password(core, email.as_ref(), &form.password).await;
     let (owner, matched) = throttles::refund_on_error(core, &attempts, matched).await?;
     let Some((user, stored_hash, outcome)) = matched else {
-        return Err(record_refusal(core, client, owner, Code::InvalidCredentials).await?);
+        return Err(reauthentication::refuse(core, client, owner).await?);
     };
     // If rehashing fails, the next sign-in tries again.
     let rehashed =
-        if outcome == PasswordMatch::Outdated { core.passwords().hash(&form.password).await.ok() } else { None };
+        if outcome == PasswordMatch::Outdated { core.accounts.passwords.hash(&form.password).await.ok() } else { None };
 
     let mut tx = Tx::begin(core).await?;
     throttles::refund(&tx, &attempts).await?;
     let user = users::lock(&tx, user.id).await?.ok_or_else(|| Code::InvalidCredentials.refusal())?;
-    if password_in(&tx, user.id).await?.as_ref() != Some(&stored_hash) {
+    if password_of(&tx, user.id).await?.as_ref() != Some(&stored_hash) {
         return Err(Code::InvalidCredentials.refusal());
     }
-    if let Err(refused) = ensure_active(&user) {
-        let after = json!({ "why": refused.code(), "network": client.network });
-        record(&mut tx, EventKind::SignInRefused, &Actor::System, user.id, after);
+    if let Err(refused) = user.ensure_active() {
+        tx.record(reauthentication::refused_sign_in(client, Some(user.id), refused.code()));
         tx.commit().await?;
         return Err(refused);
     }
     if let Some(hash) = rehashed {
         set_password(&tx, user.id, hash).await?;
     }
-    match second_factor::check(&mut tx, client, &user, form.code.as_deref()).await? {
-        Ok(mfa_verified) => {
-            let signed_in = sessions::open(&mut tx, client, user, "password", mfa_verified).await?;
+    match totp::check(&mut tx, client, &user, form.code.as_deref()).await? {
+        Check::Passed(second_factor) => {
+            let signed_in = sessions::open(&mut tx, client, user, SignInMethod::Password, second_factor).await?;
             tx.commit().await?;
             Ok(signed_in)
         }
-        Err(refused) => {
+        Check::Refused(refused) => {
             tx.commit().await?;
             Err(refused)
         }
@@ -95,7 +93,7 @@ async fn verify_password(
             Some(user) => password_of(core, user.id).await?,
             None => None,
         };
-        let outcome = core.passwords().compare(password, stored_hash.clone()).await?;
+        let outcome = core.accounts.passwords.compare(password, stored_hash.clone()).await?;
         if let (Some(user), Some(stored_hash)) = (user, stored_hash)
             && outcome != PasswordMatch::No
         {
@@ -103,69 +101,4 @@ async fn verify_password(
         }
     }
     Ok((id, None))
-}
-
-/// Refuses accounts that are not active. Call it only after the user has authenticated, because the refusal
-/// discloses the status.
-pub(super) fn ensure_active(user: &User) -> Result<()> {
-    match user.status()? {
-        AccountStatus::Active => Ok(()),
-        AccountStatus::Pending => Err(Code::EmailNotVerified.refusal()),
-        AccountStatus::Suspended => Err(Code::AccountSuspended.refusal()),
-        AccountStatus::Banned => Err(Code::AccountBanned.refusal()),
-    }
-}
-
-/// Records a refused sign-in; `subject` is `None` if the account is unknown.
-async fn record_refusal(core: &Core, client: &ClientInfo, subject: Option<UserId>, code: Code) -> Result<crate::Error> {
-    let mut tx = Tx::begin(core).await?;
-    let after = json!({ "why": code, "network": client.network });
-    tx.record(NewEvent {
-        tenant: TenantId::INSTALLATION,
-        kind: EventKind::SignInRefused,
-        actor: Actor::System,
-        subject,
-        license: None,
-        before: None,
-        after: Some(after),
-    });
-    tx.commit().await?;
-    Ok(code.refusal())
-}
-
-/// Requires the password of a signed-in user again, before a sensitive operation. Users without a password must
-/// have signed in through a provider within [`REAUTH_WINDOW`].
-pub(crate) async fn reauthenticate(
-    core: &Core,
-    client: &ClientInfo,
-    principal: &Principal,
-    password: Option<&str>,
-) -> Result<()> {
-    let Some(stored_hash) = password_of(core, principal.user.id).await? else {
-        let is_fresh = core.clock.now() - principal.session.created_at <= REAUTH_WINDOW;
-        let refuse =
-            || Code::InvalidCredentials.because("Your sign-in is too old. Sign in again and retry within 15 minutes.");
-        return is_fresh.then_some(()).ok_or_else(refuse);
-    };
-    let account = principal.user.folded_email.clone().unwrap_or_else(|| principal.user.id.to_string());
-    let attempts = attempt_limits(core, client, &account);
-    acquire(core, &attempts).await?;
-    let outcome = core.passwords().compare(password.unwrap_or_default(), Some(stored_hash)).await;
-    if throttles::refund_on_error(core, &attempts, outcome).await? == PasswordMatch::No {
-        return Err(record_refusal(core, client, Some(principal.user.id), Code::InvalidCredentials).await?);
-    }
-    let tx = Tx::begin(core).await?;
-    throttles::refund(&tx, &attempts).await?;
-    tx.commit().await
-}
-
-/// The limits on password attempts for an account. A browser that signed in before has its own limit, so that
-/// attackers cannot lock the owner out.
-fn attempt_limits(core: &Core, client: &ClientInfo, account: &str) -> [Limit; 2] {
-    let max = core.rules.failures_per_account;
-    let account = match sessions::known_device(core, client, account) {
-        Some(device) => Limit::new(core, "device", &device, max, FAILURE_WINDOW),
-        None => Limit::new(core, "account", account, max, FAILURE_WINDOW),
-    };
-    [account, Limit::new(core, "network", &client.network, core.rules.failures_per_network, FAILURE_WINDOW)]
 }

@@ -4,21 +4,22 @@
 use sha2::{Digest, Sha256};
 
 use super::base32;
-use crate::Ids;
+use crate::{Ids, string_enum::string_enum};
 
-/// What a key may be used for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ApiKeyKind {
-    /// Shipped in apps, so not secret; allows read-only calls.
-    Publishable,
-    /// Known only to the tenant's servers.
-    Secret,
+string_enum! {
+    /// Where an API key may be used.
+    ApiKeyKind {
+        /// Ships inside apps: questions only.
+        Publishable => "publishable",
+        /// Stays on the tenant's servers.
+        Secret => "secret",
+    }
 }
 
 impl ApiKeyKind {
-    /// The prefix of keys of this kind.
+    /// How its keys begin.
     #[must_use]
-    pub const fn head(self) -> &'static str {
+    pub const fn prefix(self) -> &'static str {
         match self {
             Self::Publishable => "dca_pk_",
             Self::Secret => "dca_sk_",
@@ -41,16 +42,15 @@ impl ApiKeyText {
     #[must_use]
     pub fn generate(kind: ApiKeyKind, ids: &Ids) -> Self {
         let body = base32::text(&ids.bytes::<RANDOM>());
-        let text = format!("{}{body}", kind.head());
+        let text = format!("{}{body}", kind.prefix());
         Self { kind, text: format!("{text}{}", check(&text)) }
     }
 
     /// Parses a key; `None` if it is malformed.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let kind =
-            [ApiKeyKind::Publishable, ApiKeyKind::Secret].into_iter().find(|kind| text.starts_with(kind.head()))?;
-        let has_valid_length = text.len() == kind.head().len() + RANDOM + CHECK && text.is_ascii();
+        let kind = ApiKeyKind::ALL.iter().copied().find(|kind| text.starts_with(kind.prefix()))?;
+        let has_valid_length = text.len() == kind.prefix().len() + RANDOM + CHECK && text.is_ascii();
         let (body, given) = has_valid_length.then(|| text.split_at(text.len() - CHECK))?;
         (check(body) == given).then(|| Self { kind, text: text.to_owned() })
     }
@@ -64,7 +64,7 @@ impl ApiKeyText {
     /// An abbreviated form that is safe to show.
     #[must_use]
     pub fn hint(&self) -> String {
-        format!("{}…{}", self.kind.head(), &self.text[self.text.len() - CHECK..])
+        format!("{}…{}", self.kind.prefix(), &self.text[self.text.len() - CHECK..])
     }
 }
 

@@ -35,28 +35,31 @@ impl std::fmt::Debug for LicenseKey {
 }
 
 /// Why a text is not a license key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Malformed {
-    /// More than [`MAX_INPUT`] bytes.
-    #[error("longer than {MAX_INPUT} bytes")]
-    TooLong,
+    /// Too long to be a key.
+    TooLong {
+        /// The longest accepted input.
+        max_bytes: usize,
+    },
     /// Too few symbols.
-    #[error("it has {0} letters and digits; a key has {BODY} after its prefix")]
-    Length(usize),
+    Length {
+        /// Letters and digits in the text.
+        symbols: usize,
+        /// Letters and digits of a key, without its prefix.
+        expected: usize,
+    },
     /// A character that is not allowed in keys.
-    #[error("character {position} cannot be part of a key")]
     Symbol {
         /// 1-based, counted in the text as given.
         position: usize,
     },
     /// The check failed, and changing one symbol would correct it.
-    #[error("there seems to be a typing error at character {position}")]
     Typo {
         /// 1-based, counted in the text as given.
         position: usize,
     },
     /// The check failed: a wrong prefix, or several wrong symbols.
-    #[error("the prefix or more than one character is wrong")]
     Check,
 }
 
@@ -66,7 +69,7 @@ impl Malformed {
     pub fn position(&self) -> Option<usize> {
         match *self {
             Self::Symbol { position } | Self::Typo { position } => Some(position),
-            Self::TooLong | Self::Length(_) | Self::Check => None,
+            Self::TooLong { .. } | Self::Length { .. } | Self::Check => None,
         }
     }
 }
@@ -99,7 +102,7 @@ impl LicenseKey {
     /// [`Malformed`], with the position of the wrong character if known.
     pub fn parse(text: &str, implied: &[String]) -> Result<Self, Malformed> {
         if text.len() > MAX_INPUT {
-            return Err(Malformed::TooLong);
+            return Err(Malformed::TooLong { max_bytes: MAX_INPUT });
         }
         let symbols: Vec<(usize, char)> = text
             .chars()
@@ -107,7 +110,8 @@ impl LicenseKey {
             .flat_map(|(index, c)| std::iter::once(c).nfkc().map(move |c| (index + 1, c)))
             .filter(|&(_, c)| !is_decoration(c))
             .collect();
-        let split = symbols.len().checked_sub(BODY).ok_or(Malformed::Length(symbols.len()))?;
+        let split =
+            symbols.len().checked_sub(BODY).ok_or(Malformed::Length { symbols: symbols.len(), expected: BODY })?;
         let prefix: String = symbols[..split].iter().map(|&(_, c)| base32::fold(c)).collect();
         if let Some(&(position, _)) = symbols[..split].iter().find(|(_, c)| !c.is_ascii_alphanumeric()) {
             return Err(Malformed::Symbol { position });
@@ -310,7 +314,7 @@ mod tests {
             assert_eq!(parse(input), clean, "{input}");
         }
         assert_eq!(LicenseKey::parse(&ACME[5..], &["DCA".into(), "ACME".into()]), clean);
-        assert_eq!(parse("GOLD-4000").unwrap_err(), Malformed::Length(8));
+        assert_eq!(parse("GOLD-4000").unwrap_err(), Malformed::Length { symbols: 8, expected: BODY });
         let look_alikes = LicenseKey::new("GOLD", Uuid::nil());
         assert_eq!(parse(&look_alikes.display("G0LD")), Ok(look_alikes.clone()));
         assert_eq!(parse(&look_alikes.display("GOLD").replace('0', "o")), Ok(look_alikes));
@@ -324,8 +328,8 @@ mod tests {
             ("ACMÉ-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Symbol { position: 4 }),
             ("EMCA-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Check),
             ("67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ", Malformed::Check),
-            ("", Malformed::Length(0)),
-            (&"A".repeat(129), Malformed::TooLong),
+            ("", Malformed::Length { symbols: 0, expected: BODY }),
+            (&"A".repeat(129), Malformed::TooLong { max_bytes: MAX_INPUT }),
         ] {
             assert_eq!(parse(text), Err(expected), "{text}");
         }

@@ -5,10 +5,7 @@
 
 use uuid::Uuid;
 
-use crate::{
-    Core,
-    crypto::seal::{Keyring, Purpose},
-};
+use crate::{Core, crypto::seal::Purpose, keyring::Keyring};
 
 /// The token for an id.
 pub(crate) fn encode(keys: &Keyring, purpose: Purpose, id: Uuid) -> String {

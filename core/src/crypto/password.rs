@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 use zxcvbn::zxcvbn;
 
-use crate::{Code, Error, Ids, Result};
+use crate::{Error, Ids, Reason, Result};
 
 /// Minimum and maximum length of a password, in characters (ASVS 6.2.1 and 6.2.9).
 pub const LENGTH: std::ops::RangeInclusive<usize> = 8..=128;
@@ -70,32 +70,28 @@ impl Passwords {
     pub(crate) async fn hash_new(&self, password: &str, context: &[&str]) -> Result<String> {
         let length = password.chars().count();
         if !LENGTH.contains(&length) {
-            let message = format!("password must be {} to {} characters long", LENGTH.start(), LENGTH.end());
-            return Err(Code::invalid_field("password", message));
+            return Err(Reason::PasswordLength { min: *LENGTH.start(), max: *LENGTH.end() }.refusal());
         }
         let context: Vec<String> = context.iter().map(|word| (*word).to_owned()).collect();
         self.with_permit(password, move |inner, password| {
             if is_guessable(password, &context) {
-                return Err(Code::invalid_field(
-                    "password",
-                    "password is too easy to guess; use a longer one with unrelated words",
-                ));
+                return Err(Reason::GuessablePassword.refusal());
             }
             hash(&inner.argon2, &inner.ids, password)
         })
-        .await?
+        .await
     }
 
     /// Hashes an existing password, without checking it.
     pub(crate) async fn hash(&self, password: &str) -> Result<String> {
-        self.with_permit(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await?
+        self.with_permit(password, |inner, password| hash(&inner.argon2, &inner.ids, password)).await
     }
 
     /// Compares a password with a stored hash. Takes as long if there is none.
     pub(crate) async fn compare(&self, password: &str, stored_hash: Option<String>) -> Result<PasswordMatch> {
         self.with_permit(password, move |inner, password| {
             let outcome = compare(&inner.argon2, password, stored_hash.as_deref().unwrap_or(&inner.dummy_hash));
-            if stored_hash.is_some() { outcome } else { PasswordMatch::No }
+            Ok(if stored_hash.is_some() { outcome } else { PasswordMatch::No })
         })
         .await
     }
@@ -103,13 +99,11 @@ impl Passwords {
     async fn with_permit<T: Send + 'static>(
         &self,
         password: &str,
-        work: impl FnOnce(&Inner, &str) -> T + Send + 'static,
+        work: impl FnOnce(&Inner, &str) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let permit = tokio::time::timeout(TIMEOUT, Arc::clone(&self.0.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
-            return Err(
-                Code::Unavailable.retry_after("Too many sign-ins at the moment. Try again in a few seconds.", TIMEOUT)
-            );
+            return Err(Reason::TooManySignIns.retry_after(TIMEOUT));
         };
         let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
         // The permit moves into the task: a dropped request must not free it while the hash is still running.
@@ -119,7 +113,7 @@ impl Passwords {
             result
         })
         .await;
-        result.map_err(|error| Error::Internal(format!("hashing: {error}")))
+        result.map_err(|error| Error::Internal(format!("hashing: {error}")))?
     }
 }
 

@@ -1,140 +1,45 @@
-//! Entitlements: what entitles a user to a product. Every handler that learns something about a member
-//! builds an [`Observation`] and calls [`observe`]; nothing else issues or revokes a license because of
-//! a source.
+//! Entitlements: what entitles a user to a product. Whatever learns something about a user builds an
+//! [`Observation`] and calls [`observe`]; nothing else issues or revokes a license because of a source.
 //!
 //! ```text
-//! observe: Tx { lock holder; record each source if newer -> per product: apply_decision } commit
-//! apply_decision: every source of the entitlement -> decide (pure) -> licenses::apply -> key by DM
-//! end_expired_grace (worker `expire`): apply_decision for entitlements whose grace has expired
+//! observe: Tx { lock holder; per product: load -> next (pure) per source -> decide (pure) -> apply } commit
+//! end_expired_grace (worker `expire`): load -> decide -> apply, for entitlements whose grace has expired
 //! ```
-//! Invariants: only a newer [`Stamp`] changes a source; a source ends only when its role is known to be
-//! gone, never because it could not be checked; a license lasts as long as one of its sources.
-
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
+//! Invariants: only a newer [`Stamp`] changes a source; a source ends only when it is known to be gone, never
+//! because it could not be checked; a license lasts as long as one of its sources.
 
 use chrono::Duration;
-use serde_json::json;
-use uuid::Uuid;
 
 use crate::{
-    Caller, Clock, Code, Core, Error, Result, Scope, Snowflake,
-    events::{Actor, EventKind, NewEvent},
+    Caller, Core, Result, Scope,
+    entity::source::Model as Source,
+    events::{EventData, NewEvent},
     ids::{LicenseId, ProductId, TenantId, UserId},
-    licenses,
+    licenses::{self, License},
     outbox::{self, Delivery, Notify},
-    products,
+    products::{self, Policy, Product},
     tx::Tx,
-    users::{self, Provider},
-    workers,
+    users, workers,
 };
 
+pub mod breaker;
 mod decide;
+mod grants;
+mod kinds;
+mod merge;
 pub mod reconcile;
-mod roles;
+mod stamp;
 mod store;
+mod types;
 
-pub(crate) use self::store::{consume, count_holders};
+use self::decide::{Decision, SourceState, decide, next, notify};
 pub use self::{
-    decide::{Decision, decide},
-    roles::observation,
+    grants::{grant, revoke, revoke_member_license},
+    kinds::{Announce, SourceKind},
+    stamp::{Stamp, Stamps},
+    types::{Change, Evidence, Level, Observation, ObservedSource},
 };
-pub use crate::entity::source::Model as Source;
-
-/// The order of observations: strictly increasing within an instance, and above every stored stamp
-/// when an instance starts to observe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Stamp(i64);
-
-/// Issues stamps.
-#[derive(Clone, Debug, Default)]
-pub struct Stamps(Arc<AtomicI64>);
-
-impl Stamps {
-    /// A stamp later than every previous one: the clock in microseconds, or the last stamp plus one.
-    #[must_use]
-    pub fn next(&self, clock: &Clock) -> Stamp {
-        let now = clock.now().timestamp_micros();
-        let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)));
-        Stamp(last.map_or(now, |last| now.max(last + 1)))
-    }
-
-    /// Continues after the newest stored stamp, even if the clock of the instance that wrote it ran ahead.
-    pub async fn catch_up(&self, core: &Core) -> Result<()> {
-        if let Some(newest) = store::newest_stamp(core).await? {
-            self.0.fetch_max(newest, Ordering::SeqCst);
-        }
-        Ok(())
-    }
-}
-
-/// Whether a source is present.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
-    /// The source is present.
-    Present,
-    /// The source is known to be absent.
-    Absent,
-}
-
-/// What entitles a user to a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceKind {
-    /// A mapped role: mapping, guild and role.
-    Role(crate::ids::MappingId, Snowflake, Snowflake),
-    /// A grant by an admin, one per product.
-    Grant,
-}
-
-impl SourceKind {
-    fn kind(self) -> &'static str {
-        match self {
-            Self::Role(..) => "discord_role",
-            Self::Grant => "manual",
-        }
-    }
-}
-
-/// One source as observed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObservedSource {
-    /// The product it entitles to.
-    pub product: ProductId,
-    /// What kind of source it is.
-    pub kind: SourceKind,
-    /// Whether it is present.
-    pub level: Level,
-    /// How to send the key of a license issued because of it.
-    pub notify: Notify,
-}
-
-/// A fact observed about one member.
-#[derive(Clone, Debug)]
-pub struct Observation {
-    /// The tenant.
-    pub scope: Scope,
-    /// The member's Discord account.
-    pub member: Snowflake,
-    /// The actor recorded in events.
-    pub actor: Actor,
-    /// Its place in the order of observations.
-    pub stamp: Stamp,
-    /// The lease it was made under; once another instance holds that lease, it is dropped.
-    pub fence: Option<workers::Lease>,
-    /// The observed sources.
-    pub seen: Vec<ObservedSource>,
-}
-
-/// A license change that followed from an observation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// A license was issued.
-    Issued(LicenseId),
-    /// A license was revoked.
-    Revoked(LicenseId),
-}
+pub(crate) use self::{merge::merge_users, store::count_holders};
 
 /// Records an observation and applies what follows from it, in one transaction.
 pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Change>> {
@@ -145,54 +50,196 @@ pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Chang
     if let Some(fence) = &observation.fence
         && !workers::lock_if_current(&tx, fence).await?
     {
-        tracing::warn!(member = %observation.member, "dropped an observation: this instance no longer holds the gateway lease");
+        tracing::warn!(user = %observation.user, "dropped an observation: this instance no longer holds the gateway lease");
         return Ok(Vec::new());
     }
-    let changes = observe_in(&mut tx, observation).await?;
+    let tenant = observation.caller.scope().tenant();
+    users::lock_holder(&tx, tenant, observation.user).await?;
+    let mut products: Vec<ProductId> = observation.sources.iter().map(|source| source.product).collect();
+    products.sort_unstable();
+    products.dedup();
+    let mut changes = Vec::new();
+    for product in products {
+        let mut entitlement = Entitlement::load(&tx, tenant, observation.user, product).await?;
+        changes.extend(entitlement.observe(&mut tx, observation).await?);
+    }
     tx.commit().await?;
     Ok(changes)
 }
 
-/// Like [`observe`], within a transaction.
-async fn observe_in(tx: &mut Tx, observation: &Observation) -> Result<Vec<Change>> {
-    let user = users::ensure(tx, Provider::Discord, &observation.member.to_string()).await?;
-    users::lock_holder(tx, observation.scope.tenant(), user).await?;
-    let mut affected = Vec::<(ProductId, Notify)>::new();
-    for source in &observation.seen {
-        // A lost source never sends a key.
-        let notify = if source.level == Level::Present { source.notify } else { Notify::Silent };
-        if record(tx, user, observation, source).await? || notify == Notify::Resend {
-            match affected.iter_mut().find(|(product, _)| *product == source.product) {
-                Some((_, strongest)) if *strongest == Notify::Silent => *strongest = notify,
-                Some(_) => {}
-                None => affected.push((source.product, notify)),
-            }
+/// Revokes the licenses whose grace has expired. Returns how many.
+pub async fn end_expired_grace(core: &Core) -> Result<u64> {
+    const BATCH: u64 = 100;
+    let mut revoked = 0;
+    loop {
+        let batch = store::list_lapsed(core, core.clock.now(), BATCH).await?;
+        for &(tenant, user, product) in &batch {
+            let mut tx = Tx::begin(core).await?;
+            users::lock_holder(&tx, tenant, user).await?;
+            let mut entitlement = Entitlement::load(&tx, tenant, user, product).await?;
+            let system = Caller::System(Scope::of(tenant));
+            revoked += u64::from(entitlement.apply_decision(&mut tx, &system, Notify::Silent).await?.is_some());
+            tx.commit().await?;
+        }
+        if (batch.len() as u64) < BATCH {
+            break;
         }
     }
-    let mut changes = Vec::new();
-    for (product, notify) in affected {
-        changes.extend(apply_decision(tx, user, product, &observation.actor, notify).await?);
+    if let Some(next) = store::next_end(core, core.clock.now()).await? {
+        workers::schedule_no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
     }
-    Ok(changes)
+    Ok(revoked)
 }
 
-/// Fast path for repeated gateway updates: no lock, at most two small writes. `true`: nothing changed.
-async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<bool> {
-    let Some(user) = users::find_by_discord(core, observation.member).await? else {
-        return Ok(observation.seen.iter().all(|source| source.level == Level::Absent));
-    };
-    let stored = store::list_of(core, user).await?;
-    let stored_row = |source: &ObservedSource| {
-        stored.iter().find(|row| row.product_id == source.product && row.reference == reference(source))
-    };
-    let (mut present, mut absent) = (Vec::new(), Vec::new());
-    for source in &observation.seen {
-        match (stored_row(source), source.level) {
-            (None, Level::Absent) => {}
-            (Some(row), Level::Present) if row.ends_at.is_none() && source.notify != Notify::Resend => {
-                present.push(row.id)
+/// Makes every further stamp newer than what any instance has stored.
+pub async fn catch_up_stamps(core: &Core) -> Result<()> {
+    if let Some(newest) = store::newest_stamp(core).await? {
+        core.stamps.raise_above(newest);
+    }
+    Ok(())
+}
+
+/// A user's entitlement to a product, read once; the holder is locked.
+struct Entitlement {
+    tenant: TenantId,
+    user: UserId,
+    product: Product,
+    /// The policy of the license, or the current one if there is no license.
+    policy: Policy,
+    license: Option<License>,
+    sources: Vec<Source>,
+}
+
+impl Entitlement {
+    async fn load(tx: &Tx, tenant: TenantId, user: UserId, product: ProductId) -> Result<Self> {
+        let license = licenses::lock_unrevoked(tx, user, product).await?;
+        let pinned = license.as_ref().map(|license| license.policy_id);
+        let (product, policy) = products::get_with_policy(tx, product, pinned).await?;
+        let sources = store::list(tx, user, product.id).await?;
+        Ok(Self { tenant, user, product, policy, license, sources })
+    }
+
+    /// Records the observed sources of this product, and applies what follows if one of them changed.
+    async fn observe(&mut self, tx: &mut Tx, observation: &Observation) -> Result<Option<Change>> {
+        let Observation { caller, evidence, .. } = observation;
+        let (mut send, mut changed, mut rolling_out) = (Notify::Silent, false, false);
+        let product = self.product.id;
+        for observed in observation.sources.iter().filter(|observed| observed.product == product) {
+            let has_changed = self.record(tx, observation, observed).await?;
+            changed |= has_changed;
+            let is_present = observed.level == Level::Present;
+            // A first reconciliation may have issued the license silently, a moment before this was reported.
+            rolling_out |= is_present && observed.rollout.is_some() && *evidence == Evidence::Reported;
+            if is_present && has_changed && send == Notify::Silent {
+                send = notify(*evidence, observed.rollout);
             }
-            (Some(row), Level::Absent) if row.ends_at.is_some() => absent.push(row.id),
+        }
+        let change = if changed || rolling_out {
+            let send = if rolling_out { Notify::Now } else { send };
+            self.apply_decision(tx, caller, send).await?
+        } else {
+            None
+        };
+        if let (None, true, Some(license)) = (change, rolling_out, &self.license) {
+            send_key(tx, license.id, Notify::Now).await?;
+        }
+        Ok(change)
+    }
+
+    /// Stores an observed source if it is newer. Returns whether its level changed.
+    async fn record(&mut self, tx: &mut Tx, observation: &Observation, observed: &ObservedSource) -> Result<bool> {
+        let now = tx.now();
+        let stored = self.sources.iter_mut().find(|source| source.reference == observed.reference);
+        let before = stored.as_deref().map(SourceState::of);
+        let grace_ends = now + Duration::seconds(self.policy.source_grace_s);
+        let Some(after) = next(before, observed.level, observation.stamp, now, grace_ends) else { return Ok(false) };
+        match stored {
+            Some(source) => {
+                source.set(after);
+                store::update(tx, source).await?;
+            }
+            None => {
+                let source = Source {
+                    id: tx.core().ids.v7(now),
+                    tenant_id: self.tenant,
+                    user_id: self.user,
+                    product_id: self.product.id,
+                    kind: observed.kind,
+                    reference: observed.reference,
+                    stamp: after.stamp.0,
+                    live_since: after.live_since,
+                    ends_at: after.ends_at,
+                    consumed: after.consumed,
+                };
+                store::insert(tx, source.clone()).await?;
+                self.sources.push(source);
+            }
+        }
+        if let Some(ends_at) = after.ends_at.filter(|ends_at| *ends_at > now) {
+            workers::schedule_at(tx, workers::EXPIRE, ends_at).await?;
+        }
+        let changed = before.is_none_or(|before| before.ends_at != after.ends_at);
+        if let (true, Some(label)) = (changed, &observed.label) {
+            let held = observed.level == Level::Present;
+            tx.record(NewEvent {
+                tenant: self.tenant,
+                actor: observation.caller.actor(),
+                subject: Some(self.user),
+                license: None,
+                data: EventData::SourceChanged { source: label.clone(), held },
+            });
+        }
+        Ok(changed)
+    }
+
+    /// Issues or revokes the license as the sources require.
+    async fn apply_decision(&mut self, tx: &mut Tx, caller: &Caller, send: Notify) -> Result<Option<Change>> {
+        let sources: Vec<_> = self.sources.iter().map(SourceState::of).collect();
+        match (decide(&sources, self.license.is_some(), tx.now()), &self.license) {
+            (Decision::Issue, _) => {
+                let issue =
+                    licenses::Action::Issue { product: &self.product, policy: &self.policy, owner: Some(self.user) };
+                let license = licenses::apply(tx, caller, issue).await?;
+                let id = license.id;
+                self.license = Some(license);
+                send_key(tx, id, send).await?;
+                Ok(Some(Change::Issued(id)))
+            }
+            (Decision::Revoke, Some(license)) => {
+                let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
+                Ok(Some(Change::Revoked(licenses::apply(tx, caller, revoke).await?.id)))
+            }
+            (Decision::Keep | Decision::Revoke, _) => Ok(None),
+        }
+    }
+}
+
+impl Source {
+    fn set(&mut self, state: SourceState) {
+        let SourceState { stamp, live_since, ends_at, consumed } = state;
+        (self.stamp, self.live_since, self.ends_at, self.consumed) = (stamp.0, live_since, ends_at, consumed);
+    }
+}
+
+/// Sends a license's key to its holder, at most once per license.
+async fn send_key(tx: &mut Tx, license: LicenseId, send: Notify) -> Result<()> {
+    outbox::enqueue(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), send).await
+}
+
+/// Fast path for repeated updates: no lock, at most two small writes. `true`: nothing changed.
+async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<bool> {
+    let stored = store::list_of(core, observation.user).await?;
+    let (mut present, mut absent) = (Vec::new(), Vec::new());
+    for observed in &observation.sources {
+        let source = stored
+            .iter()
+            .find(|source| source.product_id == observed.product && source.reference == observed.reference);
+        match (source, observed.level) {
+            (None, Level::Absent) => {}
+            (Some(source), Level::Present) if source.ends_at.is_none() && observed.rollout.is_none() => {
+                present.push(source.id);
+            }
+            (Some(source), Level::Absent) if source.ends_at.is_some() => absent.push(source.id),
             _ => return Ok(false),
         }
     }
@@ -205,181 +252,6 @@ async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<boo
         return Ok(false);
     }
     // A row that changed meanwhile is not confirmed; the caller then handles it under the lock.
-    Ok(store::confirm(core, &present, Level::Present, observation.stamp.0).await?
-        && store::confirm(core, &absent, Level::Absent, observation.stamp.0).await?)
-}
-
-/// Identifies a source across observations: the mapping, or the product of a grant.
-fn reference(source: &ObservedSource) -> Uuid {
-    match source.kind {
-        SourceKind::Role(mapping, ..) => mapping.0,
-        SourceKind::Grant => source.product.0,
-    }
-}
-
-/// Stores an observed source if it is newer. Returns whether its level changed.
-async fn record(tx: &mut Tx, user: UserId, observation: &Observation, source: &ObservedSource) -> Result<bool> {
-    let stored =
-        store::list(tx, user, source.product).await?.into_iter().find(|row| row.reference == reference(source));
-    let now = tx.now();
-    let stamp = match (source.kind, &stored) {
-        // The holder lock orders grants: this one is newer than the stored one, whatever the clocks say.
-        (SourceKind::Grant, Some(row)) => observation.stamp.0.max(row.stamp + 1),
-        _ => observation.stamp.0,
-    };
-    let changed = match stored {
-        Some(row) if row.stamp >= stamp => false,
-        None if source.level == Level::Absent => false,
-        None => {
-            let row = Source {
-                id: tx.core().ids.v7(now),
-                tenant_id: observation.scope.tenant(),
-                user_id: user,
-                product_id: source.product,
-                kind: source.kind.kind().to_owned(),
-                reference: reference(source),
-                stamp,
-                live_since: now,
-                ends_at: None,
-                consumed: false,
-            };
-            store::insert(tx, row).await?;
-            true
-        }
-        Some(row) => {
-            let next = match (source.level, row.ends_at) {
-                (Level::Present, Some(_)) => {
-                    Source { stamp, live_since: now, ends_at: None, consumed: false, ..row.clone() }
-                }
-                (Level::Absent, None) => {
-                    Source { stamp, ends_at: Some(now + grace(tx, user, source.product).await?), ..row.clone() }
-                }
-                (Level::Present, None) | (Level::Absent, Some(_)) => Source { stamp, ..row.clone() },
-            };
-            if let Some(ends_at) = next.ends_at.filter(|ends_at| *ends_at > now) {
-                workers::schedule_at(tx, workers::EXPIRE, ends_at).await?;
-            }
-            let changed = next.ends_at != row.ends_at;
-            store::update(tx, next).await?;
-            changed
-        }
-    };
-    if changed && let SourceKind::Role(_, guild, role) = source.kind {
-        let level =
-            |present: bool| json!({ "guildId": guild.to_string(), "roleId": role.to_string(), "held": present });
-        let present = source.level == Level::Present;
-        tx.record(NewEvent {
-            tenant: observation.scope.tenant(),
-            kind: EventKind::RoleChanged,
-            actor: observation.actor.clone(),
-            subject: Some(user),
-            license: None,
-            before: Some(level(!present)),
-            after: Some(level(present)),
-        });
-    }
-    Ok(changed)
-}
-
-/// The grace of a lost source: from the policy of the license, or the current one if there is none.
-async fn grace(tx: &Tx, user: UserId, product: ProductId) -> Result<Duration> {
-    let policy = match licenses::lock_unrevoked(tx, user, product).await? {
-        Some(license) => products::get_policy(tx, license.policy_id).await?,
-        None => products::get_current(tx, product).await?.1,
-    };
-    Ok(Duration::seconds(policy.source_grace_s))
-}
-
-/// Issues or revokes the license of an entitlement as its sources require. The caller has locked the
-/// holder.
-async fn apply_decision(
-    tx: &mut Tx,
-    user: UserId,
-    product: ProductId,
-    actor: &Actor,
-    notify: Notify,
-) -> Result<Option<Change>> {
-    let sources = store::list(tx, user, product).await?;
-    let license = licenses::lock_unrevoked(tx, user, product).await?;
-    match (decide(&sources, license.is_some(), tx.now()), license) {
-        (Decision::Issue, _) => {
-            let (product, policy) = products::get_current(tx, product).await?;
-            let issue = licenses::Action::Issue { product: &product, policy: &policy, owner: Some(user) };
-            let license = licenses::apply(tx, actor, issue).await?.id;
-            send_key(tx, license, notify).await?;
-            Ok(Some(Change::Issued(license)))
-        }
-        (Decision::Revoke, Some(license)) => {
-            let revoke = licenses::Action::Revoke { license: &license, reason: "entitlement_lost" };
-            Ok(Some(Change::Revoked(licenses::apply(tx, actor, revoke).await?.id)))
-        }
-        (Decision::Keep, Some(license)) if notify == Notify::Resend => {
-            send_key(tx, license.id, notify).await?;
-            Ok(None)
-        }
-        (Decision::Keep | Decision::Revoke, _) => Ok(None),
-    }
-}
-
-/// Sends a license's key to its holder, at most once per license.
-async fn send_key(tx: &mut Tx, license: LicenseId, notify: Notify) -> Result<()> {
-    outbox::enqueue(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), notify).await
-}
-
-/// Revokes the licenses whose grace has expired. Returns how many.
-pub async fn end_expired_grace(core: &Core) -> Result<u64> {
-    let mut revoked = 0;
-    loop {
-        let batch = store::list_lapsed(core, core.clock.now(), 100).await?;
-        for &(tenant, user, product) in &batch {
-            revoked += u64::from(end_grace(core, tenant, user, product).await?.is_some());
-        }
-        if batch.len() < 100 {
-            break;
-        }
-    }
-    if let Some(next) = store::next_end(core, core.clock.now()).await? {
-        workers::schedule_no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
-    }
-    Ok(revoked)
-}
-
-async fn end_grace(core: &Core, tenant: TenantId, user: UserId, product: ProductId) -> Result<Option<Change>> {
-    let mut tx = Tx::begin(core).await?;
-    users::lock_holder(&tx, tenant, user).await?;
-    let change = apply_decision(&mut tx, user, product, &Actor::System, Notify::Silent).await?;
-    tx.commit().await?;
-    Ok(change)
-}
-
-/// Grants a product to a member: a source like any other, except that role changes do not end it.
-///
-/// # Errors
-/// `CONFLICT` if the member already has a license for the product.
-pub async fn grant(core: &Core, caller: &Caller, product: ProductId, member: Snowflake) -> Result<LicenseId> {
-    let mut tx = Tx::begin(core).await?;
-    let user = users::ensure(&tx, Provider::Discord, &member.to_string()).await?;
-    users::lock_holder(&tx, caller.scope.tenant(), user).await?;
-    if licenses::lock_unrevoked(&tx, user, product).await?.is_some() {
-        return Err(Code::Conflict.because(
-            "This member already has a license for that product. Use `/license show` in Discord for details.",
-        ));
-    }
-    let changes = observe_in(
-        &mut tx,
-        &Observation {
-            scope: caller.scope.clone(),
-            member,
-            actor: caller.actor.clone(),
-            stamp: core.stamps.next(&core.clock),
-            fence: None,
-            seen: vec![ObservedSource { product, kind: SourceKind::Grant, level: Level::Present, notify: Notify::Now }],
-        },
-    )
-    .await?;
-    tx.commit().await?;
-    match changes.as_slice() {
-        [Change::Issued(license)] => Ok(*license),
-        _ => Err(Error::Internal(format!("a grant of {product} issued no license"))),
-    }
+    Ok(store::confirm(core, &present, Level::Present, observation.stamp).await?
+        && store::confirm(core, &absent, Level::Absent, observation.stamp).await?)
 }

@@ -9,12 +9,12 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Level, Source};
+use super::{kinds::SourceKind, stamp::Stamp, types::Level};
 use crate::{
-    Core, Result, Snowflake,
+    Core, Result,
     entity::{
         identity, license,
-        source::{ActiveModel, Column, Entity},
+        source::{ActiveModel, Column, Entity, Model as Source},
     },
     ids::{MappingId, ProductId, TenantId, UserId},
     tx::Tx,
@@ -37,13 +37,18 @@ pub(super) async fn list_of(core: &Core, user: UserId) -> Result<Vec<Source>> {
     Ok(Entity::find().filter(Column::UserId.eq(user)).all(core.db.read()).await?)
 }
 
+/// All sources of a user, in this transaction.
+pub(super) async fn list_in(tx: &Tx, user: UserId) -> Result<Vec<Source>> {
+    Ok(Entity::find().filter(Column::UserId.eq(user)).all(tx.db()).await?)
+}
+
 pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
     Entity::insert(source.into_active_model()).exec_without_returning(tx.db()).await?;
     Ok(())
 }
 
 /// Stores the current values of a source.
-pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
+pub(super) async fn update(tx: &Tx, source: &Source) -> Result<()> {
     let row = ActiveModel {
         stamp: Set(source.stamp),
         live_since: Set(source.live_since),
@@ -55,8 +60,20 @@ pub(super) async fn update(tx: &Tx, source: Source) -> Result<()> {
     Ok(())
 }
 
+/// Moves a source to another user.
+pub(super) async fn set_user(tx: &Tx, id: Uuid, user: UserId) -> Result<()> {
+    let update = Entity::update_many().col_expr(Column::UserId, Expr::value(user)).filter(Column::Id.eq(id));
+    update.exec(tx.db()).await?;
+    Ok(())
+}
+
+pub(super) async fn delete(tx: &Tx, id: Uuid) -> Result<()> {
+    Entity::delete_by_id(id).exec(tx.db()).await?;
+    Ok(())
+}
+
 /// Raises the stamp of sources observed again at the same level. `false`: one of them has changed since.
-pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64) -> Result<bool> {
+pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: Stamp) -> Result<bool> {
     if ids.is_empty() {
         return Ok(true);
     }
@@ -65,9 +82,9 @@ pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: i64)
         Level::Absent => Column::EndsAt.is_not_null(),
     };
     let confirmed = Entity::update_many()
-        .col_expr(Column::Stamp, Expr::value(stamp))
+        .col_expr(Column::Stamp, Expr::value(stamp.0))
         .filter(Column::Id.is_in(ids.iter().copied()))
-        .filter(Column::Stamp.lt(stamp))
+        .filter(Column::Stamp.lt(stamp.0))
         .filter(unchanged)
         .exec(core.db.writer())
         .await?;
@@ -82,7 +99,7 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
 }
 
 /// Consumes the sources of an entitlement whose license an admin revoked, and ends its grant.
-pub(crate) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+pub(super) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
     let of_entitlement = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
     Entity::update_many()
         .col_expr(Column::Consumed, Expr::value(true))
@@ -92,7 +109,7 @@ pub(crate) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result
     Entity::update_many()
         .col_expr(Column::EndsAt, Expr::value(tx.now()))
         .filter(of_entitlement)
-        .filter(Column::Kind.eq(super::SourceKind::Grant.kind()))
+        .filter(Column::Kind.eq(SourceKind::Manual))
         .exec(tx.db())
         .await?;
     Ok(())
@@ -150,25 +167,31 @@ pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<D
     Ok(next.flatten())
 }
 
-/// The Discord accounts with a live source from these mappings.
-pub(super) async fn holders(core: &Core, mappings: &[MappingId]) -> Result<HashMap<Snowflake, Vec<MappingId>>> {
+/// A user with live sources, and which ones.
+pub(super) struct Holder {
+    pub user: UserId,
+    pub references: Vec<Uuid>,
+}
+
+/// The users with one of these sources live, by their id at the provider.
+pub(super) async fn holders(core: &Core, provider: Provider, references: &[Uuid]) -> Result<HashMap<String, Holder>> {
     let identities = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
-    let rows: Vec<(String, Uuid)> = Entity::find()
+    let rows: Vec<(String, UserId, Uuid)> = Entity::find()
         .select_only()
         .column(identity::Column::Subject)
+        .column(Column::UserId)
         .column(Column::Reference)
         .join(JoinType::InnerJoin, identities)
-        .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
-        .filter(Column::Reference.is_in(mappings.iter().map(|id| id.0)))
+        .filter(identity::Column::Provider.eq(provider))
+        .filter(Column::Reference.is_in(references.iter().copied()))
         .filter(Column::EndsAt.is_null())
         .into_tuple()
         .all(core.db.read())
         .await?;
-    let mut holders = HashMap::<_, Vec<_>>::new();
-    for (subject, mapping) in rows {
-        if let Ok(id) = subject.parse() {
-            holders.entry(Snowflake(id)).or_default().push(MappingId(mapping));
-        }
+    let mut holders = HashMap::new();
+    for (subject, user, reference) in rows {
+        let holder = holders.entry(subject).or_insert_with(|| Holder { user, references: Vec::new() });
+        holder.references.push(reference);
     }
     Ok(holders)
 }

@@ -1,35 +1,35 @@
 //! Licenses: issue, show, validate and revoke.
 //!
 //! ```text
-//! entitlements::apply_decision -> apply(Issue | Revoke) -> row + events (+ delivery)
+//! entitlements -> apply(Issue | Revoke) -> row + events (+ delivery)
 //! validate: parse key (no I/O) -> find -> judge (pure) -> first VALID? -> activate
 //! expire:   every read computes the state from the clock; `announce_expired` only records the event
 //! ```
 //! Invariants: at most one unrevoked license per user and product; a revoked license stays revoked; the
 //! key is stored as an HMAC for lookup and encrypted for display, never in plain text.
 
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use sea_orm::ColumnTrait;
 
 use crate::{
-    Caller, Code, Core, Result, Scope, Snowflake,
+    AppCaller, Caller, Core, Reason, Result, Scope,
     crypto::{license_key::LicenseKey, seal::Purpose},
-    entitlements,
     entity::license::Column,
-    events::{Actor, EventKind, NewEvent},
+    events::{EventData, NewEvent},
     ids::{LicenseId, ProductId, UserId},
-    products::{Policy, Product},
+    products::{self, Policy, Product},
     tx::Tx,
-    users,
 };
 
 mod state;
 mod store;
 mod verdict;
 
-pub(crate) use self::store::lock_unrevoked;
+pub(crate) use self::store::{get, lock, lock_unrevoked};
 pub use self::{
-    state::{LicenseState, state},
-    verdict::{Question, Verdict, judge},
+    state::{LicenseFacts, LicenseState},
+    store::list_of,
+    verdict::{Question, Verdict, VerdictCode, judge},
 };
 pub use crate::entity::license::Model as License;
 
@@ -43,16 +43,16 @@ pub(crate) enum Action<'a> {
 }
 
 /// Applies one action to locked rows and records what happened.
-pub(crate) async fn apply(tx: &mut Tx, actor: &Actor, action: Action<'_>) -> Result<License> {
+pub(crate) async fn apply(tx: &mut Tx, caller: &Caller, action: Action<'_>) -> Result<License> {
     match action {
-        Action::Issue { product, policy, owner } => issue(tx, actor, product, policy, owner).await,
-        Action::Revoke { license, reason } => set_revoked(tx, actor, license, reason).await,
+        Action::Issue { product, policy, owner } => issue(tx, caller, product, policy, owner).await,
+        Action::Revoke { license, reason } => set_revoked(tx, caller, license, reason).await,
     }
 }
 
 async fn issue(
     tx: &mut Tx,
-    actor: &Actor,
+    caller: &Caller,
     product: &Product,
     policy: &Policy,
     owner: Option<UserId>,
@@ -89,59 +89,59 @@ async fn issue(
             break license;
         }
     };
-    record(
-        tx,
-        actor,
-        &license,
-        EventKind::LicenseCreated,
-        None,
-        json!({ "state": LicenseState::Generated, "productId": product.id }),
-    );
+    let created = EventData::LicenseCreated { state: LicenseState::Generated, product_id: product.id };
+    record(tx, caller, &license, created);
     if owner.is_some() {
-        record(
-            tx,
-            actor,
-            &license,
-            EventKind::LicenseAssigned,
-            Some(LicenseState::Generated),
-            json!({ "state": LicenseState::Assigned }),
-        );
+        let (from, state) = (LicenseState::Generated, LicenseState::Assigned);
+        record(tx, caller, &license, EventData::LicenseAssigned { from, state });
     }
     Ok(license)
 }
 
-async fn set_revoked(tx: &mut Tx, actor: &Actor, license: &License, reason: &str) -> Result<License> {
-    let before = state(license, tx.now());
-    if !before.may_revoke() {
-        return Err(Code::InvalidTransition.because("This license is already revoked."));
+async fn set_revoked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
+    let from = license.state(tx.now());
+    if !from.may_revoke() {
+        return Err(Reason::AlreadyRevoked.refusal());
     }
-    let times = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
-    store::touch(tx, license.id, times).await?;
-    let after = json!({ "state": LicenseState::Revoked, "reason": reason });
-    record(tx, actor, license, EventKind::LicenseRevoked, Some(before), after);
-    Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason.to_owned()), ..license.clone() })
+    let changes = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
+    store::update(tx, license.id, changes).await?;
+    let (state, reason) = (LicenseState::Revoked, reason.to_owned());
+    record(tx, caller, license, EventData::LicenseRevoked { from, state, reason: reason.clone() });
+    Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason), ..license.clone() })
 }
 
-fn record(tx: &mut Tx, actor: &Actor, license: &License, kind: EventKind, before: Option<LicenseState>, after: Value) {
+fn record(tx: &mut Tx, caller: &Caller, license: &License, data: EventData) {
     tx.record(NewEvent {
         tenant: license.tenant_id,
-        kind,
-        actor: actor.clone(),
+        actor: caller.actor(),
         subject: license.user_id,
         license: Some(license.id),
-        before: before.map(|state| json!({ "state": state })),
-        after: Some(after),
+        data,
     });
+}
+
+/// Moves the licenses of a user to another one. Of two unrevoked licenses for one product the one in use is kept,
+/// or else that of `into`; the other one is revoked. The caller has locked both holders.
+pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> Result<()> {
+    let kept = store::lock_all_unrevoked(tx, into).await?;
+    for license in store::lock_all_unrevoked(tx, from).await? {
+        if let Some(other) = kept.iter().find(|kept| kept.product_id == license.product_id) {
+            let is_in_use = license.first_valid_at.is_some() && other.first_valid_at.is_none();
+            let license = if is_in_use { other } else { &license };
+            set_revoked(tx, caller, license, "accounts_merged").await?;
+        }
+    }
+    store::set_user(tx, from, into).await
 }
 
 /// Issues a license that is not assigned to anyone. Returns it with its key.
 pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Result<(License, String)> {
     let mut tx = Tx::begin(core).await?;
-    let (product, policy) = crate::products::get_current(&tx, product).await?;
-    let license =
-        apply(&mut tx, &caller.actor, Action::Issue { product: &product, policy: &policy, owner: None }).await?;
+    let (product, policy) = products::get_with_policy(&tx, product, None).await?;
+    let issue = Action::Issue { product: &product, policy: &policy, owner: None };
+    let license = apply(&mut tx, caller, issue).await?;
     tx.commit().await?;
-    let key = reveal(core, &license)?;
+    let key = reveal_key(core, &license)?;
     Ok((license, key))
 }
 
@@ -149,7 +149,7 @@ pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Resul
 ///
 /// # Errors
 /// Fails if the ciphertext cannot be decrypted.
-pub fn reveal(core: &Core, license: &License) -> Result<String> {
+pub fn reveal_key(core: &Core, license: &License) -> Result<String> {
     core.keys().unseal(Purpose::LicenseSeal, license.id.0, &license.key_sealed)
 }
 
@@ -165,93 +165,70 @@ pub struct MemberLicense {
     /// Its state.
     pub state: LicenseState,
     /// When it expires, if it does.
-    pub expires_at: Option<chrono::DateTime<chrono::Utc>>,
+    pub expires_at: Option<DateTime<Utc>>,
 }
 
 fn member_license(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
     Ok(MemberLicense {
         product: product.to_owned(),
         id: license.id,
-        key: reveal(core, license)?,
-        state: state(license, core.clock.now()),
+        key: reveal_key(core, license)?,
+        state: license.state(core.clock.now()),
         expires_at: license.expires_at,
     })
 }
 
-/// A member's licenses with a tenant that are not revoked.
-pub async fn list_usable(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<MemberLicense>> {
-    let products = crate::products::list(core, scope).await?;
-    let licenses = list_of(core, scope, member).await?;
+/// A user's licenses with a tenant that are not revoked.
+pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<MemberLicense>> {
+    let products = products::list(core, scope).await?;
+    let licenses = store::list_of(core, scope, user).await?;
     let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
     let unrevoked = licenses.iter().filter(|license| license.revoked_at.is_none());
     unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()
 }
 
-/// All licenses of a member with a tenant, including revoked ones, newest first.
-pub async fn list_of(core: &Core, scope: &Scope, member: Snowflake) -> Result<Vec<License>> {
-    match users::find_by_discord(core, member).await? {
-        Some(user) => store::list_of(core, scope, user).await,
-        None => Ok(Vec::new()),
-    }
-}
-
-/// The holder's Discord account and the license to send them; `None` if the license was revoked
-/// meanwhile or has no holder on Discord.
-pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(Snowflake, MemberLicense)>> {
-    let Some(license) = store::find(core, id).await?.filter(|license| license.revoked_at.is_none()) else {
-        return Ok(None);
-    };
+/// The holder of a license, and what to send them; `None` if it was revoked meanwhile or has no holder.
+pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(UserId, MemberLicense)>> {
+    let Some(license) = store::find_unrevoked(core, id).await? else { return Ok(None) };
     let Some(user) = license.user_id else { return Ok(None) };
-    let Some(member) = users::discord_id(core, user).await? else { return Ok(None) };
-    let product = crate::products::get(core, &Scope::of(license.tenant_id), &license.product_id.to_string()).await?;
-    Ok(Some((member, member_license(core, &license, &product.name)?)))
+    let product = products::find(core, license.product_id).await?;
+    Ok(Some((user, member_license(core, &license, &product.name)?)))
 }
 
 /// Validates a key for an app. A key that cannot be used is a [`Verdict`], not an error.
-pub async fn validate(core: &Core, caller: &Caller, question: &Question) -> Result<Verdict> {
+pub async fn validate(core: &Core, app: &AppCaller, question: &Question) -> Result<Verdict> {
     let now = core.clock.now();
-    let implied_prefixes: Vec<String> = caller.products.iter().map(|product| product.prefix.clone()).collect();
+    let implied_prefixes: Vec<String> = app.products.iter().map(|product| product.prefix.clone()).collect();
     let key = match LicenseKey::parse(&question.key, &implied_prefixes) {
         Ok(key) => key,
         Err(malformed) => {
-            let detail = format!("This is not a license key: {malformed}.");
-            return Ok(Verdict {
-                detail,
-                position: malformed.position(),
-                ..Verdict::without_license(Code::MalformedKey, now)
-            });
+            let verdict = Verdict::without_license(VerdictCode::MalformedKey, now);
+            return Ok(Verdict { malformed: Some(malformed), ..verdict });
         }
     };
     let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
-    let license = store::find_by_lookup(core.db.read(), lookup).await?;
-    let verdict = judge(license, caller, question.product, now);
+    let facts = store::find_by_lookup(core, lookup).await?.as_ref().map(LicenseFacts::from);
+    let verdict = judge(facts, app, question.product, now);
     match &verdict.license {
-        Some((license, LicenseState::Assigned)) => activate(core, caller, license.id, verdict.clone()).await,
+        Some((license, LicenseState::Assigned)) => activate(core, app, license.id, now).await,
         _ => Ok(verdict),
     }
 }
 
 /// Activates a license at its first `VALID`; a concurrent request may have done so already.
-async fn activate(core: &Core, caller: &Caller, id: LicenseId, first: Verdict) -> Result<Verdict> {
+async fn activate(core: &Core, app: &AppCaller, id: LicenseId, asked_at: DateTime<Utc>) -> Result<Verdict> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
-    let now = tx.now();
-    let verdict = judge(Some(license.clone()), caller, None, now);
-    if !matches!(verdict.license, Some((_, LicenseState::Assigned))) {
-        return Ok(Verdict { checked_at: first.checked_at, ..verdict });
-    }
-    store::touch(&tx, id, [(Column::ActivatedAt, now.into()), (Column::FirstValidAt, now.into())]).await?;
-    record(
-        &mut tx,
-        &caller.actor,
-        &license,
-        EventKind::LicenseActivated,
-        Some(LicenseState::Assigned),
-        json!({ "state": LicenseState::Active }),
-    );
+    let (now, facts) = (tx.now(), LicenseFacts::from(&license));
+    let verdict = judge(Some(facts.clone()), app, None, now);
+    let Some((_, from @ LicenseState::Assigned)) = verdict.license else {
+        return Ok(Verdict { checked_at: asked_at, ..verdict });
+    };
+    store::update(&tx, id, [(Column::ActivatedAt, now.into()), (Column::FirstValidAt, now.into())]).await?;
+    let activated = EventData::LicenseActivated { from, state: LicenseState::Active };
+    record(&mut tx, &Caller::App(app.clone()), &license, activated);
     tx.commit().await?;
-    let license = License { activated_at: Some(now), first_valid_at: Some(now), ..license };
-    Ok(judge(Some(license), caller, None, now))
+    Ok(judge(Some(LicenseFacts { first_valid_at: Some(now), ..facts }), app, None, now))
 }
 
 /// Finds a license of a tenant by id or key.
@@ -262,77 +239,26 @@ pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(Lic
     let license = if let Ok(id) = id_or_key.parse() {
         store::get(core, scope, LicenseId(id)).await?
     } else {
-        let key = LicenseKey::parse(id_or_key, &[])
-            .map_err(|malformed| Code::MalformedKey.because(format!("Neither a license id nor a key: {malformed}.")))?;
+        let key =
+            LicenseKey::parse(id_or_key, &[]).map_err(|malformed| Reason::NeitherIdNorKey { malformed }.refusal())?;
         let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
-        let found = store::find_by_lookup(core.db.read(), lookup).await?;
-        let in_tenant = found.filter(|license| license.tenant_id == scope.tenant());
-        in_tenant.ok_or_else(|| Code::NotFound.because(verdict::NO_SUCH_LICENSE))?
+        let found = store::find_in_scope(core, scope, Column::KeyLookup.eq(lookup)).await?;
+        found.ok_or_else(|| Reason::NoLicense.refusal())?
     };
-    let state = state(&license, core.clock.now());
+    let state = license.state(core.clock.now());
     Ok((license, state))
-}
-
-/// Revokes a license now and consumes its sources, so that the holder's roles do not issue a new one.
-///
-/// # Errors
-/// `NOT_FOUND`; `INVALID_TRANSITION` if it is already revoked; `VALIDATION_ERROR` if the reason is too long.
-pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -> Result<License> {
-    let owner = store::get(core, &caller.scope, id).await?.user_id;
-    let mut tx = Tx::begin(core).await?;
-    if let Some(owner) = owner {
-        users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
-    }
-    let license = store::lock(&tx, id).await?;
-    let license = revoke_locked(&mut tx, caller, &license, reason).await?;
-    tx.commit().await?;
-    Ok(license)
-}
-
-/// Revokes a member's license for a product, like [`revoke`].
-///
-/// # Errors
-/// `NOT_FOUND` if the member has none; `VALIDATION_ERROR` if the reason is too long.
-pub async fn revoke_member_license(
-    core: &Core,
-    caller: &Caller,
-    member: Snowflake,
-    product: ProductId,
-    reason: &str,
-) -> Result<License> {
-    let none = || {
-        Code::NotFound
-            .because("This member has no license for that product. Use `/license show` to see their licenses.")
-    };
-    let owner = users::find_by_discord(core, member).await?.ok_or_else(none)?;
-    let mut tx = Tx::begin(core).await?;
-    users::lock_holder(&tx, caller.scope.tenant(), owner).await?;
-    let license = store::lock_unrevoked(&tx, owner, product).await?.ok_or_else(none)?;
-    let license = revoke_locked(&mut tx, caller, &license, reason).await?;
-    tx.commit().await?;
-    Ok(license)
-}
-
-async fn revoke_locked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
-    if reason.chars().count() > 200 {
-        return Err(Code::ValidationError.because("The reason is too long. Use at most 200 characters."));
-    }
-    let license = apply(tx, &caller.actor, Action::Revoke { license, reason }).await?;
-    if let Some(owner) = license.user_id {
-        entitlements::consume(tx, owner, license.product_id).await?;
-    }
-    Ok(license)
 }
 
 /// Records an event for each expired license, exactly once. Returns how many.
 pub async fn announce_expired(core: &Core) -> Result<u64> {
+    const BATCH: u64 = 100;
     let mut announced = 0;
     loop {
-        let batch = store::list_unannounced(core, core.clock.now(), 100).await?;
+        let batch = store::list_unannounced(core, core.clock.now(), BATCH).await?;
         for &id in &batch {
             announced += u64::from(announce(core, id).await?);
         }
-        if batch.len() < 100 {
+        if (batch.len() as u64) < BATCH {
             return Ok(announced);
         }
     }
@@ -341,12 +267,13 @@ pub async fn announce_expired(core: &Core) -> Result<u64> {
 async fn announce(core: &Core, id: LicenseId) -> Result<bool> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
-    if license.expired_seen_at.is_some() || state(&license, tx.now()) != LicenseState::Expired {
+    let state = license.state(tx.now());
+    if license.expired_seen_at.is_some() || state != LicenseState::Expired {
         return Ok(false);
     }
-    store::touch(&tx, id, [(Column::ExpiredSeenAt, tx.now().into())]).await?;
-    let after = json!({ "state": LicenseState::Expired, "expiresAt": license.expires_at });
-    record(&mut tx, &Actor::System, &license, EventKind::LicenseExpired, None, after);
+    store::update(&tx, id, [(Column::ExpiredSeenAt, tx.now().into())]).await?;
+    let system = Caller::System(Scope::of(license.tenant_id));
+    record(&mut tx, &system, &license, EventData::LicenseExpired { state, expires_at: license.expires_at });
     tx.commit().await?;
     Ok(true)
 }

@@ -1,19 +1,27 @@
-//! The state of a license, computed from its times and the clock. It is not stored, so a late worker
-//! never changes a verdict.
+//! The state of a license, computed from its times and the clock. It is not stored, so a late worker never
+//! changes a verdict.
 
 use chrono::{DateTime, Utc};
 
-use super::License;
-use crate::error::string_enum;
+use crate::{
+    entity::license::Model as License,
+    ids::{LicenseId, PolicyId, ProductId, TenantId},
+    string_enum::string_enum,
+};
 
 string_enum! {
     /// The state of a license.
     LicenseState {
-        Generated => ("generated", "Not assigned to anyone."),
-        Assigned => ("assigned", "Assigned, not used yet."),
-        Active => ("active", "Validated at least once."),
-        Expired => ("expired", "Past its expiry."),
-        Revoked => ("revoked", "Revoked; this is final."),
+        /// Not assigned to anyone.
+        Generated => "generated",
+        /// Assigned, not used yet.
+        Assigned => "assigned",
+        /// Validated at least once.
+        Active => "active",
+        /// Past its expiry.
+        Expired => "expired",
+        /// Revoked; this is final.
+        Revoked => "revoked",
     }
 }
 
@@ -25,18 +33,67 @@ impl LicenseState {
     }
 }
 
-/// The state at `now`.
-#[must_use]
-pub fn state(license: &License, now: DateTime<Utc>) -> LicenseState {
-    if license.revoked_at.is_some() {
-        LicenseState::Revoked
-    } else if license.expires_at.is_some_and(|expires_at| expires_at <= now) {
-        LicenseState::Expired
-    } else if license.first_valid_at.is_some() {
-        LicenseState::Active
-    } else if license.assigned_at.is_some() {
-        LicenseState::Assigned
-    } else {
-        LicenseState::Generated
+/// What verdicts depend on; cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LicenseFacts {
+    /// The license.
+    pub id: LicenseId,
+    /// The tenant that issued it.
+    pub tenant: TenantId,
+    /// The product.
+    pub product: ProductId,
+    /// The version of the policy it was issued under.
+    pub policy: PolicyId,
+    /// Prefix and last group of the key.
+    pub key_hint: String,
+    /// When it was assigned to a user.
+    pub assigned_at: Option<DateTime<Utc>>,
+    /// When it was validated first.
+    pub first_valid_at: Option<DateTime<Utc>>,
+    /// When it expires.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+}
+
+impl From<&License> for LicenseFacts {
+    fn from(license: &License) -> Self {
+        Self {
+            id: license.id,
+            tenant: license.tenant_id,
+            product: license.product_id,
+            policy: license.policy_id,
+            key_hint: license.key_hint.clone(),
+            assigned_at: license.assigned_at,
+            first_valid_at: license.first_valid_at,
+            expires_at: license.expires_at,
+            revoked_at: license.revoked_at,
+        }
+    }
+}
+
+impl LicenseFacts {
+    /// The state at `now`.
+    #[must_use]
+    pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
+        if self.revoked_at.is_some() {
+            LicenseState::Revoked
+        } else if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            LicenseState::Expired
+        } else if self.first_valid_at.is_some() {
+            LicenseState::Active
+        } else if self.assigned_at.is_some() {
+            LicenseState::Assigned
+        } else {
+            LicenseState::Generated
+        }
+    }
+}
+
+impl License {
+    /// The state at `now`.
+    #[must_use]
+    pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
+        LicenseFacts::from(self).state(now)
     }
 }

@@ -2,14 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 
-use super::{License, verdict::NO_SUCH_LICENSE};
 use crate::{
-    Code, Core, Result, Scope,
-    entity::license::{ActiveModel, Column, Entity},
+    Core, Reason, Result, Scope,
+    entity::license::{ActiveModel, Column, Entity, Model as License},
     ids::{LicenseId, ProductId, UserId},
     tx::Tx,
 };
@@ -23,24 +22,43 @@ pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
     Ok(written == 1)
 }
 
-/// The license with this key, of any tenant; the caller filters.
-pub(super) async fn find_by_lookup(db: &impl ConnectionTrait, lookup: Vec<u8>) -> Result<Option<License>> {
-    Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(db).await?)
+/// The license with this key, of any tenant: a verdict decides who may know of it.
+pub(super) async fn find_by_lookup(core: &Core, lookup: Vec<u8>) -> Result<Option<License>> {
+    Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(core.db.read()).await?)
 }
 
-pub(super) async fn find(core: &Core, id: LicenseId) -> Result<Option<License>> {
-    Ok(Entity::find_by_id(id).one(core.db.read()).await?)
+pub(super) async fn find_unrevoked(core: &Core, id: LicenseId) -> Result<Option<License>> {
+    Ok(Entity::find_by_id(id).filter(Column::RevokedAt.is_null()).one(core.db.read()).await?)
 }
 
-pub(super) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<License> {
-    let found = find(core, id).await?.filter(|license| license.tenant_id == scope.tenant());
-    found.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
+/// The license of a tenant that matches.
+pub(super) async fn find_in_scope(core: &Core, scope: &Scope, matching: Expr) -> Result<Option<License>> {
+    let found = Entity::find().filter(Column::TenantId.eq(scope.tenant())).filter(matching);
+    Ok(found.one(core.db.read()).await?)
+}
+
+pub(crate) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<License> {
+    let found = find_in_scope(core, scope, Column::Id.eq(id)).await?;
+    found.ok_or_else(|| Reason::NoLicense.refusal())
 }
 
 /// The license, locked until the transaction ends.
-pub(super) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
+pub(crate) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
-    row.ok_or_else(|| Code::NotFound.because(NO_SUCH_LICENSE))
+    row.ok_or_else(|| Reason::NoLicense.refusal())
+}
+
+/// All unrevoked licenses of a user, locked in the order of their ids.
+pub(super) async fn lock_all_unrevoked(tx: &Tx, user: UserId) -> Result<Vec<License>> {
+    let rows = Entity::find().filter(Column::UserId.eq(user)).filter(Column::RevokedAt.is_null());
+    Ok(rows.order_by_asc(Column::Id).lock_exclusive().all(tx.db()).await?)
+}
+
+/// Moves all licenses of a user to another one.
+pub(super) async fn set_user(tx: &Tx, from: UserId, into: UserId) -> Result<()> {
+    let update = Entity::update_many().col_expr(Column::UserId, Expr::value(into)).filter(Column::UserId.eq(from));
+    update.exec(tx.db()).await?;
+    Ok(())
 }
 
 /// The unrevoked license of an entitlement, locked. The caller has locked the holder.
@@ -56,7 +74,7 @@ pub(crate) async fn lock_unrevoked(tx: &Tx, user: UserId, product: ProductId) ->
 }
 
 /// A user's licenses with a tenant, newest first.
-pub(super) async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<License>> {
+pub async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<License>> {
     let rows = Entity::find()
         .filter(Column::TenantId.eq(scope.tenant()))
         .filter(Column::UserId.eq(user))
@@ -83,7 +101,7 @@ pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64
 }
 
 /// Changes columns of a locked license and increments its revision.
-pub(super) async fn touch(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
+pub(super) async fn update(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
     let mut update = Entity::update_many().col_expr(Column::Rev, Expr::col(Column::Rev).add(1));
     for (column, value) in changes {
         update = update.col_expr(column, value);

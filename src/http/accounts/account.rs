@@ -6,8 +6,9 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 use dca_core::{
-    accounts::{self, Locale, Profile, erasure, second_factor, sessions},
+    accounts::{self, Profile, erasure, second_factor, sessions},
     ids::SessionId,
+    users::Locale,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

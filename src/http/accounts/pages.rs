@@ -12,7 +12,8 @@ use axum::{
 };
 use dca_core::{
     Code,
-    accounts::{self, EmailVerification, Locale, providers},
+    accounts::{self, EmailVerification, providers},
+    users::Locale,
 };
 use serde::Deserialize;
 use url::Url;
@@ -187,7 +188,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
         app_name: &app.config.accounts.app_name,
         title,
         text: body,
-        problem: problem.map(|problem| problem_text(problem, locale)),
+        problem: problem.map(|problem| problem.detail_in(locale)),
         form: page_text.form(token, locale),
     };
     let status = problem.map_or(StatusCode::OK, Problem::http_status);
@@ -202,23 +203,6 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
             tracing::error!(%error, "cannot render a page");
             Problem::of(Code::Internal).into_response()
         }
-    }
-}
-
-/// The detail of a problem in the language of the page.
-fn problem_text(problem: &Problem, locale: Locale) -> &str {
-    match (locale, problem.code()) {
-        (Locale::En, _) => problem.detail(),
-        (_, Code::InvalidOneTimeToken) => "El enlace no es válido o ha caducado. Solicita uno nuevo.",
-        (_, Code::ValidationError) => "La contraseña debe tener entre 8 y 128 caracteres y no ser fácil de adivinar.",
-        (_, Code::InvalidSecondFactor) => "El código no es correcto. Inténtalo de nuevo.",
-        (_, Code::RequiresSecondFactor) => "Escribe el código de tu aplicación de autenticación.",
-        (_, Code::RateLimitExceeded) => "Demasiados intentos. Espera un momento e inténtalo de nuevo.",
-        (_, Code::AccountSuspended) => "Tu cuenta está suspendida.",
-        (_, Code::AccountBanned) => "Tu cuenta está bloqueada.",
-        (_, Code::Conflict) => "Esta cuenta ya está vinculada.",
-        (_, Code::Unavailable) => "El servicio no está disponible. Inténtalo de nuevo en unos segundos.",
-        (_, _) => "No se ha completado la acción.",
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
         extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query},
         problem::Problem,
     },
+    wording,
 };
 
 /// The lifetime of the cookie with the OAuth state, in seconds.
@@ -50,7 +51,7 @@ async fn start(
     link: Option<&Principal>,
 ) -> Result<String, Problem> {
     let not_configured =
-        || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", provider.description()));
+        || Problem::new(Code::NotFound, format!("Sign-in with {} is not set up here.", wording::provider(provider)));
     let provider_client = app.oauth_providers.get(provider).ok_or_else(not_configured)?;
     let request = providers::start_sign_in(&app.core, provider, link).await?;
     cookies.set(CookieKind::OAuthState, &request.state, STATE_SECONDS);
@@ -214,7 +215,7 @@ async fn handle_callback(
         tracing::warn!(%provider, error = format!("{error:#}"), "cannot fetch the profile from the provider");
         Problem::new(
             Code::SignInFailed,
-            format!("{} did not confirm the sign-in. Start again.", provider.description()),
+            format!("{} did not confirm the sign-in. Start again.", wording::provider(provider)),
         )
     })?;
     Ok(providers::complete_sign_in(&app.core, client, &callback, principal, profile).await?)

@@ -6,7 +6,7 @@ use dca_core::{
     Core,
     accounts::{SignedIn, second_factor, sessions::Session},
     ids::{SessionId, UserId},
-    users::{self, User},
+    users::{self, AccountStatus, Locale, Role, SignInMethod, User},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -86,10 +86,13 @@ pub(crate) struct UserView {
     /// The user's Discord ID, if a Discord account is linked.
     pub(crate) discord_id: Option<String>,
     /// `PENDING`, `ACTIVE`, `SUSPENDED` or `BANNED`.
-    pub(crate) status: String,
+    #[schema(value_type = String)]
+    pub(crate) status: AccountStatus,
     /// `USER`, `PREMIUM`, `MODERATOR`, `ADMIN` or `SUPER_ADMIN`.
-    pub(crate) role: String,
-    pub(crate) locale: Option<String>,
+    #[schema(value_type = String)]
+    pub(crate) role: Role,
+    #[schema(value_type = Option<String>)]
+    pub(crate) locale: Option<Locale>,
     pub(crate) two_factor_enabled: bool,
     pub(crate) created_at: DateTime<Utc>,
     /// When the account will be deleted, if its deletion was requested.
@@ -109,7 +112,7 @@ impl UserView {
     pub(crate) async fn list(core: &Core, users: Vec<User>) -> Result<Vec<Self>, Problem> {
         let ids: Vec<UserId> = users.iter().map(|user| user.id).collect();
         let mut discord_ids = users::discord_ids(core, &ids).await?;
-        let two_factor_users = second_factor::enabled_among(core, &ids).await?;
+        let two_factor_users = second_factor::list_enabled(core, &ids).await?;
         let view = |user: User| Self {
             id: user.id.0,
             email: user.email,
@@ -190,7 +193,8 @@ pub(crate) struct SessionView {
     id: Uuid,
     user_id: Uuid,
     /// The sign-in method: `password`, `discord` or `google`.
-    method: String,
+    #[schema(value_type = String)]
+    method: SignInMethod,
     /// The `User-Agent` of the client.
     user_agent: Option<String>,
     /// The network of the client: /24 for IPv4, /64 for IPv6.

@@ -3,9 +3,9 @@
 use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
 use dca_core::{
-    accounts::{Role, admin::Admin},
-    events::Actor,
-    outbox::{self, DeliveryState},
+    accounts::admin::Admin,
+    outbox::{self, DeliveryKind, DeliveryState},
+    users::Role,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -39,10 +39,12 @@ pub(crate) struct OutboxQuery {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeliveryView {
     id: Uuid,
-    kind: String,
+    #[schema(value_type = String)]
+    kind: DeliveryKind,
     /// The IDs of the objects that the delivery refers to.
     about: Value,
-    state: String,
+    #[schema(value_type = String)]
+    state: DeliveryState,
     attempt: i32,
     due_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
@@ -88,6 +90,6 @@ pub(crate) async fn replay(
     PathParams(id): PathParams<Uuid>,
 ) -> Result<(StatusCode, Json<Message>), Problem> {
     let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    outbox::replay(&app.core, &Actor::User(admin.principal.user.id), id).await?;
+    outbox::replay(&app.core, &admin.caller(), id).await?;
     Ok((StatusCode::ACCEPTED, Message::json("Delivery queued")))
 }

@@ -1,7 +1,7 @@
 //! Parameters that several administration routes have in common.
 
 use axum::Json;
-use dca_core::{Code, Snowflake, users::User};
+use dca_core::{Code, GuildId, users::User};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -43,10 +43,10 @@ pub(crate) struct ReasonRequest {
 }
 
 /// Parses the ID of a Discord server.
-pub(super) fn snowflake(text: &str) -> Result<Snowflake, Problem> {
+pub(super) fn guild_id(text: &str) -> Result<GuildId, Problem> {
     let invalid =
         |_| Problem::new(Code::ValidationError, "guildId must be a Discord server ID, for example 80351110224678912.");
-    text.parse().map(Snowflake).map_err(invalid)
+    text.parse().map(GuildId).map_err(invalid)
 }
 
 /// The view of a user in this dialect.

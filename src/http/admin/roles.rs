@@ -4,17 +4,18 @@ use axum::{Json, extract::State};
 use dca_core::{
     Code,
     accounts::{
-        Role,
         admin::{self, Admin},
+        guild_managers,
     },
     ids::UserId,
+    users::Role,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::params::{snowflake, user_view};
+use super::params::{guild_id, user_view};
 use crate::{
     App,
     http::{
@@ -23,6 +24,7 @@ use crate::{
         extract::{CurrentUser, JsonBody},
         problem::Problem,
     },
+    wording,
 };
 
 /// List roles
@@ -33,7 +35,7 @@ use crate::{
 pub(crate) async fn roles(State(app): State<App>, CurrentUser(principal): CurrentUser) -> Result<Json<Value>, Problem> {
     Admin::at_least(&app.core, Role::Moderator, principal)?;
     let roles: Vec<Value> =
-        Role::ALL.iter().map(|role| json!({ "name": role, "description": role.description() })).collect();
+        Role::ALL.iter().map(|role| json!({ "name": role, "description": wording::role(*role) })).collect();
     Ok(Json(json!({ "roles": roles })))
 }
 
@@ -67,8 +69,11 @@ async fn change_role(
 ) -> Result<Json<UserView>, Problem> {
     let (core, id) = (&app.core, UserId(form.user_id));
     if form.role == GUILD_MANAGER {
-        let guild = snowflake(form.guild_id.as_deref().unwrap_or_default())?;
-        admin::set_manager(core, admin, id, guild, matches!(change, RoleChange::Assign)).await?;
+        let guild = guild_id(form.guild_id.as_deref().unwrap_or_default())?;
+        match change {
+            RoleChange::Assign => guild_managers::add(core, admin, id, guild).await?,
+            RoleChange::Revoke => guild_managers::remove(core, admin, id, guild).await?,
+        }
         return user_view(app, dialect, admin::get(core, id).await?).await;
     }
     let invalid = || {

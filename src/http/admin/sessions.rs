@@ -3,11 +3,11 @@
 use axum::{Json, extract::State};
 use dca_core::{
     accounts::{
-        Role,
         admin::{self, Admin},
         sessions,
     },
     ids::{SessionId, UserId},
+    users::Role,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -4,17 +4,18 @@ use axum::{Json, extract::State, http::StatusCode};
 use dca_core::{
     Code,
     accounts::{
-        AccountStatus, Role,
-        admin::{self, Admin, UserFilter},
+        admin::{self, Admin},
+        guild_managers,
     },
     ids::UserId,
+    users::{AccountStatus, Role, UserFilter},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::params::{PageParams, ReasonRequest, snowflake, user_view};
+use super::params::{PageParams, ReasonRequest, guild_id, user_view};
 use crate::{
     App,
     http::{
@@ -74,13 +75,16 @@ pub(crate) async fn list(
     Query(query): Query<UsersQuery>,
 ) -> Result<Json<UsersPage>, Problem> {
     let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
-    let guild = query.guild_id.as_deref().map(snowflake).transpose()?;
+    let guild = query.guild_id.as_deref().map(guild_id).transpose()?;
     let search = query.search.filter(|text| !text.is_empty());
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
         return Err(Problem::new(Code::ValidationError, "search must be one line of at most 254 bytes."));
     }
     let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
-    let (rows, total) = admin::list(&app.core, principal, guild, filter, page, size).await?;
+    let (rows, total) = match guild {
+        Some(guild) => guild_managers::list_members(&app.core, principal, guild, filter, page, size).await?,
+        None => admin::list(&app.core, principal, &filter, page, size).await?,
+    };
     let users = UserView::list(&app.core, rows).await?.into_iter().map(|user| dialect.user(user)).collect();
     let pages = total.div_ceil(size);
     let pagination = Pagination { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 };

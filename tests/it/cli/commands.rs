@@ -398,7 +398,7 @@ fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str
 
 async fn map(t: &TestApp, guild: &SimGuild, role: u64) {
     let caller = t.caller(guild).await;
-    let product = dca_core::products::get(t.core(), &caller.scope, "Gold Tools").await.unwrap();
+    let product = dca_core::products::get(t.core(), &caller.scope(), "Gold Tools").await.unwrap();
     mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Silently).await.unwrap();
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io::Write, process::Stdio};
 
-use dca_core::{accounts::Role, ids::UserId};
+use dca_core::{ids::UserId, users::Role};
 use reqwest::Method;
 use serde_json::{Value, json};
 

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dca_core::accounts::Role;
+use dca_core::users::Role;
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};

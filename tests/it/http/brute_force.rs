@@ -3,7 +3,8 @@
 use chrono::TimeDelta;
 use dca_core::{
     Code, Error,
-    accounts::{self, ClientInfo, Locale, Role, SignIn},
+    accounts::{self, ClientInfo, SignIn},
+    users::{Locale, Role},
 };
 use futures::future::join_all;
 use reqwest::Method;
@@ -114,7 +115,7 @@ fn instances_share_attempt_counts() {
         let sign_in_there = async |password: &str| {
             let form = SignIn { email: "ana@x.example".to_owned(), password: password.to_owned(), code: None };
             match accounts::sign_in(&other, &client, form).await {
-                Err(Error::Refused(refusal)) => Some(refusal.code),
+                Err(Error::Refused(refusal)) => Some(refusal.code()),
                 Err(error) => panic!("{error}"),
                 Ok(_) => None,
             }

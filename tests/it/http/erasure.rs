@@ -2,7 +2,10 @@
 
 use chrono::TimeDelta;
 use dca_auth::workers::CLEANUP;
-use dca_core::{accounts::Role, licenses, users};
+use dca_core::{
+    licenses,
+    users::{self, Provider, Role},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -147,7 +150,7 @@ fn deleted_license_holder_keeps_only_the_discord_id_and_the_license() {
         let ana = Browser::new(&t);
         let person = google.person("117", "Ana Lima", Some(("ana@mail.example", true)));
         assert_eq!(sign_in_with_google(&ana, &google, &person).await.status, 200);
-        let holder = users::find_by_discord(t.core(), 42_u64.into()).await.unwrap().unwrap();
+        let holder = users::find_by_identity(t.core(), Provider::Discord, "42").await.unwrap().unwrap();
         assert_eq!(count(&t, "users").await, 2);
         for sql in [
             "UPDATE identities SET user_id = (SELECT user_id FROM holders) WHERE provider = 'google'",
@@ -167,7 +170,7 @@ fn deleted_license_holder_keeps_only_the_discord_id_and_the_license() {
         assert_eq!(identities, [json!({ "provider": "discord", "name": null })]);
         assert_eq!(count(&t, "sessions").await, 0);
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
-        assert_eq!(licenses::reveal(t.core(), &license).unwrap(), key);
+        assert_eq!(licenses::reveal_key(t.core(), &license).unwrap(), key);
         t
     });
 }

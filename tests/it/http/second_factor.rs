@@ -1,7 +1,7 @@
 //! Two-factor authentication: setup, codes, recovery codes, and that no other sign-in bypasses it.
 
 use chrono::TimeDelta;
-use dca_core::accounts::Role;
+use dca_core::users::Role;
 use serde_json::{Value, json};
 
 use crate::support::{

@@ -12,8 +12,9 @@ use base64::{
 use chrono::{DateTime, TimeDelta, Utc};
 use dca_core::{
     Code, Error,
-    accounts::{Role, sessions},
+    accounts::sessions,
     crypto::{api_key::ApiKeyKind, seal::Purpose},
+    users::Role,
 };
 use dca_test_support::{GooglePerson, MailSink, SimGoogle};
 use ed25519_dalek::{Signer, SigningKey};
@@ -441,7 +442,7 @@ fn a_token_of_another_installation_is_refused() {
             network: "192.0.2.0/24".to_owned(),
             agent: None,
             device: Some(device),
-            locale: dca_core::accounts::Locale::En,
+            locale: dca_core::users::Locale::En,
         };
         assert_eq!(code_of(sessions::refresh(&other_core, &client, &refresh).await), Some(Code::InvalidSession));
         t
@@ -450,7 +451,7 @@ fn a_token_of_another_installation_is_refused() {
 
 fn code_of<V>(result: dca_core::Result<V>) -> Option<Code> {
     match result {
-        Err(Error::Refused(refusal)) => Some(refusal.code),
+        Err(Error::Refused(refusal)) => Some(refusal.code()),
         Err(other) => panic!("{other}"),
         Ok(_) => None,
     }

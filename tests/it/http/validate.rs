@@ -9,7 +9,7 @@ use dca_core::{
         api_key::{ApiKeyKind, ApiKeyText},
         license_key::LicenseKey,
     },
-    licenses,
+    entitlements, licenses,
 };
 use regex::Regex;
 use serde_json::{Value, json};
@@ -152,7 +152,7 @@ fn an_invalid_request_is_refused_with_a_problem_and_changes_nothing() {
         let gold = tenant.product("Gold", "GOLD").await;
         let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let (row, revoked) = tenant.api_key(ApiKeyKind::Secret, &[&gold]).await;
-        api_keys::revoke(t.core(), &tenant.caller.scope, row.id.0).await.unwrap();
+        api_keys::revoke(t.core(), &tenant.caller.scope(), row.id.0).await.unwrap();
 
         let valid = validate_request(&api_key, json!({ "licenseKey": key }).to_string());
         let table = [
@@ -261,10 +261,10 @@ fn every_verdict_has_its_code() {
         let (_, of_bronze) = tenant.license(&bronze, 1).await;
         let (_, of_theirs) = rival.license(&theirs, 1).await;
         let (ended, revoked) = tenant.license(&gold, 2).await;
-        licenses::revoke(t.core(), &tenant.caller, ended.id, "test").await.unwrap();
+        entitlements::revoke(t.core(), &tenant.caller, ended.id, "test").await.unwrap();
         let (_, expired) = tenant.license(&month, 1).await;
         let (expired_row, both) = tenant.license(&month, 2).await;
-        licenses::revoke(t.core(), &tenant.caller, expired_row.id, "test").await.unwrap();
+        entitlements::revoke(t.core(), &tenant.caller, expired_row.id, "test").await.unwrap();
         let (_, generated) = licenses::generate(t.core(), &tenant.caller, gold.id).await.unwrap();
         let unknown = LicenseKey::new("GOLD", Ids::seeded(99).v4()).display("GOLD");
         t.advance(Duration::days(30));

@@ -4,11 +4,7 @@
 use std::fmt::Write;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use dca_core::{
-    Core,
-    accounts::{Role, admin},
-    ids::UserId,
-};
+use dca_core::{Core, accounts::admin, ids::UserId, users::Role};
 use dca_test_support::{GooglePerson, MailSink, SimGoogle};
 use reqwest::Method;
 use sea_orm_migration::sea_orm::ConnectionTrait;

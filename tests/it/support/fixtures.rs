@@ -7,11 +7,12 @@ use dca_core::{
     Caller, Core, Ids,
     api_keys::{self, ApiKey},
     crypto::api_key::ApiKeyKind,
-    entitlements::{self, Change, Level, Observation, ObservedSource, SourceKind},
+    entitlements::{self, Announce, Change, Evidence, Level, Observation, ObservedSource, SourceKind},
+    ids::UserId,
     licenses::{self, License},
-    outbox::Notify,
     products::{self, PolicyChanges, Product},
     tenants,
+    users::{self, Provider},
 };
 use sea_orm_migration::sea_orm::{DatabaseConnection, FromQueryResult, JsonValue, Statement};
 use serde_json::Value;
@@ -21,6 +22,9 @@ use tokio::{
 };
 
 use crate::support::harness::{LIMIT, TestApp};
+
+/// Found by a reconciliation, so that a silent rollout sends no message.
+pub const RECONCILED: Evidence = Evidence::Reconciled { interval: Duration::ZERO };
 
 impl TestApp {
     /// Starts the service without a bot.
@@ -80,27 +84,44 @@ impl TestTenant {
         (row, text.expose().to_owned())
     }
 
-    /// Observes a grant of a product to a member, without notification.
-    pub async fn observe(&self, product: &Product, member: u64, level: Level) -> dca_core::Result<Vec<Change>> {
-        let core = &self.core;
-        let seen = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify: Notify::Silent }];
-        let (scope, actor) = (self.caller.scope.clone(), self.caller.actor.clone());
-        let stamp = core.stamps.next(&core.clock);
-        let observation = Observation { scope, member: member.into(), actor, stamp, fence: None, seen };
+    /// The user with this Discord account.
+    pub async fn user(&self, member: u64) -> UserId {
+        users::ensure(&self.core, Provider::Discord, &member.to_string()).await.unwrap()
+    }
+
+    /// Observes a source of a member that is announced silently.
+    pub async fn observe(
+        &self,
+        product: &Product,
+        member: u64,
+        level: Level,
+        evidence: Evidence,
+    ) -> dca_core::Result<Vec<Change>> {
+        let (core, product) = (&self.core, product.id);
+        let (kind, rollout) = (SourceKind::Manual, Some(Announce::Silently));
+        let source = ObservedSource { product, kind, reference: product.0, level, rollout, label: None };
+        let observation = Observation {
+            caller: self.caller.clone(),
+            user: self.user(member).await,
+            evidence,
+            stamp: core.stamps.next(&core.clock),
+            fence: None,
+            sources: vec![source],
+        };
         entitlements::observe(core, &observation).await
     }
 
     /// Grants a product to a member; returns the license and its key.
     pub async fn license(&self, product: &Product, member: u64) -> (License, String) {
-        self.observe(product, member, Level::Present).await.unwrap();
+        self.observe(product, member, Level::Present, RECONCILED).await.unwrap();
         let license = self.unrevoked_licenses(product, member).await.pop().expect("a license was issued");
-        let key = licenses::reveal(&self.core, &license).unwrap();
+        let key = licenses::reveal_key(&self.core, &license).unwrap();
         (license, key)
     }
 
     /// A member's licenses for a product that are not revoked.
     pub async fn unrevoked_licenses(&self, product: &Product, member: u64) -> Vec<License> {
-        let mut all = licenses::list_of(&self.core, &self.caller.scope, member.into()).await.unwrap();
+        let mut all = licenses::list_of(&self.core, &self.caller.scope(), self.user(member).await).await.unwrap();
         all.retain(|license| license.product_id == product.id && license.revoked_at.is_none());
         all
     }

@@ -23,7 +23,12 @@ use dca_auth::{
     telemetry,
     workers::{self, relay, scheduled::ScheduledWorker},
 };
-use dca_core::{Caller, Clock, Core, Ids, Snowflake, api_keys, crypto::api_key::ApiKeyKind, events, outbox, products};
+use dca_core::{
+    Caller, Clock, Core, Ids, api_keys,
+    crypto::api_key::ApiKeyKind,
+    events, guilds, outbox, products,
+    users::{self, Provider},
+};
 use dca_test_support::{MailSink, Opt, Reply, SimDiscord, SimGuild, SimMember};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -311,13 +316,13 @@ impl TestApp {
 
     /// The owner of a guild as a caller.
     pub async fn caller(&self, guild: &SimGuild) -> Caller {
-        Caller::in_guild(self.core(), guild.id().into(), guild.owner().user_id().into()).await.unwrap()
+        guilds::admin(self.core(), guild.id().into(), guild.owner().user_id().into()).await.unwrap()
     }
 
     /// Creates a secret API key for a product of a guild.
     pub async fn api_key(&self, guild: &SimGuild, product: &str) -> String {
         let caller = self.caller(guild).await;
-        let product = products::get(self.core(), &caller.scope, product).await.unwrap();
+        let product = products::get(self.core(), &caller.scope(), product).await.unwrap();
         let (_, text) =
             api_keys::create(self.core(), &caller, "test", ApiKeyKind::Secret, &[product.id]).await.unwrap();
         text.expose().to_owned()
@@ -359,9 +364,9 @@ impl TestApp {
     /// The event kinds of the guild's tenant, oldest first.
     pub async fn event_kinds(&self, guild: &SimGuild) -> Vec<String> {
         let caller = self.caller(guild).await;
-        let mut all = events::list(self.core(), &caller.scope, 10_000).await.unwrap();
+        let mut all = events::list(self.core(), &caller.scope(), 10_000).await.unwrap();
         all.reverse();
-        all.into_iter().map(|event| event.kind).collect()
+        all.into_iter().map(|event| event.kind.to_string()).collect()
     }
 
     /// Waits until the guild's tenant has `count` events of this kind.
@@ -448,5 +453,6 @@ pub fn key_in(message: &str) -> String {
 /// The licenses of a member, from the database.
 pub async fn licenses_of(t: &TestApp, guild: &SimGuild, member: &SimMember) -> Vec<dca_core::licenses::License> {
     let caller = t.caller(guild).await;
-    dca_core::licenses::list_of(t.core(), &caller.scope, Snowflake::from(member.user_id())).await.unwrap()
+    let user = users::ensure(t.core(), Provider::Discord, &member.user_id().to_string()).await.unwrap();
+    dca_core::licenses::list_of(t.core(), &caller.scope(), user).await.unwrap()
 }

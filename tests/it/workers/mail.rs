@@ -5,9 +5,10 @@ use std::{collections::HashSet, os::unix::fs::PermissionsExt};
 use chrono::TimeDelta;
 use dca_core::{
     Clock, Core,
-    accounts::{self, ClientInfo, Locale, SignUp},
+    accounts::{self, ClientInfo, SignUp},
     ids::UserId,
     outbox,
+    users::Locale,
 };
 use dca_test_support::{MailFault, MailSink, SmtpStep};
 use serde_json::Value;

@@ -6,18 +6,18 @@ use chrono::TimeDelta;
 use dca_auth::workers::CLEANUP;
 use dca_core::{
     Caller, Core,
-    entitlements::{self, Level, Observation, ObservedSource, SourceKind},
+    entitlements::{self, Evidence, Level},
     guilds,
     ids::LicenseId,
     licenses,
-    outbox::{self, Claim, Delivery, Notify, Outcome, Transport},
+    outbox::{self, Claim, Delivery, Outcome, Transport},
     products::{self, PolicyChanges, Product},
     workers,
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
 
 use crate::support::{
-    fixtures::{TestTenant, rows},
+    fixtures::{RECONCILED, TestTenant, rows},
     harness::it_unstarted,
 };
 
@@ -27,8 +27,8 @@ const LEASE: Duration = Duration::from_secs(30);
 async fn grant(tenant: &TestTenant, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
     let mut granted = Vec::new();
     for member in members {
-        let grant = entitlements::grant(&tenant.core, &tenant.caller, product.id, member.into());
-        granted.push(grant.await.unwrap());
+        let user = tenant.user(member).await;
+        granted.push(entitlements::grant(&tenant.core, &tenant.caller, product.id, user).await.unwrap());
     }
     granted
 }
@@ -130,7 +130,7 @@ fn log_lines_of_a_channel_are_delivered_in_order() {
         guilds::set_log_channel(&core, &tenant.caller, guild.id, 901.into()).await.unwrap();
         let gold = tenant.product("Gold", "GOLD").await;
         for member in 0..3 {
-            tenant.observe(&gold, member, Level::Present).await.unwrap();
+            tenant.observe(&gold, member, Level::Present, RECONCILED).await.unwrap();
         }
         assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 6);
         assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 0, "each line once");
@@ -212,7 +212,7 @@ fn a_revoked_key_is_not_delivered() {
         let gold = tenant.product("Gold", "GOLD").await;
         let license = grant(&tenant, &gold, 1..2).await[0];
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_some());
-        licenses::revoke(&core, &tenant.caller, license, "test").await.unwrap();
+        entitlements::revoke(&core, &tenant.caller, license, "test").await.unwrap();
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_none());
         t
     });
@@ -299,18 +299,14 @@ fn a_silently_issued_key_is_delivered_when_the_role_is_gained_and_not_when_it_is
         let tenant = TestTenant::new(&core, "Makers").await;
         let terms = PolicyChanges { source_grace: Some(Duration::from_hours(1)), ..PolicyChanges::default() };
         let product = products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
-        for (level, notify, pending) in [
-            (Level::Present, Notify::Silent, 0),
-            (Level::Absent, Notify::Resend, 0),
-            (Level::Present, Notify::Resend, 1),
-            (Level::Present, Notify::Resend, 1),
+        for (level, evidence, pending) in [
+            (Level::Present, RECONCILED, 0),
+            (Level::Absent, Evidence::Reported, 0),
+            (Level::Present, Evidence::Reported, 1),
+            (Level::Present, Evidence::Reported, 1),
         ] {
-            let sources = vec![ObservedSource { product: product.id, kind: SourceKind::Grant, level, notify }];
-            let (scope, actor) = (tenant.caller.scope.clone(), tenant.caller.actor.clone());
-            let stamp = core.stamps.next(&core.clock);
-            let observation = Observation { scope, member: 1.into(), actor, stamp, fence: None, seen: sources };
-            entitlements::observe(&core, &observation).await.unwrap();
-            assert_eq!(outbox::queue_depth(&core).await.unwrap().pending, pending, "{level:?} {notify:?}");
+            tenant.observe(&product, 1, level, evidence).await.unwrap();
+            assert_eq!(outbox::queue_depth(&core).await.unwrap().pending, pending, "{level:?} {evidence:?}");
         }
         t
     });

@@ -8,38 +8,22 @@ use sea_orm::{
     ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder,
     sea_query::{Expr, OnConflict},
 };
-use serde_json::json;
 
 use crate::{
-    Caller, Code, Core, Result, Scope, Snowflake, entitlements,
+    Caller, Core, GuildId, Reason, Result, RoleId, Scope, entitlements,
     entity::role_mapping,
-    events::{Actor, EventKind},
-    guilds,
+    events::{EventData, NewEvent, SourceLabel},
     ids::MappingId,
     products::Product,
     tx::Tx,
     workers,
 };
 
-pub use crate::entity::role_mapping::Model as Mapping;
+pub mod reconcile;
+mod roles;
 
-/// How to notify members who already have the role of a new mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Announce {
-    /// Not at all: `/key` shows their key.
-    Silently,
-    /// By direct messages with their key, sent one after the other.
-    ByDm,
-}
-
-impl Announce {
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Silently => "quietly",
-            Self::ByDm => "by_dm",
-        }
-    }
-}
+pub use self::roles::{observation, origin};
+pub use crate::{entitlements::Announce, entity::role_mapping::Model as Mapping};
 
 /// Maps a role to a product and starts a sync, which issues licenses to members who already have the
 /// role. The caller has checked that the role exists and can be managed.
@@ -49,19 +33,19 @@ impl Announce {
 pub async fn add(
     core: &Core,
     caller: &Caller,
-    guild: Snowflake,
-    role: Snowflake,
+    guild: GuildId,
+    role: RoleId,
     product: &Product,
     announce: Announce,
 ) -> Result<Mapping> {
     let mut tx = Tx::begin(core).await?;
     let mapping = Mapping {
         id: MappingId(core.ids.v7(tx.now())),
-        tenant_id: caller.scope.tenant(),
+        tenant_id: caller.scope().tenant(),
         guild_id: guild,
         role_id: role,
         product_id: product.id,
-        announce: announce.as_str().to_owned(),
+        announce,
         applied_at: None,
         role_deleted_at: None,
         removed_at: None,
@@ -73,7 +57,7 @@ pub async fn add(
         .exec_without_returning(tx.db())
         .await?;
     if written == 0 {
-        return Err(Code::Conflict.because(format!("That role is already mapped to {}.", product.name)));
+        return Err(Reason::RoleAlreadyMapped { product: product.name.clone() }.refusal());
     }
     let now = tx.now();
     workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
@@ -86,19 +70,17 @@ pub async fn add(
 ///
 /// # Errors
 /// `NOT_FOUND` if the role is not mapped to the product.
-pub async fn remove(core: &Core, caller: &Caller, guild: Snowflake, role: Snowflake, product: &Product) -> Result<u64> {
+pub async fn remove(core: &Core, caller: &Caller, guild: GuildId, role: RoleId, product: &Product) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     let removed = role_mapping::Entity::update_many()
         .col_expr(role_mapping::Column::RemovedAt, Expr::value(tx.now()))
-        .filter(of(&caller.scope, guild))
+        .filter(of(&caller.scope(), guild))
         .filter(role_mapping::Column::RoleId.eq(role))
         .filter(role_mapping::Column::ProductId.eq(product.id))
         .exec_with_returning(tx.db())
         .await?;
-    let mapping = removed.first().ok_or_else(|| {
-        Code::NotFound
-            .because(format!("That role is not mapped to {}. Use `/mapping list` to see the mappings.", product.name))
-    })?;
+    let mapping = removed.first();
+    let mapping = mapping.ok_or_else(|| Reason::RoleNotMapped { product: product.name.clone() }.refusal())?;
     let holders = entitlements::count_holders(&tx, mapping.id).await?;
     let now = tx.now();
     workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
@@ -106,7 +88,7 @@ pub async fn remove(core: &Core, caller: &Caller, guild: Snowflake, role: Snowfl
     Ok(holders)
 }
 
-fn of(scope: &Scope, guild: Snowflake) -> Condition {
+fn of(scope: &Scope, guild: GuildId) -> Condition {
     Condition::all()
         .add(role_mapping::Column::TenantId.eq(scope.tenant()))
         .add(role_mapping::Column::GuildId.eq(guild))
@@ -114,7 +96,7 @@ fn of(scope: &Scope, guild: Snowflake) -> Condition {
 }
 
 /// The guild's mappings that were not removed, oldest first.
-pub async fn list(core: &Core, scope: &Scope, guild: Snowflake) -> Result<Vec<Mapping>> {
+pub async fn list(core: &Core, scope: &Scope, guild: GuildId) -> Result<Vec<Mapping>> {
     let found = role_mapping::Entity::find()
         .filter(of(scope, guild))
         .order_by_asc(role_mapping::Column::Id)
@@ -124,7 +106,7 @@ pub async fn list(core: &Core, scope: &Scope, guild: Snowflake) -> Result<Vec<Ma
 }
 
 /// The guild's mappings that an admin removed.
-pub(crate) async fn list_removed(core: &Core, guild: Snowflake) -> Result<Vec<Mapping>> {
+pub(crate) async fn list_removed(core: &Core, guild: GuildId) -> Result<Vec<Mapping>> {
     let found = role_mapping::Entity::find()
         .filter(role_mapping::Column::GuildId.eq(guild))
         .filter(role_mapping::Column::RemovedAt.is_not_null())
@@ -145,7 +127,7 @@ pub(crate) async fn set_applied(core: &Core, mappings: &[Mapping]) -> Result<()>
 }
 
 /// Records that a role was deleted in Discord: its mappings become inactive, their licenses stay.
-pub async fn set_role_deleted(core: &Core, guild: Snowflake, role: Snowflake) -> Result<()> {
+pub async fn set_role_deleted(core: &Core, guild: GuildId, role: RoleId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let affected = role_mapping::Entity::update_many()
         .col_expr(role_mapping::Column::RoleDeletedAt, Expr::value(tx.now()))
@@ -156,15 +138,15 @@ pub async fn set_role_deleted(core: &Core, guild: Snowflake, role: Snowflake) ->
         .exec_with_returning(tx.db())
         .await?;
     for mapping in affected {
-        guilds::record(
-            &mut tx,
-            mapping.tenant_id,
-            &Actor::System,
-            EventKind::SourceUnverifiable,
-            json!({
-                "guildId": guild.to_string(), "roleId": role.to_string(), "productId": mapping.product_id,
-            }),
-        );
+        let source = SourceLabel::DiscordRole { guild_id: guild, role_id: role };
+        let system = Caller::System(Scope::of(mapping.tenant_id));
+        tx.record(NewEvent {
+            tenant: mapping.tenant_id,
+            actor: system.actor(),
+            subject: None,
+            license: None,
+            data: EventData::SourceUnverifiable { source, product_id: mapping.product_id },
+        });
     }
     tx.commit().await
 }

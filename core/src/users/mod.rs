@@ -13,42 +13,22 @@ use sea_orm::{
 };
 
 use crate::{
-    Core, Error, Result, Snowflake,
-    accounts::{AccountStatus, Email, Role},
-    entity::{holder, identity, license, role_mapping, source, user},
-    error::string_enum,
+    Code, Core, DiscordUserId, Error, GuildId, Result,
+    db::Reader,
+    entity::{holder, identity, role_mapping, source, user},
     ids::{TenantId, UserId},
     throttles,
     tx::Tx,
 };
 
+mod email;
+mod types;
+
+pub use self::{
+    email::Email,
+    types::{AccountStatus, Locale, Provider, Role, SignInMethod},
+};
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
-
-string_enum! {
-    /// An identity provider.
-    Provider {
-        Discord => ("discord", "Discord"),
-        Google => ("google", "Google"),
-    }
-}
-
-impl User {
-    /// The user's role in this installation.
-    ///
-    /// # Errors
-    /// Fails if the stored role is unknown.
-    pub fn role(&self) -> Result<Role> {
-        self.role.parse().map_err(|_| Error::Internal(format!("user {} has an unknown role", self.id)))
-    }
-
-    /// The status of the user's account.
-    ///
-    /// # Errors
-    /// Fails if the stored status is unknown.
-    pub fn status(&self) -> Result<AccountStatus> {
-        self.status.parse().map_err(|_| Error::Internal(format!("user {} has an unknown status", self.id)))
-    }
-}
 
 /// A user without an account and without personal data.
 pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
@@ -60,40 +40,60 @@ pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
         email_verified_at: None,
         name: None,
         locale: None,
-        status: AccountStatus::Active.to_string(),
+        status: AccountStatus::Active,
         status_reason: None,
-        role: Role::User.to_string(),
+        role: Role::User,
         registered_at: None,
         deletion_at: None,
     }
 }
 
-/// The user with a Discord account, if known.
-pub async fn find_by_discord(core: &Core, id: Snowflake) -> Result<Option<UserId>> {
-    let row = identity::Entity::find_by_id((Provider::Discord.to_string(), id.to_string())).one(core.db.read()).await?;
-    Ok(row.map(|row| row.user_id))
+impl User {
+    /// Refuses accounts that are not active. Call it only after the user has authenticated, because the refusal
+    /// discloses the status.
+    pub(crate) fn ensure_active(&self) -> Result<()> {
+        match self.status {
+            AccountStatus::Active => Ok(()),
+            AccountStatus::Pending => Err(Code::EmailNotVerified.refusal()),
+            AccountStatus::Suspended => Err(Code::AccountSuspended.refusal()),
+            AccountStatus::Banned => Err(Code::AccountBanned.refusal()),
+        }
+    }
+}
+
+/// The user with this account at a provider, if known.
+pub async fn find_by_identity(core: &Core, provider: Provider, subject: &str) -> Result<Option<UserId>> {
+    Ok(identity(core, provider, subject).await?.map(|identity| identity.user_id))
 }
 
 /// The Discord account of a user.
-pub(crate) async fn discord_id(core: &Core, user: UserId) -> Result<Option<Snowflake>> {
-    let row = identity::Entity::find()
-        .filter(identity::Column::UserId.eq(user))
-        .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
-        .one(core.db.read())
-        .await?;
-    Ok(row.and_then(|row| row.subject.parse().ok().map(Snowflake)))
+pub async fn discord_id(core: &Core, user: UserId) -> Result<Option<DiscordUserId>> {
+    let identities = identities(core, user).await?;
+    let discord = identities.into_iter().find(|identity| identity.provider == Provider::Discord);
+    Ok(discord.and_then(|identity| identity.subject.parse().ok().map(DiscordUserId)))
 }
 
-/// The user with a provider's account, created if unknown.
-pub(crate) async fn ensure(tx: &Tx, provider: Provider, subject: &str) -> Result<UserId> {
-    let find = identity::Entity::find_by_id((provider.to_string(), subject.to_owned()));
-    if let Some(known) = find.clone().one(tx.db()).await? {
+/// The user with this account at a provider, created if unknown.
+pub async fn ensure(core: &Core, provider: Provider, subject: &str) -> Result<UserId> {
+    if let Some(known) = find_by_identity(core, provider, subject).await? {
+        return Ok(known);
+    }
+    let tx = Tx::begin(core).await?;
+    let user = ensure_in(&tx, provider, subject).await?;
+    tx.commit().await?;
+    Ok(user)
+}
+
+/// Like [`ensure`], as part of a transaction.
+pub(crate) async fn ensure_in(tx: &Tx, provider: Provider, subject: &str) -> Result<UserId> {
+    if let Some(known) = identity(tx, provider, subject).await? {
         return Ok(known.user_id);
     }
     let user = UserId(tx.core().ids.v7(tx.now()));
     insert(tx, without_account(user, tx.now())).await?;
     link(tx, provider, subject, user).await?;
-    let known = find.one(tx.db()).await?.ok_or_else(|| Error::Internal("an identity disappeared".to_owned()))?;
+    let known = identity(tx, provider, subject).await?;
+    let known = known.ok_or_else(|| Error::Internal("an identity disappeared".to_owned()))?;
     if known.user_id != user {
         // Another instance inserted the identity first; its user is used.
         delete(tx, user).await?;
@@ -104,7 +104,7 @@ pub(crate) async fn ensure(tx: &Tx, provider: Provider, subject: &str) -> Result
 /// Links a provider's account to a user, unless it is already linked.
 pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserId) -> Result<()> {
     let row = identity::ActiveModel {
-        provider: Set(provider.to_string()),
+        provider: Set(provider),
         subject: Set(subject.to_owned()),
         user_id: Set(user),
         created_at: Set(tx.now()),
@@ -121,8 +121,8 @@ pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserI
 }
 
 /// The identity for a provider's account.
-pub(crate) async fn identity(tx: &Tx, provider: Provider, subject: &str) -> Result<Option<Identity>> {
-    Ok(identity::Entity::find_by_id((provider.to_string(), subject.to_owned())).one(tx.db()).await?)
+pub(crate) async fn identity(from: &impl Reader, provider: Provider, subject: &str) -> Result<Option<Identity>> {
+    Ok(identity::Entity::find_by_id((provider, subject.to_owned())).one(from.connection()).await?)
 }
 
 /// Stores the name and tokens that the provider returned.
@@ -135,7 +135,7 @@ pub(crate) async fn store_provider_tokens(
     identity::Entity::update_many()
         .col_expr(identity::Column::Name, Expr::value(name))
         .col_expr(identity::Column::TokensSealed, Expr::value(sealed))
-        .filter(identity::Column::Provider.eq(&identity.provider))
+        .filter(identity::Column::Provider.eq(identity.provider))
         .filter(identity::Column::Subject.eq(&identity.subject))
         .exec(tx.db())
         .await?;
@@ -143,52 +143,33 @@ pub(crate) async fn store_provider_tokens(
 }
 
 /// All identities of a user.
-pub async fn identities(core: &Core, user: UserId) -> Result<Vec<Identity>> {
-    Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(core.db.read()).await?)
+pub async fn identities(from: &impl Reader, user: UserId) -> Result<Vec<Identity>> {
+    Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(from.connection()).await?)
+}
+
+/// Moves all identities of a user to another one.
+pub(crate) async fn move_identities(tx: &Tx, from: UserId, into: UserId) -> Result<()> {
+    identity::Entity::update_many()
+        .col_expr(identity::Column::UserId, Expr::value(into))
+        .filter(identity::Column::UserId.eq(from))
+        .exec(tx.db())
+        .await?;
+    Ok(())
 }
 
 /// The Discord IDs of those users who have linked a Discord account.
 pub async fn discord_ids(core: &Core, users: &[UserId]) -> Result<HashMap<UserId, String>> {
     let found = identity::Entity::find()
-        .filter(identity::Column::Provider.eq(Provider::Discord.as_str()))
+        .filter(identity::Column::Provider.eq(Provider::Discord))
         .filter(identity::Column::UserId.is_in(users.iter().copied()));
     Ok(found.all(core.db.read()).await?.into_iter().map(|identity| (identity.user_id, identity.subject)).collect())
-}
-
-/// Like [`identities`], within a transaction.
-pub(crate) async fn identities_in(tx: &Tx, user: UserId) -> Result<Vec<Identity>> {
-    Ok(identity::Entity::find().filter(identity::Column::UserId.eq(user)).all(tx.db()).await?)
-}
-
-/// Whether a user has an account at this provider.
-pub(crate) async fn has_identity(tx: &Tx, provider: Provider, user: UserId) -> Result<bool> {
-    let found = identity::Entity::find()
-        .filter(identity::Column::UserId.eq(user))
-        .filter(identity::Column::Provider.eq(provider.as_str()));
-    Ok(found.one(tx.db()).await?.is_some())
-}
-
-/// Merges a user known only from Discord into `owner`, who has no licenses yet: only a Discord account
-/// can have them.
-pub(crate) async fn merge_users(tx: &Tx, discord_user: UserId, owner: UserId) -> Result<()> {
-    macro_rules! reassign {
-        ($($table:ident),*) => {$(
-            $table::Entity::update_many()
-                .col_expr($table::Column::UserId, Expr::value(owner))
-                .filter($table::Column::UserId.eq(discord_user))
-                .exec(tx.db())
-                .await?;
-        )*};
-    }
-    reassign!(holder, source, license, identity);
-    delete(tx, discord_user).await
 }
 
 /// Removes a user's identity at a provider. Returns whether there was one.
 pub(crate) async fn unlink(tx: &Tx, provider: Provider, user: UserId) -> Result<bool> {
     let deleted = identity::Entity::delete_many()
         .filter(identity::Column::UserId.eq(user))
-        .filter(identity::Column::Provider.eq(provider.as_str()))
+        .filter(identity::Column::Provider.eq(provider))
         .exec(tx.db())
         .await?;
     Ok(deleted.rows_affected > 0)
@@ -206,13 +187,8 @@ pub(crate) async fn delete_provider_tokens(tx: &Tx, user: UserId) -> Result<()> 
 }
 
 /// A user by id.
-pub async fn find(core: &Core, id: UserId) -> Result<Option<User>> {
-    Ok(user::Entity::find_by_id(id).one(core.db.read()).await?)
-}
-
-/// Like [`find`], within a transaction.
-pub(crate) async fn find_in(tx: &Tx, id: UserId) -> Result<Option<User>> {
-    Ok(user::Entity::find_by_id(id).one(tx.db()).await?)
+pub async fn find(from: &impl Reader, id: UserId) -> Result<Option<User>> {
+    Ok(user::Entity::find_by_id(id).one(from.connection()).await?)
 }
 
 /// A user by id, locked until the transaction ends. Rows that refer to the user can still be written.
@@ -257,7 +233,7 @@ pub(crate) async fn delete(tx: &Tx, id: UserId) -> Result<()> {
 /// Deletes unverified sign-ups created before `since`. Returns how many.
 pub(crate) async fn delete_unverified(core: &Core, since: DateTime<Utc>) -> Result<u64> {
     let expired = user::Entity::delete_many()
-        .filter(user::Column::Status.eq(AccountStatus::Pending.as_str()))
+        .filter(user::Column::Status.eq(AccountStatus::Pending))
         .filter(user::Column::CreatedAt.lt(since));
     Ok(expired.exec(core.db.writer()).await?.rows_affected)
 }
@@ -278,7 +254,7 @@ pub struct UserFilter {
     /// The role.
     pub role: Option<Role>,
     /// Only users with a source from a role of this server.
-    pub guild: Option<Snowflake>,
+    pub guild: Option<GuildId>,
 }
 
 /// A page of the users with an account, or with a source from a guild, newest first; and the total count.
@@ -298,10 +274,10 @@ pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64)
         query = query.filter(matches);
     }
     if let Some(status) = filter.status {
-        query = query.filter(user::Column::Status.eq(status.as_str()));
+        query = query.filter(user::Column::Status.eq(status));
     }
     if let Some(role) = filter.role {
-        query = query.filter(user::Column::Role.eq(role.as_str()));
+        query = query.filter(user::Column::Role.eq(role));
     }
     let total = query.clone().count(core.db.read()).await?;
     let rows = query
@@ -314,7 +290,7 @@ pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64)
     Ok((rows, total))
 }
 
-fn users_with_source_in(guild: Snowflake) -> SelectStatement {
+fn users_with_source_in(guild: GuildId) -> SelectStatement {
     let mappings = role_mapping::Entity::find()
         .select_only()
         .column(role_mapping::Column::Id)
@@ -340,5 +316,17 @@ pub(crate) async fn lock_holder(tx: &Tx, tenant: TenantId, user: UserId) -> Resu
         .exec_without_returning(tx.db())
         .await?;
     holder::Entity::find_by_id((tenant, user)).lock_exclusive().one(tx.db()).await?;
+    Ok(())
+}
+
+/// The tenants in which a user holds, or ever held, something.
+pub(crate) async fn holder_tenants(tx: &Tx, user: UserId) -> Result<Vec<TenantId>> {
+    let rows = holder::Entity::find().filter(holder::Column::UserId.eq(user)).order_by_asc(holder::Column::TenantId);
+    Ok(rows.all(tx.db()).await?.into_iter().map(|row| row.tenant_id).collect())
+}
+
+/// Deletes the holder rows of a user whose licenses were moved to another one.
+pub(crate) async fn delete_holders(tx: &Tx, user: UserId) -> Result<()> {
+    holder::Entity::delete_many().filter(holder::Column::UserId.eq(user)).exec(tx.db()).await?;
     Ok(())
 }

@@ -17,97 +17,29 @@ use sea_orm::{
     ColumnTrait, Condition, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, LockBehavior, LockType, OnConflict, Query},
 };
-use serde::{Deserialize, Serialize};
-use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
-    Code, Core, Error, Result, Snowflake,
-    accounts::emails::EmailTemplate,
+    Core, Error, Result,
     bus::Topic,
     entity::outbox::{ActiveModel, Column, Entity},
-    error::string_enum,
-    events::{Actor, EventKind, NewEvent},
-    ids::{LicenseId, TenantId, UserId},
     tx::Tx,
 };
 
+mod admin;
+mod delivery;
+
+pub use self::{
+    admin::{QueueDepth, list, queue_depth, replay},
+    delivery::{Delivery, DeliveryKind, DeliveryState, EmailTemplate, Transport},
+};
 pub use crate::entity::outbox::Model as OutboxRow;
-
-/// The effect to perform and its recipient.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum Delivery {
-    /// Sends members their license key by direct message.
-    KeyDm {
-        /// The license.
-        license: LicenseId,
-    },
-    /// Posts an event to a guild's log channel.
-    LogLine {
-        /// The channel.
-        channel: Snowflake,
-        /// The sequence number of the event.
-        seq: i64,
-    },
-    /// Fetches a member from Discord before revoking a license on uncertain information.
-    RecheckMember {
-        /// The guild.
-        guild: Snowflake,
-        /// The member.
-        user: Snowflake,
-    },
-    /// Sends an email.
-    Email {
-        /// The template.
-        template: EmailTemplate,
-        /// The recipient.
-        user: UserId,
-        /// The id of the one-time token in its link.
-        token: Option<Uuid>,
-    },
-}
-
-string_enum! {
-    /// The service that performs a delivery. Each is claimed separately, so that they do not delay each other.
-    Transport {
-        Discord => ("discord", "Discord's REST API."),
-        Smtp => ("smtp", "The mail server."),
-    }
-}
-
-/// The kind of deliveries sent by SMTP; all others use Discord.
-const EMAIL_KIND: &str = "mail";
-
-impl Delivery {
-    fn kind(&self) -> &'static str {
-        match self {
-            Self::KeyDm { .. } => "key_dm",
-            Self::LogLine { .. } => "log_line",
-            Self::RecheckMember { .. } => "refetch",
-            Self::Email { .. } => EMAIL_KIND,
-        }
-    }
-
-    /// Deliveries with the same key are performed one at a time, in order.
-    fn ordering_key(&self) -> String {
-        match self {
-            Self::KeyDm { license } => format!("license:{license}"),
-            Self::LogLine { channel, .. } => format!("channel:{channel}"),
-            Self::RecheckMember { guild, user } => format!("member:{guild}:{user}"),
-            // Unique, so that a delayed email does not delay others, which may expire earlier.
-            Self::Email { template, user, token } => format!("mail:{template}:{user}:{}", token.unwrap_or_default()),
-        }
-    }
-}
 
 /// When to perform a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notify {
     /// As soon as it is committed.
     Now,
-    /// Like `Now`, but also if the license was just issued silently.
-    Resend,
     /// This long after the previous delivery of its kind, for bulk changes.
     Staggered(Duration),
     /// Never; a command shows the result on request.
@@ -166,23 +98,13 @@ fn backoff(attempt: u32) -> Duration {
     std::cmp::min(Duration::from_secs(5 << doublings), Duration::from_hours(4))
 }
 
-string_enum! {
-    /// The state of a delivery.
-    DeliveryState {
-        Pending => ("pending", "Waiting to be performed."),
-        Sent => ("sent", "Performed."),
-        Undelivered => ("undelivered", "The recipient could not be reached, or the delivery expired or is obsolete."),
-        Dead => ("dead", "Given up after a permanent failure or too many attempts."),
-    }
-}
-
-const PENDING: &str = DeliveryState::Pending.as_str();
+const PENDING: DeliveryState = DeliveryState::Pending;
 
 /// Adds a delivery. `key` is unique: adding a second delivery with the same key does nothing.
 pub(crate) async fn enqueue(tx: &mut Tx, delivery: &Delivery, key: String, notify: Notify) -> Result<()> {
     let due_at = match notify {
         Notify::Silent => return Ok(()),
-        Notify::Now | Notify::Resend => tx.now(),
+        Notify::Now => tx.now(),
         Notify::Staggered(gap) => staggered_due_at(tx, delivery, gap).await?,
     };
     insert(tx, delivery, key, due_at, None).await
@@ -231,7 +153,8 @@ async fn insert(
 ) -> Result<()> {
     let row = ActiveModel {
         id: Set(tx.core().ids.v7(tx.now())),
-        kind: Set(delivery.kind().to_owned()),
+        kind: Set(delivery.kind()),
+        transport: Set(delivery.kind().transport()),
         ordering_key: Set(delivery.ordering_key()),
         dedupe_key: Set(key),
         payload: Set(serde_json::to_value(delivery).map_err(|error| Error::Internal(error.to_string()))?),
@@ -240,7 +163,7 @@ async fn insert(
         attempt: Set(0),
         lease_token: Set(0),
         lease_until: Set(None),
-        state: Set(PENDING.to_owned()),
+        state: Set(PENDING),
         last_error: Set(None),
         created_at: Set(tx.now()),
     };
@@ -265,10 +188,7 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration
         .to_owned();
     let due = Entity::find()
         .filter(Column::State.eq(PENDING))
-        .filter(match transport {
-            Transport::Smtp => Column::Kind.eq(EMAIL_KIND),
-            Transport::Discord => Column::Kind.ne(EMAIL_KIND),
-        })
+        .filter(Column::Transport.eq(transport))
         .filter(Column::DueAt.lte(now))
         .filter(Condition::any().add(Column::LeaseUntil.is_null()).add(Column::LeaseUntil.lte(now)))
         .filter(Expr::exists(earlier_with_same_key).not())
@@ -301,7 +221,7 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration
             Ok(delivery) => claims.push(Claim { id, attempt, delivery, created_at: row.created_at, token }),
             // Written by a newer version, or damaged. It must not block the other deliveries.
             Err(error) => {
-                tracing::warn!(delivery = %id, kind = row.kind, %error, "could not parse a delivery; it will be retried");
+                tracing::warn!(delivery = %id, kind = %row.kind, %error, "could not parse a delivery; it will be retried");
                 complete_row(core, id, attempt, token, Outcome::Failed("the payload could not be parsed".to_owned()))
                     .await?;
             }
@@ -319,12 +239,12 @@ pub async fn complete(core: &Core, claim: &Claim, outcome: Outcome) -> Result<bo
 async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: Outcome) -> Result<bool> {
     let now = core.clock.now();
     let (state, due_at, error, attempt) = match outcome {
-        Outcome::Sent => ("sent", None, None, attempt),
+        Outcome::Sent => (DeliveryState::Sent, None, None, attempt),
         Outcome::Wait(wait) => (PENDING, Some(now + wait), None, attempt - 1),
-        Outcome::Failed(reason) if attempt >= MAX_ATTEMPTS => ("dead", None, Some(reason), attempt),
+        Outcome::Failed(reason) if attempt >= MAX_ATTEMPTS => (DeliveryState::Dead, None, Some(reason), attempt),
         Outcome::Failed(reason) => (PENDING, Some(now + backoff(attempt)), Some(reason), attempt),
-        Outcome::Undelivered(reason) => ("undelivered", None, Some(reason), attempt),
-        Outcome::Dead(reason) => ("dead", None, Some(reason), attempt),
+        Outcome::Undelivered(reason) => (DeliveryState::Undelivered, None, Some(reason), attempt),
+        Outcome::Dead(reason) => (DeliveryState::Dead, None, Some(reason), attempt),
     };
     let mut update = Entity::update_many()
         .col_expr(Column::State, Expr::value(state))
@@ -342,80 +262,9 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
     Ok(recorded)
 }
 
-/// Returns a page of the outbox, newest first.
-pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u64) -> Result<Vec<OutboxRow>> {
-    let filter = Condition::all().add_option(state.map(|state| Column::State.eq(state.as_str())));
-    let rows = Entity::find().filter(filter).order_by_desc(Column::Id);
-    Ok(rows.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
-}
-
-/// Makes a dead or undelivered delivery due again.
-///
-/// # Errors
-/// `NOT_FOUND` if no delivery has this id; `CONFLICT` if it is pending, was sent, or has expired.
-pub async fn replay(core: &Core, actor: &Actor, id: Uuid) -> Result<()> {
-    let mut tx = Tx::begin(core).await?;
-    let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
-    let row = row.ok_or_else(|| Code::NotFound.because("There is no delivery with this ID."))?;
-    let failed = [DeliveryState::Dead, DeliveryState::Undelivered].iter().any(|state| state.as_str() == row.state);
-    if !failed || row.expires_at.is_some_and(|expires_at| expires_at <= tx.now()) {
-        return Err(
-            Code::Conflict.because("Only dead or undelivered deliveries that have not expired can be replayed.")
-        );
-    }
-    Entity::update_many()
-        .col_expr(Column::State, Expr::value(PENDING))
-        .col_expr(Column::Attempt, Expr::value(0))
-        .col_expr(Column::DueAt, Expr::value(tx.now()))
-        .filter(Column::Id.eq(id))
-        .exec(tx.db())
-        .await?;
-    tx.record(NewEvent {
-        tenant: TenantId::INSTALLATION,
-        kind: EventKind::DeliveryReplayed,
-        actor: actor.clone(),
-        subject: None,
-        license: None,
-        before: None,
-        after: Some(json!({ "delivery": id, "kind": row.kind })),
-    });
-    tx.notify(Topic::Outbox);
-    tx.commit().await
-}
-
 /// Deletes completed deliveries that were due more than 30 days ago. Returns how many.
 pub async fn delete_old(core: &Core) -> Result<u64> {
     let cutoff = core.clock.now() - Duration::from_hours(720);
     let completed = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(cutoff));
     Ok(completed.exec(core.db.writer()).await?.rows_affected)
-}
-
-/// The number of deliveries by state, and the age of the oldest due one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct QueueDepth {
-    /// Pending deliveries.
-    pub pending: u64,
-    /// Pending deliveries that are due.
-    pub due: u64,
-    /// Pending deliveries that are claimed.
-    pub claimed: u64,
-    /// Dead deliveries.
-    pub dead: u64,
-    /// How long the oldest due delivery has been due, in seconds.
-    pub oldest_due_s: i64,
-}
-
-/// Returns the queue depth, for metrics and `/health`.
-pub async fn queue_depth(core: &Core) -> Result<QueueDepth> {
-    let now = core.clock.now();
-    let pending = Entity::find().filter(Column::State.eq(PENDING));
-    let due = pending.clone().filter(Column::DueAt.lte(now));
-    let oldest = due.clone().order_by_asc(Column::DueAt).one(core.db.read()).await?;
-    Ok(QueueDepth {
-        due: due.count(core.db.read()).await?,
-        claimed: pending.clone().filter(Column::LeaseUntil.is_not_null()).count(core.db.read()).await?,
-        pending: pending.count(core.db.read()).await?,
-        dead: Entity::find().filter(Column::State.eq(DeliveryState::Dead.as_str())).count(core.db.read()).await?,
-        oldest_due_s: oldest.map_or(0, |row| (now - row.due_at).num_seconds()),
-    })
 }

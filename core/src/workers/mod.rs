@@ -10,7 +10,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait, Condition, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
+    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 
@@ -21,18 +21,11 @@ use crate::{
     tx::Tx,
 };
 
-pub use crate::entity::worker::Model as WorkerRow;
+pub(crate) mod schedule;
 
-/// Revokes licenses whose grace has expired, and records license expiry.
-pub const EXPIRE: &str = "expire";
-/// Reconciles the roles of all members of all guilds.
-pub const RECONCILE_ROLES: &str = "reconcile_roles";
-/// Posts new events to the log channels.
-pub const LOG_CHANNEL: &str = "log_channel";
-/// Deletes expired data.
-pub const CLEANUP: &str = "cleanup";
-/// The lease of the instance that is connected to the Discord gateway.
-pub const GATEWAY: &str = "gateway";
+pub(crate) use self::schedule::schedule_no_later_than;
+pub use self::schedule::{CLEANUP, EXPIRE, GATEWAY, LOG_CHANNEL, RECONCILE_ROLES};
+pub use crate::entity::worker::Model as WorkerRow;
 
 /// A lease acquired by this instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,17 +122,6 @@ pub(crate) async fn lock_if_current(tx: &Tx, lease: &Lease) -> Result<bool> {
 pub async fn is_current(core: &Core, lease: &Lease) -> Result<bool> {
     let row = Entity::find_by_id(&lease.name).one(core.db.writer()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
-}
-
-/// Moves the next run forward to `due_at` if it is due later.
-pub(crate) async fn schedule_no_later_than(db: &impl ConnectionTrait, name: &str, due_at: DateTime<Utc>) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::DueAt, Expr::value(due_at))
-        .filter(Column::Name.eq(name))
-        .filter(Column::DueAt.gt(due_at))
-        .exec(db)
-        .await?;
-    Ok(())
 }
 
 /// Moves the next run forward to `due_at` if it is due later, when the transaction commits.

@@ -1,0 +1,242 @@
+//! What Discord reports while this instance is connected, in order: buffered without waiting, then stored.
+//!
+//! The gateway's callback only buffers the newest roles of a (guild, member) with a `Stamp`. An update leaves the
+//! buffer when its observation has committed, so that a database outage loses nothing and a burst of updates costs
+//! one decision.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use dca_core::{
+    Core, DiscordUserId, GuildId, RoleId,
+    entitlements::{self, Stamp},
+    guilds, mappings,
+    workers::{self, Lease},
+};
+use futures::{StreamExt, stream::BoxStream};
+use serenity::{
+    all::{Event, Guild},
+    model::id,
+};
+use tokio::sync::Notify;
+use tracing::warn;
+
+/// The changes of one member that are not stored yet.
+#[derive(Clone)]
+struct PendingUpdate {
+    /// The newest roles. `None`: the member left.
+    roles: Option<Vec<RoleId>>,
+    stamp: Stamp,
+    /// Every role the member had in between, with the newest stamp of those updates: a gained role counts
+    /// even if it was removed before it could be stored.
+    intermediate_roles: Option<(Vec<RoleId>, Stamp)>,
+}
+
+impl PendingUpdate {
+    /// This update, combined with the one before it.
+    fn after(self, before: Option<Self>) -> Self {
+        let Some(before) = before else { return self };
+        let (mut roles, _) = before.intermediate_roles.unwrap_or_else(|| (Vec::new(), before.stamp));
+        roles.extend(before.roles.into_iter().flatten().filter(|role| !roles.contains(role)).collect::<Vec<_>>());
+        Self { intermediate_roles: (!roles.is_empty()).then_some((roles, before.stamp)), ..self }
+    }
+}
+
+/// A change to a guild as a whole; handled before any member update.
+#[derive(Clone)]
+pub(crate) enum GuildChange {
+    /// Every guild the bot is in; it was removed from all others while disconnected.
+    Present(Vec<GuildId>),
+    Joined(GuildId, String),
+    Left(GuildId),
+    RoleDeleted(GuildId, RoleId),
+    /// Events were missed or could not be parsed; only a reconciliation recovers them.
+    Gap,
+}
+
+/// Updates that are not stored yet.
+#[derive(Default)]
+pub(crate) struct UpdateBuffer {
+    buffered: Mutex<Buffered>,
+    wake: Notify,
+    stored: Notify,
+    /// Keeps the callback registered; each READY replaces it.
+    pub(crate) callback: Mutex<Option<BoxStream<'static, ()>>>,
+}
+
+#[derive(Default)]
+struct Buffered {
+    guild_changes: VecDeque<GuildChange>,
+    members: HashMap<(GuildId, DiscordUserId), PendingUpdate>,
+    /// Members updated since the last reconciliation began; its member list is older.
+    recent: HashSet<(GuildId, DiscordUserId)>,
+}
+
+impl Buffered {
+    fn is_empty(&self) -> bool {
+        self.guild_changes.is_empty() && self.members.is_empty()
+    }
+}
+
+impl UpdateBuffer {
+    fn lock(&self) -> MutexGuard<'_, Buffered> {
+        self.buffered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns when nothing is buffered.
+    pub(crate) async fn drained(&self) {
+        loop {
+            let stored = self.stored.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            stored.await;
+        }
+    }
+
+    /// Begins a reconciliation: its member list is newer than all earlier updates.
+    pub(crate) fn begin_reconcile(&self) {
+        self.lock().recent.clear();
+    }
+
+    /// Whether a member was updated since the reconciliation began.
+    pub(crate) fn updated_since_reconcile(&self, guild: GuildId, member: DiscordUserId) -> bool {
+        self.lock().recent.contains(&(guild, member))
+    }
+
+    /// Buffers an event without waiting.
+    pub(crate) fn push(&self, core: &Core, event: &Event) {
+        let roles = |roles: &[id::RoleId]| Some(roles.iter().map(|role| role.get().into()).collect());
+        let stamp = || core.stamps.next(&core.clock);
+        match event {
+            Event::GuildMemberUpdate(e) => self.push_member(e.guild_id, e.user.id, roles(&e.roles), stamp()),
+            Event::GuildMemberAdd(e) => {
+                self.push_member(e.member.guild_id, e.member.user.id, roles(&e.member.roles), stamp());
+            }
+            Event::GuildMemberRemove(e) => self.push_member(e.guild_id, e.user.id, None, stamp()),
+            Event::GuildRoleDelete(e) => {
+                self.push_guild_change(GuildChange::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into()));
+            }
+            Event::GuildCreate(e) => self.push_joined(&e.guild),
+            Event::GuildDelete(e) if !e.guild.unavailable => {
+                self.push_guild_change(GuildChange::Left(e.guild.id.get().into()));
+            }
+            Event::Unknown(e) if CONSUMED.contains(&e.kind.as_str()) => {
+                warn!(kind = e.kind, "could not parse a gateway event; starting a reconciliation");
+                self.push_guild_change(GuildChange::Gap);
+            }
+            _ => {}
+        }
+    }
+
+    /// Buffers that the bot is in a guild.
+    pub(crate) fn push_joined(&self, guild: &Guild) {
+        self.push_guild_change(GuildChange::Joined(guild.id.get().into(), guild.name.clone()));
+    }
+
+    pub(crate) fn push_guild_change(&self, change: GuildChange) {
+        self.lock().guild_changes.push_back(change);
+        self.wake.notify_one();
+    }
+
+    fn push_member(&self, guild: id::GuildId, user: id::UserId, roles: Option<Vec<RoleId>>, stamp: Stamp) {
+        let key = (guild.get().into(), user.get().into());
+        let mut buffered = self.lock();
+        buffered.recent.insert(key);
+        let before = buffered.members.remove(&key);
+        buffered.members.insert(key, PendingUpdate { roles, stamp, intermediate_roles: None }.after(before));
+        drop(buffered);
+        self.wake.notify_one();
+    }
+}
+
+/// Events that must not be lost: one that cannot be parsed starts a reconciliation.
+const CONSUMED: [&str; 6] = [
+    "GUILD_MEMBER_ADD",
+    "GUILD_MEMBER_UPDATE",
+    "GUILD_MEMBER_REMOVE",
+    "GUILD_ROLE_DELETE",
+    "GUILD_CREATE",
+    "GUILD_DELETE",
+];
+
+/// Stores buffered updates: different members in parallel, the updates of one member in order.
+pub(crate) async fn store_updates(core: &Core, buffer: &UpdateBuffer, lease: &Lease) {
+    loop {
+        let (guild_change, updates) = {
+            let buffered = buffer.lock();
+            let updates: Vec<_> =
+                buffered.members.iter().take(256).map(|(key, update)| (*key, update.clone())).collect();
+            (buffered.guild_changes.front().cloned(), updates)
+        };
+        let stored = match guild_change {
+            Some(change) => store_guild_change(core, buffer, lease, change).await,
+            None if updates.is_empty() => {
+                buffer.wake.notified().await;
+                Ok(())
+            }
+            None => {
+                futures::stream::iter(updates)
+                    .map(|(key, update)| store_update(core, buffer, lease, key, update))
+                    .buffer_unordered(8)
+                    .fold(Ok(()), |all, one| async { all.and(one) })
+                    .await
+            }
+        };
+        buffer.stored.notify_waiters();
+        if let Err(error) = stored {
+            warn!(%error, "could not store updates from Discord; retrying");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn store_guild_change(
+    core: &Core,
+    buffer: &UpdateBuffer,
+    lease: &Lease,
+    change: GuildChange,
+) -> dca_core::Result<()> {
+    if !workers::is_current(core, lease).await? {
+        // This instance no longer holds the lease; the current holder receives the change too.
+        buffer.lock().guild_changes.pop_front();
+        return Ok(());
+    }
+    match change {
+        GuildChange::Present(present) => {
+            for guild in guilds::list_joined(core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
+                guilds::record_leave(core, guild.id).await?;
+            }
+        }
+        GuildChange::Joined(guild, name) => guilds::record_join(core, guild, &name).await.map(drop)?,
+        GuildChange::Left(guild) => guilds::record_leave(core, guild).await?,
+        GuildChange::RoleDeleted(guild, role) => mappings::set_role_deleted(core, guild, role).await?,
+        GuildChange::Gap => workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?,
+    }
+    buffer.lock().guild_changes.pop_front();
+    Ok(())
+}
+
+async fn store_update(
+    core: &Core,
+    buffer: &UpdateBuffer,
+    lease: &Lease,
+    (guild, member): (GuildId, DiscordUserId),
+    update: PendingUpdate,
+) -> dca_core::Result<()> {
+    let intermediate_roles = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
+    for (roles, stamp) in intermediate_roles.into_iter().chain([(update.roles.as_deref(), update.stamp)]) {
+        let observation = mappings::observation(core, guild, member, roles, stamp, Some(lease.clone())).await?;
+        if let Some(observation) = observation {
+            entitlements::observe(core, &observation).await?;
+        }
+    }
+    let mut buffered = buffer.lock();
+    if buffered.members.get(&(guild, member)).is_some_and(|newest| newest.stamp == update.stamp) {
+        buffered.members.remove(&(guild, member));
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Guild managers: users who may see who holds licenses of a Discord server.
+
+use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
+
+use crate::{
+    Core, GuildId, Reason, Result,
+    accounts::{
+        admin::{Admin, UserFilter},
+        sessions::Principal,
+    },
+    entity::guild_manager,
+    events::{EventData, NewEvent},
+    guilds,
+    ids::UserId,
+    tx::Tx,
+    users::{self, Role, User},
+};
+
+/// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the
+/// guild's managers, who do not see account details.
+///
+/// # Errors
+/// `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
+pub async fn list_members(
+    core: &Core,
+    principal: Principal,
+    guild: GuildId,
+    filter: UserFilter,
+    page: u64,
+    size: u64,
+) -> Result<(Vec<User>, u64)> {
+    let manager = guild_manager::Entity::find_by_id((guild, principal.user.id)).one(core.db.read()).await?;
+    if manager.is_none() {
+        Admin::at_least(core, Role::Moderator, principal)?;
+    }
+    ensure_known(core, guild).await?;
+    let (mut users, total) = users::list(core, &UserFilter { guild: Some(guild), ..filter }, page, size).await?;
+    if manager.is_some() {
+        for user in &mut users {
+            (user.email, user.deletion_at) = (None, None);
+        }
+    }
+    Ok((users, total))
+}
+
+async fn ensure_known(core: &Core, guild: GuildId) -> Result<()> {
+    guilds::find(core, guild).await?.map(drop).ok_or_else(|| Reason::NoServer.refusal())
+}
+
+/// Makes a user a manager of a guild.
+///
+/// # Errors
+/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
+pub async fn add(core: &Core, admin: &Admin, user: UserId, guild: GuildId) -> Result<()> {
+    ensure_known(core, guild).await?;
+    let mut tx = Tx::begin(core).await?;
+    admin.lock_lower_ranked(&tx, user).await?;
+    let row = guild_manager::ActiveModel { guild_id: Set(guild), user_id: Set(user), created_at: Set(tx.now()) };
+    let key = [guild_manager::Column::GuildId, guild_manager::Column::UserId];
+    let added = guild_manager::Entity::insert(row)
+        .on_conflict(OnConflict::columns(key).do_nothing().to_owned())
+        .exec_without_returning(tx.db())
+        .await?;
+    if added > 0 {
+        let data = EventData::GuildManagerChanged { guild_id: guild, manages: true };
+        tx.record(NewEvent::account(admin.actor(), user, data));
+    }
+    tx.commit().await
+}
+
+/// Removes a user as manager of a guild.
+///
+/// # Errors
+/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
+pub async fn remove(core: &Core, admin: &Admin, user: UserId, guild: GuildId) -> Result<()> {
+    ensure_known(core, guild).await?;
+    let mut tx = Tx::begin(core).await?;
+    admin.lock_lower_ranked(&tx, user).await?;
+    let removed = guild_manager::Entity::delete_by_id((guild, user)).exec(tx.db()).await?;
+    if removed.rows_affected > 0 {
+        let data = EventData::GuildManagerChanged { guild_id: guild, manages: false };
+        tx.record(NewEvent::account(admin.actor(), user, data));
+    }
+    tx.commit().await
+}

@@ -1,0 +1,111 @@
+//! The connection pools, and what can be read from.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
+};
+
+use crate::Result;
+
+/// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
+/// Postgres, one pool for both.
+#[derive(Clone, Debug)]
+pub struct Db {
+    writer: DatabaseConnection,
+    reader: DatabaseConnection,
+}
+
+/// The limit for acquiring a connection, for a `SQLite` lock and for a Postgres statement.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Db {
+    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections.
+    ///
+    /// # Errors
+    /// If the database cannot be reached or the file cannot be opened.
+    pub async fn connect(url: &str, pool: u32) -> Result<Self> {
+        if url.starts_with("sqlite:") {
+            let writer = Database::connect(sqlite_options(url, 1, false)).await?;
+            let reader = Database::connect(sqlite_options(url, pool.min(8), true)).await?;
+            return Ok(Self { writer, reader });
+        }
+        let mut options = ConnectOptions::new(url);
+        options
+            .max_connections(pool)
+            .acquire_timeout(TIMEOUT)
+            .sqlx_logging(false)
+            .map_sqlx_postgres_opts(|options| options.options([("statement_timeout", "10s"), ("TimeZone", "UTC")]));
+        let pool = Database::connect(options).await?;
+        Ok(Self { writer: pool.clone(), reader: pool })
+    }
+
+    /// The connection for reads outside a transaction.
+    pub(crate) fn read(&self) -> &DatabaseConnection {
+        &self.reader
+    }
+
+    /// The connection for migrations and for single statements that need no transaction.
+    #[must_use]
+    pub fn writer(&self) -> &DatabaseConnection {
+        &self.writer
+    }
+
+    /// Whether several instances can share this database.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.writer.get_database_backend() == DbBackend::Postgres
+    }
+
+    /// Checks the connection with one round trip.
+    pub async fn ping(&self) -> Result<()> {
+        Ok(self.reader.ping().await?)
+    }
+
+    /// Closes both pools.
+    ///
+    /// # Errors
+    /// If a connection does not close cleanly.
+    pub async fn close(self) -> Result<()> {
+        self.reader.close_by_ref().await?;
+        Ok(self.writer.close_by_ref().await?)
+    }
+}
+
+fn sqlite_options(url: &str, pool: u32, read_only: bool) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
+        move |options| {
+            options
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(SqliteSynchronous::Full)
+                .busy_timeout(TIMEOUT)
+                .foreign_keys(true)
+                .pragma("query_only", if read_only { "on" } else { "off" })
+        },
+    );
+    options
+}
+
+/// Where a query reads from: the pool, or a transaction.
+pub trait Reader {
+    /// The connection.
+    #[doc(hidden)]
+    fn connection(&self) -> &impl ConnectionTrait;
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn reader_connections_are_read_only() {
+        let db = Db::connect("sqlite::memory:", 2).await.unwrap();
+        let error = db.read().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap_err();
+        assert!(error.to_string().contains("readonly database"), "{error}");
+        db.writer().execute_unprepared("CREATE TABLE anything (id integer)").await.unwrap();
+    }
+}

@@ -1,0 +1,23 @@
+//! The kinds of sources, and how a new one is announced.
+
+use crate::string_enum::string_enum;
+
+string_enum! {
+    /// What entitles a user to a product.
+    SourceKind {
+        /// A mapped Discord role.
+        DiscordRole => "discord_role",
+        /// A grant by an admin, one per product.
+        Manual => "manual",
+    }
+}
+
+string_enum! {
+    /// How users who have a source already are told of their license when the source is added.
+    Announce {
+        /// Not at all; `/key` shows it.
+        Silently => "quietly",
+        /// By staggered direct messages.
+        ByDm => "by_dm",
+    }
+}

@@ -1,0 +1,123 @@
+//! What each kind of event says, serialized in this file alone. The fields are public and stable.
+
+use chrono::{DateTime, Utc};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::EventKind;
+use crate::{
+    error::Code,
+    ids::{GuildId, ProductId, RoleId, SessionId},
+    licenses::LicenseState,
+    outbox::DeliveryKind,
+    users::{AccountStatus, Provider, Role, SignInMethod},
+};
+
+/// Declares the data of each event; `=>` names its kind where the variant is called differently.
+macro_rules! event_data {
+    ($($variant:ident $(=> $kind:ident)? { $($(#[$attr:meta])* $field:ident: $type:ty),* $(,)? })*) => {
+        /// The data of an event.
+        #[derive(Clone, Debug, Serialize)]
+        #[serde(untagged, rename_all_fields = "camelCase")]
+        pub(crate) enum EventData {
+            $($variant { $($(#[$attr])* $field: $type),* }),*
+        }
+
+        impl EventData {
+            /// The kind it belongs to.
+            pub(crate) const fn kind(&self) -> EventKind {
+                match self { $(Self::$variant { .. } => event_data!(@kind $variant $($kind)?)),* }
+            }
+        }
+    };
+    (@kind $variant:ident $kind:ident) => { EventKind::$kind };
+    (@kind $variant:ident) => { EventKind::$variant };
+}
+
+event_data! {
+    LicenseCreated { state: LicenseState, product_id: ProductId }
+    LicenseAssigned { #[serde(skip)] from: LicenseState, state: LicenseState }
+    LicenseActivated { #[serde(skip)] from: LicenseState, state: LicenseState }
+    LicenseExpired { state: LicenseState, expires_at: Option<DateTime<Utc>> }
+    LicenseRevoked { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
+    SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, held: bool }
+    SourceUnverifiable { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
+    BreakerTripped { #[serde(flatten)] origin: OriginLabel, ending: usize, holders: usize }
+    SyncConfirmed { #[serde(flatten)] origin: OriginLabel }
+    UserRegistered { #[serde(flatten)] sign_up: SignUpData }
+    SignUpRepeated { #[serde(flatten)] sign_up: SignUpData }
+    EmailVerified {}
+    SignedIn { method: SignInMethod, session_id: SessionId, network: String, second_factor: bool }
+    SignInRefused { why: Code, network: String }
+    PasswordChanged { by: &'static str }
+    SecondFactorChanged { how: &'static str }
+    IdentityLinked { provider: Provider }
+    IdentityUnlinked { provider: Provider }
+    ProfileChanged {}
+    UserStatusChanged { from: AccountStatus, to: AccountStatus, reason: Option<String> }
+    RoleAssigned => AccessChanged { #[serde(skip_serializing_if = "Option::is_none")] from: Option<Role>, to: Role }
+    GuildManagerChanged => AccessChanged { #[serde(serialize_with = "as_text")] guild_id: GuildId, manages: bool }
+    SessionRevoked { session_id: SessionId, why: String }
+    SessionsRevoked => SessionRevoked { sessions: u64, why: String }
+    TokenReused { session_id: SessionId }
+    UserExported {}
+    DeletionPlanned { at: DateTime<Utc> }
+    DeletionUndone {}
+    UserErased {}
+    DeliveryReplayed { delivery: Uuid, kind: DeliveryKind }
+}
+
+/// How an account was created, and the network of the request.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SignUpData {
+    pub method: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
+}
+
+/// How events name a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub enum SourceLabel {
+    /// A Discord role.
+    DiscordRole {
+        /// The server.
+        #[serde(serialize_with = "as_text")]
+        guild_id: GuildId,
+        /// The role.
+        #[serde(serialize_with = "as_text")]
+        role_id: RoleId,
+    },
+}
+
+/// How events name what a reconciliation walks.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged, rename_all_fields = "camelCase")]
+pub(crate) enum OriginLabel {
+    Guild { guild_id: String },
+}
+
+fn as_text<T: std::fmt::Display, S: Serializer>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(id)
+}
+
+impl EventData {
+    /// The state before, for events that change one.
+    pub(crate) fn before(&self) -> Option<Value> {
+        match self {
+            Self::LicenseAssigned { from, .. }
+            | Self::LicenseActivated { from, .. }
+            | Self::LicenseRevoked { from, .. } => Some(json!({ "state": from })),
+            Self::SourceChanged { source, held } => {
+                Some(json!(Self::SourceChanged { source: source.clone(), held: !held }))
+            }
+            _ => None,
+        }
+    }
+
+    /// The state after, or what there is to say; `None` if the kind says everything.
+    pub(crate) fn after(&self) -> Option<Value> {
+        Some(json!(self)).filter(|data| data.as_object().is_some_and(|data| !data.is_empty()))
+    }
+}

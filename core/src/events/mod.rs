@@ -1,0 +1,108 @@
+//! The event log. Its readers, such as the log channel, each keep a cursor.
+//!
+//! Updating the head and inserting the events are the last statements before a commit, so that commit order
+//! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
+
+use chrono::{DateTime, Utc};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    sea_query::Expr,
+};
+
+use crate::{
+    Core, Error, Result, Scope,
+    entity::{event, event_head},
+    ids::{LicenseId, TenantId, UserId},
+    workers::schedule::{LOG_CHANNEL, schedule_no_later_than},
+};
+
+mod cursor;
+mod data;
+mod kind;
+
+pub(crate) use self::{
+    cursor::read_next,
+    data::{EventData, OriginLabel, SignUpData},
+};
+pub use self::{
+    data::SourceLabel,
+    kind::{Actor, EventKind},
+};
+pub use crate::entity::event::Model as Event;
+
+/// An event to write when its transaction commits.
+#[derive(Clone, Debug)]
+pub(crate) struct NewEvent {
+    pub tenant: TenantId,
+    pub actor: Actor,
+    pub subject: Option<UserId>,
+    pub license: Option<LicenseId>,
+    pub data: EventData,
+}
+
+impl NewEvent {
+    /// An event about an account; accounts belong to the installation, not to a tenant.
+    pub fn account(actor: Actor, subject: impl Into<Option<UserId>>, data: EventData) -> Self {
+        Self { tenant: TenantId::INSTALLATION, actor, subject: subject.into(), license: None, data }
+    }
+}
+
+/// Writes the events with the next sequence numbers. Only `Tx::commit` calls this.
+pub(crate) async fn append(
+    db: &impl ConnectionTrait,
+    now: DateTime<Utc>,
+    request_id: Option<String>,
+    events: Vec<NewEvent>,
+) -> Result<()> {
+    let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(()) };
+    let head = event_head::Entity::update_many()
+        .col_expr(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))
+        .filter(event_head::Column::Id.eq(1))
+        .exec_with_returning(db)
+        .await?;
+    let head = head.first().ok_or_else(|| Error::Internal("the event_head row is missing".to_owned()))?.seq;
+    let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| event::ActiveModel {
+        seq: Set(seq),
+        tenant_id: Set(event.tenant),
+        kind: Set(event.data.kind()),
+        subject: Set(event.subject),
+        license_id: Set(event.license),
+        actor: Set(event.actor.to_string()),
+        before: Set(event.data.before()),
+        after: Set(event.data.after()),
+        request_id: Set(request_id.clone()),
+        at: Set(now),
+    });
+    event::Entity::insert_many(rows).exec_without_returning(db).await?;
+    schedule_no_later_than(db, LOG_CHANNEL, now).await
+}
+
+/// Returns the event with this sequence number.
+pub(crate) async fn find(core: &Core, seq: i64) -> Result<Option<Event>> {
+    Ok(event::Entity::find_by_id(seq).one(core.db.read()).await?)
+}
+
+/// Returns the latest events of a tenant, newest first.
+pub async fn list(core: &Core, scope: &Scope, limit: u64) -> Result<Vec<Event>> {
+    let events = event::Entity::find()
+        .filter(event::Column::TenantId.eq(scope.tenant()))
+        .order_by_desc(event::Column::Seq)
+        .limit(limit)
+        .all(core.db.read())
+        .await?;
+    Ok(events)
+}
+
+tokio::task_local! {
+    static REQUEST_ID: String;
+}
+
+/// Runs `work` as part of a request; its events are recorded with the request id.
+pub async fn with_request_id<T>(id: String, work: impl Future<Output = T>) -> T {
+    REQUEST_ID.scope(id, work).await
+}
+
+/// The id of the current request, if there is one.
+pub(crate) fn request_id() -> Option<String> {
+    REQUEST_ID.try_with(Clone::clone).ok()
+}

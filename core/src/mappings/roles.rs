@@ -1,0 +1,66 @@
+//! What the roles of a Discord member say about mappings.
+
+use super::Mapping;
+use crate::{
+    Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope,
+    entitlements::{Evidence, Level, Observation, ObservedSource, SourceKind, Stamp, breaker::Origin},
+    events::SourceLabel,
+    guilds,
+    ids::TenantId,
+    users::{self, Provider},
+    workers::Lease,
+};
+
+/// One source per mapping, from a member's roles. `roles` is `None` if the member left.
+pub(super) fn observed_sources<'a>(
+    mappings: impl IntoIterator<Item = &'a Mapping>,
+    roles: Option<&[RoleId]>,
+) -> Vec<ObservedSource> {
+    // A deleted role is no evidence that members lost it, until an admin removes its mapping.
+    let is_verifiable = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
+    let level = |mapping: &Mapping| match roles {
+        Some(roles) if roles.contains(&mapping.role_id) => Level::Present,
+        _ => Level::Absent,
+    };
+    let source = |mapping: &Mapping| ObservedSource {
+        product: mapping.product_id,
+        kind: SourceKind::DiscordRole,
+        reference: mapping.id.0,
+        level: level(mapping),
+        rollout: mapping.applied_at.is_none().then_some(mapping.announce),
+        label: Some(SourceLabel::DiscordRole { guild_id: mapping.guild_id, role_id: mapping.role_id }),
+    };
+    mappings.into_iter().filter(is_verifiable).map(source).collect()
+}
+
+/// An observation from a member's current roles; `roles` is `None` if the member left. Returns `None` if there is
+/// nothing to observe: the guild is unknown or has no mappings, or the member is unknown and has no mapped role.
+pub async fn observation(
+    core: &Core,
+    guild: GuildId,
+    member: DiscordUserId,
+    roles: Option<&[RoleId]>,
+    stamp: Stamp,
+    fence: Option<Lease>,
+) -> Result<Option<Observation>> {
+    let Some(guild) = guilds::find(core, guild).await? else { return Ok(None) };
+    let scope = Scope::of(guild.tenant_id);
+    let sources = observed_sources(&super::list(core, &scope, guild.id).await?, roles);
+    if sources.is_empty() {
+        return Ok(None);
+    }
+    let subject = member.to_string();
+    let user = match users::find_by_identity(core, Provider::Discord, &subject).await? {
+        Some(user) => user,
+        None if sources.iter().all(|source| source.level == Level::Absent) => return Ok(None),
+        None => users::ensure(core, Provider::Discord, &subject).await?,
+    };
+    let caller = Caller::System(scope);
+    Ok(Some(Observation { caller, user, evidence: Evidence::Reported, stamp, fence, sources }))
+}
+
+/// The members of a guild, as something to reconcile.
+#[must_use]
+pub fn origin(tenant: TenantId, guild: GuildId) -> Origin {
+    Origin { tenant, provider: Provider::Discord, id: guild.to_string() }
+}

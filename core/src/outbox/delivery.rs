@@ -1,0 +1,138 @@
+//! What a delivery is: its effect, its recipient, and the service that performs it.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{
+    ids::{ChannelId, DiscordUserId, GuildId, LicenseId, UserId},
+    string_enum::string_enum,
+};
+
+/// The effect to perform and its recipient.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Delivery {
+    /// Sends members their license key by direct message.
+    KeyDm {
+        /// The license.
+        license: LicenseId,
+    },
+    /// Posts an event to a guild's log channel.
+    LogLine {
+        /// The channel.
+        channel: ChannelId,
+        /// The sequence number of the event.
+        seq: i64,
+    },
+    /// Fetches a member from Discord before revoking a license on uncertain information.
+    #[serde(rename = "refetch")]
+    RecheckMember {
+        /// The guild.
+        guild: GuildId,
+        /// The member.
+        user: DiscordUserId,
+    },
+    /// Sends an email.
+    #[serde(rename = "mail")]
+    Email {
+        /// The template.
+        template: EmailTemplate,
+        /// The recipient.
+        user: UserId,
+        /// The id of the one-time token in its link.
+        token: Option<Uuid>,
+    },
+}
+
+string_enum! {
+    /// The service that performs a delivery. Each is claimed separately, so that they do not delay each other.
+    Transport {
+        /// Discord's REST API.
+        Discord => "discord",
+        /// The mail server.
+        Smtp => "smtp",
+    }
+}
+
+impl Delivery {
+    /// The kind of the delivery.
+    pub(crate) fn kind(&self) -> DeliveryKind {
+        match self {
+            Self::KeyDm { .. } => DeliveryKind::KeyDm,
+            Self::LogLine { .. } => DeliveryKind::LogLine,
+            Self::RecheckMember { .. } => DeliveryKind::RecheckMember,
+            Self::Email { .. } => DeliveryKind::Email,
+        }
+    }
+
+    /// Deliveries with the same key are performed one at a time, in order.
+    pub(crate) fn ordering_key(&self) -> String {
+        match self {
+            Self::KeyDm { license } => format!("license:{license}"),
+            Self::LogLine { channel, .. } => format!("channel:{channel}"),
+            Self::RecheckMember { guild, user } => format!("member:{guild}:{user}"),
+            // Unique, so that a delayed email does not delay others, which may expire earlier.
+            Self::Email { template, user, token } => format!("mail:{template}:{user}:{}", token.unwrap_or_default()),
+        }
+    }
+}
+
+string_enum! {
+    /// What a delivery does.
+    DeliveryKind {
+        /// Sends a license key by direct message.
+        KeyDm => "key_dm",
+        /// Posts a line in a log channel.
+        LogLine => "log_line",
+        /// Fetches a member from Discord.
+        RecheckMember => "refetch",
+        /// Sends an email.
+        Email => "mail",
+    }
+}
+
+impl DeliveryKind {
+    /// The service that performs it.
+    pub(crate) const fn transport(self) -> Transport {
+        match self {
+            Self::KeyDm | Self::LogLine | Self::RecheckMember => Transport::Discord,
+            Self::Email => Transport::Smtp,
+        }
+    }
+}
+
+string_enum! {
+    /// The state of a delivery.
+    DeliveryState {
+        /// Waiting to be performed.
+        Pending => "pending",
+        /// Performed.
+        Sent => "sent",
+        /// The recipient could not be reached, or the delivery expired or is obsolete.
+        Undelivered => "undelivered",
+        /// Given up after a permanent failure or too many attempts.
+        Dead => "dead",
+    }
+}
+
+string_enum! {
+    /// The emails, named after their templates.
+    EmailTemplate {
+        /// Verify your email address.
+        VerifyEmail => "verify-email",
+        /// Your email address is verified.
+        WelcomeEmail => "welcome-email",
+        /// Choose a new password.
+        ResetPassword => "reset-password",
+        /// Someone signed up with your address, which already has an account.
+        AlreadyRegistered => "already-registered",
+        /// Your password was changed.
+        PasswordChanged => "password-changed",
+        /// A refresh token was reused; you were signed out everywhere.
+        SessionsEnded => "sessions-ended",
+        /// Your second factor was changed.
+        SecondFactorChanged => "second-factor-changed",
+        /// Your account will be deleted. Sign in to keep it.
+        DeletionPlanned => "deletion-planned",
+    }
+}

@@ -1,0 +1,74 @@
+//! What describes a user: role, status, language, and the providers that know them.
+
+use crate::string_enum::string_enum;
+
+string_enum! {
+    /// The status of an account.
+    AccountStatus {
+        /// Signed up; the email address is not verified yet.
+        Pending => "PENDING",
+        /// Can sign in.
+        Active => "ACTIVE",
+        /// Cannot sign in for now.
+        Suspended => "SUSPENDED",
+        /// Cannot sign in.
+        Banned => "BANNED",
+    }
+}
+
+string_enum! {
+    /// The roles of users in this installation, from lowest to highest.
+    Role {
+        /// Manages their own account.
+        User => "USER",
+        /// Same rights as USER; free for the operator to use.
+        Premium => "PREMIUM",
+        /// Sees users and their sessions.
+        Moderator => "MODERATOR",
+        /// Suspends and bans users, ends sessions, replays deliveries.
+        Admin => "ADMIN",
+        /// Assigns and removes roles.
+        SuperAdmin => "SUPER_ADMIN",
+    }
+}
+
+string_enum! {
+    /// The languages of emails.
+    Locale {
+        /// English.
+        En => "en",
+        /// Español.
+        Es => "es",
+    }
+}
+
+string_enum! {
+    /// An identity provider.
+    Provider {
+        /// Discord.
+        Discord => "discord",
+        /// Google.
+        Google => "google",
+    }
+}
+
+string_enum! {
+    /// How a session was opened.
+    SignInMethod {
+        /// With email and password.
+        Password => "password",
+        /// With Discord.
+        Discord => "discord",
+        /// With Google.
+        Google => "google",
+    }
+}
+
+impl From<Provider> for SignInMethod {
+    fn from(provider: Provider) -> Self {
+        match provider {
+            Provider::Discord => Self::Discord,
+            Provider::Google => Self::Google,
+        }
+    }
+}

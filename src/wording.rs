@@ -1,0 +1,183 @@
+//! The sentences for people in HTTP responses, pages and the command line. Core has none: it gives a code, a reason
+//! and data.
+
+use std::borrow::Cow;
+
+use dca_core::{
+    Code, Reason,
+    crypto::license_key::Malformed,
+    licenses::VerdictCode,
+    users::{Provider, Role},
+};
+
+/// The sentence for a refusal.
+#[must_use]
+pub fn refusal(reason: &Reason) -> Cow<'static, str> {
+    match reason {
+        Reason::Unspecified(code) => title(*code).into(),
+        Reason::NoLicense => "No such license.".into(),
+        Reason::NoMemberLicense => "This member has no license for that product.".into(),
+        Reason::NoProduct { wanted, known, total } => no_product(wanted, known, *total).into(),
+        Reason::RoleNotMapped { product } => format!("That role is not mapped to {product}.").into(),
+        Reason::ServerNotSetUp => "This server is not set up. Invite the bot again.".into(),
+        Reason::NoDelivery => "There is no delivery with this ID.".into(),
+        Reason::NoActiveApiKey => "There is no active API key with this ID. It may already be revoked.".into(),
+        Reason::NoUser => "No such user.".into(),
+        Reason::NoSession => "No such session.".into(),
+        Reason::NoServer => "No such server.".into(),
+        Reason::ProviderNotLinked => "Your account is not linked to this provider.".into(),
+        Reason::RoleAlreadyMapped { product } => format!("That role is already mapped to {product}.").into(),
+        Reason::NothingToConfirm => "There is nothing to confirm: no sync of this server was stopped.".into(),
+        Reason::PrefixIsFixed { product, prefix } => {
+            format!("{product} already has the prefix {prefix}, which cannot be changed.").into()
+        }
+        Reason::PrefixTaken { prefix } => {
+            format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one.").into()
+        }
+        Reason::NotReplayable => "Only dead or undelivered deliveries that have not expired can be replayed.".into(),
+        Reason::AlreadyLicensed => {
+            "This member already has a license for that product. Use `/license show` in Discord for details.".into()
+        }
+        Reason::SecondFactorExists => "You already have a second factor. Disable it first.".into(),
+        Reason::SecondFactorNotStarted => "Start the setup of your second factor first.".into(),
+        Reason::NoSecondFactor => "You have no second factor.".into(),
+        Reason::LinkedElsewhere { provider: name } => {
+            format!("This {} account is linked to another user here.", provider(*name)).into()
+        }
+        Reason::AnotherAccountLinked { provider: name } => {
+            format!("Your account is already linked to another {} account. Unlink that one first.", provider(*name))
+                .into()
+        }
+        Reason::OnlySignInMethod => "This is your only way to sign in. Set a password first.".into(),
+        Reason::HoldsLicenses => "Your licenses belong to this Discord account, so it cannot be unlinked.".into(),
+        Reason::HasOtherRole { role } => format!("This user's role is {role}.").into(),
+        Reason::AlreadyRevoked => "This license is already revoked.".into(),
+        Reason::NeitherIdNorKey { malformed: why } => {
+            format!("Neither a license id nor a key: {}.", malformed(why)).into()
+        }
+        Reason::InvalidEmail => "email must be an email".into(),
+        Reason::PasswordLength { min, max } => format!("password must be {min} to {max} characters long").into(),
+        Reason::GuessablePassword => "password is too easy to guess; use a longer one with unrelated words".into(),
+        Reason::NotOneLine { field, max } => format!("{field} must be one line of 1 to {max} characters").into(),
+        Reason::InvalidStatus => "status must be ACTIVE, SUSPENDED or BANNED".into(),
+        Reason::InvalidProductName => "A product name must have 1 to 80 visible characters, for example Studio.".into(),
+        Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".into(),
+        Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".into(),
+        Reason::TooManySignIns => "Too many sign-ins at the moment. Try again in a few seconds.".into(),
+        Reason::TooManyAttempts => "Too many attempts. Wait before you try again.".into(),
+        Reason::SignInTooOld => "Your sign-in is too old. Sign in again and retry within 15 minutes.".into(),
+        Reason::StateMismatch => "This sign-in was started in another browser or has expired. Start again.".into(),
+        Reason::AdminsNeedSecondFactor => "Admins need a second factor. Set one up, then sign in again with it.".into(),
+        Reason::UserNotBelow => "You can only manage users whose role is below yours.".into(),
+        Reason::RoleNotBelow => "You can only assign roles below your own.".into(),
+    }
+}
+
+fn no_product(wanted: &str, known: &[String], total: usize) -> String {
+    let more = if total > known.len() { " …" } else { "" };
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    format!("There is no product {wanted:?}. Known: {known}{more}.")
+}
+
+/// The sentence for a code on a Spanish page.
+#[must_use]
+pub const fn spanish(code: Code) -> &'static str {
+    match code {
+        Code::InvalidOneTimeToken => "El enlace no es válido o ha caducado. Solicita uno nuevo.",
+        Code::ValidationError => "La contraseña debe tener entre 8 y 128 caracteres y no ser fácil de adivinar.",
+        Code::InvalidSecondFactor => "El código no es correcto. Inténtalo de nuevo.",
+        Code::RequiresSecondFactor => "Escribe el código de tu aplicación de autenticación.",
+        Code::RateLimitExceeded => "Demasiados intentos. Espera un momento e inténtalo de nuevo.",
+        Code::AccountSuspended => "Tu cuenta está suspendida.",
+        Code::AccountBanned => "Tu cuenta está bloqueada.",
+        Code::Conflict => "Esta cuenta ya está vinculada.",
+        Code::Unavailable => "El servicio no está disponible. Inténtalo de nuevo en unos segundos.",
+        _ => "No se ha completado la acción.",
+    }
+}
+
+/// What a code means, in general.
+#[must_use]
+pub const fn title(code: Code) -> &'static str {
+    match code {
+        Code::NotFound => "Not found.",
+        Code::MalformedKey => "This is not a license key.",
+        Code::NoApiKey => "Send an API key as X-API-Key or as a Bearer token.",
+        Code::InvalidApiKey => "This API key is not valid.",
+        Code::BadRequest => "The request is malformed.",
+        Code::UnsupportedMediaType => "Send application/json.",
+        Code::PayloadTooLarge => "The request body is too large.",
+        Code::ValidationError => "The request has a wrong or missing field.",
+        Code::MethodNotAllowed => "This route does not support this method.",
+        Code::RateLimitExceeded => "Too many requests.",
+        Code::RequestTimeout => "The request took too long.",
+        Code::Unavailable => "A service this depends on is not responding. Try again later.",
+        Code::Internal => "Something went wrong on our side.",
+        Code::InvalidTransition => "The state of the license does not allow this.",
+        Code::Conflict => "This conflicts with the current state.",
+        Code::RoleUnmanageable => "This role cannot be mapped.",
+        Code::NoToken => "Sign in, and send the access token as a Bearer token.",
+        Code::InvalidToken => "This access token is not valid.",
+        Code::TokenExpired => "The access token has expired.",
+        Code::InvalidSession | Code::TokenReuseDetected => "Session invalidated",
+        Code::NoRefreshToken => "Missing refresh token",
+        Code::InvalidOneTimeToken => "Invalid or expired token",
+        Code::InvalidCredentials => "Invalid credentials",
+        Code::EmailNotVerified => "Email not verified",
+        Code::AccountSuspended => "Account suspended",
+        Code::AccountBanned => "Account banned",
+        Code::RequiresSecondFactor => "A two-factor code is required.",
+        Code::InvalidSecondFactor => "Invalid two-factor code",
+        Code::InsufficientRole => "Your role does not allow this.",
+        Code::AccessDenied => "This request is not allowed from this origin.",
+        Code::SignInFailed => "The sign-in was not completed.",
+    }
+}
+
+/// The sentence of a verdict.
+#[must_use]
+pub fn verdict(code: VerdictCode, why: Option<&Malformed>) -> String {
+    match (code, why) {
+        (VerdictCode::MalformedKey, Some(why)) => format!("This is not a license key: {}.", malformed(why)),
+        (VerdictCode::MalformedKey, None) => title(Code::MalformedKey).to_owned(),
+        (VerdictCode::Valid, _) => "License is valid.".to_owned(),
+        (VerdictCode::NotFound, _) => "No such license.".to_owned(),
+        (VerdictCode::ProductMismatch, _) => "This license is for another product.".to_owned(),
+        (VerdictCode::Revoked, _) => "License was revoked.".to_owned(),
+        (VerdictCode::Expired, _) => "License has expired.".to_owned(),
+        (VerdictCode::NotAssigned, _) => "This key is not assigned to anyone yet. Ask the seller.".to_owned(),
+    }
+}
+
+fn malformed(why: &Malformed) -> String {
+    match why {
+        Malformed::TooLong { max_bytes } => format!("longer than {max_bytes} bytes"),
+        Malformed::Length { symbols, expected } => {
+            format!("it has {symbols} letters and digits; a key has {expected} after its prefix")
+        }
+        Malformed::Symbol { position } => format!("character {position} cannot be part of a key"),
+        Malformed::Typo { position } => format!("there seems to be a typing error at character {position}"),
+        Malformed::Check => "the prefix or more than one character is wrong".to_owned(),
+    }
+}
+
+/// The name of a provider.
+#[must_use]
+pub const fn provider(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Discord => "Discord",
+        Provider::Google => "Google",
+    }
+}
+
+/// What a role may do.
+#[must_use]
+pub const fn role(role: Role) -> &'static str {
+    match role {
+        Role::User => "Manages their own account.",
+        Role::Premium => "Same rights as USER; free for the operator to use.",
+        Role::Moderator => "Sees users and their sessions.",
+        Role::Admin => "Suspends and bans users, ends sessions, replays deliveries.",
+        Role::SuperAdmin => "Assigns and removes roles.",
+    }
+}
