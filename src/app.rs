@@ -5,38 +5,19 @@
 //! data directory -> database (migrated) -> master key -> Redis? -> Core -> bot? -> mail, OAuth
 //! ```
 
-use std::{
-    fs,
-    num::NonZeroU32,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fs, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use dca_commands::{Bot, DiscordClient, GatewayStatus};
-use dca_core::{
-    Bus, Clock, Core, Db, Ids, Limiter,
-    accounts::AccountPolicy,
-    keyring::Keyring,
-    limiter::{Bucket, Rate},
-};
+use dca_core::limiter::{Bucket, Rate};
+use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 
-use crate::{
-    config::Config,
-    master_key,
-    outbound::{
-        dm_pause::DmPause,
-        mail::{Mailer, WithoutServer},
-        oauth::OAuthProviders,
-    },
-    telemetry,
-};
+use crate::outbound::mail::{Mailer, WithoutServer};
+use crate::{config::Config, master_key, outbound::dm_pause::DmPause, outbound::oauth::OAuthProviders, telemetry};
 
 /// The parts of the service, which can run in separate processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -85,7 +66,6 @@ pub struct App {
     pub mailer: Mailer,
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
-    /// Pauses direct messages while Discord rate-limits them.
     pub(crate) dm_pause: DmPause,
     parts: Arc<[Part]>,
     accepts_requests: Arc<AtomicBool>,
@@ -93,20 +73,14 @@ pub struct App {
 
 impl App {
     /// Opens everything that the configuration names.
-    ///
-    /// # Errors
-    /// What cannot be opened, and how to fix it.
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
         let core = open_core(&config, &inputs).await?;
         let discord = config.discord.token.as_ref().map(|token| {
             DiscordClient::new(token.expose(), config.discord.api_url.as_deref(), config.discord.delivery_timeout)
         });
-        let can_connect = parts.contains(&Part::Bot);
-        let bot = discord
-            .clone()
-            .filter(|_| can_connect)
-            .map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
+        let connected = discord.clone().filter(|_| parts.contains(&Part::Bot));
+        let bot = connected.map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
         let without_server = if core.db.is_shared() { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles };
         let mailer = Mailer::new(&config, without_server)?;
         Ok(Self {
@@ -129,7 +103,6 @@ impl App {
         Self::build(config, &[], Inputs::system(metrics)).await
     }
 
-    /// Whether this process runs a part.
     pub(crate) fn runs(&self, part: Part) -> bool {
         self.parts.contains(&part)
     }
@@ -146,14 +119,12 @@ impl App {
     }
 
     /// `embedded` (one process with a SQLite file) or `cluster`.
-    #[must_use]
-    pub fn mode(&self) -> &'static str {
+    pub(crate) fn mode(&self) -> &'static str {
         if self.core.db.is_shared() { "cluster" } else { "embedded" }
     }
 
     /// The status of the Discord connection: one word and a description.
-    #[must_use]
-    pub fn discord_status(&self) -> (&'static str, String) {
+    pub(crate) fn discord_status(&self) -> (&'static str, String) {
         match (&self.bot, &self.discord) {
             (None, None) => ("off", "no DCA_DISCORD_TOKEN".to_owned()),
             (None, Some(_)) => ("off", "the gateway runs in another process (--only)".to_owned()),
@@ -169,7 +140,6 @@ impl App {
     }
 }
 
-/// How many messages may be sent in one burst.
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
 async fn open_core(config: &Config, inputs: &Inputs) -> Result<Core> {
@@ -217,10 +187,7 @@ fn account_policy(config: &Config) -> AccountPolicy {
     }
 }
 
-/// Opens the database. A new `SQLite` file is readable by its owner only.
-///
-/// # Errors
-/// If the database cannot be reached. The message does not contain the URL.
+/// Opens the database. A new `SQLite` file is readable by its owner only. Errors do not contain the URL.
 pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.storage.database_url.expose();
     if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
@@ -228,15 +195,11 @@ pub async fn open_database(config: &Config) -> Result<Db> {
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("cannot write the database file {path}"))?;
     }
-    Db::connect(url, config.storage.database_pool_size)
-        .await
-        .context("cannot open the database. Check DCA_DATABASE_URL")
+    let connected = Db::connect(url, config.storage.database_pool_size).await;
+    connected.context("cannot open the database. Check DCA_DATABASE_URL")
 }
 
 /// Applies pending migrations. Instances may call this at the same time.
-///
-/// # Errors
-/// If a migration fails.
 pub async fn migrate(db: &Db) -> Result<()> {
     dca_migration::up(db.writer()).await.context("cannot migrate the database")
 }
@@ -249,9 +212,8 @@ fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManage
         .set_number_of_retries(1)
         .set_response_timeout(Some(timeout))
         .set_connection_timeout(Some(timeout));
-    let connection = ConnectionManager::new_lazy_with_config(client.clone(), settings)
-        .context("cannot set up the Redis connection")?;
-    Ok(Some((client, connection)))
+    let connection = ConnectionManager::new_lazy_with_config(client.clone(), settings);
+    Ok(Some((client, connection.context("cannot set up the Redis connection")?)))
 }
 
 /// Pings Redis; `None` if it is not configured.

@@ -7,28 +7,19 @@ use serde::Serialize;
 
 use crate::{App, Config, app};
 
-/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// The check passed.
     Ok,
-    /// The feature is not in use.
     Off,
-    /// The check failed.
     Fail,
 }
 
-/// The result of one check.
 #[derive(Debug, Serialize)]
 pub struct Finding {
-    /// What was checked.
     pub check: String,
-    /// Whether it passed.
     pub outcome: Outcome,
-    /// What was found.
     pub detail: String,
-    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fix: Option<String>,
 }
@@ -44,6 +35,10 @@ impl Finding {
 
     fn fail(check: impl Into<String>, detail: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { outcome: Outcome::Fail, fix: Some(fix.into()), ..Self::ok(check, detail) }
+    }
+
+    fn database_failure(check: impl Into<String>, error: &dca_core::Error) -> Self {
+        Self::fail(check, error.to_string(), "Check that the database is reachable.")
     }
 }
 
@@ -63,16 +58,11 @@ pub async fn check_database(config: &Config) -> Vec<Finding> {
 }
 
 /// The finding if the process cannot be built, for example because of a wrong master key.
-#[must_use]
 pub fn startup_failure(error: &anyhow::Error) -> Finding {
-    Finding::fail(
-        "start",
-        format!("{error:#}"),
-        "Fix this first, then run `dca-auth doctor` again. The other checks were skipped.",
-    )
+    let fix = "Fix this first, then run `dca-auth doctor` again. The other checks were skipped.";
+    Finding::fail("start", format!("{error:#}"), fix)
 }
 
-/// Checks Redis, email and Discord.
 pub async fn check_app(app: &App) -> Vec<Finding> {
     let mut findings = vec![check_redis(app).await, check_mail(app).await];
     match &app.discord {
@@ -96,10 +86,10 @@ async fn check_redis(app: &App) -> Finding {
 
 async fn check_mail(app: &App) -> Finding {
     match app.mailer.check_connection().await {
-        None => Finding::off(
-            "mail",
-            app.mailer.disabled_reason().as_deref().unwrap_or_default().trim_start_matches("mail: "),
-        ),
+        None => {
+            let reason = app.mailer.disabled_reason().unwrap_or_default();
+            Finding::off("mail", reason.trim_start_matches("mail: "))
+        }
         Some(Ok(())) => Finding::ok("mail", "connected to the mail server"),
         Some(Err(error)) => Finding::fail("mail", error.to_string(), error.fix()),
     }
@@ -119,19 +109,15 @@ async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding>
     });
     match guilds::list_joined(&app.core).await {
         Ok(joined) if joined.is_empty() => {
-            findings.push(Finding::off(
-                "servers",
-                "the bot is not in any server yet; invite it with the link in the README",
-            ));
+            let detail = "the bot is not in any server yet; invite it with the link in the README";
+            findings.push(Finding::off("servers", detail));
         }
         Ok(joined) => {
             for guild in joined {
                 findings.extend(check_guild(app, discord, &guild).await);
             }
         }
-        Err(error) => {
-            findings.push(Finding::fail("servers", error.to_string(), "Check that the database is reachable."));
-        }
+        Err(error) => findings.push(Finding::database_failure("servers", &error)),
     }
     findings
 }
@@ -152,12 +138,7 @@ async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::G
     let scope = Caller::operator(guild.tenant_id).scope();
     let mappings = match mappings::list(&app.core, &scope, guild.id).await {
         Ok(mappings) => mappings,
-        Err(error) => {
-            return vec![
-                permissions,
-                Finding::fail(check("role order"), error.to_string(), "Check that the database is reachable."),
-            ];
-        }
+        Err(error) => return vec![permissions, Finding::database_failure(check("role order"), &error)],
     };
     let errors = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
     let errors: Vec<String> = errors.map(|error| reply::unmappable(&error)).collect();

@@ -6,13 +6,13 @@
 pub mod app;
 pub mod cli;
 pub mod config;
-pub mod doctor;
+mod doctor;
 pub mod http;
 mod master_key;
-pub mod outbound;
+mod outbound;
 pub mod process;
 pub mod telemetry;
-pub mod wording;
+mod wording;
 pub mod workers;
 
 pub use app::App;

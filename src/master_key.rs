@@ -1,11 +1,8 @@
 //! The file `master.key` in the data directory: 32 bytes of base64, generated on first start.
 
-use std::{
-    fs,
-    io::{ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::{fs, os::unix::fs::OpenOptionsExt};
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -25,7 +22,6 @@ pub(crate) fn read(data_dir: &Path) -> Result<MasterKey> {
     }
 }
 
-/// Reads the key, or generates it.
 pub(crate) fn read_or_generate(data_dir: &Path, ids: &Ids) -> Result<MasterKey> {
     let path = path(data_dir);
     if let Some(key) = read_file(&path)? {
@@ -37,7 +33,6 @@ pub(crate) fn read_or_generate(data_dir: &Path, ids: &Ids) -> Result<MasterKey> 
     Ok(MasterKey::new(key))
 }
 
-/// Decodes a key.
 pub(crate) fn decode(text: &str) -> Result<MasterKey> {
     let bytes = STANDARD.decode(text)?;
     Ok(MasterKey::new(bytes.try_into().map_err(|_| anyhow!("wrong length"))?))

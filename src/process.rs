@@ -15,11 +15,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{
-    app::{App, Part},
-    http,
-    workers::{self, relay, scheduled},
-};
+use crate::app::{App, Part};
+use crate::http;
+use crate::workers::{self, relay, scheduled};
+
+const REDIS_IS_OFF: &str = "redis: no DCA_REDIS_URL, rate limits are not shared between instances";
 
 /// A started process.
 pub struct Running {
@@ -34,9 +34,6 @@ pub struct Running {
 
 impl App {
     /// Starts the configured parts.
-    ///
-    /// # Errors
-    /// If the address cannot be bound or the certificate cannot be read.
     pub async fn start(self) -> Result<Running> {
         for worker in workers::SCHEDULED {
             dca_core::workers::register(&self.core, worker.name).await?;
@@ -90,9 +87,6 @@ impl Running {
 
     /// Shuts down in order: stops accepting requests, closes the gateway and releases the workers
     /// while requests finish, then closes the pools.
-    ///
-    /// # Errors
-    /// If a pool does not close cleanly.
     pub async fn stop(mut self) -> Result<()> {
         self.app.set_unready();
         self.stop.cancel();
@@ -103,8 +97,8 @@ impl Running {
                 }
             }
         };
-        if tokio::time::timeout(self.app.config.http.drain_timeout + Duration::from_secs(10), all_ended).await.is_err()
-        {
+        let limit = self.app.config.http.drain_timeout + Duration::from_secs(10);
+        if tokio::time::timeout(limit, all_ended).await.is_err() {
             warn!("some tasks did not finish in time; their leases will expire");
             self.parts.detach_all();
         }
@@ -114,33 +108,27 @@ impl Running {
     /// Logs one start line, and a warning if settings of earlier systems are unused.
     fn announce(&self) {
         let Self { app, addr, .. } = self;
-        let mail = app.mailer.disabled_reason();
-        let off: Vec<&str> = [
+        let (config, mail) = (&app.config, app.mailer.disabled_reason());
+        let parts = [
             (app.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
-            (
-                app.config.storage.redis_url.is_none(),
-                "redis: no DCA_REDIS_URL, rate limits are not shared between instances",
-            ),
-            (app.config.http.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
+            (config.storage.redis_url.is_none(), REDIS_IS_OFF),
+            (config.http.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
             (mail.is_some(), mail.as_deref().unwrap_or_default()),
             (!app.runs(Part::Api), "api: --only"),
             (!app.runs(Part::Bot), "gateway: --only"),
             (!app.runs(Part::Workers), "workers: --only"),
-        ]
-        .into_iter()
-        .filter(|(is_off, _)| *is_off)
-        .map(|(_, reason)| reason)
-        .collect();
+        ];
+        let off: Vec<&str> = parts.into_iter().filter(|(is_off, _)| *is_off).map(|(_, reason)| reason).collect();
         info!(
             version = env!("CARGO_PKG_VERSION"),
             mode = app.mode(),
             listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
-            url = app.config.http.public_url,
+            url = config.http.public_url,
             off = off.join("; "),
             "DCA-Auth is up"
         );
-        if !app.config.unused_settings.is_empty() {
-            warn!(names = app.config.unused_settings.join(" "), "these settings are recognized but not used yet");
+        if !config.unused_settings.is_empty() {
+            warn!(names = config.unused_settings.join(" "), "these settings are recognized but not used yet");
         }
     }
 }

@@ -12,9 +12,6 @@ use crate::config::{Config, LogFormat};
 const BUCKETS: [f64; 11] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Creates a metrics recorder. The binary installs it globally, a test for its own threads.
-///
-/// # Errors
-/// Never with these buckets.
 pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let seconds = Matcher::Suffix("_seconds".to_owned());
     Ok(PrometheusBuilder::new().set_buckets_for_metric(seconds, &BUCKETS)?.build_recorder())

@@ -3,15 +3,9 @@
 
 use std::borrow::Cow;
 
-use dca_core::{
-    Code, Reason,
-    crypto::license_key::Malformed,
-    licenses::VerdictCode,
-    users::{Provider, Role},
-};
+use dca_core::users::{Provider, Role};
+use dca_core::{Code, Reason, crypto::license_key::Malformed, licenses::VerdictCode};
 
-/// The sentence for a refusal.
-#[must_use]
 pub fn refusal(reason: &Reason) -> Cow<'static, str> {
     match reason {
         Reason::Unspecified(code) => title(*code).into(),
@@ -80,7 +74,6 @@ fn no_product(wanted: &str, known: &[String], total: usize) -> String {
 }
 
 /// The sentence for a code on a Spanish page.
-#[must_use]
 pub const fn spanish(code: Code) -> &'static str {
     match code {
         Code::InvalidOneTimeToken => "El enlace no es válido o ha caducado. Solicita uno nuevo.",
@@ -97,7 +90,6 @@ pub const fn spanish(code: Code) -> &'static str {
 }
 
 /// What a code means, in general.
-#[must_use]
 pub const fn title(code: Code) -> &'static str {
     match code {
         Code::NotFound => "Not found.",
@@ -134,8 +126,6 @@ pub const fn title(code: Code) -> &'static str {
     }
 }
 
-/// The sentence of a verdict.
-#[must_use]
 pub fn verdict(code: VerdictCode, why: Option<&Malformed>) -> String {
     match (code, why) {
         (VerdictCode::MalformedKey, Some(why)) => format!("This is not a license key: {}.", malformed(why)),
@@ -161,8 +151,6 @@ fn malformed(why: &Malformed) -> String {
     }
 }
 
-/// The name of a provider.
-#[must_use]
 pub const fn provider(provider: Provider) -> &'static str {
     match provider {
         Provider::Discord => "Discord",
@@ -171,7 +159,6 @@ pub const fn provider(provider: Provider) -> &'static str {
 }
 
 /// What a role may do.
-#[must_use]
 pub const fn role(role: Role) -> &'static str {
     match role {
         Role::User => "Manages their own account.",

@@ -41,9 +41,15 @@ impl Bot {
     /// A bot that is not connected yet.
     #[must_use]
     pub fn new(core: Core, discord: DiscordClient, lease_duration: Duration) -> Arc<Self> {
-        let (status, lease, updates) =
-            (watch::Sender::new(GatewayStatus::Standby), Mutex::new(None), UpdateBuffer::default());
-        Arc::new(Self { core, discord, lease_duration, status, lease, updates })
+        let status = watch::Sender::new(GatewayStatus::Standby);
+        Arc::new(Self {
+            core,
+            discord,
+            lease_duration,
+            status,
+            lease: Mutex::new(None),
+            updates: UpdateBuffer::default(),
+        })
     }
 
     /// The gateway lease, while this instance holds it.

@@ -34,10 +34,7 @@ pub enum Unmappable {
     NoPermission,
 }
 
-/// Finds a role and checks that it can be mapped.
-///
-/// # Errors
-/// Why it cannot.
+/// Finds a role and checks that it can be mapped; the error says why it cannot.
 pub fn mappable(access: &BotAccess, guild: GuildId, role: RoleId) -> Result<&RoleInfo, Unmappable> {
     let role = access.roles.iter().find(|known| known.id == role).ok_or(Unmappable::Missing)?;
     if u64::from(role.id) == u64::from(guild) {

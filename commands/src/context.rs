@@ -37,8 +37,8 @@ pub(crate) fn error_text(error: &CommandError, id: u64) -> String {
         CommandError::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
         CommandError::DiscordApi(error) => reply::discord_refused(error),
         CommandError::Unmappable(reason) => format!("❌ {}", reply::unmappable(reason)),
-        CommandError::ForeignChannel => reply::foreign_channel(),
-        CommandError::MismatchedChoice => reply::mismatched_choice(),
+        CommandError::ForeignChannel => reply::FOREIGN_CHANNEL.to_owned(),
+        CommandError::MismatchedChoice => reply::MISMATCHED_CHOICE.to_owned(),
         CommandError::Core(_) | CommandError::Discord(_) => {
             tracing::error!(%error, interaction = id, "a command failed");
             reply::fault(id)

@@ -1,18 +1,32 @@
 //! The commands, and what holds for all of them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
+use dca_core::GuildId;
 use poise::CreateReply;
-
-use crate::{
-    bot::Bot,
-    context::{CommandError, Context, error_text, interaction},
-    event_handler, key, license, mapping, reply, setup, sync,
+use serenity::{
+    all::{FullEvent, Interaction, Permissions},
+    collector,
 };
 
-/// All slash commands. A new command is a file and a line here.
+use crate::{
+    bot::{Bot, GatewayStatus},
+    context::{CommandError, Context, error_text, interaction},
+    key, license, mapping, reply, setup, sync,
+    updates::GuildChange,
+};
+
+/// All slash commands. A new command is a file and an entry here. Only `/key` is for members who do not manage the
+/// server.
 fn commands() -> Vec<poise::Command<Arc<Bot>, CommandError>> {
-    vec![key::key(), license::license(), mapping::mapping(), setup::setup(), sync::sync()]
+    let mut commands = vec![license::license(), mapping::mapping(), setup::setup(), sync::sync()];
+    for command in &mut commands {
+        command.guild_only = true;
+        command.default_member_permissions = Permissions::MANAGE_GUILD;
+        command.required_permissions = Permissions::MANAGE_GUILD;
+    }
+    commands.insert(0, key::key());
+    commands
 }
 
 /// Options for every command: deferred at once, ephemeral, without pings, panics caught.
@@ -22,7 +36,7 @@ pub(crate) fn options() -> poise::FrameworkOptions<Arc<Bot>, CommandError> {
         command_check: Some(|ctx| Box::pin(defer(ctx))),
         on_error: |error| Box::pin(respond_to_error(error)),
         allowed_mentions: Some(serenity::builder::CreateAllowedMentions::new()),
-        event_handler: |framework, event| Box::pin(event_handler::handle(framework, event)),
+        event_handler: |framework, event| Box::pin(handle_event(framework, event)),
         initialize_owners: false,
         ..poise::FrameworkOptions::default()
     }
@@ -52,9 +66,9 @@ async fn respond_to_error(error: poise::FrameworkError<'_, Arc<Bot>, CommandErro
     let text = match &error {
         poise::FrameworkError::Command { error, .. } => error_text(error, interaction(ctx)),
         poise::FrameworkError::MissingUserPermissions { .. } | poise::FrameworkError::PermissionFetchFailed { .. } => {
-            reply::missing_permission()
+            reply::MISSING_PERMISSION.to_owned()
         }
-        poise::FrameworkError::GuildOnly { .. } => reply::guild_only(),
+        poise::FrameworkError::GuildOnly { .. } => reply::GUILD_ONLY.to_owned(),
         poise::FrameworkError::ArgumentParse { error, .. } => reply::bad_argument(&error.to_string()),
         _ => {
             tracing::error!(%error, command = %ctx.command().qualified_name, "a command failed");
@@ -64,4 +78,38 @@ async fn respond_to_error(error: poise::FrameworkError<'_, Arc<Bot>, CommandErro
     if let Err(error) = ctx.send(CreateReply::default().content(text).ephemeral(true)).await {
         tracing::warn!(%error, "could not send a response to Discord");
     }
+}
+
+/// Handles events that need no order: READY, and interactions that poise does not handle.
+async fn handle_event(
+    framework: poise::FrameworkContext<'_, Arc<Bot>, CommandError>,
+    event: &FullEvent,
+) -> Result<(), CommandError> {
+    let (ctx, bot) = (framework.serenity_context, framework.user_data().await);
+    match event {
+        FullEvent::Ready { data_about_bot } => {
+            let callback_bot = bot.clone();
+            let stream = collector::collect(&ctx.shard, move |event| {
+                callback_bot.updates.push(&callback_bot.core, event);
+                None::<()>
+            });
+            *bot.updates.collector.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(stream));
+            let present: Vec<GuildId> = data_about_bot.guilds.iter().map(|guild| guild.id.get().into()).collect();
+            let guilds = present.len();
+            bot.updates.push_guild_change(GuildChange::Ready(present));
+            // A reconciliation finds what happened before the callback was registered.
+            bot.updates.push_guild_change(GuildChange::Gap);
+            bot.status.send_replace(GatewayStatus::Connected);
+            tracing::info!(guilds, "Discord is connected");
+        }
+        FullEvent::InteractionCreate { interaction: Interaction::Component(choice) } => {
+            setup::component(ctx, bot, choice).await?;
+        }
+        // GUILD_CREATE of the first connection may arrive before the callback is registered.
+        FullEvent::GuildCreate { guild, .. } => {
+            bot.updates.push_joined(guild);
+        }
+        _ => {}
+    }
+    Ok(())
 }

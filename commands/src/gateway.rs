@@ -35,12 +35,9 @@ use crate::{
 /// How long storing the remaining updates may take after the connection ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects to the gateway whenever this instance holds the lease, until `stop`. Returns after releasing
-/// the lease. If Discord refuses the connection and only an operator can fix it, the rest of the process
-/// keeps running.
-///
-/// # Errors
-/// If the task that stores updates panicked.
+/// Connects to the gateway whenever this instance holds the lease, until `stop`. Returns after releasing the lease. If
+/// Discord refuses the connection and only an operator can fix it, the rest of the process keeps running. Fails if the
+/// task that stores updates panicked.
 pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError> {
     loop {
         match acquire(&bot).await {
@@ -60,9 +57,10 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError
             Ok(None) => {}
             Err(error) => warn!(%error, "could not acquire the gateway lease; retrying"),
         }
-        let refused = matches!(*bot.status.borrow(), GatewayStatus::Refused(_));
-        let pause =
-            if refused { Duration::from_hours(1) } else { (bot.lease_duration / 8).min(Duration::from_secs(1)) };
+        let pause = match *bot.status.borrow() {
+            GatewayStatus::Refused(_) => Duration::from_hours(1),
+            _ => (bot.lease_duration / 8).min(Duration::from_secs(1)),
+        };
         tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(pause) => {} }
     }
 }
@@ -114,8 +112,8 @@ async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
         .options(framework::options())
         .setup(move |ctx, _, framework| {
             Box::pin(async move {
-                register(ctx.http.clone(), poise::builtins::create_application_commands(&framework.options().commands))
-                    .await;
+                let commands = poise::builtins::create_application_commands(&framework.options().commands);
+                register(ctx.http.clone(), commands).await;
                 Ok(data)
             })
         })

@@ -14,7 +14,6 @@ pub mod rest;
 
 mod bot;
 mod context;
-mod event_handler;
 mod framework;
 mod updates;
 

@@ -10,13 +10,7 @@ use crate::{
 };
 
 /// Show, grant or revoke a member's licenses
-#[poise::command(
-    slash_command,
-    guild_only,
-    default_member_permissions = "MANAGE_GUILD",
-    required_permissions = "MANAGE_GUILD",
-    subcommands("show", "grant", "revoke")
-)]
+#[poise::command(slash_command, subcommands("show", "grant", "revoke"))]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn license(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())

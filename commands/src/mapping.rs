@@ -11,13 +11,7 @@ use crate::{
 };
 
 /// Manage which roles get which products
-#[poise::command(
-    slash_command,
-    guild_only,
-    default_member_permissions = "MANAGE_GUILD",
-    required_permissions = "MANAGE_GUILD",
-    subcommands("list", "add", "remove")
-)]
+#[poise::command(slash_command, subcommands("list", "add", "remove"))]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn mapping(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())

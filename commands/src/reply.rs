@@ -15,6 +15,16 @@ use crate::{
 /// Discord allows 2,000 characters per message; the rest is left for what is added.
 const MAX_CHARS: usize = 1_800;
 
+pub(crate) const FOREIGN_CHANNEL: &str = "❌ That channel is not in this server.";
+pub(crate) const MISMATCHED_CHOICE: &str =
+    "❌ This choice does not belong to this menu. Use `/setup` to get a new one.";
+pub(crate) const MISSING_PERMISSION: &str =
+    "❌ You need the Manage Server permission for this. Ask an admin of this server.";
+pub(crate) const GUILD_ONLY: &str = "❌ Use this command in a server, not in a direct message.";
+pub(crate) const STALE_PANEL: &str = "❌ This panel has expired or is not yours. Use `/setup` to get a new one.";
+pub(crate) const SYNC_CONFIRMED: &str =
+    "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.";
+
 /// Escapes text, so that Discord shows no Markdown, mention or link.
 #[must_use]
 pub fn escape(text: &str) -> String {
@@ -30,18 +40,18 @@ pub fn escape(text: &str) -> String {
 
 /// The text of a refusal. Every reason that a command can meet has one; others show what their code means.
 pub(crate) fn refusal(refusal: &Refusal) -> String {
-    let text = match &refusal.reason {
-        Reason::NoLicense => "No such license.".to_owned(),
+    let text: String = match &refusal.reason {
+        Reason::NoLicense => "No such license.".into(),
         Reason::NoMemberLicense => {
-            "This member has no license for that product. Use `/license show` to see their licenses.".to_owned()
+            "This member has no license for that product. Use `/license show` to see their licenses.".into()
         }
         Reason::NoProduct { wanted, known, total } => no_product(wanted, known, *total),
         Reason::RoleNotMapped { product } => {
             format!("That role is not mapped to {}. Use `/mapping list` to see the mappings.", escape(product))
         }
         Reason::RoleAlreadyMapped { product } => format!("That role is already mapped to {}.", escape(product)),
-        Reason::ServerNotSetUp => "This server is not set up. Invite the bot again.".to_owned(),
-        Reason::NothingToConfirm => "There is nothing to confirm: no sync of this server was stopped.".to_owned(),
+        Reason::ServerNotSetUp => "This server is not set up. Invite the bot again.".into(),
+        Reason::NothingToConfirm => "There is nothing to confirm: no sync of this server was stopped.".into(),
         Reason::PrefixIsFixed { product, prefix } => {
             format!("{} already has the prefix {prefix}, which cannot be changed.", escape(product))
         }
@@ -49,14 +59,12 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one.")
         }
         Reason::AlreadyLicensed => {
-            "This member already has a license for that product. Use `/license show` for details.".to_owned()
+            "This member already has a license for that product. Use `/license show` for details.".into()
         }
-        Reason::AlreadyRevoked => "This license is already revoked.".to_owned(),
-        Reason::InvalidProductName => {
-            "A product name must have 1 to 80 visible characters, for example Studio.".to_owned()
-        }
-        Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".to_owned(),
-        Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".to_owned(),
+        Reason::AlreadyRevoked => "This license is already revoked.".into(),
+        Reason::InvalidProductName => "A product name must have 1 to 80 visible characters, for example Studio.".into(),
+        Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".into(),
+        Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".into(),
         other => format!("This was refused ({}).", other.code()),
     };
     format!("❌ {text}")
@@ -89,24 +97,8 @@ pub fn unmappable(reason: &Unmappable) -> String {
     }
 }
 
-pub(crate) fn foreign_channel() -> String {
-    "❌ That channel is not in this server.".to_owned()
-}
-
-pub(crate) fn mismatched_choice() -> String {
-    "❌ This choice does not belong to this menu. Use `/setup` to get a new one.".to_owned()
-}
-
 pub(crate) fn discord_refused(error: &DiscordError) -> String {
     format!("❌ The request to Discord failed: {error}. {}", checks::fix(error))
-}
-
-pub(crate) fn missing_permission() -> String {
-    "❌ You need the Manage Server permission for this. Ask an admin of this server.".to_owned()
-}
-
-pub(crate) fn guild_only() -> String {
-    "❌ Use this command in a server, not in a direct message.".to_owned()
 }
 
 pub(crate) fn bad_argument(error: &str) -> String {
@@ -218,14 +210,6 @@ pub(crate) fn setup_panel(product: &str, prefix: &str) -> String {
 
 pub(crate) fn log_channel_set(channel: ChannelId) -> String {
     format!("✅ License events are now posted in <#{channel}>.")
-}
-
-pub(crate) fn stale_panel() -> String {
-    "❌ This panel has expired or is not yours. Use `/setup` to get a new one.".to_owned()
-}
-
-pub(crate) fn sync_confirmed() -> String {
-    "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.".to_owned()
 }
 
 /// A line for the log channel. `member` is the subject of the event.

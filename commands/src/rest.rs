@@ -1,6 +1,6 @@
 //! Outbound calls to Discord's REST API.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use dca_core::{ChannelId, DiscordUserId, GuildId, RoleId};
 use serenity::{
@@ -82,8 +82,19 @@ pub struct RoleInfo {
     /// Whether an integration manages it.
     pub managed: bool,
     /// Its position, higher outranks; of equal positions the lower id outranks.
-    pub rank: (u16, std::cmp::Reverse<u64>),
+    pub rank: (u16, Reverse<u64>),
     /// Permission bits.
+    pub permissions: u64,
+}
+
+/// The bot's highest role and permissions in a guild.
+#[derive(Clone, Debug)]
+pub struct BotAccess {
+    /// Every role of the guild.
+    pub roles: Vec<RoleInfo>,
+    /// The highest role the bot has.
+    pub top_role: (u16, Reverse<u64>),
+    /// Permission bits of the bot.
     pub permissions: u64,
 }
 
@@ -160,12 +171,24 @@ impl DiscordClient {
         Ok(roles.iter().map(role_info).collect())
     }
 
+    /// The bot's highest role and permissions in a guild.
+    pub async fn bot_access(&self, guild: GuildId) -> Result<BotAccess, DiscordError> {
+        let roles = self.roles(guild).await?;
+        let bot = self.bot_user().await?;
+        let mut own_ids = self.member(guild, bot).await?.unwrap_or_default();
+        // Every member has the role with the id of the guild.
+        own_ids.push(RoleId(guild.0));
+        let own = roles.iter().filter(|role| own_ids.contains(&role.id));
+        let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, Reverse(u64::MAX)));
+        let permissions = own.fold(0, |bits, role| bits | role.permissions);
+        Ok(BotAccess { roles, top_role, permissions })
+    }
+
     /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
     /// `nonce` within minutes.
     pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let channel = self.call(id::UserId::new(user.into()).create_dm_channel(&self.http)).await?;
-        let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
-        self.call(channel.id.send_message(&self.http, message)).await.map(drop)
+        self.call(channel.id.send_message(&self.http, once(text, nonce))).await.map(drop)
     }
 
     /// The guild a channel belongs to.
@@ -176,13 +199,15 @@ impl DiscordClient {
 
     /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
     pub async fn line(&self, channel: ChannelId, text: &str, nonce: &str) -> Result<(), DiscordError> {
-        let message = plain(text).nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true);
+        let message = once(text, nonce);
         self.call(id::ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
     }
 }
 
-fn plain(text: &str) -> CreateMessage {
-    CreateMessage::new().content(text).allowed_mentions(CreateAllowedMentions::new())
+/// A message without pings that Discord sends once.
+fn once(text: &str, nonce: &str) -> CreateMessage {
+    let message = CreateMessage::new().content(text).allowed_mentions(CreateAllowedMentions::new());
+    message.nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true)
 }
 
 fn roles_of(member: &Member) -> Vec<RoleId> {
@@ -194,34 +219,7 @@ fn role_info(role: &Role) -> RoleInfo {
         id: role.id.get().into(),
         name: role.name.clone(),
         managed: role.managed,
-        rank: (role.position, std::cmp::Reverse(role.id.get())),
+        rank: (role.position, Reverse(role.id.get())),
         permissions: role.permissions.bits(),
-    }
-}
-
-/// The bot's highest role and permissions in a guild.
-#[derive(Clone, Debug)]
-pub struct BotAccess {
-    /// Every role of the guild.
-    pub roles: Vec<RoleInfo>,
-    /// The highest role the bot has.
-    pub top_role: (u16, std::cmp::Reverse<u64>),
-    /// Permission bits of the bot.
-    pub permissions: u64,
-}
-
-impl DiscordClient {
-    /// The bot's highest role and permissions in a guild.
-    pub async fn bot_access(&self, guild: GuildId) -> Result<BotAccess, DiscordError> {
-        let roles = self.roles(guild).await?;
-        // Every member has the role with the id of the guild.
-        let everyone = RoleId(guild.0);
-        let bot = self.bot_user().await?;
-        let own_ids: HashSet<_> =
-            self.member(guild, bot).await?.unwrap_or_default().into_iter().chain([everyone]).collect();
-        let own = roles.iter().filter(|role| own_ids.contains(&role.id));
-        let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, std::cmp::Reverse(u64::MAX)));
-        let permissions = own.fold(0, |bits, role| bits | role.permissions);
-        Ok(BotAccess { roles, top_role, permissions })
     }
 }

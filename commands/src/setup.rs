@@ -1,7 +1,7 @@
 //! `/setup`: a product, its role and a log channel. The panel is stateless: its custom ids contain the
 //! product and the admin, which are checked when a choice is made.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use dca_core::{
     GuildId, guilds,
@@ -25,12 +25,7 @@ use crate::{
 };
 
 /// Create or change a product and choose its role and log channel
-#[poise::command(
-    slash_command,
-    guild_only,
-    default_member_permissions = "MANAGE_GUILD",
-    required_permissions = "MANAGE_GUILD"
-)]
+#[poise::command(slash_command)]
 pub(crate) async fn setup(
     ctx: Context<'_>,
     #[description = "The product name, for example Studio"]
@@ -69,33 +64,25 @@ fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> 
     let channel =
         CreateSelectMenuKind::Channel { channel_types: Some(vec![ChannelType::Text]), default_channels: None };
     let menu = |id: &str, kind, placeholder: &str| {
-        CreateActionRow::SelectMenu(
-            CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind).placeholder(placeholder),
-        )
+        let menu = CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind);
+        CreateActionRow::SelectMenu(menu.placeholder(placeholder))
     };
     vec![menu(ROLE, role, "Role whose members get a license"), menu(LOG, channel, "Log channel (optional)")]
 }
 
 /// Handles a choice in a panel; ignores other components.
-pub(crate) async fn component(
-    ctx: &Gateway,
-    bot: &Arc<Bot>,
-    choice: &ComponentInteraction,
-) -> Result<(), CommandError> {
+pub(crate) async fn component(ctx: &Gateway, bot: &Bot, choice: &ComponentInteraction) -> Result<(), CommandError> {
     let Some((menu, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
     choice.defer_ephemeral(&ctx.http).await?;
-    let is_allowed = choice
-        .member
-        .as_ref()
-        .and_then(|member| member.permissions)
-        .is_some_and(|p| p.manage_guild() || p.administrator());
+    let permissions = choice.member.as_ref().and_then(|member| member.permissions);
+    let is_allowed = permissions.is_some_and(|p| p.manage_guild() || p.administrator());
     let text = if admin != choice.user.id.get() {
-        reply::stale_panel()
+        reply::STALE_PANEL.to_owned()
     } else if !is_allowed {
-        reply::missing_permission()
+        reply::MISSING_PERMISSION.to_owned()
     } else {
-        let apply =
-            dca_core::events::with_request_id(format!("interaction:{}", choice.id), choose(bot, choice, menu, product));
+        let request_id = format!("interaction:{}", choice.id);
+        let apply = dca_core::events::with_request_id(request_id, choose(bot, choice, menu, product));
         apply.await.unwrap_or_else(|error| error_text(&error, choice.id.get()))
     };
     let response = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());

@@ -6,13 +6,7 @@ use crate::{
 };
 
 /// Manage the sync of Discord roles with licenses
-#[poise::command(
-    slash_command,
-    guild_only,
-    default_member_permissions = "MANAGE_GUILD",
-    required_permissions = "MANAGE_GUILD",
-    subcommands("confirm")
-)]
+#[poise::command(slash_command, subcommands("confirm"))]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn sync(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
@@ -24,6 +18,6 @@ async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
     let origin = mappings::origin(caller.scope().tenant(), guild(ctx));
     in_request(ctx, breaker::confirm(&ctx.data().core, &caller, &origin)).await?;
-    ctx.say(reply::sync_confirmed()).await?;
+    ctx.say(reply::SYNC_CONFIRMED).await?;
     Ok(())
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use dca_core::{
-    Core, DiscordUserId, GuildId, RoleId,
+    Core, DiscordUserId, GuildId, Result, RoleId,
     entitlements::{self, Stamp},
     guilds, mappings,
     workers::{self, Lease},
@@ -49,7 +49,7 @@ impl PendingUpdate {
 #[derive(Clone)]
 pub(crate) enum GuildChange {
     /// Every guild the bot is in; it was removed from all others while disconnected.
-    Present(Vec<GuildId>),
+    Ready(Vec<GuildId>),
     Joined(GuildId, String),
     Left(GuildId),
     RoleDeleted(GuildId, RoleId),
@@ -64,7 +64,7 @@ pub(crate) struct UpdateBuffer {
     wake: Notify,
     stored: Notify,
     /// Keeps the callback registered; each READY replaces it.
-    pub(crate) callback: Mutex<Option<BoxStream<'static, ()>>>,
+    pub(crate) collector: Mutex<Option<BoxStream<'static, ()>>>,
 }
 
 #[derive(Default)]
@@ -124,7 +124,7 @@ impl UpdateBuffer {
             Event::GuildDelete(e) if !e.guild.unavailable => {
                 self.push_guild_change(GuildChange::Left(e.guild.id.get().into()));
             }
-            Event::Unknown(e) if CONSUMED.contains(&e.kind.as_str()) => {
+            Event::Unknown(e) if HANDLED_EVENTS.contains(&e.kind.as_str()) => {
                 warn!(kind = e.kind, "could not parse a gateway event; starting a reconciliation");
                 self.push_guild_change(GuildChange::Gap);
             }
@@ -154,7 +154,7 @@ impl UpdateBuffer {
 }
 
 /// Events that must not be lost: one that cannot be parsed starts a reconciliation.
-const CONSUMED: [&str; 6] = [
+const HANDLED_EVENTS: [&str; 6] = [
     "GUILD_MEMBER_ADD",
     "GUILD_MEMBER_UPDATE",
     "GUILD_MEMBER_REMOVE",
@@ -168,9 +168,8 @@ pub(crate) async fn store_updates(core: &Core, buffer: &UpdateBuffer, lease: &Le
     loop {
         let (guild_change, updates) = {
             let buffered = buffer.lock();
-            let updates: Vec<_> =
-                buffered.members.iter().take(256).map(|(key, update)| (*key, update.clone())).collect();
-            (buffered.guild_changes.front().cloned(), updates)
+            let updates = buffered.members.iter().take(256).map(|(key, update)| (*key, update.clone()));
+            (buffered.guild_changes.front().cloned(), updates.collect::<Vec<_>>())
         };
         let stored = match guild_change {
             Some(change) => store_guild_change(core, buffer, lease, change).await,
@@ -194,19 +193,14 @@ pub(crate) async fn store_updates(core: &Core, buffer: &UpdateBuffer, lease: &Le
     }
 }
 
-async fn store_guild_change(
-    core: &Core,
-    buffer: &UpdateBuffer,
-    lease: &Lease,
-    change: GuildChange,
-) -> dca_core::Result<()> {
+async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, change: GuildChange) -> Result<()> {
     if !workers::is_current(core, lease).await? {
         // This instance no longer holds the lease; the current holder receives the change too.
         buffer.lock().guild_changes.pop_front();
         return Ok(());
     }
     match change {
-        GuildChange::Present(present) => {
+        GuildChange::Ready(present) => {
             for guild in guilds::list_joined(core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
                 guilds::record_leave(core, guild.id).await?;
             }
@@ -226,7 +220,7 @@ async fn store_update(
     lease: &Lease,
     (guild, member): (GuildId, DiscordUserId),
     update: PendingUpdate,
-) -> dca_core::Result<()> {
+) -> Result<()> {
     let intermediate_roles = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
     for (roles, stamp) in intermediate_roles.into_iter().chain([(update.roles.as_deref(), update.stamp)]) {
         let observation = mappings::observation(core, guild, member, roles, stamp, Some(lease.clone())).await?;

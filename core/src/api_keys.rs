@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, EntityTrait, QueryFilter, QuerySelect, QueryTrait,
-    sea_query::{Expr, SelectStatement},
+    ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, sea_query::SelectStatement,
 };
 use uuid::Uuid;
 
@@ -15,6 +13,7 @@ use crate::{
         api_key::{ApiKeyKind, ApiKeyText},
         seal::Purpose,
     },
+    db,
     entity::{api_key, api_key_product, product},
     ids::{ApiKeyId, ProductId},
     tx::Tx,
@@ -43,36 +42,28 @@ pub async fn create(
         expires_at: None,
         revoked_at: None,
     };
-    api_key::Entity::insert(api_key::ActiveModel::from(row.clone())).exec_without_returning(tx.db()).await?;
+    api_key::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx.db()).await?;
     let distinct: HashSet<ProductId> = products.iter().copied().collect();
-    let assignments = distinct
-        .into_iter()
-        .map(|product_id| api_key_product::ActiveModel { api_key_id: Set(row.id), product_id: Set(product_id) });
-    api_key_product::Entity::insert_many(assignments).exec_without_returning(tx.db()).await?;
+    let covered = |product_id| api_key_product::Model { api_key_id: row.id, product_id }.into_active_model();
+    api_key_product::Entity::insert_many(distinct.into_iter().map(covered)).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
     Ok((row, text))
 }
 
-/// Returns the app that a key authenticates.
-///
-/// # Errors
-/// `INVALID_API_KEY` if the key was never issued, was revoked, or has expired. The response does not differ.
+/// Returns the app that a key authenticates. Refused with `INVALID_API_KEY` if the key was never issued, was revoked,
+/// or has expired. The response does not differ.
 pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
     let invalid = || Code::InvalidApiKey.refusal();
     let key = ApiKeyText::parse(text).ok_or_else(invalid)?;
-    let row = api_key::Entity::find()
-        .filter(api_key::Column::Lookup.eq(core.keys().mac(Purpose::ApiKeyLookup, key.expose())))
-        .one(core.db.read())
-        .await?
-        .ok_or_else(invalid)?;
+    let lookup = core.keys().mac(Purpose::ApiKeyLookup, key.expose());
+    let row = api_key::Entity::find().filter(api_key::Column::Lookup.eq(lookup)).one(core.db.read()).await?;
+    let row = row.ok_or_else(invalid)?;
     let now = core.clock.now();
     if row.revoked_at.is_some() || row.expires_at.is_some_and(|expires_at| expires_at <= now) {
         return Err(invalid());
     }
-    let products = product::Entity::find()
-        .filter(product::Column::Id.in_subquery(product_ids(row.id)))
-        .all(core.db.read())
-        .await?;
+    let products = product::Entity::find().filter(product::Column::Id.in_subquery(product_ids(row.id)));
+    let products = products.all(core.db.read()).await?;
     Ok(AppCaller {
         scope: Scope::of(row.tenant_id),
         key: row.id,
@@ -88,18 +79,12 @@ fn product_ids(id: ApiKeyId) -> SelectStatement {
         .into_query()
 }
 
-/// Revokes a key. Returns its hint.
-///
-/// # Errors
-/// `NOT_FOUND` if the tenant has no key with this id, or if it is already revoked.
+/// Revokes a key. Returns its hint. Refused with `NOT_FOUND` if the tenant has no key with this id, or if it is already
+/// revoked.
 pub async fn revoke(core: &Core, scope: &Scope, id: Uuid) -> Result<String> {
-    let revoked = api_key::Entity::update_many()
-        .col_expr(api_key::Column::RevokedAt, Expr::value(core.clock.now()))
-        .filter(api_key::Column::Id.eq(id))
-        .filter(api_key::Column::TenantId.eq(scope.tenant()))
-        .filter(api_key::Column::RevokedAt.is_null())
-        .exec_with_returning(core.db.writer())
-        .await?;
-    let row = revoked.into_iter().next();
-    row.map(|row| row.hint).ok_or_else(|| Reason::NoActiveApiKey.refusal())
+    use api_key::Column;
+    let active = [Column::Id.eq(id), Column::TenantId.eq(scope.tenant()), Column::RevokedAt.is_null()];
+    let revoke = db::update([(Column::RevokedAt, core.clock.now().into())], active);
+    let revoked = revoke.exec_with_returning(core.db.writer()).await?.into_iter().next();
+    revoked.map(|row| row.hint).ok_or_else(|| Reason::NoActiveApiKey.refusal())
 }

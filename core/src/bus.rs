@@ -13,9 +13,7 @@ use crate::string_enum::string_enum;
 string_enum! {
     /// The kind of work that may be waiting.
     Topic {
-        /// Deliveries were added to the outbox.
         Outbox => "outbox",
-        /// A scheduled worker is due.
         Workers => "workers",
     }
 }
@@ -69,7 +67,7 @@ async fn forward(client: Client, channel: String, local: broadcast::WeakSender<T
         match listen(&client, &channel, &local).await {
             Ok(()) => debug!("Redis closed the notification subscription; subscribing again"),
             Err(error) => {
-                warn!(%error, "not subscribed to Redis; retrying, no notifications from other instances until then")
+                warn!(%error, "not subscribed to Redis; retrying, no notifications from other instances until then");
             }
         }
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -28,27 +28,14 @@ impl Scope {
 
 /// An authenticated caller.
 #[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "fields are named after what they hold")]
 pub enum Caller {
     /// An app with an API key.
     App(AppCaller),
-    /// A user with a session.
-    User {
-        /// The user.
-        user: UserId,
-        /// The session.
-        session: SessionId,
-        /// The user's role in this installation.
-        role: Role,
-    },
+    /// A user with a session, and their role in this installation.
+    User { user: UserId, session: SessionId, role: Role },
     /// A Discord user who manages the server they act in. The Discord side checks the permission.
-    ServerAdmin {
-        /// The tenant of the server.
-        scope: Scope,
-        /// The server.
-        guild: GuildId,
-        /// The Discord user.
-        member: DiscordUserId,
-    },
+    ServerAdmin { scope: Scope, guild: GuildId, member: DiscordUserId },
     /// The operator at the command line, for any tenant.
     Operator(Scope),
     /// The service itself: a worker, or an update reported by a provider.

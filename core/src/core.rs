@@ -32,10 +32,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// Builds the context and opens the keyring.
-    ///
-    /// # Errors
-    /// If the master key is wrong.
+    /// Builds the context and opens the keyring. Fails if the master key is wrong.
     pub async fn open(
         db: Db,
         clock: Clock,

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend,
+    EntityTrait, QueryFilter, UpdateMany,
+    sea_query::{Expr, OnConflict},
     sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous},
 };
 
@@ -21,14 +23,12 @@ pub struct Db {
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Db {
-    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections.
-    ///
-    /// # Errors
-    /// If the database cannot be reached or the file cannot be opened.
+    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections. Fails if the database cannot be reached or
+    /// the file cannot be opened.
     pub async fn connect(url: &str, pool: u32) -> Result<Self> {
         if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, 1, false)).await?;
-            let reader = Database::connect(sqlite_options(url, pool.min(8), true)).await?;
+            let writer = Database::connect(sqlite_options(url, 1, "off")).await?;
+            let reader = Database::connect(sqlite_options(url, pool.min(8), "on")).await?;
             return Ok(Self { writer, reader });
         }
         let mut options = ConnectOptions::new(url);
@@ -63,17 +63,14 @@ impl Db {
         Ok(self.reader.ping().await?)
     }
 
-    /// Closes both pools.
-    ///
-    /// # Errors
-    /// If a connection does not close cleanly.
+    /// Closes both pools. Fails if a connection does not close cleanly.
     pub async fn close(self) -> Result<()> {
         self.reader.close_by_ref().await?;
         Ok(self.writer.close_by_ref().await?)
     }
 }
 
-fn sqlite_options(url: &str, pool: u32, read_only: bool) -> ConnectOptions {
+fn sqlite_options(url: &str, pool: u32, query_only: &'static str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
         move |options| {
@@ -82,10 +79,30 @@ fn sqlite_options(url: &str, pool: u32, read_only: bool) -> ConnectOptions {
                 .synchronous(SqliteSynchronous::Full)
                 .busy_timeout(TIMEOUT)
                 .foreign_keys(true)
-                .pragma("query_only", if read_only { "on" } else { "off" })
+                .pragma("query_only", query_only)
         },
     );
     options
+}
+
+/// Inserts a row unless one with the same key exists. Returns whether it was inserted. No key is named, because there
+/// is no syntax that names a partial unique index on both databases.
+pub(crate) async fn insert_if_new<A: ActiveModelTrait>(db: &impl ConnectionTrait, row: A) -> Result<bool> {
+    let insert = A::Entity::insert(row).on_conflict(OnConflict::new().do_nothing().to_owned());
+    Ok(insert.exec_without_returning(db).await? > 0)
+}
+
+/// An update of the rows that match every filter.
+pub(crate) fn update<C: ColumnTrait>(
+    changes: impl IntoIterator<Item = (C, Expr)>,
+    filters: impl IntoIterator<Item = Expr>,
+) -> UpdateMany<C::EntityName>
+where
+    C::EntityName: EntityTrait<Column = C>,
+{
+    let all = C::EntityName::update_many();
+    let update = changes.into_iter().fold(all, |update, (column, value)| update.col_expr(column, value));
+    filters.into_iter().fold(update, UpdateMany::filter)
 }
 
 /// Where a query reads from: the pool, or a transaction.

@@ -14,9 +14,9 @@ use crate::{
     users::{AccountStatus, Locale, Provider, Role, SignInMethod},
 };
 
-/// Declares an entity module from a table name and its columns.
-macro_rules! table {
-    ($(#[$doc:meta])* $module:ident $name:literal { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? }) => {
+/// Declares an entity module for each table, from its name and columns.
+macro_rules! tables {
+    ($($(#[$doc:meta])* $module:ident $name:literal { $($(#[$attr:meta])* $field:ident : $type:ty),* $(,)? })*) => {$(
         $(#[$doc])*
         pub mod $module {
             use super::*;
@@ -32,19 +32,17 @@ macro_rules! table {
 
             impl ActiveModelBehavior for ActiveModel {}
         }
-    };
+    )*};
 }
 
-table! {
+tables! {
     /// A tenant: the owner of guilds, products and API keys.
     tenant "tenants" {
         #[sea_orm(primary_key, auto_increment = false)] id: TenantId,
         name: String,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A Discord server the bot was invited to.
     guild "guilds" {
         #[sea_orm(primary_key, auto_increment = false)] id: GuildId,
@@ -54,9 +52,7 @@ table! {
         left_at: Option<DateTimeUtc>,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A user, whether known from Discord or signed up here.
     user "users" {
         #[sea_orm(primary_key, auto_increment = false)] id: UserId,
@@ -72,9 +68,7 @@ table! {
         registered_at: Option<DateTimeUtc>,
         deletion_at: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// A user's account at a provider.
     identity "identities" {
         #[sea_orm(primary_key, auto_increment = false)] provider: Provider,
@@ -84,17 +78,13 @@ table! {
         name: Option<String>,
         tokens_sealed: Option<Vec<u8>>,
     }
-}
 
-table! {
     /// The row to lock before changing a user's licenses in a tenant.
     holder "holders" {
         #[sea_orm(primary_key, auto_increment = false)] tenant_id: TenantId,
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
     }
-}
 
-table! {
     /// A licensed product.
     product "products" {
         #[sea_orm(primary_key, auto_increment = false)] id: ProductId,
@@ -104,9 +94,7 @@ table! {
         folded_prefix: String,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// One version of a product's license terms. A license keeps the version it was issued with.
     policy "policies" {
         #[sea_orm(primary_key, auto_increment = false)] id: PolicyId,
@@ -116,9 +104,7 @@ table! {
         source_grace_s: i64,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A mapping from a Discord role to a product.
     role_mapping "role_mappings" {
         #[sea_orm(primary_key, auto_increment = false)] id: MappingId,
@@ -132,9 +118,7 @@ table! {
         removed_at: Option<DateTimeUtc>,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A source of an entitlement: a role, or a grant by an admin.
     source "entitlement_sources" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
@@ -146,11 +130,9 @@ table! {
         stamp: i64,
         live_since: DateTimeUtc,
         ends_at: Option<DateTimeUtc>,
-        consumed: bool,
+        suppressed: bool,
     }
-}
 
-table! {
     /// A license. Its state is computed from these times.
     license "licenses" {
         #[sea_orm(primary_key, auto_increment = false)] id: LicenseId,
@@ -171,9 +153,7 @@ table! {
         revoke_reason: Option<String>,
         rev: i64,
     }
-}
 
-table! {
     /// An entry of the event log.
     event "events" {
         #[sea_orm(primary_key, auto_increment = false)] seq: i64,
@@ -187,25 +167,19 @@ table! {
         request_id: Option<String>,
         at: DateTimeUtc,
     }
-}
 
-table! {
     /// The newest sequence number of the event log, in a single row.
     event_head "event_head" {
         #[sea_orm(primary_key, auto_increment = false)] id: i32,
         seq: i64,
     }
-}
 
-table! {
     /// The position of a reader of the event log.
     cursor "cursors" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         seq: i64,
     }
-}
 
-table! {
     /// A delivery: an effect to perform for one recipient.
     outbox "outbox" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
@@ -223,9 +197,7 @@ table! {
         last_error: Option<String>,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// The schedule and lease of a worker.
     worker "workers" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
@@ -235,9 +207,7 @@ table! {
         last_run: Option<DateTimeUtc>,
         last_result: Option<String>,
     }
-}
 
-table! {
     /// A data encryption key, encrypted with the master key.
     key "keyring" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
@@ -247,9 +217,7 @@ table! {
         not_before: DateTimeUtc,
         not_after: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// An API key.
     api_key "api_keys" {
         #[sea_orm(primary_key, auto_increment = false)] id: ApiKeyId,
@@ -262,26 +230,20 @@ table! {
         expires_at: Option<DateTimeUtc>,
         revoked_at: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// A product that an API key may validate.
     api_key_product "api_key_products" {
         #[sea_orm(primary_key, auto_increment = false)] api_key_id: ApiKeyId,
         #[sea_orm(primary_key, auto_increment = false)] product_id: ProductId,
     }
-}
 
-table! {
     /// A user's password.
     credential "credentials" {
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
         password_hash: String,
         changed_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A session: one sign-in and all tokens refreshed from it.
     session "sessions" {
         #[sea_orm(primary_key, auto_increment = false)] id: SessionId,
@@ -296,9 +258,7 @@ table! {
         revoked_at: Option<DateTimeUtc>,
         revoke_reason: Option<String>,
     }
-}
 
-table! {
     /// An issued refresh token, stored as a hash.
     refresh_token "refresh_tokens" {
         #[sea_orm(primary_key, auto_increment = false)] hash: Vec<u8>,
@@ -308,9 +268,7 @@ table! {
         expires_at: DateTimeUtc,
         used_at: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// A single-use token. Its text is derived from the id and never stored.
     one_time_token "one_time_tokens" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
@@ -321,18 +279,14 @@ table! {
         expires_at: DateTimeUtc,
         used_at: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// The attempts counted under a name in the current window.
     throttle "throttles" {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         used: i32,
         resets_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A user's authenticator app.
     second_factor "second_factors" {
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
@@ -341,27 +295,21 @@ table! {
         confirmed_at: Option<DateTimeUtc>,
         last_step: i64,
     }
-}
 
-table! {
     /// A recovery code, for users who lost their authenticator app.
     recovery_code "recovery_codes" {
         #[sea_orm(primary_key, auto_increment = false)] lookup: Vec<u8>,
         user_id: UserId,
         used_at: Option<DateTimeUtc>,
     }
-}
 
-table! {
     /// The guild manager role of a user for one guild.
     guild_manager "guild_managers" {
         #[sea_orm(primary_key, auto_increment = false)] guild_id: GuildId,
         #[sea_orm(primary_key, auto_increment = false)] user_id: UserId,
         created_at: DateTimeUtc,
     }
-}
 
-table! {
     /// A reconciliation that was stopped because it would revoke many licenses.
     circuit_breaker "circuit_breakers" {
         #[sea_orm(primary_key, auto_increment = false)] origin: String,

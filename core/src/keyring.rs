@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, sea_query::OnConflict};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -13,7 +13,8 @@ use zeroize::Zeroizing;
 use crate::{
     Clock, Db, Error, Ids, Result,
     crypto::seal::{MasterKey, Purpose, decrypt, encrypt},
-    entity::key::{ActiveModel, Column, Entity, Model},
+    db::insert_if_new,
+    entity::key::{Column, Entity, Model},
 };
 
 /// The decrypted data keys.
@@ -21,22 +22,16 @@ use crate::{
 pub struct Keyring(Arc<HashMap<Purpose, Zeroizing<Vec<u8>>>>);
 
 impl Keyring {
-    /// Opens the keyring of this database and creates missing keys.
-    ///
-    /// # Errors
-    /// If the master key does not match the keyring.
+    /// Opens the keyring of this database and creates missing keys. Fails if the master key does not match the keyring.
     pub async fn open(db: &Db, clock: &Clock, ids: &Ids, master: &MasterKey) -> Result<Self> {
         let mut keys = HashMap::new();
         for &purpose in Purpose::ALL {
             let new_id = ids.v7(clock.now());
             let sealed = encrypt(&*master.0, ids, purpose, new_id, &ids.bytes::<32>());
             let row = find_or_create(db, purpose, new_id, sealed, clock.now()).await?;
-            let key = decrypt(&*master.0, purpose, row.id, &row.sealed).ok_or_else(|| {
-                Error::Internal(
-                    "the master key does not match this database; use the key it was created with".to_owned(),
-                )
-            })?;
-            keys.insert(purpose, Zeroizing::new(key));
+            let key = decrypt(&*master.0, purpose, row.id, &row.sealed);
+            let wrong = "the master key does not match this database; use the key it was created with";
+            keys.insert(purpose, Zeroizing::new(key.ok_or_else(|| Error::Internal(wrong.to_owned()))?));
         }
         Ok(Self(Arc::new(keys)))
     }
@@ -69,10 +64,8 @@ impl Keyring {
         encrypt(self.key(purpose), ids, purpose, row, plain.as_bytes())
     }
 
-    /// Decrypts the result of [`seal`](Self::seal).
-    ///
-    /// # Errors
-    /// If the bytes were changed or belong to another row or purpose.
+    /// Decrypts the result of [`seal`](Self::seal). Fails if the bytes were changed or belong to another row or
+    /// purpose.
     pub fn unseal(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
         decrypt(self.key(purpose), purpose, row, sealed)
             .and_then(|plain| String::from_utf8(plain).ok())
@@ -87,20 +80,8 @@ async fn find_or_create(db: &Db, purpose: Purpose, id: Uuid, sealed: Vec<u8>, no
     if let Some(row) = newest.clone().one(db.writer()).await? {
         return Ok(row);
     }
-    let row = ActiveModel {
-        id: Set(id),
-        purpose: Set(purpose),
-        generation: Set(1),
-        sealed: Set(sealed),
-        not_before: Set(now),
-        not_after: Set(None),
-    };
-    Entity::insert(row)
-        .on_conflict(OnConflict::columns([Column::Purpose, Column::Generation]).do_nothing().to_owned())
-        .exec_without_returning(db.writer())
-        .await?;
-    newest
-        .one(db.writer())
-        .await?
-        .ok_or_else(|| Error::Internal(format!("the {purpose} key is missing from the keyring table")))
+    let first = Model { id, purpose, generation: 1, sealed, not_before: now, not_after: None };
+    insert_if_new(db.writer(), first.into_active_model()).await?;
+    let row = newest.one(db.writer()).await?;
+    row.ok_or_else(|| Error::Internal(format!("the {purpose} key is missing from the keyring table")))
 }

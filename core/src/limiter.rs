@@ -87,19 +87,12 @@ impl Limiter {
         Self(Arc::new(Inner { buckets: buckets.collect(), shared, redis_paused_until: Mutex::new(None) }))
     }
 
-    /// Counts a request against a bucket.
-    ///
-    /// # Errors
-    /// The time to wait, if the limit is exceeded.
+    /// Counts a request against a bucket. Fails with the time to wait if the limit is exceeded.
     pub async fn check(&self, bucket: Bucket, key: &str) -> Result<(), Duration> {
         let Some((rate, local)) = self.0.buckets.get(&bucket) else { return Ok(()) };
-        let paused = self
-            .0
-            .redis_paused_until
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some_and(|until| until > Instant::now());
-        if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !paused) {
+        let paused_until = || self.0.redis_paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_paused = paused_until().is_some_and(|until| until > Instant::now());
+        if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !is_paused) {
             let every = micros(rate.every);
             let response = script
                 .key(format!("{prefix}:{bucket}:{key}"))
@@ -113,14 +106,12 @@ impl Limiter {
                 Ok(wait) => return Err(Duration::from_micros(wait)),
                 Err(error) => {
                     warn!(%error, "Redis does not respond; rate limits are not shared between instances until it does");
-                    let until = Some(Instant::now() + REDIS_PAUSE);
-                    *self.0.redis_paused_until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+                    *paused_until() = Some(Instant::now() + REDIS_PAUSE);
                 }
             }
         }
-        local
-            .check_key(&key.to_owned())
-            .map_err(|not_until| not_until.wait_time_from(governor::clock::DefaultClock::default().now()))
+        let now = governor::clock::DefaultClock::default().now();
+        local.check_key(&key.to_owned()).map_err(|not_until| not_until.wait_time_from(now))
     }
 
     /// Drops the buckets that have refilled. Called regularly to bound memory use.

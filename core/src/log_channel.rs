@@ -24,6 +24,7 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
             return Ok(read);
         }
         let guilds = guild::Entity::find()
+            .filter(guild::Column::TenantId.is_in(events.iter().map(|event| event.tenant_id)))
             .filter(guild::Column::LogChannelId.is_not_null())
             .filter(guild::Column::LeftAt.is_null())
             .all(tx.db())

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use sea_orm::{
-    ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::OnConflict,
-};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
 use crate::{
     Caller, Core, Error, Reason, Result, Scope,
     crypto::license_key,
+    db,
     entity::{policy, product},
     ids::{PolicyId, ProductId},
     tx::Tx,
@@ -29,11 +28,9 @@ pub struct PolicyChanges {
 
 const DEFAULT_GRACE_S: i64 = 24 * 3_600;
 
-/// Creates a product, or changes the policy of the product with this name. A prefix never changes.
-///
-/// # Errors
-/// `VALIDATION_ERROR` for an invalid name or prefix; `CONFLICT` if another product uses the prefix, or
-/// this product has a different one.
+/// Creates a product, or changes the policy of the product with this name. A prefix never changes. Refused with
+/// `VALIDATION_ERROR` for an invalid name or prefix; `CONFLICT` if another product uses the prefix, or this product has
+/// a different one.
 pub async fn create_or_update(
     core: &Core,
     caller: &Caller,
@@ -63,18 +60,15 @@ async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Res
     if !license_key::is_prefix(&prefix) {
         return Err(Reason::InvalidPrefix.refusal());
     }
-    let row = product::ActiveModel {
-        id: Set(ProductId(tx.core().ids.v7(tx.now()))),
-        tenant_id: Set(scope.tenant()),
-        name: Set(name.to_owned()),
-        folded_prefix: Set(license_key::fold_prefix(&prefix)),
-        prefix: Set(prefix.clone()),
-        created_at: Set(tx.now()),
+    let product = Product {
+        id: ProductId(tx.core().ids.v7(tx.now())),
+        tenant_id: scope.tenant(),
+        name: name.to_owned(),
+        folded_prefix: license_key::fold_prefix(&prefix),
+        prefix: prefix.clone(),
+        created_at: tx.now(),
     };
-    product::Entity::insert(row)
-        .on_conflict(OnConflict::new().do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
+    db::insert_if_new(tx.db(), product.into_active_model()).await?;
     // Found by name, since a concurrent call may have created it.
     find_by_name(tx, scope, name).await?.ok_or_else(|| Reason::PrefixTaken { prefix }.refusal())
 }
@@ -99,25 +93,15 @@ async fn set_policy(tx: &Tx, product: ProductId, changes: &PolicyChanges) -> Res
     if newest.as_ref().is_some_and(|p| p.duration_s == duration_s && p.source_grace_s == source_grace_s) {
         return Ok(());
     }
-    let row = policy::ActiveModel {
-        id: Set(PolicyId(tx.core().ids.v7(tx.now()))),
-        product_id: Set(product),
-        version: Set(newest.map_or(1, |p| p.version + 1)),
-        duration_s: Set(duration_s),
-        source_grace_s: Set(source_grace_s),
-        created_at: Set(tx.now()),
-    };
-    policy::Entity::insert(row).exec_without_returning(tx.db()).await?;
+    let (id, version) = (PolicyId(tx.core().ids.v7(tx.now())), newest.map_or(1, |p| p.version + 1));
+    let row = Policy { id, product_id: product, version, duration_s, source_grace_s, created_at: tx.now() };
+    policy::Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
     Ok(())
 }
 
 async fn newest_policy(tx: &Tx, product: ProductId) -> Result<Option<Policy>> {
-    let newest = policy::Entity::find()
-        .filter(policy::Column::ProductId.eq(product))
-        .order_by_desc(policy::Column::Version)
-        .one(tx.db())
-        .await?;
-    Ok(newest)
+    let of_product = policy::Entity::find().filter(policy::Column::ProductId.eq(product));
+    Ok(of_product.order_by_desc(policy::Column::Version).one(tx.db()).await?)
 }
 
 /// A product with a version of its policy; without one, the current version.
@@ -131,18 +115,11 @@ pub(crate) async fn get_with_policy(tx: &Tx, id: ProductId, version: Option<Poli
 }
 
 async fn find_by_name(tx: &Tx, scope: &Scope, name: &str) -> Result<Option<Product>> {
-    let found = product::Entity::find()
-        .filter(product::Column::TenantId.eq(scope.tenant()))
-        .filter(product::Column::Name.eq(name))
-        .one(tx.db())
-        .await?;
-    Ok(found)
+    let own = product::Entity::find().filter(product::Column::TenantId.eq(scope.tenant()));
+    Ok(own.filter(product::Column::Name.eq(name)).one(tx.db()).await?)
 }
 
-/// A product by name or id.
-///
-/// # Errors
-/// `NOT_FOUND`, listing the existing products.
+/// A product by name or id. Refused with `NOT_FOUND`, listing the existing products.
 pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product> {
     let all = list(core, scope).await?;
     let wanted = name_or_id.trim();
@@ -163,10 +140,6 @@ pub(crate) async fn find(core: &Core, id: ProductId) -> Result<Product> {
 
 /// All products of a tenant, sorted by name.
 pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<Product>> {
-    let found = product::Entity::find()
-        .filter(product::Column::TenantId.eq(scope.tenant()))
-        .order_by_asc(product::Column::Name)
-        .all(core.db.read())
-        .await?;
-    Ok(found)
+    let own = product::Entity::find().filter(product::Column::TenantId.eq(scope.tenant()));
+    Ok(own.order_by_asc(product::Column::Name).all(core.db.read()).await?)
 }

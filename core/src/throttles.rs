@@ -7,16 +7,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QuerySelect, sea_query::Expr};
 
 use crate::{
     Core, Reason, Result,
     crypto::{one_time::hex, seal::Purpose},
-    entity::throttle::{ActiveModel, Column, Entity, Model},
+    db,
+    entity::throttle::{Column, Entity, Model},
     tx::Tx,
 };
 
@@ -36,10 +33,8 @@ impl Limit {
     }
 }
 
-/// Reserves an attempt under every limit, or under none.
-///
-/// # Errors
-/// `RATE_LIMIT_EXCEEDED` with the time to wait, if a limit is reached.
+/// Reserves an attempt under every limit, or under none. Refused with `RATE_LIMIT_EXCEEDED` with the time to wait, if a
+/// limit is reached.
 pub(crate) async fn acquire(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut limits: Vec<&Limit> = limits.iter().collect();
     limits.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,27 +83,19 @@ enum Peek {
 
 /// Locks the row of a limit.
 async fn peek(tx: &Tx, limit: &Limit) -> Result<Peek> {
-    let new = ActiveModel { name: Set(limit.name.clone()), used: Set(0), resets_at: Set(tx.now() + limit.window) };
-    Entity::insert(new)
-        .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
-    let row = Entity::find_by_id(&limit.name).lock_exclusive().one(tx.db()).await?;
-    let row = row.map_or((0, tx.now() + limit.window), |row| (row.used, row.resets_at));
-    let (used, resets_at) = if row.1 <= tx.now() { (0, tx.now() + limit.window) } else { row };
-    if u32::try_from(used).unwrap_or(u32::MAX) >= limit.max {
-        return Ok(Peek::Full { resets_at });
+    let new = Model { name: limit.name.clone(), used: 0, resets_at: tx.now() + limit.window };
+    db::insert_if_new(tx.db(), new.clone().into_active_model()).await?;
+    let stored = Entity::find_by_id(&limit.name).lock_exclusive().one(tx.db()).await?;
+    let row = stored.filter(|row| row.resets_at > tx.now()).unwrap_or(new);
+    if u32::try_from(row.used).unwrap_or(u32::MAX) >= limit.max {
+        return Ok(Peek::Full { resets_at: row.resets_at });
     }
-    Ok(Peek::Free(Model { name: limit.name.clone(), used: used + 1, resets_at }))
+    Ok(Peek::Free(Model { used: row.used + 1, ..row }))
 }
 
 async fn write(tx: &Tx, row: Model) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::Used, Expr::value(row.used))
-        .col_expr(Column::ResetsAt, Expr::value(row.resets_at))
-        .filter(Column::Name.eq(row.name))
-        .exec(tx.db())
-        .await?;
+    let changes = [(Column::Used, row.used.into()), (Column::ResetsAt, row.resets_at.into())];
+    db::update(changes, [Column::Name.eq(row.name)]).exec(tx.db()).await?;
     Ok(())
 }
 
@@ -127,12 +114,8 @@ pub(crate) async fn refund(tx: &Tx, limits: &[Limit]) -> Result<()> {
     let mut names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
     names.sort_unstable();
     for name in names {
-        Entity::update_many()
-            .col_expr(Column::Used, Expr::col(Column::Used).sub(1))
-            .filter(Column::Name.eq(name))
-            .filter(Column::Used.gt(0))
-            .exec(tx.db())
-            .await?;
+        let one_less = [(Column::Used, Expr::col(Column::Used).sub(1))];
+        db::update(one_less, [Column::Name.eq(name), Column::Used.gt(0)]).exec(tx.db()).await?;
     }
     Ok(())
 }

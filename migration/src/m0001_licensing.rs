@@ -138,7 +138,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(big_integer("stamp"))
             .col(timestamp("live_since"))
             .col(timestamp_null("ends_at"))
-            .col(boolean("consumed"))
+            .col(boolean("suppressed"))
             .foreign_key(&mut foreign_key_to("entitlement_sources", "tenant_id", "tenants"))
             .foreign_key(&mut foreign_key_to("entitlement_sources", "user_id", "users"))
             .foreign_key(&mut foreign_key_to("entitlement_sources", "product_id", "products"))
@@ -260,7 +260,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("licenses", &["tenant_id", "user_id"]),
         index("licenses", &["expires_at"]),
         index("events", &["tenant_id", "seq"]),
-        index("outbox", &["transport", "state", "due_at"]),
+        index("outbox", &["state", "transport", "due_at"]),
         index("outbox", &["ordering_key", "state"]),
         index("outbox", &["kind", "due_at"]),
     ]

@@ -5,11 +5,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 
-use crate::{
-    app::App,
-    config::Config,
-    doctor::{self, Outcome},
-};
+use crate::doctor::{self, Outcome};
+use crate::{app::App, config::Config};
 
 #[derive(Args, Debug)]
 pub(super) struct Doctor {

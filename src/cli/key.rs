@@ -2,10 +2,8 @@
 
 use anyhow::{Context, Result};
 use clap::Subcommand;
-use dca_core::{
-    Caller, DiscordUserId, entitlements, licenses, products,
-    users::{self, Provider},
-};
+use dca_core::users::{self, Provider};
+use dca_core::{Caller, DiscordUserId, entitlements, licenses, products};
 use serde_json::json;
 
 use super::tenant::{TenantArg, operator};

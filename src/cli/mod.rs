@@ -5,11 +5,8 @@ use std::{collections::BTreeMap, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-use crate::{
-    app::App,
-    config::{Config, Faults},
-    http, wording,
-};
+use crate::config::{Config, Faults};
+use crate::{app::App, http, wording};
 
 mod admin;
 mod apikey;
@@ -33,15 +30,11 @@ enum Command {
     /// Run the service (the default)
     Serve(serve::Serve),
     /// Apply, show or revert database migrations
-    Migrate {
-        #[command(subcommand)]
-        command: migrate::Migrate,
-    },
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Add example data to try the service with
-    Seed {
-        #[command(subcommand)]
-        command: seed::Seed,
-    },
+    #[command(subcommand)]
+    Seed(seed::Seed),
     /// Check the configuration, database, Redis, email and Discord, and suggest fixes
     Doctor(doctor::Doctor),
     /// Issue, revoke and inspect license keys
@@ -59,10 +52,8 @@ enum Command {
         tenant_arg: tenant::TenantArg,
     },
     /// Manage administrator accounts
-    Admin {
-        #[command(subcommand)]
-        command: admin::Admin,
-    },
+    #[command(subcommand)]
+    Admin(admin::Admin),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
 }
@@ -102,16 +93,16 @@ async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<Exit
     let config = Config::load(env)?;
     match command {
         Command::Serve(args) => serve::run(config, &args).await?,
-        Command::Migrate { command } => migrate::run(&config, &command).await?,
+        Command::Migrate(command) => migrate::run(&config, &command).await?,
         Command::Doctor(args) => return doctor::run(config, &args).await,
-        Command::Seed { command } => seed::run(&App::build_for_command(config).await?, &command).await?,
+        Command::Seed(command) => seed::run(&App::build_for_command(config).await?, &command).await?,
         Command::Key { command, tenant_arg } => {
             key::run(&App::build_for_command(config).await?, command, &tenant_arg).await?;
         }
         Command::Apikey { command, tenant_arg } => {
             apikey::run(&App::build_for_command(config).await?, command, &tenant_arg).await?;
         }
-        Command::Admin { command } => admin::run(&App::build_for_command(config).await?, command).await?,
+        Command::Admin(command) => admin::run(&App::build_for_command(config).await?, command).await?,
         Command::Openapi => {}
     }
     Ok(ExitCode::SUCCESS)

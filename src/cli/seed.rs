@@ -2,12 +2,8 @@
 
 use anyhow::Result;
 use clap::Subcommand;
-use dca_core::{
-    Caller, DiscordUserId, api_keys,
-    crypto::api_key::ApiKeyKind,
-    licenses, products, tenants,
-    users::{self, Provider},
-};
+use dca_core::users::{self, Provider};
+use dca_core::{Caller, DiscordUserId, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
 
 use super::key::grant;
 use crate::app::App;
@@ -30,9 +26,8 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
         None => tenants::create(core, "Demo").await?,
     };
     let caller = Caller::operator(tenant);
-    let product =
-        products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &products::PolicyChanges::default())
-            .await?;
+    let no_changes = products::PolicyChanges::default();
+    let product = products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &no_changes).await?;
     let user = users::ensure(core, Provider::Discord, &DEMO_MEMBER.to_string()).await?;
     let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
     let license = match licenses.into_iter().next() {
@@ -40,14 +35,12 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
         None => grant(app, &caller, &product, DEMO_MEMBER).await?,
     };
     let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
+    let (url, api_key) = (&app.config.http.public_url, api_key.expose());
+    println!("license key: {license}\nAPI key:     {api_key}\n");
+    println!("While `dca-auth serve` is running, validate the license:\n");
     println!(
-        "license key: {license}\nAPI key:     {}\n\nWhile `dca-auth serve` is running, validate the license:\n",
-        api_key.expose()
-    );
-    println!(
-        "curl {}/licenses/validate -H 'X-API-Key: {}' -H 'Content-Type: application/json' -d '{{\"licenseKey\":\"{license}\"}}'",
-        app.config.http.public_url,
-        api_key.expose()
+        "curl {url}/licenses/validate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' \
+         -d '{{\"licenseKey\":\"{license}\"}}'"
     );
     Ok(())
 }

@@ -4,11 +4,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{
-    app::{App, Inputs, Part},
-    config::Config,
-    telemetry,
-};
+use crate::app::{App, Inputs, Part};
+use crate::{config::Config, telemetry};
 
 #[derive(Args, Debug, Default)]
 pub(super) struct Serve {

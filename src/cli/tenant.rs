@@ -38,7 +38,6 @@ async fn find_tenant(app: &App, name: &str, all: &[(TenantId, String)]) -> Resul
         Ok(id) => guilds::find(&app.core, id.into()).await?,
         Err(_) => None,
     };
-    guild
-        .map(|guild| guild.tenant_id)
-        .with_context(|| format!("No tenant {name:?}. Use its name or ID, or a Discord server ID."))
+    let guild = guild.with_context(|| format!("No tenant {name:?}. Use its name or ID, or a Discord server ID."))?;
+    Ok(guild.tenant_id)
 }

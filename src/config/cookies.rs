@@ -1,66 +1,39 @@
 //! Attributes of the refresh cookie.
 
-use super::{reader::Reader, setting::setting};
+use cookie::SameSite;
 
-/// Attributes of the refresh cookie. Those that are `None` depend on the scheme of the public URL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CookieConfig {
-    /// Cookie name.
-    pub name: Option<String>,
-    /// `Secure`: whether it is sent over HTTPS only.
-    pub secure: Option<bool>,
-    /// `SameSite`: whether cross-site requests send it.
-    pub same_site: Option<SameSite>,
-    /// `Domain`: the domain that receives it, with its subdomains.
-    pub domain: Option<String>,
-}
+use super::parse::one_of;
+use super::reader::{Reader, settings};
 
-/// The `SameSite` attribute of a cookie (RFC 6265bis, section 5.5.7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SameSite {
-    /// Same-site requests, and top-level navigation from other sites.
-    Lax,
-    /// Same-site requests only.
-    Strict,
-    /// All requests; requires HTTPS.
-    None,
+settings! {
+    /// Attributes of the refresh cookie. Those that are `None` depend on the scheme of the public URL.
+    CookieConfig {
+        /// Name of the refresh cookie. If unset, __Host-rt over HTTPS and rt over HTTP.
+        name: Option<String> = "DCA_COOKIE_NAME", optional(cookie_name), fallback("REFRESH_COOKIE_NAME"),
+            expects("up to 64 letters, digits and the characters -_. only, for example session_id");
+        /// Whether cookies are sent over HTTPS only. If unset, they are if DCA_PUBLIC_URL is an https URL.
+        secure: Option<bool> = "DCA_COOKIE_SECURE", optional(|value| value.to_lowercase().parse().ok()),
+            fallback("COOKIE_SECURE"), expects("true or false");
+        /// SameSite attribute of cookies. If unset, lax.
+        same_site: Option<SameSite> = "DCA_COOKIE_SAMESITE", optional(same_site), fallback("COOKIE_SAMESITE"),
+            expects("lax, strict or none");
+        /// Domain attribute of cookies. If unset, only this host receives them.
+        domain: Option<String> = "DCA_COOKIE_DOMAIN", optional(domain), fallback("COOKIE_DOMAIN"),
+            expects("a domain name, for example example.com");
+    }
 }
 
 /// Names of the service's other cookies.
 const RESERVED_NAMES: [&str; 5] = ["refresh_token", "csrf_token", "dca_device", "dca_sign_in", "dca_second_factor"];
 
 impl CookieConfig {
-    pub(super) fn read(r: &mut Reader, public_url: &str) -> Self {
-        let cookies = Self {
-            name: setting("DCA_COOKIE_NAME")
-                .about("Name of the refresh cookie. If unset, __Host-rt over HTTPS and rt over HTTP.")
-                .expects("up to 64 letters, digits and the characters -_. only, for example session_id")
-                .fallback("REFRESH_COOKIE_NAME")
-                .optional(r, cookie_name),
-            secure: setting("DCA_COOKIE_SECURE")
-                .about(
-                    "Whether cookies are sent over HTTPS only. If unset, they are if DCA_PUBLIC_URL is an https URL.",
-                )
-                .expects("true or false")
-                .fallback("COOKIE_SECURE")
-                .optional(r, |value| value.to_lowercase().parse().ok()),
-            same_site: setting("DCA_COOKIE_SAMESITE")
-                .about("SameSite attribute of cookies. If unset, lax.")
-                .expects("lax, strict or none")
-                .fallback("COOKIE_SAMESITE")
-                .optional(r, same_site),
-            domain: setting("DCA_COOKIE_DOMAIN")
-                .about("Domain attribute of cookies. If unset, only this host receives them.")
-                .expects("a domain name, for example example.com")
-                .fallback("COOKIE_DOMAIN")
-                .optional(r, domain),
-        };
-        cookies.check(r, public_url);
-        cookies
+    /// Whether all attributes are left to the service.
+    pub(crate) fn is_unset(&self) -> bool {
+        self.name.is_none() && self.secure.is_none() && self.same_site.is_none() && self.domain.is_none()
     }
 
     /// Refuses combinations that browsers reject, and names that are taken.
-    fn check(&self, r: &mut Reader, public_url: &str) {
+    pub(super) fn checked(self, r: &mut Reader, public_url: &str) -> Self {
         let is_secure = self.secure.unwrap_or(public_url.starts_with("https:"));
         if self.same_site == Some(SameSite::None) && !is_secure {
             r.fault(
@@ -81,6 +54,7 @@ impl CookieConfig {
                  session_id, or leave it unset to use __Host-rt over HTTPS.",
             );
         }
+        self
     }
 }
 
@@ -90,12 +64,7 @@ fn cookie_name(value: &str) -> Option<String> {
 }
 
 fn same_site(value: &str) -> Option<SameSite> {
-    match value.to_lowercase().as_str() {
-        "lax" => Some(SameSite::Lax),
-        "strict" => Some(SameSite::Strict),
-        "none" => Some(SameSite::None),
-        _ => None,
-    }
+    one_of(&[("lax", SameSite::Lax), ("strict", SameSite::Strict), ("none", SameSite::None)])(&value.to_lowercase())
 }
 
 fn domain(value: &str) -> Option<String> {

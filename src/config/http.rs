@@ -1,37 +1,39 @@
 //! The HTTP server.
 
-use std::{
-    fs,
-    net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::net::{IpAddr, SocketAddr};
+use std::{fs, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use url::Url;
 
-use super::{
-    parse::{base_url, number},
-    reader::Reader,
-    setting::setting,
-};
+use super::parse::{base_url, number};
+use super::reader::{Reader, settings};
+use super::setting::Setting;
 
-/// The HTTP server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpConfig {
-    /// Address of the listener.
-    pub addr: SocketAddr,
-    /// URL under which clients reach the service: absolute `http(s)` URL without trailing slash or query.
-    pub public_url: String,
-    /// Certificate and key of the listener; plain HTTP if `None`.
-    pub tls: Option<TlsFiles>,
-    /// Proxies whose forwarded headers are trusted.
-    pub trusted_proxies: Vec<IpNet>,
-    /// Other origins whose pages may call the API, as browsers serialize them.
-    pub cors_origins: Vec<String>,
-    /// Time that requests in progress have to finish at shutdown, 1 to 300 s.
-    pub drain_timeout: Duration,
+settings! {
+    /// The HTTP server.
+    HttpConfig {
+        /// Address that the HTTP server listens on.
+        addr: SocketAddr = "DCA_HTTP_ADDR", or("127.0.0.1:3000", |text| text.parse().ok()),
+            expects("an IP address and port, for example 127.0.0.1:3000"),
+            converted("PORT", PORT, bind_all), converted("APP_PORT", PORT, bind_all);
+        /// URL under which clients reach the service. If unset, it is derived from DCA_HTTP_ADDR.
+        public_url: String = "DCA_PUBLIC_URL", or_else(base_url, String::new), default("http://127.0.0.1:3000"),
+            expects("an http or https URL without query and trailing slash, for example https://example.com");
+        /// Certificate and key of the listener; plain HTTP if `None`.
+        tls: Option<TlsFiles> => TlsFiles::read_both;
+        /// Proxies whose forwarded headers are trusted.
+        trusted_proxies: Vec<IpNet> = "DCA_TRUSTED_PROXIES", or_else(networks, Vec::new),
+            expects("IP addresses or networks separated by commas, for example 10.0.0.0/8,::1");
+        /// Other origins whose pages may call the API.
+        cors_origins: Vec<String> = "DCA_CORS_ORIGINS", or_else(origins, Vec::new), fallback("CORS_ORIGINS"),
+            expects("origins separated by commas, for example https://app.example.com,http://localhost:5173");
+        /// Time that requests in progress have to finish at shutdown.
+        drain_timeout: Duration = "DCA_DRAIN_TIMEOUT_SECONDS", seconds(1..=300, "10");
+    }
 }
+
+const PORT: &str = "a port from 1 to 65535, which listens on 0.0.0.0, for example 8080";
 
 /// PEM files of the TLS listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,52 +45,22 @@ pub struct TlsFiles {
 }
 
 impl HttpConfig {
-    pub(super) fn read(r: &mut Reader) -> Self {
-        const PORT: &str = "a port from 1 to 65535, which listens on 0.0.0.0, for example 8080";
-        let addr: SocketAddr = setting("DCA_HTTP_ADDR")
-            .about("Address that the HTTP server listens on.")
-            .expects("an IP address and port, for example 127.0.0.1:3000")
-            .default("127.0.0.1:3000")
-            .converted("PORT", PORT, bind_all)
-            .converted("APP_PORT", PORT, bind_all)
-            .read(r, |text| text.parse().ok());
-        let public_url = setting("DCA_PUBLIC_URL")
-            .about("URL under which clients reach the service. If unset, it is derived from DCA_HTTP_ADDR.")
-            .expects("an http or https URL without query and trailing slash, for example https://example.com")
-            .default("http://127.0.0.1:3000")
-            .optional(r, base_url);
-        let tls = TlsFiles::read(r);
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        Self {
-            public_url: public_url.unwrap_or_else(|| format!("{scheme}://{addr}")),
-            trusted_proxies: setting("DCA_TRUSTED_PROXIES")
-                .about("Proxies whose forwarded headers are trusted.")
-                .expects("IP addresses or networks separated by commas, for example 10.0.0.0/8,::1")
-                .optional(r, networks)
-                .unwrap_or_default(),
-            cors_origins: setting("DCA_CORS_ORIGINS")
-                .about("Other origins whose pages may call the API.")
-                .expects("origins separated by commas, for example https://app.example.com,http://localhost:5173")
-                .fallback("CORS_ORIGINS")
-                .optional(r, origins)
-                .unwrap_or_default(),
-            drain_timeout: setting("DCA_DRAIN_TIMEOUT_SECONDS")
-                .about("Time that requests in progress have to finish at shutdown.")
-                .seconds(r, 1..=300, "10"),
-            addr,
-            tls,
+    /// Sets the public URL from the address if it is not configured.
+    pub(super) fn derive_public_url(&mut self) {
+        if self.public_url.is_empty() {
+            let scheme = if self.tls.is_some() { "https" } else { "http" };
+            self.public_url = format!("{scheme}://{}", self.addr);
         }
     }
 }
 
 impl TlsFiles {
-    fn read(r: &mut Reader) -> Option<Self> {
-        let cert = setting("DCA_TLS_CERT_FILE")
-            .about("Certificate chain for HTTPS. If unset, the service uses plain HTTP.")
-            .expects("the path of a readable PEM file, for example /etc/dca-auth/cert.pem")
-            .optional(r, readable_file);
-        let key = setting("DCA_TLS_KEY_FILE")
-            .about("Private key of the certificate.")
+    fn read_both(r: &mut Reader) -> Option<Self> {
+        let cert =
+            Setting::new("DCA_TLS_CERT_FILE", "Certificate chain for HTTPS. If unset, the service uses plain HTTP.")
+                .expects("the path of a readable PEM file, for example /etc/dca-auth/cert.pem")
+                .optional(r, readable_file);
+        let key = Setting::new("DCA_TLS_KEY_FILE", "Private key of the certificate.")
             .expects("the path of a readable PEM file, for example /etc/dca-auth/key.pem")
             .optional(r, readable_file);
         if cert.is_some() != key.is_some() {

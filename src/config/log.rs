@@ -2,15 +2,17 @@
 
 use tracing_subscriber::filter::{EnvFilter, LevelFilter};
 
-use super::{reader::Reader, setting::setting};
+use super::{parse::one_of, reader::settings};
 
-/// The log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Directives of a `tracing` `EnvFilter`.
-    pub filter: String,
-    /// Format of log lines.
-    pub format: LogFormat,
+settings! {
+    /// The log.
+    LogConfig {
+        /// What is logged.
+        filter: String = "DCA_LOG", or("info", filter),
+            expects("a level, or target=level pairs, separated by commas, for example info,dca_auth=debug");
+        /// Format of log lines. auto is text on a terminal and JSON otherwise.
+        format: LogFormat = "DCA_LOG_FORMAT", or("auto", one_of(&FORMATS)), expects("auto, text or json");
+    }
 }
 
 /// Format of log lines.
@@ -24,22 +26,8 @@ pub enum LogFormat {
     Json,
 }
 
-impl LogConfig {
-    pub(super) fn read(r: &mut Reader) -> Self {
-        Self {
-            filter: setting("DCA_LOG")
-                .about("What is logged.")
-                .expects("a level, or target=level pairs, separated by commas, for example info,dca_auth=debug")
-                .default("info")
-                .read(r, filter),
-            format: setting("DCA_LOG_FORMAT")
-                .about("Format of log lines. auto is text on a terminal and JSON otherwise.")
-                .expects("auto, text or json")
-                .default("auto")
-                .read(r, format),
-        }
-    }
-}
+const FORMATS: [(&str, LogFormat); 3] =
+    [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 fn filter(value: &str) -> Option<String> {
     // `EnvFilter` would read a misspelled level as a target and disable all other logs.
@@ -47,13 +35,4 @@ fn filter(value: &str) -> Option<String> {
     let has_valid_levels = value.split(',').all(|part| part.contains(['=', '[']) || is_level(part));
     let is_valid = has_valid_levels && EnvFilter::builder().parse(value).is_ok();
     is_valid.then(|| value.to_owned())
-}
-
-fn format(value: &str) -> Option<LogFormat> {
-    match value {
-        "auto" => Some(LogFormat::Auto),
-        "text" => Some(LogFormat::Text),
-        "json" => Some(LogFormat::Json),
-        _ => None,
-    }
 }

@@ -18,25 +18,17 @@ mod oauth;
 mod parse;
 mod reader;
 mod reference;
-mod secret;
 mod setting;
 mod storage;
 #[cfg(test)]
 mod tests;
 
+pub use self::http::{HttpConfig, TlsFiles};
+pub use self::log::{LogConfig, LogFormat};
+pub use self::mail::{MailConfig, SmtpTls};
 use self::reader::Reader;
-pub use self::{
-    accounts::AccountsConfig,
-    cookies::{CookieConfig, SameSite},
-    discord::DiscordConfig,
-    http::{HttpConfig, TlsFiles},
-    limits::LimitsConfig,
-    log::{LogConfig, LogFormat},
-    mail::{MailConfig, SmtpTls},
-    oauth::{OAuthClientSettings, OAuthConfig},
-    secret::Secret,
-    storage::StorageConfig,
-};
+pub use self::{accounts::AccountsConfig, cookies::CookieConfig, discord::DiscordConfig, limits::LimitsConfig};
+pub use self::{oauth::OAuthConfig, parse::Secret, storage::StorageConfig};
 
 /// The configuration of the process. Durations are whole seconds in the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,27 +58,22 @@ pub struct Config {
 impl Config {
     /// Reads `env`, and the TOML file that it may name. An empty value counts as unset. The first source that sets a
     /// value wins: the `DCA_` name or its `_FILE` variant, the TOML file, then the names of earlier systems in the
-    /// order of their setting.
-    ///
-    /// # Errors
-    /// All faults at once: invalid values, unreadable files and unknown names.
+    /// order of their setting. All invalid values, unreadable files and unknown names are reported at once.
     pub fn load(env: BTreeMap<String, String>) -> Result<Self, Faults> {
         let mut reader = Reader::new(env);
         let config = Self::read(&mut reader);
-        if reader.faults.is_empty() {
-            return Ok(config);
-        }
-        Err(Faults(reader.faults))
+        if reader.faults.is_empty() { Ok(config) } else { Err(Faults(reader.faults)) }
     }
 
     fn read(reader: &mut Reader) -> Self {
         let storage = StorageConfig::read(reader);
-        let http = HttpConfig::read(reader);
+        let mut http = HttpConfig::read(reader);
+        http.derive_public_url();
         Self {
             discord: DiscordConfig::read(reader),
             oauth: OAuthConfig::read(reader),
             accounts: AccountsConfig::read(reader),
-            cookies: CookieConfig::read(reader, &http.public_url),
+            cookies: CookieConfig::read(reader).checked(reader, &http.public_url),
             mail: MailConfig::read(reader),
             limits: LimitsConfig::read(reader),
             log: LogConfig::read(reader),

@@ -2,93 +2,37 @@
 
 use url::Url;
 
-use super::{
-    parse::{loopback_url, token},
-    reader::Reader,
-    secret::Secret,
-    setting::setting,
-};
+use super::parse::{Secret, loopback_url, token};
+use super::reader::settings;
 
-/// Sign-in with OAuth providers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OAuthConfig {
-    /// Sign-in with Discord.
-    pub discord: OAuthClientSettings,
-    /// Sign-in with Google.
-    pub google: OAuthClientSettings,
-    /// Base URL of a Google simulator on a loopback address, without trailing slash.
-    pub google_api_url: Option<String>,
-}
-
-/// OAuth client of a provider. Sign-in is enabled if id and secret are set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OAuthClientSettings {
-    /// Client id.
-    pub id: Option<String>,
-    /// Client secret.
-    pub secret: Option<Secret>,
-    /// Redirect URL; the built-in callback if `None`.
-    pub redirect: Option<String>,
+settings! {
+    /// Sign-in with OAuth providers. Each is enabled if its client id and secret are set.
+    OAuthConfig {
+        /// Application ID for sign-in with Discord.
+        discord_id: Option<String> = "DCA_DISCORD_CLIENT_ID", optional(single_word), fallback("DISCORD_CLIENT_ID"),
+            expects("an ID without spaces, for example 123456789012345678");
+        /// OAuth2 client secret for sign-in with Discord.
+        discord_secret: Option<Secret> = "DCA_DISCORD_CLIENT_SECRET", optional(token), secret(),
+            fallback("DISCORD_CLIENT_SECRET"), expects("a secret without spaces");
+        /// OAuth2 redirect URL for Discord. If unset, /auth/discord/callback of DCA_PUBLIC_URL is used.
+        discord_redirect: Option<String> = "DCA_DISCORD_REDIRECT_URI", optional(web_url),
+            fallback("DISCORD_REDIRECT_URI"), expects(REDIRECT_URL);
+        /// OAuth2 client ID for sign-in with Google.
+        google_id: Option<String> = "DCA_GOOGLE_CLIENT_ID", optional(single_word), fallback("GOOGLE_CLIENT_ID"),
+            expects("an ID without spaces, for example 1234.apps.googleusercontent.com");
+        /// OAuth2 client secret for sign-in with Google.
+        google_secret: Option<Secret> = "DCA_GOOGLE_CLIENT_SECRET", optional(token), secret(),
+            fallback("GOOGLE_CLIENT_SECRET"), expects("a secret without spaces");
+        /// OAuth2 redirect URL for Google. If unset, /auth/google/callback of DCA_PUBLIC_URL is used.
+        google_redirect: Option<String> = "DCA_GOOGLE_REDIRECT_URI", optional(web_url),
+            fallback("GOOGLE_CALLBACK_URL"), expects(REDIRECT_URL);
+        /// Google simulator for tests.
+        google_api_url: Option<String> = "DCA_GOOGLE_API_URL", optional(loopback_url),
+            expects("a loopback URL, for example http://127.0.0.1:8081");
+    }
 }
 
 const REDIRECT_URL: &str = "an http or https URL, for example https://auth.example.com/auth/callback";
-
-impl OAuthConfig {
-    pub(super) fn read(r: &mut Reader) -> Self {
-        Self {
-            discord: OAuthClientSettings::read_discord(r),
-            google: OAuthClientSettings::read_google(r),
-            google_api_url: setting("DCA_GOOGLE_API_URL")
-                .about("Google simulator for tests.")
-                .expects("a loopback URL, for example http://127.0.0.1:8081")
-                .optional(r, loopback_url),
-        }
-    }
-}
-
-impl OAuthClientSettings {
-    fn read_discord(r: &mut Reader) -> Self {
-        Self {
-            id: setting("DCA_DISCORD_CLIENT_ID")
-                .about("Application ID for sign-in with Discord.")
-                .expects("an ID without spaces, for example 123456789012345678")
-                .fallback("DISCORD_CLIENT_ID")
-                .optional(r, single_word),
-            secret: setting("DCA_DISCORD_CLIENT_SECRET")
-                .about("OAuth2 client secret for sign-in with Discord.")
-                .expects("a secret without spaces")
-                .secret()
-                .fallback("DISCORD_CLIENT_SECRET")
-                .optional(r, token),
-            redirect: setting("DCA_DISCORD_REDIRECT_URI")
-                .about("OAuth2 redirect URL for Discord. If unset, /auth/discord/callback of DCA_PUBLIC_URL is used.")
-                .expects(REDIRECT_URL)
-                .fallback("DISCORD_REDIRECT_URI")
-                .optional(r, web_url),
-        }
-    }
-
-    fn read_google(r: &mut Reader) -> Self {
-        Self {
-            id: setting("DCA_GOOGLE_CLIENT_ID")
-                .about("OAuth2 client ID for sign-in with Google.")
-                .expects("an ID without spaces, for example 1234.apps.googleusercontent.com")
-                .fallback("GOOGLE_CLIENT_ID")
-                .optional(r, single_word),
-            secret: setting("DCA_GOOGLE_CLIENT_SECRET")
-                .about("OAuth2 client secret for sign-in with Google.")
-                .expects("a secret without spaces")
-                .secret()
-                .fallback("GOOGLE_CLIENT_SECRET")
-                .optional(r, token),
-            redirect: setting("DCA_GOOGLE_REDIRECT_URI")
-                .about("OAuth2 redirect URL for Google. If unset, /auth/google/callback of DCA_PUBLIC_URL is used.")
-                .expects(REDIRECT_URL)
-                .fallback("GOOGLE_CALLBACK_URL")
-                .optional(r, web_url),
-        }
-    }
-}
 
 fn single_word(value: &str) -> Option<String> {
     token(value).map(|word| word.0)

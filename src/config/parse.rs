@@ -1,13 +1,34 @@
-//! Parsers that several groups of settings share. The settings describe the expected value.
+//! Secret values, and the parsers that several groups of settings share. The settings describe the expected value.
 
-use std::{net::IpAddr, ops::RangeInclusive, str::FromStr};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use url::Url;
 
-use super::secret::Secret;
+/// A secret value. `Debug` redacts it, and there is no `Display`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(super) String);
+
+impl Secret {
+    /// Returns the value.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
 
 pub(super) fn number<T: FromStr + PartialOrd>(range: RangeInclusive<T>) -> impl Fn(&str) -> Option<T> {
     move |value| value.parse().ok().filter(|number| range.contains(number))
+}
+
+/// One of these words.
+pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Option<T> {
+    move |value| words.iter().find(|(word, _)| *word == value).map(|(_, meaning)| *meaning)
 }
 
 pub(super) fn text(value: &str) -> Option<String> {

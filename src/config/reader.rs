@@ -1,17 +1,37 @@
 //! Reads the value of each setting from the environment and the TOML file, and collects all faults.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    ops::RangeInclusive,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::{fs, num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
-use super::{
-    earlier,
-    parse::number,
-    setting::{Setting, setting},
-};
+use super::{earlier, parse::number, setting::Setting};
+
+/// Declares a group of settings: a struct with a field for each, and `read`, which reads them in this order. A row is
+/// `field: Type = "NAME", how to read it, further properties;`. The documentation of the field is the text about the
+/// setting in `.env.example`. A field with `=>` is read by a function.
+macro_rules! settings {
+    ($(#[doc = $group:literal])+ $config:ident {
+        $(#[doc = $about:literal] $field:ident: $type:ty
+            $(= $name:literal, $read:ident($($arg:expr),*) $(, $property:ident($($value:expr),*))*)?
+            $(=> $nested:path)?;)+
+    }) => {
+        $(#[doc = $group])+
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct $config {
+            $(#[doc = $about] pub $field: $type,)+
+        }
+
+        impl $config {
+            pub(super) fn read(reader: &mut $crate::config::reader::Reader) -> Self {
+                $(let $field =
+                    $($crate::config::setting::Setting::new($name, $about) $(.$property($($value),*))* .$read(reader $(, $arg)*))?
+                    $($nested(reader))?;)+
+                Self { $($field),+ }
+            }
+        }
+    };
+}
+
+pub(super) use settings;
 
 /// Reads settings. It knows the settings that it has read, so unknown names are found at the end.
 #[derive(Default)]
@@ -38,11 +58,9 @@ impl Reader {
             reader.invalid_utf8.extend((!is_valid).then(|| name.clone()));
             reader.env.insert(name, if is_valid { value.trim().to_owned() } else { String::new() });
         }
-        let text = setting("DCA_CONFIG_FILE")
-            .about(
-                "TOML file with settings. Keys are the names below in lower case without DCA_, for example \
-                 log = \"debug\".",
-            )
+        let about = "TOML file with settings. Keys are the names below in lower case without DCA_, for example \
+                     log = \"debug\".";
+        let text = Setting::new("DCA_CONFIG_FILE", about)
             .expects("the path of a readable TOML file, for example /etc/dca-auth.toml")
             .optional(&mut reader, |path| fs::read_to_string(path).ok());
         if let Some(text) = text {
@@ -173,17 +191,27 @@ impl Setting {
         parsed
     }
 
+    /// Returns the value, or what `other` returns.
+    pub(super) fn or_else<T>(self, r: &mut Reader, parse: impl Fn(&str) -> Option<T>, other: impl FnOnce() -> T) -> T {
+        self.optional(r, parse).unwrap_or_else(other)
+    }
+
     /// Returns the value, or the default.
-    pub(super) fn read<T>(self, reader: &mut Reader, parse: impl Fn(&str) -> Option<T>) -> T {
-        let default = self.default;
-        self.optional(reader, &parse).unwrap_or_else(|| parse(default).expect("every default is valid"))
+    pub(super) fn or<T>(self, reader: &mut Reader, default: &'static str, parse: impl Fn(&str) -> Option<T>) -> T {
+        self.default(default).or_else(reader, &parse, || parse(default).expect("every default is valid"))
     }
 
     /// Returns a number of seconds in `range`.
     pub(super) fn seconds(self, reader: &mut Reader, range: RangeInclusive<u64>, default: &'static str) -> Duration {
         let (min, max) = (range.start(), range.end());
         let expected = format!("a whole number of seconds from {min} to {max}, for example {default}");
-        Duration::from_secs(self.expects(expected).default(default).read(reader, number(range)))
+        Duration::from_secs(self.expects(expected).or(reader, default, number(range)))
+    }
+
+    /// Returns a number of at least 1.
+    pub(super) fn positive(self, reader: &mut Reader, default: &'static str) -> NonZeroU32 {
+        let expected = format!("a whole number of at least 1, for example {default}");
+        self.expects(expected).or(reader, default, |value| value.parse().ok())
     }
 }
 

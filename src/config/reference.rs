@@ -1,9 +1,7 @@
 //! The text of `.env.example`.
 
-use super::{
-    earlier::{REPLACED, Replaced, UNUSED},
-    setting::{Fallback, Setting},
-};
+use super::earlier::{REPLACED, Replaced, UNUSED};
+use super::setting::{Fallback, Setting};
 
 const HEAD: &str = "\
 # All settings with their defaults, commented out. An empty value counts as unset.

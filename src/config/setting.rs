@@ -20,18 +20,16 @@ pub(super) struct Fallback {
     pub(super) names: &'static str,
     /// The expected value, if its format differs from that of the setting.
     pub(super) expected: Option<&'static str>,
-    /// Converts the values (empty if unset) to the setting's own format.
-    pub(super) convert: fn(&[&str]) -> Option<String>,
+    pub(super) convert: Convert,
 }
 
-/// Begins the description of a setting. It ends with `optional` or `read`, which read its value.
-pub(super) fn setting(name: &'static str) -> Setting {
-    Setting { name, about: "", expected: String::new(), default: "", is_secret: false, fallbacks: Vec::new() }
-}
+/// Converts the values of an earlier system (empty if unset) to the setting's own format.
+type Convert = fn(&[&str]) -> Option<String>;
 
 impl Setting {
-    pub(super) fn about(self, about: &'static str) -> Self {
-        Self { about, ..self }
+    pub(super) fn new(name: &'static str, about: &'static str) -> Self {
+        let (expected, fallbacks) = (String::new(), Vec::new());
+        Self { name, about: about.trim_start(), expected, default: "", is_secret: false, fallbacks }
     }
 
     pub(super) fn expects(self, expected: impl Into<String>) -> Self {
@@ -53,12 +51,7 @@ impl Setting {
     }
 
     /// Adds names of an earlier system, whose values have another format.
-    pub(super) fn converted(
-        mut self,
-        names: &'static str,
-        expected: &'static str,
-        convert: fn(&[&str]) -> Option<String>,
-    ) -> Self {
+    pub(super) fn converted(mut self, names: &'static str, expected: &'static str, convert: Convert) -> Self {
         self.fallbacks.push(Fallback { names, expected: Some(expected), convert });
         self
     }

@@ -2,83 +2,42 @@
 
 use std::path::{Path, PathBuf};
 
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
-};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use url::Url;
 
-use super::{
-    parse::number,
-    reader::Reader,
-    secret::Secret,
-    setting::{setting, verbatim},
-};
+use super::parse::{Secret, number};
+use super::reader::settings;
+use super::setting::verbatim;
 
-/// Files, database and Redis.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StorageConfig {
-    /// Directory of the SQLite file and of generated secrets.
-    pub data_dir: PathBuf,
-    /// `sqlite:`, `postgres:` or `postgresql:` URL.
-    pub database_url: Secret,
-    /// Maximum number of database connections, 1 to 1000.
-    pub database_pool_size: u32,
-    /// `redis:`, `rediss:`, `unix:` or `redis+unix:` URL; if `None`, state is kept in memory.
-    pub redis_url: Option<Secret>,
-    /// Prefix of all Redis keys.
-    pub redis_prefix: String,
-    /// 32 bytes, normalized to padded standard base64; generated if `None`.
-    pub master_key: Option<Secret>,
+settings! {
+    /// Files, database and Redis.
+    StorageConfig {
+        /// Directory for the SQLite file and generated secrets. Created if it does not exist.
+        data_dir: PathBuf = "DCA_DATA_DIR", or("data", directory),
+            expects("the path of a directory, for example /var/lib/dca-auth");
+        /// Database. If unset, the SQLite file dca.db in DCA_DATA_DIR is used.
+        database_url: Secret = "DCA_DATABASE_URL", or_else(database_url, || sqlite_in(&data_dir)), secret(),
+            expects("a sqlite:, postgres: or postgresql: URL, for example postgres://user:password@localhost/dca"),
+            default("sqlite://data/dca.db?mode=rwc"), converted("DATABASE_URL", PRISMA_URL, verbatim),
+            converted("POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB DB_PORT", ON_LOCALHOST, postgres_on_localhost);
+        /// Maximum number of database connections.
+        database_pool_size: u32 = "DCA_DATABASE_POOL_SIZE", or("20", number(1..=1000)),
+            expects("a whole number from 1 to 1000, for example 20");
+        /// Redis server that instances share. If unset, rate limits and notifications stay within each instance.
+        redis_url: Option<Secret> = "DCA_REDIS_URL", optional(redis_url), secret(),
+            expects("a redis:, rediss:, unix: or redis+unix: URL, for example redis://localhost:6379");
+        /// Prefix of all Redis keys.
+        redis_prefix: String = "DCA_REDIS_PREFIX", or("dca", prefix),
+            expects("letters, digits and the characters -_.: only, for example dca");
+        /// Key that encrypts the keyring. If unset, it is generated and stored in DCA_DATA_DIR.
+        master_key: Option<Secret> = "DCA_MASTER_KEY", optional(master_key), secret(),
+            expects("32 random bytes in base64 or base64url, for example the output of `openssl rand -base64 32`");
+    }
 }
 
 const PRISMA_URL: &str = "a postgres: URL; parameters that only Prisma knows are removed";
 const ON_LOCALHOST: &str = "a database on localhost with a port from 1 to 65535";
-
-impl StorageConfig {
-    pub(super) fn read(r: &mut Reader) -> Self {
-        let data_dir = setting("DCA_DATA_DIR")
-            .about("Directory for the SQLite file and generated secrets. Created if it does not exist.")
-            .expects("the path of a directory, for example /var/lib/dca-auth")
-            .default("data")
-            .read(r, directory);
-        Self {
-            database_url: setting("DCA_DATABASE_URL")
-                .about("Database. If unset, the SQLite file dca.db in DCA_DATA_DIR is used.")
-                .expects("a sqlite:, postgres: or postgresql: URL, for example postgres://user:password@localhost/dca")
-                .default("sqlite://data/dca.db?mode=rwc")
-                .secret()
-                .converted("DATABASE_URL", PRISMA_URL, verbatim)
-                .converted("POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB DB_PORT", ON_LOCALHOST, postgres_on_localhost)
-                .optional(r, database_url)
-                .unwrap_or_else(|| sqlite_in(&data_dir)),
-            database_pool_size: setting("DCA_DATABASE_POOL_SIZE")
-                .about("Maximum number of database connections.")
-                .expects("a whole number from 1 to 1000, for example 20")
-                .default("20")
-                .read(r, number(1..=1000)),
-            redis_url: setting("DCA_REDIS_URL")
-                .about(
-                    "Redis server that instances share. If unset, rate limits and notifications stay within each \
-                     instance.",
-                )
-                .expects("a redis:, rediss:, unix: or redis+unix: URL, for example redis://localhost:6379")
-                .secret()
-                .optional(r, redis_url),
-            redis_prefix: setting("DCA_REDIS_PREFIX")
-                .about("Prefix of all Redis keys.")
-                .expects("letters, digits and the characters -_.: only, for example dca")
-                .default("dca")
-                .read(r, prefix),
-            master_key: setting("DCA_MASTER_KEY")
-                .about("Key that encrypts the keyring. If unset, it is generated and stored in DCA_DATA_DIR.")
-                .expects("32 random bytes in base64 or base64url, for example the output of `openssl rand -base64 32`")
-                .secret()
-                .optional(r, master_key),
-            data_dir,
-        }
-    }
-}
 
 fn directory(value: &str) -> Option<PathBuf> {
     let path = PathBuf::from(value);

@@ -5,18 +5,16 @@
 //! this host only (RFC 6265bis, 4.1.3). Over plain HTTP, the refresh cookie is `rt` with path `/auth`. A configured
 //! name, domain, `SameSite` or `Secure` is used unchanged.
 
-use std::{collections::HashSet, convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc};
 
-use axum::{
-    extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, header, request::Parts},
-    response::{IntoResponseParts, ResponseParts},
-};
-use cookie::{Cookie, CookieJar, SameSite, time::Duration};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponseParts, ResponseParts};
+use axum::{extract::FromRequestParts, http::request::Parts};
+use cookie::{Cookie, SameSite, time::Duration};
 use dca_core::{Code, accounts::SignedIn};
 
 use super::problem::Problem;
-use crate::{App, Config, config};
+use crate::{App, Config};
 
 /// 400 days, the longest lifetime that browsers allow.
 const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
@@ -24,47 +22,40 @@ const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 /// The cookies of a request, and those that its response sets.
 pub(crate) struct Cookies {
     config: Arc<Config>,
-    jar: CookieJar,
-    duplicates: HashSet<String>,
+    received: Vec<Cookie<'static>>,
+    /// Sent in this order: two cookies may share a name and differ in their path.
+    changes: Vec<Cookie<'static>>,
 }
 
 impl Cookies {
-    /// Parses all `Cookie` headers.
     pub(super) fn of(app: &App, headers: &HeaderMap) -> Self {
-        let mut cookies = Self { config: app.config.clone(), jar: CookieJar::new(), duplicates: HashSet::new() };
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        for cookie in lines.flat_map(Cookie::split_parse).flatten().filter(|cookie| !cookie.value().is_empty()) {
-            if cookies.jar.get(cookie.name()).is_some() {
-                cookies.duplicates.insert(cookie.name().to_owned());
-            }
-            cookies.jar.add_original(cookie.into_owned());
-        }
-        cookies
+        let received = lines.flat_map(Cookie::split_parse).flatten().filter(|cookie| !cookie.value().is_empty());
+        Self { config: app.config.clone(), received: received.map(Cookie::into_owned).collect(), changes: Vec::new() }
     }
 
     /// The value of a cookie. Duplicates are rejected, since one of them may have been injected.
     pub(super) fn get(&self, kind: CookieKind) -> Result<Option<&str>, Problem> {
         let name = kind.name(&self.config);
-        if self.duplicates.contains(&name) {
+        let mut found = self.received.iter().filter(|cookie| cookie.name() == name);
+        let value = found.next().map(Cookie::value);
+        if found.next().is_some() {
             return Err(Problem::new(
                 Code::InvalidSession,
                 "The request has the same cookie twice. Delete the cookies of this site and sign in again.",
             ));
         }
-        Ok(self.jar.get(&name).map(Cookie::value))
+        Ok(value)
     }
 
-    /// Sets a cookie for this number of seconds.
     pub(super) fn set(&mut self, kind: CookieKind, value: &str, seconds: i64) {
-        self.jar.add(kind.cookie(&self.config, value, seconds));
+        self.changes.push(kind.cookie(&self.config, value, seconds));
     }
 
-    /// Removes a cookie.
     pub(super) fn clear(&mut self, kind: CookieKind) {
         self.set(kind, "", 0);
     }
 
-    /// Sets the cookies of a new session.
     pub(super) fn set_session(&mut self, app: &App, refresh: CookieKind, signed_in: &SignedIn) {
         let csrf = app.core.ids.v4().simple().to_string();
         self.set(refresh, &signed_in.refresh_token, signed_in.refresh_expires_in);
@@ -93,7 +84,7 @@ impl IntoResponseParts for Cookies {
     type Error = Infallible;
 
     fn into_response_parts(self, mut response: ResponseParts) -> Result<ResponseParts, Infallible> {
-        let lines = self.jar.delta().filter_map(|cookie| HeaderValue::from_str(&cookie.to_string()).ok());
+        let lines = self.changes.iter().filter_map(|cookie| HeaderValue::from_str(&cookie.to_string()).ok());
         lines.for_each(|line| _ = response.headers_mut().append(header::SET_COOKIE, line));
         Ok(response)
     }
@@ -102,7 +93,6 @@ impl IntoResponseParts for Cookies {
 /// A cookie that the service sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CookieKind {
-    /// The refresh token.
     Refresh,
     /// The refresh token, under the name that an earlier system used.
     EarlierRefresh(&'static str),
@@ -110,14 +100,12 @@ pub(crate) enum CookieKind {
     Device,
     /// The CSRF token (double submit). Readable by scripts.
     Csrf,
-    /// The `state` of an OAuth sign-in.
     OAuthState,
     /// A pending sign-in that requires a second factor.
     SecondFactor,
 }
 
 impl CookieKind {
-    /// The name of the cookie.
     fn name(self, config: &Config) -> String {
         let base = match self {
             Self::Refresh => match &config.cookies.name {
@@ -135,14 +123,8 @@ impl CookieKind {
 
     /// Whether the name has the prefix `__Host-`.
     fn is_host(self, config: &Config) -> bool {
-        let settings = &config.cookies;
         let is_default = match self {
-            Self::Refresh | Self::EarlierRefresh(_) => {
-                settings.name.is_none()
-                    && settings.domain.is_none()
-                    && settings.secure.is_none()
-                    && settings.same_site.is_none()
-            }
+            Self::Refresh | Self::EarlierRefresh(_) => config.cookies.is_unset(),
             _ => true,
         };
         is_default && is_https(config)
@@ -155,15 +137,10 @@ impl CookieKind {
             Self::Refresh if !self.is_host(config) => "/auth",
             _ => "/",
         };
-        let same_site = match settings.same_site.filter(|_| is_refresh) {
-            Some(config::SameSite::Strict) => SameSite::Strict,
-            Some(config::SameSite::None) => SameSite::None,
-            Some(config::SameSite::Lax) | None => SameSite::Lax,
-        };
         let mut cookie = Cookie::build((self.name(config), value.to_owned()))
             .path(path)
             .http_only(self != Self::Csrf)
-            .same_site(same_site)
+            .same_site(settings.same_site.filter(|_| is_refresh).unwrap_or(SameSite::Lax))
             .secure(settings.secure.filter(|_| is_refresh).unwrap_or(is_https(config)))
             .max_age(Duration::seconds(seconds));
         if let Some(domain) = settings.domain.clone().filter(|_| is_refresh) {

@@ -5,24 +5,16 @@
 //! the configured origins. If the request has an `X-CSRF-Token` header, it must match the `csrf_token` cookie
 //! (double submit). Clients other than browsers send none of these headers and are not affected.
 
-use axum::{
-    extract::{Request, State},
-    http::{HeaderMap, Method, header},
-    middleware::Next,
-    response::Response,
-};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, header};
+use axum::{middleware::Next, response::Response};
 use dca_core::Code;
 use url::Url;
 
-use super::{
-    compat::dialect::Dialect,
-    cookies::{CookieKind, Cookies},
-    extract::bearer,
-    problem::Problem,
-};
+use super::cookies::{CookieKind, Cookies};
+use super::{compat::dialect::Dialect, extract::bearer, problem::Problem};
 use crate::{App, Config};
 
-/// Refuses cross-site requests with cookies.
 pub(super) async fn protect(
     State(app): State<App>,
     dialect: Dialect,
@@ -43,21 +35,20 @@ fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request
     if !is_allowed_page(config, headers).unwrap_or(true) {
         return Err(Problem::of(Code::AccessDenied));
     }
+    let denied = |detail: &str| Err(Problem::new(Code::AccessDenied, detail));
     let (cookie, sent) = (cookies.get(CookieKind::Csrf)?, headers.get("x-csrf-token"));
     if let Some(sent) = sent {
         return match cookie {
             Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
-            _ => Err(Problem::new(Code::AccessDenied, "The X-CSRF-Token header does not match the csrf_token cookie.")),
+            _ => denied("The X-CSRF-Token header does not match the csrf_token cookie."),
         };
     }
     // Without the token, such a request must at least name its origin.
-    let has_refresh_cookie = cookies.get(dialect.refresh_cookie())?.is_some();
-    let requires_token = has_refresh_cookie && dialect.requires_double_submit(request.uri().path());
-    if requires_token && is_allowed_page(config, headers).is_none() {
-        return Err(Problem::new(
-            Code::AccessDenied,
-            "Send the value of the csrf_token cookie in the X-CSRF-Token header.",
-        ));
+    if dialect.requires_double_submit(request.uri().path())
+        && cookies.get(dialect.system.refresh_cookie)?.is_some()
+        && is_allowed_page(config, headers).is_none()
+    {
+        return denied("Send the value of the csrf_token cookie in the X-CSRF-Token header.");
     }
     Ok(())
 }

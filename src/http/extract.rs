@@ -1,38 +1,25 @@
 //! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
 //! and body.
 
-use std::{
-    convert::Infallible,
-    net::{IpAddr, SocketAddr},
-};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
 
-use axum::{
-    body::{Bytes, HttpBody},
-    extract::{
-        ConnectInfo, FromRequest, FromRequestParts, Path, Query as AxumQuery, Request, rejection::BytesRejection,
-    },
-    http::{HeaderMap, StatusCode, header, request::Parts},
-    response::IntoResponse,
-};
-use dca_core::{
-    AppCaller, Code, Error,
-    accounts::{ClientInfo, Principal, sessions},
-    api_keys,
-    limiter::Bucket,
-    users::Locale,
-};
+use axum::body::{Bytes, HttpBody};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
+use axum::http::{HeaderMap, StatusCode, header, request::Parts};
+use axum::response::IntoResponse;
+use dca_core::accounts::{ClientInfo, Principal, sessions};
+use dca_core::{AppCaller, Code, Error, api_keys, limiter::Bucket, users::Locale};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 
-use super::{
-    cookies::{CookieKind, Cookies},
-    problem::Problem,
-};
+use super::cookies::{CookieKind, Cookies};
+use super::{compat::dialect::Dialect, problem::Problem};
 use crate::App;
 
 /// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
 /// a trusted proxy. Entries added by other hosts are ignored.
-#[must_use]
 pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
     let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
@@ -50,9 +37,7 @@ pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr
 
 /// The caller, authenticated by an API key in `X-API-Key` or `Authorization: Bearer`.
 pub struct ApiKey {
-    /// The owner of the API key.
     pub caller: AppCaller,
-    /// The client's IP address.
     pub client: IpAddr,
 }
 
@@ -102,8 +87,12 @@ fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     client_ip(&app.config.http.trusted_proxies, peer, &parts.headers)
 }
 
-/// What is known about the client from its request.
-pub struct Client(pub ClientInfo);
+/// What is known about the client from its request, and what a handler needs to answer it.
+pub(crate) struct Client {
+    pub(crate) app: App,
+    pub(crate) dialect: Dialect,
+    pub(crate) info: ClientInfo,
+}
 
 impl FromRequestParts<App> for Client {
     type Rejection = Problem;
@@ -111,12 +100,13 @@ impl FromRequestParts<App> for Client {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
         let device = Cookies::of(app, &parts.headers).get(CookieKind::Device)?.map(str::to_owned);
-        Ok(Self(ClientInfo {
+        let info = ClientInfo {
             network: network(client_ip_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device,
             locale: locale(&parts.headers),
-        }))
+        };
+        Ok(Self { app: app.clone(), dialect: Dialect::of(parts), info })
     }
 }
 
@@ -139,19 +129,23 @@ pub(super) fn network(client: IpAddr) -> String {
     IpNet::new(client, bits).map_or_else(|_| client.to_string(), |network| network.trunc().to_string())
 }
 
-/// The signed-in user, authenticated by an access token in `Authorization: Bearer`.
-pub struct CurrentUser(pub Principal);
+/// The signed-in user, authenticated by an access token in `Authorization: Bearer`, and what a handler needs to answer.
+pub(crate) struct CurrentUser {
+    pub(crate) app: App,
+    pub(crate) dialect: Dialect,
+    pub(crate) principal: Principal,
+}
 
 impl FromRequestParts<App> for CurrentUser {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let token = bearer(&parts.headers).ok_or_else(|| Problem::of(Code::NoToken))?;
-        Ok(Self(sessions::authenticate(&app.core, token).await?))
+        let principal = sessions::authenticate(&app.core, token).await?;
+        Ok(Self { app: app.clone(), dialect: Dialect::of(parts), principal })
     }
 }
 
-/// A JSON body that may be empty.
 pub struct OptionalJson<T>(pub T);
 
 impl<T: DeserializeOwned + Default> FromRequest<App> for OptionalJson<T> {

@@ -2,19 +2,14 @@
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
-use dca_core::{
-    ids::ProductId,
-    licenses::{self, Question, Verdict, VerdictCode},
-    limiter::Bucket,
-};
+use dca_core::licenses::{self, Question, Verdict, VerdictCode};
+use dca_core::{ids::ProductId, limiter::Bucket};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{
-    extract::{ApiKey, JsonBody},
-    problem::Problem,
-};
+use super::extract::{ApiKey, JsonBody};
+use super::problem::Problem;
 use crate::{App, wording};
 
 /// A license key to validate.
@@ -27,7 +22,6 @@ pub struct ValidateRequest {
     #[schema(example = "ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ")]
     license_key: String,
     /// The product that the license must be for. Useful if the API key covers several products.
-    #[serde(default)]
     product_id: Option<Uuid>,
 }
 

@@ -4,53 +4,42 @@
 //! `routes`, `accounts::routes` or `admin::routes`. The middleware gives every request an ID, an access-log line, a
 //! latency sample, a timeout and a body limit. Errors are problem documents (RFC 9457), and a panic is a 500.
 
-use std::{net::SocketAddr, time::Duration};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::{
-    Router,
-    extract::DefaultBodyLimit,
-    http::{HeaderName, HeaderValue, Method, StatusCode, header},
-    middleware,
-    response::IntoResponse,
-};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
 use axum_server::{Handle, Server, tls_rustls::RustlsConfig};
 use dca_core::Code;
+use futures::FutureExt;
 use hyper_util::rt::TokioTimer;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tower_http::{
-    catch_panic::CatchPanicLayer,
-    cors::{AllowOrigin, CorsLayer},
-    set_header::SetResponseHeaderLayer,
-    timeout::TimeoutLayer,
-};
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
-};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{
-    App,
-    http::{idle_timeout::IdleTimeout, problem::Problem},
-};
+use crate::{App, http::idle_timeout::IdleTimeout, http::problem::Problem};
 
 mod accounts;
 mod admin;
 mod compat;
 mod cookies;
 mod csrf;
-pub mod extract;
+mod extract;
 mod idle_timeout;
-pub mod licenses;
-pub mod ops;
-pub mod problem;
+mod licenses;
+mod ops;
+mod prelude;
+mod problem;
 mod rate_limit;
 mod trace;
 
-/// The largest request body.
 const BODY_LIMIT: usize = 16 * 1024;
 /// The longest a request may take, including the transfer of its body.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -97,7 +86,6 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().merge(account_routes()).split_for_parts().1
 }
 
-/// Builds the router with all routes and middleware.
 fn router(app: App) -> Router {
     let protect = |routes: Router<App>| {
         let csrf = middleware::from_fn_with_state(app.clone(), csrf::protect);
@@ -155,12 +143,10 @@ fn cors(config: &crate::Config) -> CorsLayer {
 const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
                    connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A running server.
 pub(crate) struct RunningServer {
-    /// The address it listens on.
     pub(crate) addr: SocketAddr,
     /// Ends when all requests have been completed, or when the listener fails.
-    pub(crate) task: JoinHandle<std::io::Result<()>>,
+    pub(crate) task: JoinHandle<io::Result<()>>,
 }
 
 /// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
@@ -173,27 +159,69 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Running
     let addr = listener.local_addr()?;
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
     limit_request_heads(&mut server);
-    let task = match &app.config.http.tls {
-        None => tokio::spawn(async move { server.acceptor(IdleTimeout).serve(service).await }),
+    let serving = match &app.config.http.tls {
+        None => server.acceptor(IdleTimeout).serve(service).boxed(),
         Some(files) => {
             // The defaults of rustls: TLS 1.3 and 1.2.
             let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
             let tls =
                 tls.context("cannot load the TLS certificate or its key (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
             let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(IdleTimeout);
-            tokio::spawn(async move { server.acceptor(acceptor).serve(service).await })
+            server.acceptor(acceptor).serve(service).boxed()
         }
     };
     let timeout = app.config.http.drain_timeout;
-    tokio::spawn(async move {
-        drain.cancelled().await;
-        handle.graceful_shutdown(Some(timeout));
+    let task = tokio::spawn(async move {
+        tokio::pin!(serving);
+        tokio::select! {
+            ended = &mut serving => return ended,
+            error = watch_listener(addr, LISTENER_CHECK_INTERVAL) => return Err(error),
+            () = drain.cancelled() => handle.graceful_shutdown(Some(timeout)),
+        }
+        serving.await
     });
     Ok(RunningServer { addr, task })
+}
+
+/// How often the listener is checked.
+const LISTENER_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Ends when the listener has refused three connections in a row: the server itself retries forever, without a word.
+async fn watch_listener(addr: SocketAddr, interval: Duration) -> io::Error {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let mut refused = 0;
+    while refused < 3 {
+        tokio::time::sleep(interval).await;
+        let result = TcpStream::connect((ip, addr.port())).await;
+        let is_refused = result.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        refused = if is_refused { refused + 1 } else { 0 };
+    }
+    io::Error::other(format!("the listener on {addr} no longer accepts connections"))
 }
 
 fn limit_request_heads(server: &mut Server<SocketAddr>) {
     let builder = server.http_builder();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(32 * 1024);
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(32 * 1024);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_closed_listener_is_noticed() {
+        let listener = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let watch = tokio::spawn(watch_listener(listener.local_addr().unwrap(), Duration::from_millis(5)));
+        for _ in 0..4 {
+            listener.accept().await.unwrap();
+        }
+        assert!(!watch.is_finished());
+        drop(listener);
+        assert!(watch.await.unwrap().to_string().ends_with("no longer accepts connections"));
+    }
 }

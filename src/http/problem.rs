@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use axum::{
-    Json,
-    http::{HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use dca_core::{Code, Error, Refusal, users::Locale};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::wording;
+
+/// The JSON with a status other than 200 that a handler returns, or a problem.
+pub type StatusResult<T> = Result<(StatusCode, Json<T>), Problem>;
+
+/// The JSON that a handler returns, or a problem.
+pub type JsonResult<T> = Result<Json<T>, Problem>;
 
 /// An error in the `application/problem+json` format.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -25,12 +29,12 @@ pub struct Problem {
     status: u16,
     /// A stable code for programmatic use.
     #[schema(value_type = String, example = "INVALID_API_KEY")]
-    code: Code,
+    pub(super) code: Code,
     /// What went wrong in this request, and what to do about it.
-    detail: String,
+    pub(super) detail: String,
     /// The field that caused the problem, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    pub(super) field: Option<String>,
     /// If a two-factor code is required: the token to send with it to `/auth/2fa/verify`.
     #[serde(rename = "twoFactorToken", skip_serializing_if = "Option::is_none")]
     two_factor_token: Option<Box<str>>,
@@ -39,39 +43,20 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem with a specific detail.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
         let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
-        Self {
-            kind,
-            title: wording::title(code),
-            status,
-            code,
-            detail: detail.into(),
-            field: None,
-            two_factor_token: None,
-            retry: None,
-        }
+        let (title, detail) = (wording::title(code), detail.into());
+        Self { kind, title, status, code, detail, field: None, two_factor_token: None, retry: None }
     }
 
     /// Creates a problem whose detail is the description of its code.
-    #[must_use]
     pub fn of(code: Code) -> Self {
         Self::new(code, wording::title(code))
     }
 
     /// Too many requests; the client can retry after `wait`.
-    #[must_use]
     pub fn rate_limited(wait: Duration) -> Self {
         Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
-    }
-
-    pub(super) fn code(&self) -> Code {
-        self.code
-    }
-
-    pub(super) fn detail(&self) -> &str {
-        &self.detail
     }
 
     /// The detail in the reader's language. In Spanish it depends on the code only.
@@ -82,15 +67,10 @@ impl Problem {
         }
     }
 
-    pub(super) fn field(&self) -> Option<&str> {
-        self.field.as_deref()
-    }
-
     pub(super) fn http_status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// The `Retry-After` header, if any.
     pub(super) fn retry_after_header(&self) -> Option<(HeaderName, HeaderValue)> {
         self.retry.map(retry_after)
     }
@@ -105,8 +85,6 @@ impl Problem {
         self.status = status.as_u16();
     }
 
-    /// Sets the field that caused the problem.
-    #[must_use]
     pub fn with_field(self, field: String) -> Self {
         Self { field: Some(field), ..self }
     }

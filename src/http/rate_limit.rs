@@ -1,19 +1,13 @@
 //! The rate limit of the account routes, for each network.
 
-use axum::{
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::extract::{Request, State};
+use axum::{middleware::Next, response::Response};
 use dca_core::limiter::Bucket;
 
-use super::{
-    extract::{ClientIp, network},
-    problem::Problem,
-};
+use super::extract::{ClientIp, network};
+use super::problem::Problem;
 use crate::App;
 
-/// Refuses requests of a network that sends too many.
 pub(super) async fn limit(
     State(app): State<App>,
     ClientIp(client): ClientIp,

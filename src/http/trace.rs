@@ -1,11 +1,9 @@
 //! The ID of each request, its line in the access log, and its metrics.
 
-use axum::{
-    extract::{MatchedPath, Request, State},
-    http::{HeaderValue, StatusCode},
-    middleware::Next,
-    response::{IntoResponse, Response},
-};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use dca_core::{Code, events};
 use tokio::time::Instant;
 use tracing::{Instrument, info, info_span};
@@ -13,7 +11,6 @@ use tracing::{Instrument, info, info_span};
 use super::{extract::ClientIp, problem::Problem};
 use crate::App;
 
-/// The ID of a request, available to handlers and middleware as an extension.
 #[derive(Clone)]
 pub(super) struct RequestId(pub(super) String);
 

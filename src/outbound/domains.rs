@@ -1,11 +1,8 @@
 //! Limits emails per recipient domain: few concurrently, at a steady rate, and with a pause for a domain that asks
 //! for one. Emails that wait for one domain do not delay those to others.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{collections::HashMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 
@@ -49,10 +46,7 @@ impl Domains {
         Self { every, known: Arc::default() }
     }
 
-    /// Acquires a permit.
-    ///
-    /// # Errors
-    /// How long to wait if none is available.
+    /// Acquires a permit, or returns how long to wait for one.
     pub(super) fn acquire<'a>(&'a self, domain: &'a str, now: DateTime<Utc>) -> Result<SendPermit<'a>, Duration> {
         let mut known = self.known();
         known.retain(|_, domain| domain.sending > 0 || domain.paused_until > now || domain.queue_ends > now);
@@ -70,7 +64,6 @@ impl Domains {
         self.known().get_mut(permit.domain).map_or(at_least, |domain| domain.enqueue(now, self.every).max(at_least))
     }
 
-    /// Pauses a domain.
     pub(super) fn pause(&self, permit: &SendPermit, now: DateTime<Utc>) {
         if let Some(domain) = self.known().get_mut(permit.domain) {
             domain.paused_until = now + PAUSE;

@@ -6,41 +6,26 @@
 //! Links start with a configured URL, never with the `Host` of a request. Error messages contain no address, token
 //! or link.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Datelike, Utc};
-use dca_core::{
-    Core,
-    accounts::emails::EmailData,
-    limiter::{Bucket, Rate},
-    outbox::EmailTemplate,
-};
-use lettre::{
-    Address, Message,
-    message::{
-        Mailbox, MultiPart, SinglePart,
-        header::{HeaderName, HeaderValue},
-    },
-};
+use dca_core::limiter::{Bucket, Rate};
+use dca_core::{Core, accounts::emails::EmailData, outbox::EmailTemplate};
+use lettre::message::header::{HeaderName, HeaderValue};
+use lettre::message::{Mailbox, MultiPart, SinglePart};
+use lettre::{Address, Message};
 use tokio::{fs, io::AsyncWriteExt, time::Instant};
 use tracing::{error, info};
 use url::Host;
 use uuid::Uuid;
 
-use super::{
-    domains::Domains,
-    mail_error::MailError,
-    smtp::Server,
-    templates::{EmailText, one_line},
-};
+use super::templates::{EmailText, one_line};
+use super::{domains::Domains, mail_error::MailError, smtp::Server};
 use crate::config::Config;
 
-/// The longest duration of an attempt.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The shortest interval between two log lines about a misconfigured mail server.
@@ -69,14 +54,12 @@ pub enum WithoutServer {
     KeepQueued,
 }
 
-/// Where emails go.
 enum MailDestination {
     Server(Server),
     Folder(PathBuf),
     Disabled,
 }
 
-/// An email that is ready to be sent.
 #[derive(Debug)]
 pub(super) struct PreparedEmail {
     id: Uuid,
@@ -87,9 +70,6 @@ pub(super) struct PreparedEmail {
 
 impl Mailer {
     /// Prepares the configured mail server.
-    ///
-    /// # Errors
-    /// If the sender or server cannot be used.
     pub fn new(config: &Config, without_server: WithoutServer) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
         let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
@@ -108,14 +88,11 @@ impl Mailer {
         })))
     }
 
-    /// Whether emails are sent or written to files.
-    #[must_use]
     pub fn can_send(&self) -> bool {
         !matches!(self.0.destination, MailDestination::Disabled)
     }
 
     /// What happens to emails without a mail server, for the start line.
-    #[must_use]
     pub fn disabled_reason(&self) -> Option<String> {
         match &self.0.destination {
             MailDestination::Server(_) => None,
@@ -127,9 +104,6 @@ impl Mailer {
     }
 
     /// Sends the email of delivery `id`, dated `created_at`.
-    ///
-    /// # Errors
-    /// Why it was not sent.
     pub async fn send(
         &self,
         core: &Core,
@@ -215,7 +189,6 @@ impl Mailer {
     }
 }
 
-/// The URL in an email.
 fn link(base: &str, link: Option<&(&'static str, String)>) -> String {
     link.map_or_else(|| base.to_owned(), |(path, token)| format!("{base}{path}?token={token}"))
 }

@@ -2,7 +2,6 @@
 
 use std::{fmt, time::Duration};
 
-/// Why an email was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MailError {
     /// The recipient's domain is busy or paused; try again after this time.
@@ -11,13 +10,10 @@ pub enum MailError {
     Rejected(String),
     /// The mail server deferred the email; the domain is paused.
     Deferred(String),
-    /// A temporary failure.
     Transient(String),
     /// The operator must change a setting.
     Misconfigured {
-        /// The settings to check.
         setting: &'static str,
-        /// What went wrong.
         reason: String,
     },
 }
@@ -35,8 +31,6 @@ impl fmt::Display for MailError {
 }
 
 impl MailError {
-    /// How to fix it.
-    #[must_use]
     pub fn fix(&self) -> String {
         match self {
             Self::Misconfigured { setting, .. } => format!("Check {setting}."),

@@ -10,5 +10,3 @@ mod smtp;
 mod templates;
 #[cfg(test)]
 mod tests;
-
-pub use mail::Mailer;

@@ -12,12 +12,10 @@ use oauth2::{
 };
 use serde_json::{Value, json};
 
-use crate::{Config, config::OAuthClientSettings};
+use crate::{Config, config::Secret};
 
-/// The timeout of a request to a provider.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest response body that is read.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// The configured providers, and the HTTP client for them.
@@ -30,27 +28,17 @@ pub struct OAuthProviders {
 
 type OAuthClient = BasicClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 
-/// A configured provider.
 #[derive(Clone)]
 pub struct OAuthProvider {
     client: OAuthClient,
     scopes: &'static [&'static str],
     profile: String,
-    read: fn(&Value) -> Option<Profile>,
-}
-
-/// The fields read from a provider's profile.
-struct Profile {
-    subject: String,
-    name: Option<String>,
-    verified_email: Option<String>,
+    /// Reads a profile, without the tokens.
+    read: fn(&Value) -> Option<ProviderProfile>,
 }
 
 impl OAuthProviders {
     /// Sets up the providers whose client id and secret are configured.
-    ///
-    /// # Errors
-    /// If a URL is invalid.
     pub fn new(config: &Config) -> Result<Self> {
         let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
         let roots = roots.map(|der| reqwest::Certificate::from_der(der)).collect::<Result<Vec<_>, _>>()?;
@@ -65,7 +53,6 @@ impl OAuthProviders {
     }
 
     /// Returns a provider; `None` if it is not configured.
-    #[must_use]
     pub fn get(&self, provider: Provider) -> Option<&OAuthProvider> {
         match provider {
             Provider::Discord => self.discord.as_ref(),
@@ -73,10 +60,8 @@ impl OAuthProviders {
         }
     }
 
-    /// Exchanges an authorization code for tokens and fetches the user's profile.
-    ///
-    /// # Errors
-    /// What failed, without the text of the provider's response, which may contain the code.
+    /// Exchanges an authorization code for tokens and fetches the user's profile. Errors leave out the text of the
+    /// provider's response, which may contain the code.
     pub async fn fetch_profile(&self, provider: Provider, code: &str, verifier: &str) -> Result<ProviderProfile> {
         let provider = self.get(provider).context("this provider is not configured")?;
         let http = self.http.clone();
@@ -92,25 +77,19 @@ impl OAuthProviders {
         let response = read(self.http.execute(request).await.map_err(reqwest::Error::without_url)?).await?;
         anyhow::ensure!(response.status().is_success(), "the profile request failed with status {}", response.status());
         let profile = serde_json::from_slice(response.body()).ok().and_then(|profile| (provider.read)(&profile));
-        let profile = profile.context("the profile has no user id")?;
+        let mut profile: ProviderProfile = profile.context("the profile has no user id")?;
         let tokens = json!({
             "accessToken": token.access_token().secret(),
             "refreshToken": token.refresh_token().map(oauth2::RefreshToken::secret),
             "expiresIn": token.expires_in().map(|lifetime| lifetime.as_secs()),
             "scopes": token.scopes(),
         });
-        Ok(ProviderProfile {
-            subject: profile.subject,
-            name: profile.name,
-            verified_email: profile.verified_email,
-            tokens: tokens.to_string(),
-        })
+        profile.tokens = tokens.to_string();
+        Ok(profile)
     }
 }
 
 impl OAuthProvider {
-    /// The URL to redirect the user to.
-    #[must_use]
     pub fn authorize_url(&self, state: &str, verifier: &str) -> String {
         let challenge = PkceCodeChallenge::from_code_verifier_sha256(&PkceCodeVerifier::new(verifier.to_owned()));
         let state = state.to_owned();
@@ -123,38 +102,32 @@ impl OAuthProvider {
     }
 }
 
-fn client(
-    settings: &OAuthClientSettings,
-    authorize: String,
-    token: String,
-    callback: String,
-) -> Result<Option<OAuthClient>> {
-    let (Some(id), Some(secret)) = (&settings.id, &settings.secret) else { return Ok(None) };
-    let callback = settings.redirect.clone().unwrap_or(callback);
-    Ok(Some(
-        BasicClient::new(ClientId::new(id.clone()))
-            .set_client_secret(ClientSecret::new(secret.expose().to_owned()))
-            .set_auth_uri(AuthUrl::new(authorize)?)
-            .set_token_uri(TokenUrl::new(token)?)
-            .set_redirect_uri(RedirectUrl::new(callback)?),
-    ))
+fn client((id, secret): (&String, &Secret), authorize: String, token: String, redirect: String) -> Result<OAuthClient> {
+    Ok(BasicClient::new(ClientId::new(id.clone()))
+        .set_client_secret(ClientSecret::new(secret.expose().to_owned()))
+        .set_auth_uri(AuthUrl::new(authorize)?)
+        .set_token_uri(TokenUrl::new(token)?)
+        .set_redirect_uri(RedirectUrl::new(redirect)?))
 }
 
 /// Discord: <https://docs.discord.com/developers/topics/oauth2>.
 fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
+    let settings = &config.oauth;
+    let Some(credentials) = settings.discord_id.as_ref().zip(settings.discord_secret.as_ref()) else { return Ok(None) };
     let base = config.discord.api_url.as_deref().unwrap_or("https://discord.com");
-    let callback = format!("{}/auth/discord/callback", config.http.public_url);
+    let callback = || format!("{}/auth/discord/callback", config.http.public_url);
+    let redirect = settings.discord_redirect.clone().unwrap_or_else(callback);
     let (authorize, token) = (format!("{base}/oauth2/authorize"), format!("{base}/api/oauth2/token"));
-    let client = client(&config.oauth.discord, authorize, token, callback)?;
-    Ok(client.map(|client| OAuthProvider {
-        client,
+    Ok(Some(OAuthProvider {
+        client: client(credentials, authorize, token, redirect)?,
         scopes: &["identify", "email"],
         profile: format!("{base}/api/v10/users/@me"),
         read: |profile| {
-            Some(Profile {
+            Some(ProviderProfile {
                 subject: profile["id"].as_str()?.to_owned(),
                 name: profile["global_name"].as_str().or(profile["username"].as_str()).map(str::to_owned),
                 verified_email: profile["email"].as_str().filter(|_| profile["verified"] == true).map(str::to_owned),
+                tokens: String::new(),
             })
         },
     }))
@@ -162,25 +135,26 @@ fn discord(config: &Config) -> Result<Option<OAuthProvider>> {
 
 /// Google: <https://developers.google.com/identity/openid-connect/openid-connect>.
 fn google(config: &Config) -> Result<Option<OAuthProvider>> {
-    let endpoint = |host: &str, path: &str| match &config.oauth.google_api_url {
+    let settings = &config.oauth;
+    let Some(credentials) = settings.google_id.as_ref().zip(settings.google_secret.as_ref()) else { return Ok(None) };
+    let endpoint = |host: &str, path: &str| match &settings.google_api_url {
         Some(base) => format!("{base}{path}"),
         None => format!("https://{host}{path}"),
     };
-    let callback = format!("{}/auth/google/callback", config.http.public_url);
+    let callback = || format!("{}/auth/google/callback", config.http.public_url);
+    let redirect = settings.google_redirect.clone().unwrap_or_else(callback);
     let authorize = endpoint("accounts.google.com", "/o/oauth2/v2/auth");
-    let client = client(&config.oauth.google, authorize, endpoint("oauth2.googleapis.com", "/token"), callback)?;
-    Ok(client.map(|client| OAuthProvider {
-        client,
+    Ok(Some(OAuthProvider {
+        client: client(credentials, authorize, endpoint("oauth2.googleapis.com", "/token"), redirect)?,
         scopes: &["openid", "email", "profile"],
         profile: endpoint("openidconnect.googleapis.com", "/v1/userinfo"),
         read: |profile| {
-            Some(Profile {
+            let email = profile["email"].as_str().filter(|_| profile["email_verified"] == true);
+            Some(ProviderProfile {
                 subject: profile["sub"].as_str()?.to_owned(),
                 name: profile["name"].as_str().map(str::to_owned),
-                verified_email: profile["email"]
-                    .as_str()
-                    .filter(|_| profile["email_verified"] == true)
-                    .map(str::to_owned),
+                verified_email: email.map(str::to_owned),
+                tokens: String::new(),
             })
         },
     }))

@@ -3,31 +3,23 @@
 use std::{error::Error as _, fmt, io, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use lettre::{
-    Message,
-    transport::smtp::{
-        Error,
-        authentication::{Credentials, DEFAULT_MECHANISMS},
-        client::{AsyncSmtpConnection, TlsParameters},
-        commands::{Data, Mail, Rcpt},
-        extension::{ClientId, Extension, MailBodyParameter, MailParameter},
-    },
-};
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use lettre::{Message, transport::smtp::Error};
 use tokio::time::timeout;
 
 use super::mail_error::MailError;
 use crate::config::{MailConfig, SmtpTls};
 
-/// The timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The timeout for a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The timeout for `QUIT`; by then the server has accepted the email.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The mail server.
 pub(super) struct Server {
     host: String,
     port: u16,
@@ -70,9 +62,6 @@ impl fmt::Display for Stage {
 
 impl Server {
     /// The configured server, if any. `hello` is the domain sent in `EHLO`.
-    ///
-    /// # Errors
-    /// If the host name is not valid in a certificate.
     pub(super) fn new(settings: &MailConfig, hello: &str) -> Result<Option<Self>> {
         let Some(host) = settings.host.clone() else { return Ok(None) };
         let tls = Tls::new(settings, &host).context("cannot use DCA_SMTP_HOST with TLS")?;
@@ -82,7 +71,6 @@ impl Server {
         Ok(Some(Self { host, port: settings.port, hello, tls, credentials, command_timeout: COMMAND_TIMEOUT }))
     }
 
-    /// Sets a shorter timeout for commands.
     #[cfg(test)]
     pub(super) fn with_command_timeout(self, command_timeout: Duration) -> Self {
         Self { command_timeout, ..self }

@@ -14,13 +14,10 @@ pub(super) struct EmailText<'a> {
     pub(super) locale: Locale,
     /// The recipient's name; may be empty.
     pub(super) name: &'a str,
-    /// The name of the application.
     pub(super) app_name: &'a str,
-    /// The URL of the link.
     pub(super) url: &'a str,
 }
 
-/// The HTML part of every email.
 #[derive(Template)]
 #[template(path = "mail/layout.html")]
 struct Layout<'a> {
@@ -32,14 +29,10 @@ struct Layout<'a> {
     paragraphs: &'a [String],
 }
 
-/// A rendered email.
 #[derive(Clone, Debug)]
 pub(super) struct RenderedEmail {
-    /// The subject, a single line.
     pub(super) subject: String,
-    /// The plain-text part.
     pub(super) text: String,
-    /// The HTML part.
     pub(super) html: String,
 }
 

@@ -1,12 +1,10 @@
 //! Reconciles roles: reads all members of every guild that has a role mapping, page by page.
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
+use dca_core::guilds::{self, Guild};
 use dca_core::{
-    DiscordUserId, GuildId, RoleId,
-    entitlements::{self, reconcile::Summary},
-    guilds::{self, Guild},
-    mappings::reconcile::GuildReconciliation,
-    workers,
+    DiscordUserId, GuildId, RoleId, entitlements, entitlements::reconcile::Summary,
+    mappings::reconcile::GuildReconciliation, workers,
 };
 use tracing::{info, warn};
 
@@ -26,10 +24,7 @@ pub const RECONCILE_ROLES: ScheduledWorker = ScheduledWorker {
 };
 
 /// Reconciles all guilds. If a guild cannot be read completely, no license of it is revoked and the other guilds
-/// are still reconciled.
-///
-/// # Errors
-/// If a guild could not be read completely.
+/// are still reconciled; then the run fails.
 async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, 0, Summary::default());
     match &app.bot {

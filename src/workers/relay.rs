@@ -5,17 +5,11 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, time::Duration};
 
 use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_commands::{DiscordClient, reply, rest::DiscordError};
+use dca_core::ids::{LicenseId, UserId};
+use dca_core::outbox::{self, Claim, Delivery, EmailTemplate, Outcome, Transport};
 use dca_core::{
-    ChannelId, DiscordUserId, GuildId,
-    accounts::emails,
-    bus::Topic,
-    entitlements,
-    ids::{LicenseId, UserId},
-    licenses,
-    limiter::Bucket,
-    log_channel, mappings,
-    outbox::{self, Claim, Delivery, EmailTemplate, Outcome, Transport},
-    users,
+    ChannelId, DiscordUserId, GuildId, accounts::emails, bus::Topic, entitlements, licenses, limiter::Bucket,
+    log_channel, mappings, users,
 };
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +17,7 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use super::runtime::{RETRY_DELAY, notifications, run_until};
-use crate::{
-    App,
-    outbound::{dm_pause::DM_PAUSE, mail, mail_error::MailError},
-};
+use crate::{App, outbound::dm_pause::DM_PAUSE, outbound::mail, outbound::mail_error::MailError};
 
 /// How much longer a lease lasts than the longest attempt.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
@@ -34,9 +25,7 @@ const LEASE_MARGIN: Duration = Duration::from_secs(5);
 /// How often the outbox is checked without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How the deliveries of a transport are performed.
 struct TransportSettings {
-    /// How many are performed concurrently.
     concurrency: usize,
     /// The longest duration of an attempt.
     attempt_timeout: Duration,
@@ -61,9 +50,6 @@ impl TransportSettings {
 
 /// Performs the deliveries of a transport until `stop`. Each transport has its own worker, so that a stalled one does
 /// not block the others.
-///
-/// # Errors
-/// If the worker ends before `stop`, or a delivery does not finish in time after it.
 pub async fn run(app: App, transport: Transport, stop: CancellationToken) -> anyhow::Result<()> {
     let concurrency = TransportSettings::of(transport, &app).concurrency;
     let monitor = Monitor::new().register(move |_| {
@@ -136,7 +122,6 @@ async fn perform(claim: Claim, app: Data<App>, transport: Data<Transport>) -> Re
     Ok(())
 }
 
-/// Performs a delivery by its kind.
 async fn deliver(app: &App, claim: &Claim) -> Outcome {
     match (&claim.delivery, &app.discord) {
         (Delivery::Email { template, user, token }, _) => send_email(app, claim, *template, *user, *token).await,

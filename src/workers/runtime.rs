@@ -17,11 +17,8 @@ pub(super) const RETRY_DELAY: Duration = Duration::from_secs(5);
 /// How long running work may take to finish after `stop`.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Runs the worker of `monitor` until `stop`, then waits for running work to finish.
-///
-/// # Errors
-/// If the worker ends by itself or does not finish in time. `Monitor::run_with_signal` would wait for the signal in the
-/// first case.
+/// Runs the worker of `monitor` until `stop`, then waits for running work to finish. If the worker ends by itself,
+/// `Monitor::run_with_signal` would still wait for the signal.
 pub(super) async fn run_until(stop: CancellationToken, monitor: Monitor) -> Result<()> {
     let context = monitor.context();
     let mut run = std::pin::pin!(monitor.run());

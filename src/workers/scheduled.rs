@@ -31,7 +31,7 @@ pub struct ScheduledWorker {
 }
 
 /// How long a run is reserved for an instance. Renewed while the worker runs.
-const LEASE: Duration = Duration::from_secs(30);
+const LEASE_DURATION: Duration = Duration::from_secs(30);
 
 impl App {
     /// Runs a worker if it is due and no other instance runs it. Returns whether it ran. A failed run is logged,
@@ -41,7 +41,9 @@ impl App {
             return Ok(false);
         }
         let next = self.core.clock.now() + (worker.interval)(self);
-        let Some(lease) = workers::acquire(&self.core, worker.name, LEASE, next).await? else { return Ok(false) };
+        let Some(lease) = workers::acquire(&self.core, worker.name, LEASE_DURATION, next).await? else {
+            return Ok(false);
+        };
         let result = tokio::select! {
             result = AssertUnwindSafe((worker.run)(self)).catch_unwind() => {
                 result.unwrap_or_else(|_| Err(anyhow!("panicked")))
@@ -58,11 +60,10 @@ impl App {
         Ok(true)
     }
 
-    /// Renews the lease of a run until it is lost.
     async fn renew_lease(&self, lease: &workers::Lease) {
         loop {
-            tokio::time::sleep(LEASE / 3).await;
-            match workers::renew(&self.core, lease, LEASE).await {
+            tokio::time::sleep(LEASE_DURATION / 3).await;
+            match workers::renew(&self.core, lease, LEASE_DURATION).await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => warn!(worker = lease.name, %error, "could not renew a worker's lease; trying again"),
@@ -72,9 +73,6 @@ impl App {
 }
 
 /// Runs a worker whenever it is due, until `stop`.
-///
-/// # Errors
-/// If its timer ends before `stop`, or a run does not finish in time after it.
 pub async fn run(app: App, worker: ScheduledWorker, stop: CancellationToken) -> Result<()> {
     let monitor = Monitor::new().register(move |_| {
         WorkerBuilder::new(worker.name)
@@ -87,22 +85,18 @@ pub async fn run(app: App, worker: ScheduledWorker, stop: CancellationToken) -> 
     run_until(stop, monitor).await
 }
 
-/// A check whether the worker is due.
-#[derive(Debug)]
-struct Tick;
-
 /// One tick per second, and one for each notification. Ticks missed during a long run are skipped.
-fn ticks(app: &App) -> BoxStream<'static, Result<Tick, Infallible>> {
+fn ticks(app: &App) -> BoxStream<'static, Result<(), Infallible>> {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let seconds = stream::unfold(seconds, |mut seconds| async move {
         seconds.tick().await;
-        Some((Ok(Tick), seconds))
+        Some((Ok(()), seconds))
     });
-    stream::select(seconds, notifications(app, Topic::Workers).map(|()| Ok(Tick))).boxed()
+    stream::select(seconds, notifications(app, Topic::Workers).map(Ok)).boxed()
 }
 
-async fn run_if_due(_: Tick, app: Data<App>, worker: Data<ScheduledWorker>) -> Result<(), Infallible> {
+async fn run_if_due((): (), app: Data<App>, worker: Data<ScheduledWorker>) -> Result<(), Infallible> {
     if let Err(error) = app.run_worker(*worker).await {
         warn!(worker = worker.name, %error, "could not check whether a worker is due; trying again");
         tokio::time::sleep(RETRY_DELAY).await;

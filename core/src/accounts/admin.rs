@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use crate::{
     Caller, Code, Core, Reason, Result,
     accounts::{
+        Accounts,
         credentials::set_password,
         emails, erasure,
         profile::{line, name},
@@ -30,9 +31,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Requires at least the role `least`, and a second factor if the policy demands one for admins.
-    ///
-    /// # Errors
+    /// Requires at least the role `least`, and a second factor if the policy demands one for admins. Refused with
     /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
     pub fn at_least(core: &Core, least: Role, principal: Principal) -> Result<Self> {
         let role = principal.user.role;
@@ -48,8 +47,7 @@ impl Admin {
 
     /// Locks a user whose role is lower than this admin's.
     pub(super) async fn lock_lower_ranked(&self, tx: &Tx, id: UserId) -> Result<User> {
-        let user = users::lock(tx, id).await?;
-        let user = user.ok_or_else(|| Reason::NoUser.refusal())?;
+        let user = users::lock(tx, id).await?.ok_or_else(|| Reason::NoUser.refusal())?;
         if user.role >= self.role {
             return Err(Reason::UserNotBelow.refusal());
         }
@@ -68,10 +66,7 @@ impl Admin {
     }
 }
 
-/// A page of users, newest first, and the total count.
-///
-/// # Errors
-/// `INSUFFICIENT_ROLE`.
+/// A page of users, newest first, and the total count. Refused with `INSUFFICIENT_ROLE`.
 pub async fn list(
     core: &Core,
     principal: Principal,
@@ -83,18 +78,13 @@ pub async fn list(
     users::list(core, filter, page, size).await
 }
 
-/// Finds a user.
-///
-/// # Errors
-/// `NOT_FOUND` if there is no such user.
+/// Finds a user. Refused with `NOT_FOUND` if there is no such user.
 pub async fn get(core: &Core, id: UserId) -> Result<User> {
     users::find(core, id).await?.ok_or_else(|| Reason::NoUser.refusal())
 }
 
-/// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`, `VALIDATION_ERROR`.
+/// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions. Refused with `NOT_FOUND`,
+/// `INSUFFICIENT_ROLE`, `VALIDATION_ERROR`.
 pub async fn set_status(
     core: &Core,
     admin: &Admin,
@@ -126,10 +116,8 @@ pub async fn set_status(
     Ok(user)
 }
 
-/// Assigns a role to a user.
-///
-/// # Errors
-/// `NOT_FOUND`; `INSUFFICIENT_ROLE` if the user's role or the new role is not below the admin's own.
+/// Assigns a role to a user. Refused with `NOT_FOUND`; `INSUFFICIENT_ROLE` if the user's role or the new role is not
+/// below the admin's own.
 pub async fn set_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
     change_role(core, admin, id, None, role).await
 }
@@ -152,18 +140,13 @@ async fn change_role(core: &Core, admin: &Admin, id: UserId, from: Option<Role>,
     Ok(user)
 }
 
-/// Removes a role from a user, who becomes a `USER` again.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` if the user has another role.
+/// Removes a role from a user, who becomes a `USER` again. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`; `CONFLICT` if
+/// the user has another role.
 pub async fn remove_role(core: &Core, admin: &Admin, id: UserId, role: Role) -> Result<User> {
     change_role(core, admin, id, Some(role), Role::User).await
 }
 
-/// Ends all sessions of a user and returns how many there were.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+/// Ends all sessions of a user and returns how many there were. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     admin.lock_lower_ranked(&tx, id).await?;
@@ -172,10 +155,7 @@ pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64>
     Ok(ended)
 }
 
-/// Ends one session of a user.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+/// Ends one session of a user. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Option<String>) -> Result<()> {
     let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
     let not_found = || Reason::NoSession.refusal();
@@ -189,10 +169,7 @@ pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Opti
     tx.commit().await
 }
 
-/// Schedules the deletion of a user's account and returns its date.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+/// Schedules the deletion of a user's account and returns its date. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn schedule_deletion(core: &Core, admin: &Admin, id: UserId) -> Result<DateTime<Utc>> {
     let mut tx = Tx::begin(core).await?;
     let user = admin.lock_lower_ranked(&tx, id).await?;
@@ -201,11 +178,8 @@ pub async fn schedule_deletion(core: &Core, admin: &Admin, id: UserId) -> Result
     Ok(deletion_at)
 }
 
-/// Removes the second factor of a user who lost it, and ends all of their sessions. The admin must have checked
-/// the user's identity.
-///
-/// # Errors
-/// `NOT_FOUND`, `INSUFFICIENT_ROLE`.
+/// Removes the second factor of a user who lost it, and ends all of their sessions. The admin must have checked the
+/// user's identity. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     admin.lock_lower_ranked(&tx, id).await?;
@@ -217,11 +191,8 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     tx.commit().await
 }
 
-/// Makes the account with this verified email a `SUPER_ADMIN` and sets its password, or creates it. For the
-/// operator at the command line. Returns the user and whether the account is new.
-///
-/// # Errors
-/// `VALIDATION_ERROR`.
+/// Makes the account with this verified email a `SUPER_ADMIN` and sets its password, or creates it. For the operator at
+/// the command line. Returns the user and whether the account is new. Refused with `VALIDATION_ERROR`.
 pub async fn create_admin(
     core: &Core,
     email: &str,
@@ -230,11 +201,8 @@ pub async fn create_admin(
 ) -> Result<(UserId, bool)> {
     let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
     let known_name = display_name.as_deref().unwrap_or_default();
-    let hash = core
-        .accounts
-        .passwords
-        .hash_new(password, &[&email.folded, known_name, &core.accounts.policy.app_name])
-        .await?;
+    let Accounts { passwords, policy } = &core.accounts;
+    let hash = passwords.hash_new(password, &[&email.folded, known_name, &policy.app_name]).await?;
     let mut tx = Tx::begin(core).await?;
     let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
     let (owner, unverified): (Vec<_>, Vec<_>) = accounts.into_iter().partition(|user| user.email_verified_at.is_some());

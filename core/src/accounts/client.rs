@@ -1,6 +1,15 @@
-//! The client that sends a request.
+//! The client that sends a request, and browsers that signed in before.
 
-use crate::users::Locale;
+use uuid::Uuid;
+
+use crate::{
+    Core,
+    crypto::{
+        one_time::{hex, is_equal},
+        seal::Purpose,
+    },
+    users::Locale,
+};
 
 /// What is known about the client that sent a request.
 #[derive(Clone, Debug)]
@@ -13,4 +22,15 @@ pub struct ClientInfo {
     pub device: Option<String>,
     /// The preferred language.
     pub locale: Locale,
+}
+
+pub(crate) fn device_proof(core: &Core, device: &str, account: &str) -> String {
+    hex(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}"))[..16])
+}
+
+/// The device id from the client's device cookie, if it was issued for this account.
+pub(crate) fn known_device(core: &Core, client: &ClientInfo, account: &str) -> Option<String> {
+    let (device, proof) = client.device.as_deref()?.split_once('.')?;
+    let device = Uuid::try_parse(device).ok()?.simple().to_string();
+    is_equal(&device_proof(core, &device, account), proof).then_some(device)
 }

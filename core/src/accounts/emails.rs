@@ -53,7 +53,8 @@ pub(crate) async fn send(
     let delivery = Delivery::Email { template, user, token: token.map(|token| token.id) };
     let unique = token.map_or_else(|| tx.core().ids.v7(tx.now()), |token| token.id);
     let expires_at = token.map_or(tx.now() + LIFETIME, |token| token.expires_at);
-    outbox::enqueue_until(tx, &delivery, format!("mail:{template}:{unique}"), expires_at).await
+    let now = tx.now();
+    outbox::enqueue_at(tx, &delivery, format!("mail:{template}:{unique}"), now, Some(expires_at)).await
 }
 
 /// Sends an email with a link that verifies an address or sets a new password.
@@ -74,8 +75,7 @@ pub async fn load(
     user: UserId,
     token: Option<Uuid>,
 ) -> Result<Option<EmailData>> {
-    let user = users::find(core, user).await?;
-    let Some(user) = user else { return Ok(None) };
+    let Some(user) = users::find(core, user).await? else { return Ok(None) };
     let Some(to) = user.email else { return Ok(None) };
     // Unverified addresses receive only links, no notices.
     if user.email_verified_at.is_none() && link_of(template).is_none() {

@@ -70,9 +70,7 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
     Ok(document)
 }
 
-/// Schedules the deletion of an account and ends its sessions. Requires password and second factor again.
-///
-/// # Errors
+/// Schedules the deletion of an account and ends its sessions. Requires password and second factor again. Refused with
 /// `INVALID_CREDENTIALS`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn schedule(
     core: &Core,

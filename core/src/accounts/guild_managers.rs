@@ -1,6 +1,6 @@
 //! Guild managers: users who may see who holds licenses of a Discord server.
 
-use sea_orm::{ActiveValue::Set, EntityTrait, sea_query::OnConflict};
+use sea_orm::{EntityTrait, IntoActiveModel};
 
 use crate::{
     Core, GuildId, Reason, Result,
@@ -8,6 +8,7 @@ use crate::{
         admin::{Admin, UserFilter},
         sessions::Principal,
     },
+    db,
     entity::guild_manager,
     events::{EventData, NewEvent},
     guilds,
@@ -16,11 +17,8 @@ use crate::{
     users::{self, Role, User},
 };
 
-/// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the
-/// guild's managers, who do not see account details.
-///
-/// # Errors
-/// `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
+/// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the guild's
+/// managers, who do not see account details. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
 pub async fn list_members(
     core: &Core,
     principal: Principal,
@@ -47,31 +45,22 @@ async fn ensure_known(core: &Core, guild: GuildId) -> Result<()> {
     guilds::find(core, guild).await?.map(drop).ok_or_else(|| Reason::NoServer.refusal())
 }
 
-/// Makes a user a manager of a guild.
-///
-/// # Errors
-/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
+/// Makes a user a manager of a guild. Refused with `NOT_FOUND` if the guild or the user is unknown;
+/// `INSUFFICIENT_ROLE`.
 pub async fn add(core: &Core, admin: &Admin, user: UserId, guild: GuildId) -> Result<()> {
     ensure_known(core, guild).await?;
     let mut tx = Tx::begin(core).await?;
     admin.lock_lower_ranked(&tx, user).await?;
-    let row = guild_manager::ActiveModel { guild_id: Set(guild), user_id: Set(user), created_at: Set(tx.now()) };
-    let key = [guild_manager::Column::GuildId, guild_manager::Column::UserId];
-    let added = guild_manager::Entity::insert(row)
-        .on_conflict(OnConflict::columns(key).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
-    if added > 0 {
+    let row = guild_manager::Model { guild_id: guild, user_id: user, created_at: tx.now() };
+    if db::insert_if_new(tx.db(), row.into_active_model()).await? {
         let data = EventData::GuildManagerChanged { guild_id: guild, manages: true };
         tx.record(NewEvent::account(admin.actor(), user, data));
     }
     tx.commit().await
 }
 
-/// Removes a user as manager of a guild.
-///
-/// # Errors
-/// `NOT_FOUND` if the guild or the user is unknown; `INSUFFICIENT_ROLE`.
+/// Removes a user as manager of a guild. Refused with `NOT_FOUND` if the guild or the user is unknown;
+/// `INSUFFICIENT_ROLE`.
 pub async fn remove(core: &Core, admin: &Admin, user: UserId, guild: GuildId) -> Result<()> {
     ensure_known(core, guild).await?;
     let mut tx = Tx::begin(core).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     Core,
-    accounts::{client::ClientInfo, devices},
+    accounts::client::{self, ClientInfo},
     ids::UserId,
     outbox::EmailTemplate,
     throttles::Limit,
@@ -19,7 +19,7 @@ const EMAILS_PER_ADDRESS: u32 = 5;
 /// Limits the emails that requests from one network may cause.
 pub(super) fn emails_from(core: &Core, client: &ClientInfo) -> [Limit; 1] {
     let max = core.accounts.policy.emails_per_network;
-    [Limit::new(core, "letters", &client.network, max, Duration::from_hours(1))]
+    [Limit::new(core, "emails", &client.network, max, Duration::from_hours(1))]
 }
 
 /// Limits the emails that unauthenticated requests may send to one address. Each template has its own limit.
@@ -31,7 +31,7 @@ pub(super) fn emails_to(core: &Core, template: EmailTemplate, email: &Email) -> 
 /// attackers cannot lock the owner out.
 pub(super) fn password_attempts(core: &Core, client: &ClientInfo, account: &str) -> [Limit; 2] {
     let max = core.accounts.policy.failures_per_account;
-    let account = match devices::known_device(core, client, account) {
+    let account = match client::known_device(core, client, account) {
         Some(device) => Limit::new(core, "device", &device, max, FAILURE_WINDOW),
         None => Limit::new(core, "account", account, max, FAILURE_WINDOW),
     };

@@ -14,7 +14,6 @@
 pub mod admin;
 mod client;
 mod credentials;
-mod devices;
 pub mod emails;
 pub mod erasure;
 pub mod guild_managers;

@@ -1,14 +1,15 @@
 //! The `one_time_tokens` table: the purpose and validity of tokens that work once.
 
 use chrono::{DateTime, Duration, Utc};
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, sea_query::Expr};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
     Code, Core, Result,
     crypto::{one_time as codec, seal::Purpose},
-    entity::one_time_token::{ActiveModel, Column, Entity, Model},
+    db,
+    entity::one_time_token::{Column, Entity, Model},
     ids::UserId,
     tx::Tx,
 };
@@ -29,18 +30,10 @@ pub(crate) async fn create(
     lifetime: Duration,
     data: Option<Value>,
 ) -> Result<Token> {
-    let token = Token { id: tx.core().ids.v4(), expires_at: tx.now() + lifetime };
-    let row = ActiveModel {
-        id: Set(token.id),
-        purpose: Set(purpose),
-        user_id: Set(user),
-        data: Set(data),
-        created_at: Set(tx.now()),
-        expires_at: Set(token.expires_at),
-        used_at: Set(None),
-    };
-    Entity::insert(row).exec_without_returning(tx.db()).await?;
-    Ok(token)
+    let (id, created_at, expires_at) = (tx.core().ids.v4(), tx.now(), tx.now() + lifetime);
+    let row = Model { id, purpose, user_id: user, data, created_at, expires_at, used_at: None };
+    Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
+    Ok(Token { id, expires_at })
 }
 
 fn live(core: &Core) -> sea_orm::Select<Entity> {
@@ -52,10 +45,8 @@ pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
     Ok(live(core).filter(Column::Id.eq(id)).one(core.db.read()).await?.is_some())
 }
 
-/// Finds a valid token without using it.
-///
-/// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, always the same, if the token is unknown, expired, used or for another purpose.
+/// Finds a valid token without using it. Refused with `INVALID_ONE_TIME_TOKEN`, always the same, if the token is
+/// unknown, expired, used or for another purpose.
 pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let id = codec::decode(core, purpose, token).ok_or_else(refuse)?;
@@ -63,33 +54,21 @@ pub(crate) async fn find_valid(core: &Core, purpose: Purpose, token: &str) -> Re
     row.one(core.db.read()).await?.ok_or_else(refuse)
 }
 
-/// Uses a token. If several requests try at once, only one succeeds.
-///
-/// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, as for [`find_valid`].
+/// Uses a token. If several requests try at once, only one succeeds. Refused with `INVALID_ONE_TIME_TOKEN`, as for
+/// [`find_valid`].
 pub(crate) async fn consume(tx: &Tx, purpose: Purpose, token: &str) -> Result<Model> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let id = codec::decode(tx.core(), purpose, token).ok_or_else(refuse)?;
-    let consumed = Entity::update_many()
-        .col_expr(Column::UsedAt, Expr::value(tx.now()))
-        .filter(Column::Id.eq(id))
-        .filter(Column::Purpose.eq(purpose))
-        .filter(Column::UsedAt.is_null())
-        .filter(Column::ExpiresAt.gt(tx.now()))
-        .exec_with_returning(tx.db())
-        .await?;
+    let live = [Column::UsedAt.is_null(), Column::ExpiresAt.gt(tx.now())];
+    let this = [Column::Id.eq(id), Column::Purpose.eq(purpose)].into_iter().chain(live);
+    let consumed = db::update([(Column::UsedAt, tx.now().into())], this).exec_with_returning(tx.db()).await?;
     consumed.into_iter().next().ok_or_else(refuse)
 }
 
 /// Invalidates all tokens of a user for a purpose.
 pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::UsedAt, Expr::value(tx.now()))
-        .filter(Column::UserId.eq(user))
-        .filter(Column::Purpose.eq(purpose))
-        .filter(Column::UsedAt.is_null())
-        .exec(tx.db())
-        .await?;
+    let unused = [Column::UserId.eq(user), Column::Purpose.eq(purpose), Column::UsedAt.is_null()];
+    db::update([(Column::UsedAt, tx.now().into())], unused).exec(tx.db()).await?;
     Ok(())
 }
 

@@ -18,18 +18,14 @@ use crate::{
     users::{self, AccountStatus, User},
 };
 
-/// Sends a link that sets a new password. The result does not depend on whether the address has an account.
-///
-/// # Errors
-/// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+/// Sends a link that sets a new password. The result does not depend on whether the address has an account. Refused
+/// with `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn request_reset(core: &Core, client: &ClientInfo, email: &str) -> Result<()> {
     email_link(core, client, email, EmailTemplate::ResetPassword, |user| user.status != AccountStatus::Banned).await
 }
 
-/// Sets a new password with the token that was sent by email, and ends every session. A second factor stays.
-///
-/// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
+/// Sets a new password with the token that was sent by email, and ends every session. A second factor stays. Refused
+/// with `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
 pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<()> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let row = one_time::find_valid(core, Purpose::ResetPassword, token).await?;
@@ -45,9 +41,7 @@ pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<
     tx.commit().await
 }
 
-/// Changes the password after checking the current one, and ends every other session.
-///
-/// # Errors
+/// Changes the password after checking the current one, and ends every other session. Refused with
 /// `INVALID_CREDENTIALS`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn change_password(
     core: &Core,

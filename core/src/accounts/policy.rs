@@ -37,8 +37,7 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// # Errors
-    /// If passwords cannot be hashed with these settings.
+    /// Fails if passwords cannot be hashed with these settings.
     pub(crate) fn new(policy: AccountPolicy, ids: Ids) -> Result<Self> {
         let passwords = Passwords::new(policy.password_memory_kib, policy.max_concurrent_hashes, ids)?;
         Ok(Self { policy: Arc::new(policy), passwords })

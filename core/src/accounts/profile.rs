@@ -17,10 +17,7 @@ pub struct Profile {
     pub locale: Option<Locale>,
 }
 
-/// Updates the user's own profile.
-///
-/// # Errors
-/// `VALIDATION_ERROR`.
+/// Updates the user's own profile. Refused with `VALIDATION_ERROR`.
 pub async fn change_profile(core: &Core, principal: &Principal, change: Profile) -> Result<User> {
     let new_name = change.name.as_deref().map(name).transpose()?;
     let mut tx = Tx::begin(core).await?;

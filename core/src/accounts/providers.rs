@@ -19,7 +19,7 @@ use crate::{
         one_time,
         profile::name,
         sessions::{self, Principal, SecondFactor, SignedIn},
-        totp::{self, Check},
+        totp,
     },
     crypto::{
         one_time::{self as codec, hex, is_equal},
@@ -98,10 +98,7 @@ pub async fn start_sign_in(core: &Core, provider: Provider, link: Option<&Princi
     Ok(AuthorizationRequest { state, verifier: verifier(core, token.id) })
 }
 
-/// Verifies the `state` of a callback against the browser's cookie and consumes it.
-///
-/// # Errors
-/// `SIGN_IN_FAILED`.
+/// Verifies the `state` of a callback against the browser's cookie and consumes it. Refused with `SIGN_IN_FAILED`.
 pub async fn verify_callback(
     core: &Core,
     provider: Provider,
@@ -125,10 +122,8 @@ pub async fn verify_callback(
     Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id), link: stored.link })
 }
 
-/// Signs in the user of this profile, or links the profile to `principal` or to the user who started the link.
-///
-/// # Errors
-/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` if the provider's account is linked to another user.
+/// Signs in the user of this profile, or links the profile to `principal` or to the user who started the link. Refused
+/// with `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` if the provider's account is linked to another user.
 pub async fn complete_sign_in(
     core: &Core,
     client: &ClientInfo,
@@ -137,9 +132,8 @@ pub async fn complete_sign_in(
     profile: ProviderProfile,
 ) -> Result<SignInOutcome> {
     let mut tx = Tx::begin(core).await?;
-    if let Some((owner, session)) =
-        principal.map(|principal| (principal.user.id, principal.session.id)).or(callback.link)
-    {
+    let requested_by = principal.map(|principal| (principal.user.id, principal.session.id));
+    if let Some((owner, session)) = requested_by.or(callback.link) {
         link(&mut tx, callback.provider, owner, session, &profile).await?;
         tx.commit().await?;
         return Ok(SignInOutcome::Linked(callback.provider));
@@ -153,9 +147,8 @@ pub async fn complete_sign_in(
     store_profile(&tx, callback.provider, &user, &profile).await?;
     user.ensure_active()?;
     if totp::is_enabled(&tx, user.id).await? {
-        let token =
-            one_time::create(&tx, Purpose::SecondFactor, Some(user.id), LIFETIME, Some(json!(callback.provider)))
-                .await?;
+        let data = json!(callback.provider);
+        let token = one_time::create(&tx, Purpose::SecondFactor, Some(user.id), LIFETIME, Some(data)).await?;
         tx.commit().await?;
         return Ok(SignInOutcome::SecondFactorRequired(codec::encode(core.keys(), Purpose::SecondFactor, token.id)));
     }
@@ -164,11 +157,8 @@ pub async fn complete_sign_in(
     Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, ..signed_in })))
 }
 
-/// Completes a sign-in that requires a second factor. A wrong code counts against the throttle and leaves the
-/// token valid.
-///
-/// # Errors
-/// `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
+/// Completes a sign-in that requires a second factor. A wrong code counts against the throttle and leaves the token
+/// valid. Refused with `INVALID_ONE_TIME_TOKEN`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn complete_with_second_factor(
     core: &Core,
     client: &ClientInfo,
@@ -177,23 +167,16 @@ pub async fn complete_with_second_factor(
 ) -> Result<SignedIn> {
     let refuse = || Code::InvalidOneTimeToken.refusal();
     let pending = one_time::find_valid(core, Purpose::SecondFactor, token).await?;
-    let mut tx = Tx::begin(core).await?;
+    let tx = Tx::begin(core).await?;
     let user = users::lock(&tx, pending.user_id.ok_or_else(refuse)?).await?.ok_or_else(refuse)?;
     user.ensure_active()?;
-    match totp::check(&mut tx, client, &user, Some(code)).await? {
-        Check::Passed(second_factor) => {
-            let consumed = one_time::consume(&tx, Purpose::SecondFactor, token).await?;
-            let provider: Option<Provider> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
-            let provider = provider.ok_or_else(refuse)?;
-            let signed_in = sessions::open(&mut tx, client, user, provider.into(), second_factor).await?;
-            tx.commit().await?;
-            Ok(signed_in)
-        }
-        Check::Refused(refused) => {
-            tx.commit().await?;
-            Err(refused)
-        }
-    }
+    let (mut tx, second_factor) = totp::check(tx, client, &user, Some(code)).await?;
+    let consumed = one_time::consume(&tx, Purpose::SecondFactor, token).await?;
+    let provider: Option<Provider> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
+    let provider = provider.ok_or_else(refuse)?;
+    let signed_in = sessions::open(&mut tx, client, user, provider.into(), second_factor).await?;
+    tx.commit().await?;
+    Ok(signed_in)
 }
 
 /// Turns a user who is at most known as a Discord member into a registered account. The account gets the
@@ -254,19 +237,14 @@ async fn link(
                 }
                 other.ensure_active()?;
                 let caller = Caller::User { user: owner, session, role: user.role };
-                merge(tx, &caller, other.id, owner).await?;
+                entitlements::merge_users(tx, &caller, other.id, owner).await?;
+                users::move_identities(tx, other.id, owner).await?;
+                users::delete(tx, other.id).await?;
             }
         }
         tx.record(NewEvent::account(Actor::User(owner), owner, EventData::IdentityLinked { provider }));
     }
     store_profile(tx, provider, &user, profile).await
-}
-
-/// Makes one user of a user known only from a provider and the owner of an account.
-async fn merge(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> Result<()> {
-    entitlements::merge_users(tx, caller, from, into).await?;
-    users::move_identities(tx, from, into).await?;
-    users::delete(tx, from).await
 }
 
 async fn store_profile(tx: &Tx, provider: Provider, user: &User, profile: &ProviderProfile) -> Result<()> {
@@ -279,10 +257,8 @@ async fn store_profile(tx: &Tx, provider: Provider, user: &User, profile: &Provi
     users::store_provider_tokens(tx, &identity, display_name, sealed).await
 }
 
-/// Unlinks a provider's account from the signed-in user.
-///
-/// # Errors
-/// `CONFLICT` if it is the only way to sign in or holds licenses; `NOT_FOUND` if it is not linked.
+/// Unlinks a provider's account from the signed-in user. Refused with `CONFLICT` if it is the only way to sign in or
+/// holds licenses; `NOT_FOUND` if it is not linked.
 pub async fn unlink(core: &Core, principal: &Principal, provider: Provider) -> Result<()> {
     let id = principal.user.id;
     let mut tx = Tx::begin(core).await?;

@@ -31,8 +31,7 @@ pub(crate) async fn reauthenticate(
 ) -> Result<()> {
     let Some(stored_hash) = password_of(core, principal.user.id).await? else {
         let is_fresh = core.clock.now() - principal.session.created_at <= REAUTH_WINDOW;
-        let too_old = || Reason::SignInTooOld.refusal();
-        return is_fresh.then_some(()).ok_or_else(too_old);
+        return if is_fresh { Ok(()) } else { Err(Reason::SignInTooOld.refusal()) };
     };
     let account = principal.user.folded_email.clone().unwrap_or_else(|| principal.user.id.to_string());
     let attempts = limits::password_attempts(core, client, &account);
@@ -55,10 +54,9 @@ pub(crate) async fn reauthenticate_with_second_factor(
     code: Option<&str>,
 ) -> Result<SecondFactor> {
     reauthenticate(core, client, principal, password).await?;
-    let mut tx = Tx::begin(core).await?;
-    let checked = totp::check(&mut tx, client, &principal.user, code).await?;
+    let (tx, second_factor) = totp::check(Tx::begin(core).await?, client, &principal.user, code).await?;
     tx.commit().await?;
-    checked.into_result()
+    Ok(second_factor)
 }
 
 /// Records a wrong password; `subject` is `None` if the account is unknown.

@@ -2,7 +2,7 @@
 
 use crate::{
     Core, Result,
-    accounts::{client::ClientInfo, credentials::set_password, emails, limits, profile},
+    accounts::{Accounts, client::ClientInfo, credentials::set_password, emails, limits, profile},
     events::{Actor, EventData, NewEvent, SignUpData},
     ids::UserId,
     outbox::EmailTemplate,
@@ -21,24 +21,22 @@ pub struct SignUp {
     pub name: String,
 }
 
-/// Creates an unverified account and sends the verification email. If the address already has a verified owner,
-/// the response is the same, but the owner is notified instead and the new account can never be verified.
-///
-/// # Errors
+/// Creates an unverified account and sends the verification email. If the address already has a verified owner, the
+/// response is the same, but the owner is notified instead and the new account can never be verified. Refused with
 /// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<UserId> {
     let (email, name) = (Email::parse(&form.email)?, profile::name(&form.name)?);
     let limits = limits::emails_from(core, client);
     throttles::acquire_now(core, &limits).await?;
-    let hash =
-        core.accounts.passwords.hash_new(&form.password, &[&email.folded, &name, &core.accounts.policy.app_name]).await;
+    let Accounts { passwords, policy } = &core.accounts;
+    let hash = passwords.hash_new(&form.password, &[&email.folded, &name, &policy.app_name]).await;
     let hash = throttles::refund_on_error(core, &limits, hash).await?;
 
     let mut tx = Tx::begin(core).await?;
     let id = UserId(core.ids.v7(tx.now()));
     // Over the limit, only the email is skipped.
-    let may_send =
-        throttles::try_acquire(&tx, &limits::emails_to(core, EmailTemplate::AlreadyRegistered, &email)).await?;
+    let emails_to = limits::emails_to(core, EmailTemplate::AlreadyRegistered, &email);
+    let may_send = throttles::try_acquire(&tx, &emails_to).await?;
     let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
     let owner = accounts.into_iter().find(|user| user.email_verified_at.is_some());
     let user = User {

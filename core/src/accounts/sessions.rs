@@ -12,18 +12,18 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
+    ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
 };
 use sha2::{Digest, Sha256};
 
 use crate::{
     Code, Core, Error, Reason, Result,
     accounts::{
-        client::ClientInfo,
-        devices::{device_proof, known_device},
+        client::{ClientInfo, device_proof, known_device},
         emails,
     },
     crypto::{access_token, seal::Purpose},
+    db,
     entity::{refresh_token, session},
     events::{Actor, EventData, NewEvent},
     ids::{SessionId, UserId},
@@ -105,13 +105,9 @@ pub(crate) async fn open(
         revoked_at: None,
         revoke_reason: None,
     };
-    session::Entity::insert(session::ActiveModel::from(session.clone())).exec_without_returning(tx.db()).await?;
-    let signed_in = EventData::SignedIn {
-        method,
-        session_id: session.id,
-        network: session.network.clone(),
-        second_factor: is_verified,
-    };
+    session::Entity::insert(session.clone().into_active_model()).exec_without_returning(tx.db()).await?;
+    let (session_id, network) = (session.id, session.network.clone());
+    let signed_in = EventData::SignedIn { method, session_id, network, second_factor: is_verified };
     tx.record(NewEvent::account(Actor::User(user.id), user.id, signed_in));
     let refresh = insert_refresh_token(tx, &session, 1).await?;
     issue_tokens(tx, client, user, session, refresh)
@@ -156,15 +152,9 @@ fn hash(token: &str) -> Vec<u8> {
 async fn insert_refresh_token(tx: &Tx, session: &Session, generation: i32) -> Result<NewRefreshToken> {
     let text = refresh_token_text(tx.core(), session.id, generation);
     let expires_at = std::cmp::min(tx.now() + tx.core().accounts.policy.refresh_ttl, session.expires_at);
-    let row = refresh_token::ActiveModel {
-        hash: Set(hash(&text)),
-        session_id: Set(session.id),
-        generation: Set(generation),
-        created_at: Set(tx.now()),
-        expires_at: Set(expires_at),
-        used_at: Set(None),
-    };
-    refresh_token::Entity::insert(row).exec_without_returning(tx.db()).await?;
+    let (hash, session_id, created_at) = (hash(&text), session.id, tx.now());
+    let row = refresh_token::Model { hash, session_id, generation, created_at, expires_at, used_at: None };
+    refresh_token::Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
     Ok(NewRefreshToken { text, expires_at })
 }
 
@@ -172,11 +162,8 @@ async fn lock(tx: &Tx, id: SessionId) -> Result<Option<Session>> {
     Ok(session::Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?)
 }
 
-/// Exchanges a refresh token for new tokens.
-///
-/// # Errors
-/// `INVALID_SESSION` if the token is unknown or expired, or its session ended; `TOKEN_REUSE_DETECTED` if it was used
-/// before, which ends all of the user's sessions.
+/// Exchanges a refresh token for new tokens. Refused with `INVALID_SESSION` if the token is unknown or expired, or its
+/// session ended; `TOKEN_REUSE_DETECTED` if it was used before, which ends all of the user's sessions.
 pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<SignedIn> {
     let refuse = || Code::InvalidSession.refusal();
     // Unknown tokens are rejected before a write transaction starts.
@@ -194,16 +181,10 @@ pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<Si
     let refresh = match row.used_at {
         None if row.expires_at <= tx.now() => return Err(refuse()),
         None => {
-            refresh_token::Entity::update_many()
-                .col_expr(refresh_token::Column::UsedAt, Expr::value(tx.now()))
-                .filter(refresh_token::Column::Hash.eq(row.hash))
-                .exec(tx.db())
-                .await?;
-            session::Entity::update_many()
-                .col_expr(session::Column::LastSeenAt, Expr::value(tx.now()))
-                .filter(session::Column::Id.eq(session.id))
-                .exec(tx.db())
-                .await?;
+            let used = [(refresh_token::Column::UsedAt, tx.now().into())];
+            db::update(used, [refresh_token::Column::Hash.eq(row.hash)]).exec(tx.db()).await?;
+            let seen = [(session::Column::LastSeenAt, tx.now().into())];
+            db::update(seen, [session::Column::Id.eq(session.id)]).exec(tx.db()).await?;
             insert_refresh_token(&tx, &session, next).await?
         }
         Some(used_at) => match successor(&tx, session.id, next).await? {
@@ -238,10 +219,8 @@ async fn handle_reuse(mut tx: Tx, session: &Session) -> Result<Error> {
     Ok(Code::TokenReuseDetected.refusal())
 }
 
-/// Verifies an access token and loads its user and session.
-///
-/// # Errors
-/// `INVALID_TOKEN`, `TOKEN_EXPIRED`, `INVALID_SESSION`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`.
+/// Verifies an access token and loads its user and session. Refused with `INVALID_TOKEN`, `TOKEN_EXPIRED`,
+/// `INVALID_SESSION`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`.
 pub async fn authenticate(core: &Core, access_token: &str) -> Result<Principal> {
     let refuse = || Code::InvalidSession.refusal();
     let claims = access_token::verify(core, access_token)?;
@@ -268,10 +247,7 @@ pub async fn sign_out_by_token(core: &Core, token: &str) -> Result<()> {
     }
 }
 
-/// Ends one of the user's own sessions.
-///
-/// # Errors
-/// `NOT_FOUND` if the session belongs to another user or has ended.
+/// Ends one of the user's own sessions. Refused with `NOT_FOUND` if the session belongs to another user or has ended.
 pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     if !end_in(&mut tx, user, id, &Actor::User(user), "signed out").await? {
@@ -281,7 +257,7 @@ pub async fn end(core: &Core, user: UserId, id: SessionId) -> Result<()> {
 }
 
 pub(crate) async fn end_in(tx: &mut Tx, user: UserId, id: SessionId, actor: &Actor, reason: &str) -> Result<bool> {
-    let ended = revoke(tx, Condition::all().add(session::Column::Id.eq(id)), user, reason).await? > 0;
+    let ended = revoke(tx, Some(session::Column::Id.eq(id)), user, reason).await? > 0;
     if ended {
         let data = EventData::SessionRevoked { session_id: id, why: reason.to_owned() };
         tx.record(NewEvent::account(actor.clone(), user, data));
@@ -306,8 +282,7 @@ pub(crate) async fn end_all(
     actor: &Actor,
     reason: &str,
 ) -> Result<u64> {
-    let others = Condition::all().add_option(except.map(|id| session::Column::Id.ne(id)));
-    let ended = revoke(tx, others, user, reason).await?;
+    let ended = revoke(tx, except.map(|id| session::Column::Id.ne(id)), user, reason).await?;
     if ended > 0 {
         let data = EventData::SessionsRevoked { sessions: ended, why: reason.to_owned() };
         tx.record(NewEvent::account(actor.clone(), user, data));
@@ -315,15 +290,10 @@ pub(crate) async fn end_all(
     Ok(ended)
 }
 
-async fn revoke(tx: &Tx, filter: Condition, user: UserId, reason: &str) -> Result<u64> {
-    let ended = session::Entity::update_many()
-        .col_expr(session::Column::RevokedAt, Expr::value(tx.now()))
-        .col_expr(session::Column::RevokeReason, Expr::value(reason))
-        .filter(filter)
-        .filter(session::Column::UserId.eq(user))
-        .filter(session::Column::RevokedAt.is_null())
-        .exec(tx.db())
-        .await?;
+async fn revoke(tx: &Tx, filter: Option<Expr>, user: UserId, reason: &str) -> Result<u64> {
+    let changes = [(session::Column::RevokedAt, tx.now().into()), (session::Column::RevokeReason, reason.into())];
+    let unrevoked = [session::Column::UserId.eq(user), session::Column::RevokedAt.is_null()];
+    let ended = db::update(changes, unrevoked.into_iter().chain(filter)).exec(tx.db()).await?;
     Ok(ended.rows_affected)
 }
 
@@ -358,21 +328,15 @@ pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
 
 /// Marks a session as verified with a second factor.
 pub(crate) async fn set_second_factor_verified(tx: &Tx, id: SessionId) -> Result<()> {
-    session::Entity::update_many()
-        .col_expr(session::Column::SecondFactorAt, Expr::value(tx.now()))
-        .filter(session::Column::Id.eq(id))
-        .exec(tx.db())
-        .await?;
+    let verified = [(session::Column::SecondFactorAt, tx.now().into())];
+    db::update(verified, [session::Column::Id.eq(id)]).exec(tx.db()).await?;
     Ok(())
 }
 
 /// Marks all sessions of a user as not verified with a second factor.
 pub(crate) async fn clear_second_factor(tx: &Tx, user: UserId) -> Result<()> {
-    session::Entity::update_many()
-        .col_expr(session::Column::SecondFactorAt, Expr::value(None::<DateTime<Utc>>))
-        .filter(session::Column::UserId.eq(user))
-        .exec(tx.db())
-        .await?;
+    let cleared = [(session::Column::SecondFactorAt, None::<DateTime<Utc>>.into())];
+    db::update(cleared, [session::Column::UserId.eq(user)]).exec(tx.db()).await?;
     Ok(())
 }
 

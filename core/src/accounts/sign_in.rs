@@ -7,7 +7,7 @@ use crate::{
         credentials::{password_of, set_password},
         limits, reauthentication,
         sessions::{self, SignedIn},
-        totp::{self, Check},
+        totp,
     },
     crypto::password::PasswordMatch,
     ids::UserId,
@@ -26,10 +26,8 @@ pub struct SignIn {
     pub code: Option<String>,
 }
 
-/// Signs a user in with a password. The status of the account is disclosed only if the password is correct.
-///
-/// # Errors
-/// `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
+/// Signs a user in with a password. The status of the account is disclosed only if the password is correct. Refused
+/// with `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
 /// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<SignedIn> {
     // An invalid address is handled like an unknown one, so that the response does not differ.
@@ -61,17 +59,10 @@ pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<S
     if let Some(hash) = rehashed {
         set_password(&tx, user.id, hash).await?;
     }
-    match totp::check(&mut tx, client, &user, form.code.as_deref()).await? {
-        Check::Passed(second_factor) => {
-            let signed_in = sessions::open(&mut tx, client, user, SignInMethod::Password, second_factor).await?;
-            tx.commit().await?;
-            Ok(signed_in)
-        }
-        Check::Refused(refused) => {
-            tx.commit().await?;
-            Err(refused)
-        }
-    }
+    let (mut tx, second_factor) = totp::check(tx, client, &user, form.code.as_deref()).await?;
+    let signed_in = sessions::open(&mut tx, client, user, SignInMethod::Password, second_factor).await?;
+    tx.commit().await?;
+    Ok(signed_in)
 }
 
 /// Finds the user with this address and password, and returns it with the matching hash. Tries the verified owner of

@@ -2,7 +2,7 @@
 //! the last accepted time step is stored.
 
 use chrono::DateTime;
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, sea_query::Expr};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QuerySelect};
 use totp_rs::{Algorithm, Builder, Totp};
 
 use crate::{
@@ -13,7 +13,7 @@ use crate::{
         sessions::{self, SecondFactor},
     },
     crypto::{base32, seal::Purpose},
-    db::Reader,
+    db::{self, Reader},
     entity::{recovery_code, second_factor},
     events::{Actor, EventData, NewEvent},
     ids::UserId,
@@ -28,51 +28,44 @@ const RECOVERY_CODES: usize = 10;
 /// hashed like passwords.
 const RECOVERY_SYMBOLS: usize = 24;
 
-/// The result of checking a code.
-pub(crate) enum Check {
-    Passed(SecondFactor),
-    /// The caller must commit all the same: an attempt was counted.
-    Refused(Error),
-}
-
-impl Check {
-    pub(crate) fn into_result(self) -> Result<SecondFactor> {
-        match self {
-            Self::Passed(second_factor) => Ok(second_factor),
-            Self::Refused(refused) => Err(refused),
-        }
-    }
-}
-
-/// Checks a code, if the user has a second factor.
-pub(crate) async fn check(tx: &mut Tx, client: &ClientInfo, user: &User, code: Option<&str>) -> Result<Check> {
-    let factor = find(tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
-    let Some(factor) = factor else { return Ok(Check::Passed(SecondFactor::NotEnabled)) };
+/// Requires a code if the user has a second factor. A refusal is committed, because an attempt was counted.
+pub(crate) async fn check(
+    mut tx: Tx,
+    client: &ClientInfo,
+    user: &User,
+    code: Option<&str>,
+) -> Result<(Tx, SecondFactor)> {
+    let factor = find(&tx, user.id).await?.filter(|factor| factor.confirmed_at.is_some());
+    let Some(factor) = factor else { return Ok((tx, SecondFactor::NotEnabled)) };
     let Some(code) = code.map(str::trim).filter(|code| !code.is_empty()) else {
-        return Ok(Check::Refused(Code::RequiresSecondFactor.refusal()));
+        tx.commit().await?;
+        return Err(Code::RequiresSecondFactor.refusal());
     };
     let attempts = limits::code_attempts(tx.core(), client, user.id);
-    match throttles::acquire(tx, &attempts).await {
-        Err(refused @ Error::Refused(_)) => return Ok(Check::Refused(refused)),
-        other => other?,
+    if let Err(error) = throttles::acquire(&tx, &attempts).await {
+        if matches!(error, Error::Refused(_)) {
+            tx.commit().await?;
+        }
+        return Err(error);
     }
-    if consume_totp_code(tx, user, &factor, code).await? || consume_recovery_code(tx, user.id, code).await? {
-        throttles::refund(tx, &attempts).await?;
-        return Ok(Check::Passed(SecondFactor::Verified));
+    if consume_totp_code(&tx, user, &factor, code).await? || consume_recovery_code(&tx, user.id, code).await? {
+        throttles::refund(&tx, &attempts).await?;
+        return Ok((tx, SecondFactor::Verified));
     }
     let why = Code::InvalidSecondFactor;
     let refused = EventData::SignInRefused { why, network: client.network.clone() };
     tx.record(NewEvent::account(Actor::System, user.id, refused));
-    Ok(Check::Refused(why.refusal()))
+    tx.commit().await?;
+    Err(why.refusal())
 }
 
 /// Whether a user has enabled a second factor.
-pub(crate) async fn is_enabled(from: &impl Reader, user: UserId) -> Result<bool> {
+pub async fn is_enabled(from: &impl Reader, user: UserId) -> Result<bool> {
     Ok(find(from, user).await?.is_some_and(|factor| factor.confirmed_at.is_some()))
 }
 
 /// Those of these users who have enabled a second factor.
-pub(crate) async fn list_enabled(from: &impl Reader, users: &[UserId]) -> Result<Vec<UserId>> {
+pub async fn list_enabled(from: &impl Reader, users: &[UserId]) -> Result<Vec<UserId>> {
     let enabled = second_factor::Entity::find()
         .select_only()
         .column(second_factor::Column::UserId)
@@ -104,35 +97,26 @@ pub(super) async fn consume_totp_code(tx: &Tx, user: &User, factor: &second_fact
     let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
     let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
-    let updated = second_factor::Entity::update_many()
-        .col_expr(second_factor::Column::LastStep, Expr::value(step))
-        .filter(second_factor::Column::UserId.eq(user.id))
-        .filter(second_factor::Column::LastStep.lt(step))
-        .exec(tx.db())
-        .await?;
+    let unused = [second_factor::Column::UserId.eq(user.id), second_factor::Column::LastStep.lt(step)];
+    let updated = db::update([(second_factor::Column::LastStep, step.into())], unused).exec(tx.db()).await?;
     Ok(updated.rows_affected == 1)
 }
 
 async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
-    let consumed = recovery_code::Entity::update_many()
-        .col_expr(recovery_code::Column::UsedAt, Expr::value(tx.now()))
-        .filter(recovery_code::Column::Lookup.eq(lookup(tx.core(), user, code)))
-        .filter(recovery_code::Column::UserId.eq(user))
-        .filter(recovery_code::Column::UsedAt.is_null())
-        .exec(tx.db())
-        .await?;
-    if consumed.rows_affected == 0 {
+    let unused = || [recovery_code::Column::UserId.eq(user), recovery_code::Column::UsedAt.is_null()];
+    let this =
+        unused().into_iter().chain([recovery_code::Column::Lookup.eq(recovery_code_hash(tx.core(), user, code))]);
+    let consume = db::update([(recovery_code::Column::UsedAt, tx.now().into())], this);
+    if consume.exec(tx.db()).await?.rows_affected == 0 {
         return Ok(false);
     }
-    let remaining = recovery_code::Entity::find()
-        .filter(recovery_code::Column::UserId.eq(user))
-        .filter(recovery_code::Column::UsedAt.is_null());
+    let remaining = unused().into_iter().fold(recovery_code::Entity::find(), QueryFilter::filter);
     let remaining = remaining.count(tx.db()).await?;
     tracing::info!(%user, remaining, "recovery code used");
     Ok(true)
 }
 
-fn lookup(core: &Core, user: UserId, code: &str) -> Vec<u8> {
+fn recovery_code_hash(core: &Core, user: UserId, code: &str) -> Vec<u8> {
     let folded: String = code.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
     core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
 }
@@ -145,12 +129,11 @@ pub(super) async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<Stri
             [&symbols[..6], &symbols[6..12], &symbols[12..18], &symbols[18..]].join("-")
         })
         .collect();
-    let rows = codes.iter().map(|code| recovery_code::ActiveModel {
-        lookup: Set(lookup(tx.core(), user, code)),
-        user_id: Set(user),
-        used_at: Set(None),
-    });
-    recovery_code::Entity::insert_many(rows).exec_without_returning(tx.db()).await?;
+    let row = |code: &String| {
+        let lookup = recovery_code_hash(tx.core(), user, code);
+        recovery_code::Model { lookup, user_id: user, used_at: None }.into_active_model()
+    };
+    recovery_code::Entity::insert_many(codes.iter().map(row)).exec_without_returning(tx.db()).await?;
     Ok(codes)
 }
 

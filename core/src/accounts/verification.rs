@@ -12,11 +12,8 @@ use crate::{
     users::{self, AccountStatus, Email, User},
 };
 
-/// Sends the verification link again; earlier links stay valid. The result does not depend on whether the address
-/// has an account.
-///
-/// # Errors
-/// `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+/// Sends the verification link again; earlier links stay valid. The result does not depend on whether the address has
+/// an account. Refused with `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn resend_verification(core: &Core, client: &ClientInfo, email: &str) -> Result<()> {
     email_link(core, client, email, EmailTemplate::VerifyEmail, |user| user.status == AccountStatus::Pending).await
 }
@@ -52,10 +49,7 @@ pub enum EmailVerification {
     NeedsPassword,
 }
 
-/// Verifies an email address with the token that was sent to it.
-///
-/// # Errors
-/// `INVALID_ONE_TIME_TOKEN`.
+/// Verifies an email address with the token that was sent to it. Refused with `INVALID_ONE_TIME_TOKEN`.
 pub async fn verify_email(core: &Core, token: &str) -> Result<EmailVerification> {
     let row = one_time::find_valid(core, Purpose::VerifyEmail, token).await?;
     let id = row.user_id.ok_or_else(|| Code::InvalidOneTimeToken.refusal())?;

@@ -85,10 +85,7 @@ pub(crate) fn issue(core: &Core, user: UserId, session: SessionId, expires_at: D
         .map_err(|error| Error::Internal(error.to_string()))
 }
 
-/// Verifies a token and returns its claims.
-///
-/// # Errors
-/// `INVALID_TOKEN`, `TOKEN_EXPIRED`.
+/// Verifies a token and returns its claims. Refused with `INVALID_TOKEN`, `TOKEN_EXPIRED`.
 pub(crate) fn verify(core: &Core, token: &str) -> Result<Claims> {
     let refuse = || Code::InvalidToken.refusal();
     let signer = Signer::of(core)?;
@@ -113,10 +110,8 @@ pub(crate) fn verify(core: &Core, token: &str) -> Result<Claims> {
     Ok(claims)
 }
 
-/// The public key as a JWK set (RFC 7517, RFC 8037), for servers that check access tokens themselves.
-///
-/// # Errors
-/// If the signing key is malformed, which an open keyring rules out.
+/// The public key as a JWK set (RFC 7517, RFC 8037), for servers that check access tokens themselves. Fails if the
+/// signing key is malformed, which an open keyring rules out.
 pub fn jwks(core: &Core) -> Result<Value> {
     let signer = Signer::of(core)?;
     let x = URL_SAFE_NO_PAD.encode(signer.key.verifying_key().as_bytes());

@@ -96,10 +96,7 @@ impl LicenseKey {
     }
 
     /// Parses user input. Case, look-alikes, dashes, spaces, quotes and Markdown are ignored. `implied` lists the
-    /// prefixes to try if the text has none.
-    ///
-    /// # Errors
-    /// [`Malformed`], with the position of the wrong character if known.
+    /// prefixes to try if the text has none. The error has the position of the wrong character if known.
     pub fn parse(text: &str, implied: &[String]) -> Result<Self, Malformed> {
         if text.len() > MAX_INPUT {
             return Err(Malformed::TooLong { max_bytes: MAX_INPUT });

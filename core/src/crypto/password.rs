@@ -50,10 +50,8 @@ struct Inner {
 }
 
 impl Passwords {
-    /// Uses argon2id with `memory_kib` KiB, three passes and one lane; at most `permits` hashes run at once.
-    ///
-    /// # Errors
-    /// If argon2 rejects the parameters.
+    /// Uses argon2id with `memory_kib` KiB, three passes and one lane; at most `permits` hashes run at once. Fails if
+    /// argon2 rejects the parameters.
     pub fn new(memory_kib: u32, permits: usize, ids: Ids) -> Result<Self> {
         let broken = |error: String| Error::Internal(format!("argon2: {error}"));
         let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
@@ -62,10 +60,8 @@ impl Passwords {
         Ok(Self(Arc::new(Inner { argon2, permits: Arc::new(Semaphore::new(permits.max(1))), dummy_hash, ids })))
     }
 
-    /// Hashes a new password, in PHC string format, after checking its length and strength. `context` lists words
-    /// an attacker would try for this account, such as its email, its name and the name of the service.
-    ///
-    /// # Errors
+    /// Hashes a new password, in PHC string format, after checking its length and strength. `context` lists words an
+    /// attacker would try for this account, such as its email, its name and the name of the service. Refused with
     /// `VALIDATION_ERROR` at `password`.
     pub(crate) async fn hash_new(&self, password: &str, context: &[&str]) -> Result<String> {
         let length = password.chars().count();

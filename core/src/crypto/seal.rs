@@ -14,36 +14,24 @@ use crate::{Ids, string_enum::string_enum};
 
 string_enum! {
     /// The purpose of a data key. The strings must never change, because they are part of the associated data.
+    ///
+    /// `…Lookup`, `ThrottleName`, `RecoveryCode` and `KnownDevice` are keys of HMACs that identify a row or browser;
+    /// `…Seal` and `ProviderTokens` encrypt; `AccessToken` signs. From the others, tokens are derived.
     Purpose {
-        /// Looks up a license by its key.
         LicenseLookup => "license-lookup",
-        /// Encrypts license keys, so that they can be shown again.
         LicenseSeal => "license-seal",
-        /// Looks up an API key.
         ApiKeyLookup => "api-key-lookup",
-        /// Signs access tokens.
         AccessToken => "access-token",
-        /// Derives refresh tokens.
         RefreshToken => "refresh-token",
-        /// Derives the tokens that verify an email address.
         VerifyEmail => "verify-email",
-        /// Derives the tokens that set a new password.
         ResetPassword => "reset-password",
-        /// Derives the state of a sign-in with a provider.
         SignIn => "sign-in",
-        /// Derives the tokens of sign-ins that require a second factor.
         SecondFactor => "second-factor",
-        /// Recognizes a browser that signed in before.
         KnownDevice => "known-device",
-        /// Derives the PKCE verifier of a sign-in.
         CodeVerifier => "code-verifier",
-        /// Hashes the names of throttles.
         ThrottleName => "throttle-name",
-        /// Looks up a recovery code.
         RecoveryCode => "recovery-code",
-        /// Encrypts TOTP secrets.
         TotpSeal => "totp-seal",
-        /// Encrypts the tokens of a provider.
         ProviderTokens => "provider-tokens",
     }
 }

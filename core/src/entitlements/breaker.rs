@@ -2,16 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, EntityTrait, QueryFilter,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel};
 
 use crate::{
-    Caller, Core, Reason, Result, Scope,
-    entity::circuit_breaker::{ActiveModel, Column, Entity, Model},
-    events::{EventData, NewEvent, OriginLabel},
+    Caller, Core, Reason, Result, db,
+    entity::circuit_breaker::{Column, Entity, Model},
+    events::{Actor, EventData, NewEvent, OriginLabel},
     ids::TenantId,
     tx::Tx,
     users::Provider,
@@ -30,6 +26,10 @@ pub struct Origin {
     pub provider: Provider,
     /// Its id there.
     pub id: String,
+    /// How events name it.
+    pub label: OriginLabel,
+    /// The worker that reconciles it.
+    pub worker: &'static str,
 }
 
 impl fmt::Display for Origin {
@@ -38,55 +38,36 @@ impl fmt::Display for Origin {
     }
 }
 
-impl Origin {
-    fn label(&self) -> OriginLabel {
-        OriginLabel::Guild { guild_id: self.id.clone() }
-    }
-}
-
-/// Lets the reconciliation that was stopped apply its losses, in the next 15 minutes.
-///
-/// # Errors
-/// `CONFLICT` if none was stopped.
+/// Lets the reconciliation that was stopped apply its losses, in the next 15 minutes. Refused with `CONFLICT` if none
+/// was stopped.
 pub async fn confirm(core: &Core, caller: &Caller, origin: &Origin) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let now = tx.now();
-    let open = Entity::update_many()
-        .col_expr(Column::ConfirmedUntil, Expr::value(now + CONFIRMATION))
-        .filter(Column::Origin.eq(origin.to_string()))
-        .filter(Column::TenantId.eq(caller.scope().tenant()))
-        .exec(tx.db())
-        .await?;
-    if open.rows_affected == 0 {
+    let tenant = caller.scope().tenant();
+    let stopped = [Column::Origin.eq(origin.to_string()), Column::TenantId.eq(tenant)];
+    let confirm = db::update([(Column::ConfirmedUntil, (now + CONFIRMATION).into())], stopped);
+    if confirm.exec(tx.db()).await?.rows_affected == 0 {
         return Err(Reason::NothingToConfirm.refusal());
     }
-    record(&mut tx, caller, EventData::SyncConfirmed { origin: origin.label() });
-    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    tx.record(NewEvent::tenant(tenant, caller.actor(), EventData::SyncConfirmed { origin: origin.label.clone() }));
+    workers::schedule_at(&mut tx, origin.worker, now).await?;
     tx.commit().await
 }
 
 /// Whether losses may be applied whatever their number.
 pub(super) async fn is_confirmed(core: &Core, origin: &Origin) -> Result<bool> {
     let row = Entity::find_by_id(origin.to_string()).one(core.db.read()).await?;
-    Ok(row.and_then(|row: Model| row.confirmed_until).is_some_and(|until| until > core.clock.now()))
+    Ok(row.and_then(|row| row.confirmed_until).is_some_and(|until| until > core.clock.now()))
 }
 
 /// Stops a reconciliation; the event is written once until it is closed.
 pub(super) async fn open(core: &Core, origin: &Origin, ending: usize, holders: usize) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
-    let row = ActiveModel {
-        origin: Set(origin.to_string()),
-        tenant_id: Set(origin.tenant),
-        opened_at: Set(tx.now()),
-        confirmed_until: Set(None),
-    };
-    let opened = Entity::insert(row)
-        .on_conflict(OnConflict::column(Column::Origin).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
-    if opened > 0 {
-        let system = Caller::System(Scope::of(origin.tenant));
-        record(&mut tx, &system, EventData::BreakerTripped { origin: origin.label(), ending, holders });
+    let (name, opened_at) = (origin.to_string(), tx.now());
+    let row = Model { origin: name, tenant_id: origin.tenant, opened_at, confirmed_until: None };
+    if db::insert_if_new(tx.db(), row.into_active_model()).await? {
+        let data = EventData::BreakerTripped { origin: origin.label.clone(), ending, holders };
+        tx.record(NewEvent::tenant(origin.tenant, Actor::System, data));
     }
     tx.commit().await
 }
@@ -98,9 +79,4 @@ pub(super) async fn close(core: &Core, origin: &Origin) -> Result<()> {
         Entity::delete_by_id(origin.to_string()).exec(core.db.writer()).await?;
     }
     Ok(())
-}
-
-fn record(tx: &mut Tx, caller: &Caller, data: EventData) {
-    let (tenant, actor) = (caller.scope().tenant(), caller.actor());
-    tx.record(NewEvent { tenant, actor, subject: None, license: None, data });
 }

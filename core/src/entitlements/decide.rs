@@ -7,7 +7,7 @@ use super::{
     stamp::Stamp,
     types::{Evidence, Level},
 };
-use crate::{entity::source::Model as Source, outbox::Notify};
+use crate::{entity::source::Model as Source, ids::LicenseId, outbox::Notify};
 
 /// The changing part of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +19,13 @@ pub(super) struct SourceState {
     /// When it stops counting, grace included; `None` while it is present.
     pub ends_at: Option<DateTime<Utc>>,
     /// Whether an admin revoked its license; it counts again after it was lost and gained.
-    pub consumed: bool,
+    pub suppressed: bool,
 }
 
 impl SourceState {
     pub(super) fn of(source: &Source) -> Self {
-        let Source { stamp, live_since, ends_at, consumed, .. } = *source;
-        Self { stamp: Stamp(stamp), live_since, ends_at, consumed }
+        let Source { stamp, live_since, ends_at, suppressed, .. } = *source;
+        Self { stamp: Stamp(stamp), live_since, ends_at, suppressed }
     }
 }
 
@@ -43,13 +43,25 @@ pub(super) fn next(
         (Some(stored), _) if stored.stamp >= stamp => None,
         (None, Level::Absent) => None,
         (None | Some(SourceState { ends_at: Some(_), .. }), Level::Present) => {
-            Some(SourceState { stamp, live_since: now, ends_at: None, consumed: false })
+            Some(SourceState { stamp, live_since: now, ends_at: None, suppressed: false })
         }
         (Some(stored @ SourceState { ends_at: None, .. }), Level::Absent) => {
             Some(SourceState { stamp, ends_at: Some(grace_ends), ..stored })
         }
         (Some(stored), _) => Some(SourceState { stamp, ..stored }),
     }
+}
+
+/// The state of a source that two users had who turn out to be one: what entitles longest wins, or else an admin's
+/// revocation, or else what is newer.
+pub(super) fn merge(one: SourceState, other: SourceState, now: DateTime<Utc>) -> SourceState {
+    let rank = |state: &SourceState| match state {
+        SourceState { suppressed: false, ends_at: None, .. } => (3, None, state.stamp),
+        SourceState { suppressed: false, ends_at, .. } if *ends_at > Some(now) => (2, *ends_at, state.stamp),
+        SourceState { suppressed, .. } => (i32::from(*suppressed), None, state.stamp),
+    };
+    let stronger = if rank(&other) > rank(&one) { other } else { one };
+    SourceState { stamp: one.stamp.max(other.stamp), ..stronger }
 }
 
 /// What to do about an entitlement (one user, one product).
@@ -63,14 +75,14 @@ pub(super) enum Decision {
     Keep,
 }
 
-/// Decides from all sources of an entitlement and whether it has a license.
+/// Decides from all sources of an entitlement and its license.
 ///
 /// * A license is kept while at least one source is live or in its grace.
-/// * A consumed source neither issues nor keeps a license until it is lost and gained again.
+/// * A suppressed source neither issues nor keeps a license until it is lost and gained again.
 /// * A license without any source was issued directly; this function does not manage it.
-pub(super) fn decide(sources: &[SourceState], has_license: bool, now: DateTime<Utc>) -> Decision {
-    let mut counting = sources.iter().filter(|source| !source.consumed);
-    if has_license {
+pub(super) fn decide(sources: &[SourceState], license: Option<LicenseId>, now: DateTime<Utc>) -> Decision {
+    let mut counting = sources.iter().filter(|source| !source.suppressed);
+    if license.is_some() {
         let keep = sources.is_empty() || counting.any(|source| source.ends_at.is_none_or(|ends_at| ends_at > now));
         return if keep { Decision::Keep } else { Decision::Revoke };
     }
@@ -78,10 +90,10 @@ pub(super) fn decide(sources: &[SourceState], has_license: bool, now: DateTime<U
 }
 
 /// When the key of a license issued because of this source is sent.
-pub(super) fn notify(evidence: Evidence, rollout: Option<Announce>) -> Notify {
+pub(super) fn key_timing(evidence: Evidence, initial_announce: Option<Announce>) -> Notify {
     match evidence {
         Evidence::Reported => Notify::Now,
-        Evidence::Reconciled { .. } if rollout == Some(Announce::Silently) => Notify::Silent,
+        Evidence::Reconciled { .. } if initial_announce == Some(Announce::Silently) => Notify::Silent,
         Evidence::Reconciled { interval } => Notify::Staggered(interval),
     }
 }
@@ -89,21 +101,39 @@ pub(super) fn notify(evidence: Evidence, rollout: Option<Announce>) -> Notify {
 #[cfg(test)]
 mod tests {
     use chrono::Duration;
+    use uuid::Uuid;
 
     use super::*;
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-    fn state(stamp: i64, ends_in_hours: Option<i64>, consumed: bool) -> SourceState {
+    fn state(stamp: i64, ends_in_hours: Option<i64>, suppressed: bool) -> SourceState {
         let ends_at = ends_in_hours.map(|hours| NOW + Duration::hours(hours));
-        SourceState { stamp: Stamp(stamp), live_since: NOW - Duration::hours(9), ends_at, consumed }
+        SourceState { stamp: Stamp(stamp), live_since: NOW - Duration::hours(9), ends_at, suppressed }
+    }
+
+    #[test]
+    fn of_two_sources_for_the_same_thing_the_one_that_entitles_longest_stays() {
+        let (live, grace, ended) = (state(1, None, false), state(2, Some(5), false), state(3, Some(-5), false));
+        let revoked = state(4, None, true);
+        for (one, other, expected) in [
+            (live, revoked, live),
+            (live, grace, live),
+            (grace, revoked, grace),
+            (grace, ended, grace),
+            (ended, revoked, revoked),
+            (state(9, None, false), live, state(9, None, false)),
+        ] {
+            let expected = SourceState { stamp: one.stamp.max(other.stamp), ..expected };
+            assert_eq!([merge(one, other, NOW), merge(other, one, NOW)], [expected; 2], "{one:?} {other:?}");
+        }
     }
 
     #[test]
     fn only_newer_observations_change_a_source() {
         let live = state(1, None, false);
-        let (in_grace, consumed) = (state(1, Some(5), false), state(1, None, true));
-        let gained = SourceState { stamp: Stamp(2), live_since: NOW, ends_at: None, consumed: false };
+        let (in_grace, suppressed) = (state(1, Some(5), false), state(1, None, true));
+        let gained = SourceState { stamp: Stamp(2), live_since: NOW, ends_at: None, suppressed: false };
         for (stored, level, stamp, expected) in [
             (None, Level::Absent, 2, None),
             (None, Level::Present, 2, Some(gained)),
@@ -113,8 +143,8 @@ mod tests {
             (Some(live), Level::Present, 0, None),
             (Some(in_grace), Level::Present, 2, Some(gained)),
             (Some(in_grace), Level::Absent, 2, Some(state(2, Some(5), false))),
-            (Some(consumed), Level::Present, 2, Some(state(2, None, true))),
-            (Some(consumed), Level::Absent, 2, Some(state(2, Some(24), true))),
+            (Some(suppressed), Level::Present, 2, Some(state(2, None, true))),
+            (Some(suppressed), Level::Absent, 2, Some(state(2, Some(24), true))),
             (Some(state(1, Some(5), true)), Level::Present, 2, Some(gained)),
         ] {
             let next = next(stored, level, Stamp(stamp), NOW, NOW + Duration::hours(24));
@@ -125,7 +155,7 @@ mod tests {
     #[test]
     fn decides_every_combination_of_sources_and_license() {
         let (live, grace, ended) = (state(0, None, false), state(0, Some(1), false), state(0, Some(0), false));
-        let (consumed, past) = (state(0, None, true), state(0, Some(-1), true));
+        let (suppressed, past) = (state(0, None, true), state(0, Some(-1), true));
         for (sources, has_license, expected) in [
             (vec![], false, Decision::Keep),
             (vec![], true, Decision::Keep),
@@ -138,13 +168,14 @@ mod tests {
             (vec![ended, live], true, Decision::Keep),
             (vec![ended, grace], true, Decision::Keep),
             (vec![ended, live], false, Decision::Issue),
-            (vec![consumed], false, Decision::Keep),
-            (vec![consumed], true, Decision::Revoke),
-            (vec![consumed, live], true, Decision::Keep),
-            (vec![consumed, grace], false, Decision::Keep),
+            (vec![suppressed], false, Decision::Keep),
+            (vec![suppressed], true, Decision::Revoke),
+            (vec![suppressed, live], true, Decision::Keep),
+            (vec![suppressed, grace], false, Decision::Keep),
             (vec![past, ended], true, Decision::Revoke),
         ] {
-            assert_eq!(decide(&sources, has_license, NOW), expected, "{sources:?} {has_license}");
+            let license = has_license.then_some(LicenseId(Uuid::nil()));
+            assert_eq!(decide(&sources, license, NOW), expected, "{sources:?} {has_license}");
         }
     }
 }

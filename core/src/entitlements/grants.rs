@@ -1,4 +1,4 @@
-//! What admins decide: a grant is a source like any other, that no role change ends; a revocation consumes the
+//! What admins decide: a grant is a source like any other, that no role change ends; a revocation suppresses the
 //! sources of the license.
 
 use super::{
@@ -15,10 +15,7 @@ use crate::{
     users,
 };
 
-/// Grants a product to a user and sends the key.
-///
-/// # Errors
-/// `CONFLICT` if the user has a license for the product.
+/// Grants a product to a user and sends the key. Refused with `CONFLICT` if the user has a license for the product.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserId) -> Result<LicenseId> {
     let mut tx = Tx::begin(core).await?;
     let tenant = caller.scope().tenant();
@@ -34,7 +31,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
         kind: SourceKind::Manual,
         reference: product.0,
         level: Level::Present,
-        rollout: None,
+        initial_announce: None,
         label: None,
     };
     let observation = Observation {
@@ -45,7 +42,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
         fence: None,
         sources: vec![observed],
     };
-    let change = entitlement.observe(&mut tx, &observation).await?;
+    let change = entitlement.apply_observation(&mut tx, &observation).await?;
     tx.commit().await?;
     match change {
         Some(Change::Issued(license)) => Ok(license),
@@ -53,11 +50,8 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     }
 }
 
-/// Revokes a license now. A source that still entitles its holder issues no new one until it is lost and
-/// gained again.
-///
-/// # Errors
-/// `NOT_FOUND`; `INVALID_TRANSITION` if it is revoked already.
+/// Revokes a license now. A source that still entitles its holder issues no new one until it is lost and gained again.
+/// Refused with `NOT_FOUND`; `INVALID_TRANSITION` if it is revoked already.
 pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -> Result<License> {
     let owner = licenses::get(core, &caller.scope(), id).await?.user_id;
     let tx = Tx::begin(core).await?;
@@ -68,10 +62,7 @@ pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -
     revoke_locked(tx, caller, &license, reason).await
 }
 
-/// Revokes the license a user has for a product, as [`revoke`] does.
-///
-/// # Errors
-/// `NOT_FOUND` if the user has none.
+/// Revokes the license a user has for a product, as [`revoke`] does. Refused with `NOT_FOUND` if the user has none.
 pub async fn revoke_member_license(
     core: &Core,
     caller: &Caller,
@@ -92,7 +83,7 @@ async fn revoke_locked(mut tx: Tx, caller: &Caller, license: &License, reason: &
     }
     let license = licenses::apply(&mut tx, caller, licenses::Action::Revoke { license, reason }).await?;
     if let Some(owner) = license.user_id {
-        store::consume(&tx, owner, license.product_id).await?;
+        store::suppress(&tx, owner, license.product_id).await?;
     }
     tx.commit().await?;
     Ok(license)

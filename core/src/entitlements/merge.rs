@@ -1,6 +1,9 @@
 //! Merges what two users hold when they turn out to be one person.
 
-use super::store;
+use super::{
+    decide::{SourceState, merge},
+    store,
+};
 use crate::{Caller, Result, ids::UserId, licenses, tx::Tx, users};
 
 /// Moves sources and licenses of `from` to `into`. Of two licenses for one product the one in use is kept, or
@@ -10,16 +13,15 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
         users::lock_holder(tx, tenant, from.min(into)).await?;
         users::lock_holder(tx, tenant, from.max(into)).await?;
     }
-    let kept = store::list_in(tx, into).await?;
-    for source in store::list_in(tx, from).await? {
+    let kept = store::list_of(tx, into).await?;
+    for source in store::list_of(tx, from).await? {
         let same = kept.iter().find(|kept| kept.product_id == source.product_id && kept.reference == source.reference);
         match same {
             None => store::set_user(tx, source.id, into).await?,
             Some(kept) => {
-                if source.stamp > kept.stamp {
-                    let newer = super::Source { id: kept.id, user_id: into, ..source.clone() };
-                    store::update(tx, &newer).await?;
-                }
+                let mut merged = kept.clone();
+                merged.set(merge(SourceState::of(kept), SourceState::of(&source), tx.now()));
+                store::update(tx, &merged).await?;
                 store::delete(tx, source.id).await?;
             }
         }

@@ -32,7 +32,7 @@ mod stamp;
 mod store;
 mod types;
 
-use self::decide::{Decision, SourceState, decide, next, notify};
+use self::decide::{Decision, SourceState, decide, key_timing, next};
 pub use self::{
     grants::{grant, revoke, revoke_member_license},
     kinds::{Announce, SourceKind},
@@ -61,7 +61,7 @@ pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Chang
     let mut changes = Vec::new();
     for product in products {
         let mut entitlement = Entitlement::load(&tx, tenant, observation.user, product).await?;
-        changes.extend(entitlement.observe(&mut tx, observation).await?);
+        changes.extend(entitlement.apply_observation(&mut tx, observation).await?);
     }
     tx.commit().await?;
     Ok(changes)
@@ -120,26 +120,23 @@ impl Entitlement {
     }
 
     /// Records the observed sources of this product, and applies what follows if one of them changed.
-    async fn observe(&mut self, tx: &mut Tx, observation: &Observation) -> Result<Option<Change>> {
+    async fn apply_observation(&mut self, tx: &mut Tx, observation: &Observation) -> Result<Option<Change>> {
         let Observation { caller, evidence, .. } = observation;
         let (mut send, mut changed, mut rolling_out) = (Notify::Silent, false, false);
         let product = self.product.id;
         for observed in observation.sources.iter().filter(|observed| observed.product == product) {
-            let has_changed = self.record(tx, observation, observed).await?;
+            let has_changed = self.store_source(tx, observation, observed).await?;
             changed |= has_changed;
             let is_present = observed.level == Level::Present;
             // A first reconciliation may have issued the license silently, a moment before this was reported.
-            rolling_out |= is_present && observed.rollout.is_some() && *evidence == Evidence::Reported;
+            rolling_out |= is_present && observed.initial_announce.is_some() && *evidence == Evidence::Reported;
             if is_present && has_changed && send == Notify::Silent {
-                send = notify(*evidence, observed.rollout);
+                send = key_timing(*evidence, observed.initial_announce);
             }
         }
-        let change = if changed || rolling_out {
-            let send = if rolling_out { Notify::Now } else { send };
-            self.apply_decision(tx, caller, send).await?
-        } else {
-            None
-        };
+        let send = if rolling_out { Notify::Now } else { send };
+        let decided = changed || rolling_out;
+        let change = if decided { self.apply_decision(tx, caller, send).await? } else { None };
         if let (None, true, Some(license)) = (change, rolling_out, &self.license) {
             send_key(tx, license.id, Notify::Now).await?;
         }
@@ -147,33 +144,35 @@ impl Entitlement {
     }
 
     /// Stores an observed source if it is newer. Returns whether its level changed.
-    async fn record(&mut self, tx: &mut Tx, observation: &Observation, observed: &ObservedSource) -> Result<bool> {
+    async fn store_source(
+        &mut self,
+        tx: &mut Tx,
+        observation: &Observation,
+        observed: &ObservedSource,
+    ) -> Result<bool> {
         let now = tx.now();
         let stored = self.sources.iter_mut().find(|source| source.reference == observed.reference);
         let before = stored.as_deref().map(SourceState::of);
         let grace_ends = now + Duration::seconds(self.policy.source_grace_s);
         let Some(after) = next(before, observed.level, observation.stamp, now, grace_ends) else { return Ok(false) };
-        match stored {
-            Some(source) => {
-                source.set(after);
-                store::update(tx, source).await?;
-            }
-            None => {
-                let source = Source {
-                    id: tx.core().ids.v7(now),
-                    tenant_id: self.tenant,
-                    user_id: self.user,
-                    product_id: self.product.id,
-                    kind: observed.kind,
-                    reference: observed.reference,
-                    stamp: after.stamp.0,
-                    live_since: after.live_since,
-                    ends_at: after.ends_at,
-                    consumed: after.consumed,
-                };
-                store::insert(tx, source.clone()).await?;
-                self.sources.push(source);
-            }
+        if let Some(source) = stored {
+            source.set(after);
+            store::update(tx, source).await?;
+        } else {
+            let source = Source {
+                id: tx.core().ids.v7(now),
+                tenant_id: self.tenant,
+                user_id: self.user,
+                product_id: self.product.id,
+                kind: observed.kind,
+                reference: observed.reference,
+                stamp: after.stamp.0,
+                live_since: after.live_since,
+                ends_at: after.ends_at,
+                suppressed: after.suppressed,
+            };
+            store::insert(tx, source.clone()).await?;
+            self.sources.push(source);
         }
         if let Some(ends_at) = after.ends_at.filter(|ends_at| *ends_at > now) {
             workers::schedule_at(tx, workers::EXPIRE, ends_at).await?;
@@ -181,13 +180,9 @@ impl Entitlement {
         let changed = before.is_none_or(|before| before.ends_at != after.ends_at);
         if let (true, Some(label)) = (changed, &observed.label) {
             let held = observed.level == Level::Present;
-            tx.record(NewEvent {
-                tenant: self.tenant,
-                actor: observation.caller.actor(),
-                subject: Some(self.user),
-                license: None,
-                data: EventData::SourceChanged { source: label.clone(), held },
-            });
+            let data = EventData::SourceChanged { source: label.clone(), held };
+            let event = NewEvent::tenant(self.tenant, observation.caller.actor(), data);
+            tx.record(NewEvent { subject: Some(self.user), ..event });
         }
         Ok(changed)
     }
@@ -195,11 +190,10 @@ impl Entitlement {
     /// Issues or revokes the license as the sources require.
     async fn apply_decision(&mut self, tx: &mut Tx, caller: &Caller, send: Notify) -> Result<Option<Change>> {
         let sources: Vec<_> = self.sources.iter().map(SourceState::of).collect();
-        match (decide(&sources, self.license.is_some(), tx.now()), &self.license) {
+        match (decide(&sources, self.license.as_ref().map(|license| license.id), tx.now()), &self.license) {
             (Decision::Issue, _) => {
-                let issue =
-                    licenses::Action::Issue { product: &self.product, policy: &self.policy, owner: Some(self.user) };
-                let license = licenses::apply(tx, caller, issue).await?;
+                let (product, policy, owner) = (&self.product, &self.policy, Some(self.user));
+                let license = licenses::apply(tx, caller, licenses::Action::Issue { product, policy, owner }).await?;
                 let id = license.id;
                 self.license = Some(license);
                 send_key(tx, id, send).await?;
@@ -216,8 +210,8 @@ impl Entitlement {
 
 impl Source {
     fn set(&mut self, state: SourceState) {
-        let SourceState { stamp, live_since, ends_at, consumed } = state;
-        (self.stamp, self.live_since, self.ends_at, self.consumed) = (stamp.0, live_since, ends_at, consumed);
+        let SourceState { stamp, live_since, ends_at, suppressed } = state;
+        (self.stamp, self.live_since, self.ends_at, self.suppressed) = (stamp.0, live_since, ends_at, suppressed);
     }
 }
 
@@ -231,12 +225,11 @@ async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<boo
     let stored = store::list_of(core, observation.user).await?;
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     for observed in &observation.sources {
-        let source = stored
-            .iter()
-            .find(|source| source.product_id == observed.product && source.reference == observed.reference);
-        match (source, observed.level) {
+        let is_same =
+            |source: &&Source| (source.product_id, source.reference) == (observed.product, observed.reference);
+        match (stored.iter().find(is_same), observed.level) {
             (None, Level::Absent) => {}
-            (Some(source), Level::Present) if source.ends_at.is_none() && observed.rollout.is_none() => {
+            (Some(source), Level::Present) if source.ends_at.is_none() && observed.initial_announce.is_none() => {
                 present.push(source.id);
             }
             (Some(source), Level::Absent) if source.ends_at.is_some() => absent.push(source.id),

@@ -15,12 +15,11 @@ use super::{
     breaker::{self, Origin},
     observe,
     stamp::Stamp,
-    store::{self, Holder},
+    store,
     types::{Evidence, Level, Observation, ObservedSource},
 };
 use crate::{
     Caller, Core, Result, Scope,
-    ids::UserId,
     outbox::{self, Delivery},
     tx::Tx,
     users,
@@ -30,13 +29,14 @@ use crate::{
 /// The reconciliation of one origin, fed member by member. A subject is a member's id at the provider.
 pub struct Reconciliation {
     origin: Origin,
-    holders: HashMap<String, Holder>,
+    /// The sources that each holder has.
+    holders: HashMap<String, Vec<Uuid>>,
     missing: HashSet<String>,
-    losses: Vec<Observation>,
-    gained: Vec<String>,
+    pending_losses: Vec<(String, Vec<ObservedSource>)>,
+    applied_gains: Vec<String>,
     stamp: Stamp,
     fence: Option<Lease>,
-    interval: Duration,
+    message_interval: Duration,
 }
 
 /// The result of a reconciliation.
@@ -69,20 +69,20 @@ impl Summary {
 const RECHECK_DELAY: Duration = Duration::from_mins(1);
 
 impl Reconciliation {
-    /// Begins to compare these sources. `interval` is the time between the messages that follow. Call this
+    /// Begins to compare these sources. `message_interval` is the time between the messages that follow. Call this
     /// before the first page: updates reported from here on are newer than the list.
     pub async fn begin(
         core: &Core,
         origin: Origin,
         references: &[Uuid],
         fence: Option<Lease>,
-        interval: Duration,
+        message_interval: Duration,
     ) -> Result<Self> {
         let stamp = core.stamps.next(&core.clock);
         let holders = store::holders(core, origin.provider, references).await?;
         let missing = holders.keys().cloned().collect();
-        let (losses, gained) = (Vec::new(), Vec::new());
-        Ok(Self { origin, holders, missing, losses, gained, stamp, fence, interval })
+        let (pending_losses, applied_gains) = (Vec::new(), Vec::new());
+        Ok(Self { origin, holders, missing, pending_losses, applied_gains, stamp, fence, message_interval })
     }
 
     /// Ends sources that an admin removed. `absent` makes them from the references a holder has. This is
@@ -93,20 +93,20 @@ impl Reconciliation {
         removed: &[Uuid],
         absent: impl Fn(&[Uuid]) -> Vec<ObservedSource>,
     ) -> Result<()> {
-        for holder in store::holders(core, self.origin.provider, removed).await?.into_values() {
-            observe(core, &self.observation(holder.user, absent(&holder.references))).await?;
+        for (subject, references) in store::holders(core, self.origin.provider, removed).await? {
+            self.observe(core, &subject, absent(&references)).await?;
         }
         Ok(())
     }
 
     /// Leaves every source out that is not among these: it can no longer be verified.
     pub fn retain(&mut self, remaining: &HashSet<Uuid>) {
-        self.holders.retain(|_, holder| holder.references.iter().any(|reference| remaining.contains(reference)));
+        self.holders.retain(|_, references| references.iter().any(|reference| remaining.contains(reference)));
         self.missing.retain(|subject| self.holders.contains_key(subject));
-        for loss in &mut self.losses {
-            loss.sources.retain(|source| remaining.contains(&source.reference));
+        for (_, sources) in &mut self.pending_losses {
+            sources.retain(|source| remaining.contains(&source.reference));
         }
-        self.losses.retain(|loss| !loss.sources.is_empty());
+        self.pending_losses.retain(|(_, sources)| !sources.is_empty());
     }
 
     /// Skips a member of the list about whom something newer was reported.
@@ -117,19 +117,15 @@ impl Reconciliation {
     /// Compares one member of the list.
     pub async fn member(&mut self, core: &Core, subject: &str, sources: Vec<ObservedSource>) -> Result<()> {
         self.missing.remove(subject);
-        let holder = self.holders.get(subject);
-        let had = |source: &ObservedSource| holder.is_some_and(|holder| holder.references.contains(&source.reference));
+        let references = self.holders.get(subject);
+        let had = |source: &ObservedSource| references.is_some_and(|known| known.contains(&source.reference));
         let gained = sources.iter().any(|source| source.level == Level::Present && !had(source));
         let lost = sources.iter().any(|source| source.level == Level::Absent && had(source));
-        if let (Some(holder), true) = (holder, lost) {
-            self.losses.push(self.observation(holder.user, sources));
+        if lost {
+            self.pending_losses.push((subject.to_owned(), sources));
         } else if gained {
-            let user = match holder {
-                Some(holder) => holder.user,
-                None => users::ensure(core, self.origin.provider, subject).await?,
-            };
-            observe(core, &self.observation(user, sources)).await?;
-            self.gained.push(subject.to_owned());
+            self.observe(core, subject, sources).await?;
+            self.applied_gains.push(subject.to_owned());
         }
         Ok(())
     }
@@ -142,39 +138,42 @@ impl Reconciliation {
         is_newer: impl Fn(&str) -> bool,
         recheck: impl Fn(&str) -> Delivery,
     ) -> Result<Summary> {
-        let losses = self.losses.len() + self.missing.len();
+        let (gained, lost) = (self.applied_gains.len(), self.pending_losses.len());
+        let losses = lost + self.missing.len();
         if losses > breaker_limit(self.holders.len()) && !breaker::is_confirmed(core, &self.origin).await? {
             breaker::open(core, &self.origin, losses, self.holders.len()).await?;
-            return Ok(Summary { gained: self.gained.len(), blocked: losses, ..Summary::default() });
+            return Ok(Summary { gained, blocked: losses, ..Summary::default() });
         }
-        for loss in &self.losses {
-            observe(core, loss).await?;
+        for (subject, sources) in &self.pending_losses {
+            self.observe(core, subject, sources.clone()).await?;
         }
-        let updated = self.gained.iter().filter(|subject| is_newer(subject));
+        let updated = self.applied_gains.iter().filter(|subject| is_newer(subject));
         for subject in self.missing.iter().chain(updated) {
             self.recheck(core, subject, &recheck(subject)).await?;
         }
         breaker::close(core, &self.origin).await?;
-        Ok(Summary { gained: self.gained.len(), lost: self.losses.len(), rechecked: self.missing.len(), blocked: 0 })
+        Ok(Summary { gained, lost, rechecked: self.missing.len(), blocked: 0 })
     }
 
     async fn recheck(&self, core: &Core, subject: &str, delivery: &Delivery) -> Result<()> {
         let mut tx = Tx::begin(core).await?;
-        let key = format!("refetch:{}:{subject}:{}", self.origin.id, self.stamp.0);
+        let key = format!("refetch:{}:{subject}:{}", self.origin, self.stamp.0);
         let due_at = tx.now() + RECHECK_DELAY;
-        outbox::enqueue_at(&mut tx, delivery, key, due_at).await?;
+        outbox::enqueue_at(&mut tx, delivery, key, due_at, None).await?;
         tx.commit().await
     }
 
-    fn observation(&self, user: UserId, sources: Vec<ObservedSource>) -> Observation {
-        Observation {
+    /// Observes a member, whose user is looked up now: an account may have been linked since the list was read.
+    async fn observe(&self, core: &Core, subject: &str, sources: Vec<ObservedSource>) -> Result<()> {
+        let observation = Observation {
             caller: Caller::System(Scope::of(self.origin.tenant)),
-            user,
-            evidence: Evidence::Reconciled { interval: self.interval },
+            user: users::ensure(core, self.origin.provider, subject).await?,
+            evidence: Evidence::Reconciled { interval: self.message_interval },
             stamp: self.stamp,
             fence: self.fence.clone(),
             sources,
-        }
+        };
+        observe(core, &observation).await.map(drop)
     }
 }
 

@@ -4,17 +4,18 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait,
-    QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
+    ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, sea_query::Expr,
 };
 use uuid::Uuid;
 
 use super::{kinds::SourceKind, stamp::Stamp, types::Level};
 use crate::{
     Core, Result,
+    db::{self, Reader},
     entity::{
         identity, license,
-        source::{ActiveModel, Column, Entity, Model as Source},
+        source::{Column, Entity, Model as Source},
     },
     ids::{MappingId, ProductId, TenantId, UserId},
     tx::Tx,
@@ -23,23 +24,13 @@ use crate::{
 
 /// All sources of an entitlement.
 pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Vec<Source>> {
-    let rows = Entity::find()
-        .filter(Column::UserId.eq(user))
-        .filter(Column::ProductId.eq(product))
-        .order_by_asc(Column::LiveSince)
-        .all(tx.db())
-        .await?;
-    Ok(rows)
+    let rows = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
+    Ok(rows.order_by_asc(Column::LiveSince).all(tx.db()).await?)
 }
 
 /// All sources of a user.
-pub(super) async fn list_of(core: &Core, user: UserId) -> Result<Vec<Source>> {
-    Ok(Entity::find().filter(Column::UserId.eq(user)).all(core.db.read()).await?)
-}
-
-/// All sources of a user, in this transaction.
-pub(super) async fn list_in(tx: &Tx, user: UserId) -> Result<Vec<Source>> {
-    Ok(Entity::find().filter(Column::UserId.eq(user)).all(tx.db()).await?)
+pub(super) async fn list_of(from: &impl Reader, user: UserId) -> Result<Vec<Source>> {
+    Ok(Entity::find().filter(Column::UserId.eq(user)).all(from.connection()).await?)
 }
 
 pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
@@ -49,21 +40,19 @@ pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
 
 /// Stores the current values of a source.
 pub(super) async fn update(tx: &Tx, source: &Source) -> Result<()> {
-    let row = ActiveModel {
-        stamp: Set(source.stamp),
-        live_since: Set(source.live_since),
-        ends_at: Set(source.ends_at),
-        consumed: Set(source.consumed),
-        ..ActiveModel::default()
-    };
-    Entity::update_many().set(row).filter(Column::Id.eq(source.id)).exec(tx.db()).await?;
+    let changes = [
+        (Column::Stamp, source.stamp.into()),
+        (Column::LiveSince, source.live_since.into()),
+        (Column::EndsAt, source.ends_at.into()),
+        (Column::Suppressed, source.suppressed.into()),
+    ];
+    db::update(changes, [Column::Id.eq(source.id)]).exec(tx.db()).await?;
     Ok(())
 }
 
 /// Moves a source to another user.
 pub(super) async fn set_user(tx: &Tx, id: Uuid, user: UserId) -> Result<()> {
-    let update = Entity::update_many().col_expr(Column::UserId, Expr::value(user)).filter(Column::Id.eq(id));
-    update.exec(tx.db()).await?;
+    db::update([(Column::UserId, user.into())], [Column::Id.eq(id)]).exec(tx.db()).await?;
     Ok(())
 }
 
@@ -81,13 +70,8 @@ pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: Stam
         Level::Present => Column::EndsAt.is_null(),
         Level::Absent => Column::EndsAt.is_not_null(),
     };
-    let confirmed = Entity::update_many()
-        .col_expr(Column::Stamp, Expr::value(stamp.0))
-        .filter(Column::Id.is_in(ids.iter().copied()))
-        .filter(Column::Stamp.lt(stamp.0))
-        .filter(unchanged)
-        .exec(core.db.writer())
-        .await?;
+    let older = [Column::Id.is_in(ids.iter().copied()), Column::Stamp.lt(stamp.0), unchanged];
+    let confirmed = db::update([(Column::Stamp, stamp.0.into())], older).exec(core.db.writer()).await?;
     Ok(usize::try_from(confirmed.rows_affected).is_ok_and(|n| n == ids.len()))
 }
 
@@ -98,88 +82,59 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
     Ok(newest.flatten())
 }
 
-/// Consumes the sources of an entitlement whose license an admin revoked, and ends its grant.
-pub(super) async fn consume(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
-    let of_entitlement = Condition::all().add(Column::UserId.eq(user)).add(Column::ProductId.eq(product));
-    Entity::update_many()
-        .col_expr(Column::Consumed, Expr::value(true))
-        .filter(of_entitlement.clone())
-        .exec(tx.db())
-        .await?;
-    Entity::update_many()
-        .col_expr(Column::EndsAt, Expr::value(tx.now()))
-        .filter(of_entitlement)
-        .filter(Column::Kind.eq(SourceKind::Manual))
-        .exec(tx.db())
-        .await?;
+/// Suppresses the sources of an entitlement whose license an admin revoked, and ends its grant.
+pub(super) async fn suppress(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+    let of_entitlement = Column::UserId.eq(user).and(Column::ProductId.eq(product));
+    db::update([(Column::Suppressed, true.into())], [of_entitlement.clone()]).exec(tx.db()).await?;
+    let grant = [of_entitlement, Column::Kind.eq(SourceKind::Manual)];
+    db::update([(Column::EndsAt, tx.now().into())], grant).exec(tx.db()).await?;
     Ok(())
 }
 
-/// Entitlements with an unrevoked license and no unconsumed source that is live or in its grace.
+/// Entitlements with an unrevoked license and no unsuppressed source that is live or in its grace.
 pub(super) async fn list_lapsed(
     core: &Core,
     now: DateTime<Utc>,
     limit: u64,
 ) -> Result<Vec<(TenantId, UserId, ProductId)>> {
+    let other = |column: Column| Expr::col(("other", column));
     let counting_source = sea_orm::sea_query::Query::select()
         .expr(Expr::value(1))
         .from_as(Entity, "other")
-        .and_where(Expr::col(("other", Column::UserId)).equals((Entity, Column::UserId)))
-        .and_where(Expr::col(("other", Column::ProductId)).equals((Entity, Column::ProductId)))
-        .and_where(Expr::col(("other", Column::Consumed)).eq(false))
-        .cond_where(
-            Condition::any()
-                .add(Expr::col(("other", Column::EndsAt)).is_null())
-                .add(Expr::col(("other", Column::EndsAt)).gt(now)),
-        )
+        .and_where(other(Column::UserId).equals((Entity, Column::UserId)))
+        .and_where(other(Column::ProductId).equals((Entity, Column::ProductId)))
+        .and_where(other(Column::Suppressed).eq(false))
+        .and_where(other(Column::EndsAt).is_null().or(other(Column::EndsAt).gt(now)))
         .to_owned();
-    let rows = Entity::find()
-        .select_only()
-        .columns([Column::TenantId, Column::UserId, Column::ProductId])
-        .distinct()
-        .join(JoinType::InnerJoin, unrevoked_license())
+    let license = Entity::belongs_to(license::Entity)
+        .from((Column::UserId, Column::ProductId))
+        .to((license::Column::UserId, license::Column::ProductId));
+    let lapsed = Entity::find()
+        .join(JoinType::InnerJoin, license.into())
         .filter(Column::EndsAt.lte(now))
         .filter(license::Column::RevokedAt.is_null())
-        .filter(Expr::exists(counting_source).not())
-        .limit(limit)
-        .into_tuple()
-        .all(core.db.read())
-        .await?;
-    Ok(rows)
-}
-
-fn unrevoked_license() -> sea_orm::RelationDef {
-    Entity::belongs_to(license::Entity)
-        .from((Column::UserId, Column::ProductId))
-        .to((license::Column::UserId, license::Column::ProductId))
-        .into()
+        .filter(Expr::exists(counting_source).not());
+    let entitlements = lapsed.select_only().columns([Column::TenantId, Column::UserId, Column::ProductId]).distinct();
+    Ok(entitlements.limit(limit).into_tuple().all(core.db.read()).await?)
 }
 
 /// The earliest end of a running grace.
 pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
-    let next: Option<Option<DateTime<Utc>>> = Entity::find()
-        .select_only()
-        .column_as(Column::EndsAt.min(), "next")
-        .filter(Column::EndsAt.gt(now))
-        .into_tuple()
-        .one(core.db.read())
-        .await?;
+    let running = Entity::find().filter(Column::EndsAt.gt(now)).select_only().column_as(Column::EndsAt.min(), "next");
+    let next: Option<Option<DateTime<Utc>>> = running.into_tuple().one(core.db.read()).await?;
     Ok(next.flatten())
 }
 
-/// A user with live sources, and which ones.
-pub(super) struct Holder {
-    pub user: UserId,
-    pub references: Vec<Uuid>,
-}
-
-/// The users with one of these sources live, by their id at the provider.
-pub(super) async fn holders(core: &Core, provider: Provider, references: &[Uuid]) -> Result<HashMap<String, Holder>> {
+/// The sources among these that each user has, by their id at the provider.
+pub(super) async fn holders(
+    core: &Core,
+    provider: Provider,
+    references: &[Uuid],
+) -> Result<HashMap<String, Vec<Uuid>>> {
     let identities = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
-    let rows: Vec<(String, UserId, Uuid)> = Entity::find()
+    let rows: Vec<(String, Uuid)> = Entity::find()
         .select_only()
         .column(identity::Column::Subject)
-        .column(Column::UserId)
         .column(Column::Reference)
         .join(JoinType::InnerJoin, identities)
         .filter(identity::Column::Provider.eq(provider))
@@ -188,17 +143,16 @@ pub(super) async fn holders(core: &Core, provider: Provider, references: &[Uuid]
         .into_tuple()
         .all(core.db.read())
         .await?;
-    let mut holders = HashMap::new();
-    for (subject, user, reference) in rows {
-        let holder = holders.entry(subject).or_insert_with(|| Holder { user, references: Vec::new() });
-        holder.references.push(reference);
+    let mut holders: HashMap<String, Vec<Uuid>> = HashMap::new();
+    for (subject, reference) in rows {
+        holders.entry(subject).or_default().push(reference);
     }
     Ok(holders)
 }
 
 /// The number of members with a live source from a mapping.
 pub(crate) async fn count_holders(tx: &Tx, mapping: MappingId) -> Result<u64> {
-    let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Consumed.eq(false));
+    let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Suppressed.eq(false));
     let of_mapping = live.filter(Column::Reference.eq(mapping.0));
     Ok(of_mapping.count(tx.db()).await?)
 }

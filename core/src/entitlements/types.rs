@@ -36,7 +36,7 @@ pub struct ObservedSource {
     /// Whether it is there.
     pub level: Level,
     /// Set until the first reconciliation has seen everybody who has it.
-    pub rollout: Option<Announce>,
+    pub initial_announce: Option<Announce>,
     /// How events name it, for sources whose changes are events.
     pub label: Option<SourceLabel>,
 }

@@ -1,15 +1,10 @@
-//! Readers of the event log. A reader keeps a cursor: one row that all instances share ([`read_next`]), or a
-//! sequence number of its own in each instance ([`read_after`]).
+//! Readers of the event log. A reader keeps a cursor: one row that all instances share.
 
-use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
 use super::Event;
 use crate::{
-    Result,
+    Result, db,
     entity::{cursor, event},
     tx::Tx,
 };
@@ -17,25 +12,14 @@ use crate::{
 /// Reads the next events after a cursor that all instances share, and moves it past them if the transaction
 /// commits. Only one instance reads at a time: moving the cursor locks its row.
 pub(crate) async fn read_next(tx: &Tx, reader: &str, limit: u64) -> Result<Vec<Event>> {
-    let row = cursor::ActiveModel { name: Set(reader.to_owned()), seq: Set(0) };
-    cursor::Entity::insert(row)
-        .on_conflict(OnConflict::column(cursor::Column::Name).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
+    let start = cursor::Model { name: reader.to_owned(), seq: 0 };
+    db::insert_if_new(tx.db(), start.into_active_model()).await?;
     let position = cursor::Entity::find_by_id(reader).lock_exclusive().one(tx.db()).await?.map_or(0, |row| row.seq);
-    let next = read_after(tx.db(), position, limit).await?;
+    let later = event::Entity::find().filter(event::Column::Seq.gt(position));
+    let next = later.order_by_asc(event::Column::Seq).limit(limit).all(tx.db()).await?;
     if let Some(last) = next.last() {
-        cursor::Entity::update_many()
-            .col_expr(cursor::Column::Seq, Expr::value(last.seq))
-            .filter(cursor::Column::Name.eq(reader))
-            .exec(tx.db())
-            .await?;
+        let moved = [(cursor::Column::Seq, last.seq.into())];
+        db::update(moved, [cursor::Column::Name.eq(reader)]).exec(tx.db()).await?;
     }
     Ok(next)
-}
-
-/// The events after a sequence number, oldest first.
-async fn read_after(db: &impl ConnectionTrait, seq: i64, limit: u64) -> Result<Vec<Event>> {
-    let events = event::Entity::find().filter(event::Column::Seq.gt(seq)).order_by_asc(event::Column::Seq).limit(limit);
-    Ok(events.all(db).await?)
 }

@@ -79,13 +79,12 @@ pub(crate) struct SignUpData {
 /// How events name a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
+#[expect(missing_docs, reason = "fields are named after what they hold")]
 pub enum SourceLabel {
     /// A Discord role.
     DiscordRole {
-        /// The server.
         #[serde(serialize_with = "as_text")]
         guild_id: GuildId,
-        /// The role.
         #[serde(serialize_with = "as_text")]
         role_id: RoleId,
     },
@@ -94,7 +93,8 @@ pub enum SourceLabel {
 /// How events name what a reconciliation walks.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged, rename_all_fields = "camelCase")]
-pub(crate) enum OriginLabel {
+pub enum OriginLabel {
+    /// A Discord server.
     Guild { guild_id: String },
 }
 
@@ -118,6 +118,7 @@ impl EventData {
 
     /// The state after, or what there is to say; `None` if the kind says everything.
     pub(crate) fn after(&self) -> Option<Value> {
-        Some(json!(self)).filter(|data| data.as_object().is_some_and(|data| !data.is_empty()))
+        let is_told = |data: &Value| data.as_object().is_some_and(|data| !data.is_empty());
+        Some(json!(self)).filter(|data| is_told(data) || matches!(self, Self::DeletionUndone {}))
     }
 }

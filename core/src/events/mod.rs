@@ -5,12 +5,12 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     sea_query::Expr,
 };
 
 use crate::{
-    Core, Error, Result, Scope,
+    Core, Error, Result, Scope, db,
     entity::{event, event_head},
     ids::{LicenseId, TenantId, UserId},
     workers::schedule::{LOG_CHANNEL, schedule_no_later_than},
@@ -41,6 +41,11 @@ pub(crate) struct NewEvent {
 }
 
 impl NewEvent {
+    /// An event about a tenant.
+    pub fn tenant(tenant: TenantId, actor: Actor, data: EventData) -> Self {
+        Self { tenant, actor, subject: None, license: None, data }
+    }
+
     /// An event about an account; accounts belong to the installation, not to a tenant.
     pub fn account(actor: Actor, subject: impl Into<Option<UserId>>, data: EventData) -> Self {
         Self { tenant: TenantId::INSTALLATION, actor, subject: subject.into(), license: None, data }
@@ -55,25 +60,22 @@ pub(crate) async fn append(
     events: Vec<NewEvent>,
 ) -> Result<()> {
     let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(()) };
-    let head = event_head::Entity::update_many()
-        .col_expr(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))
-        .filter(event_head::Column::Id.eq(1))
-        .exec_with_returning(db)
-        .await?;
+    let next = [(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))];
+    let head = db::update(next, [event_head::Column::Id.eq(1)]).exec_with_returning(db).await?;
     let head = head.first().ok_or_else(|| Error::Internal("the event_head row is missing".to_owned()))?.seq;
-    let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| event::ActiveModel {
-        seq: Set(seq),
-        tenant_id: Set(event.tenant),
-        kind: Set(event.data.kind()),
-        subject: Set(event.subject),
-        license_id: Set(event.license),
-        actor: Set(event.actor.to_string()),
-        before: Set(event.data.before()),
-        after: Set(event.data.after()),
-        request_id: Set(request_id.clone()),
-        at: Set(now),
+    let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| Event {
+        seq,
+        tenant_id: event.tenant,
+        kind: event.data.kind(),
+        subject: event.subject,
+        license_id: event.license,
+        actor: event.actor.to_string(),
+        before: event.data.before(),
+        after: event.data.after(),
+        request_id: request_id.clone(),
+        at: now,
     });
-    event::Entity::insert_many(rows).exec_without_returning(db).await?;
+    event::Entity::insert_many(rows.map(Event::into_active_model)).exec_without_returning(db).await?;
     schedule_no_later_than(db, LOG_CHANNEL, now).await
 }
 
@@ -84,13 +86,8 @@ pub(crate) async fn find(core: &Core, seq: i64) -> Result<Option<Event>> {
 
 /// Returns the latest events of a tenant, newest first.
 pub async fn list(core: &Core, scope: &Scope, limit: u64) -> Result<Vec<Event>> {
-    let events = event::Entity::find()
-        .filter(event::Column::TenantId.eq(scope.tenant()))
-        .order_by_desc(event::Column::Seq)
-        .limit(limit)
-        .all(core.db.read())
-        .await?;
-    Ok(events)
+    let own = event::Entity::find().filter(event::Column::TenantId.eq(scope.tenant()));
+    Ok(own.order_by_desc(event::Column::Seq).limit(limit).all(core.db.read()).await?)
 }
 
 tokio::task_local! {

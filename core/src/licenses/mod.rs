@@ -60,9 +60,8 @@ async fn issue(
     let core = tx.core().clone();
     let now = tx.now();
     let assigned_at = owner.map(|_| now);
-    let expires_at = assigned_at
-        .zip(policy.duration_s)
-        .and_then(|(start, s)| start.checked_add_signed(chrono::Duration::seconds(s)));
+    let duration = assigned_at.zip(policy.duration_s.map(chrono::Duration::seconds));
+    let expires_at = duration.and_then(|(start, duration)| start.checked_add_signed(duration));
     let license = loop {
         let id = LicenseId(core.ids.v7(now));
         let key = LicenseKey::new(&product.prefix, core.ids.v4());
@@ -111,13 +110,8 @@ async fn set_revoked(tx: &mut Tx, caller: &Caller, license: &License, reason: &s
 }
 
 fn record(tx: &mut Tx, caller: &Caller, license: &License, data: EventData) {
-    tx.record(NewEvent {
-        tenant: license.tenant_id,
-        actor: caller.actor(),
-        subject: license.user_id,
-        license: Some(license.id),
-        data,
-    });
+    let event = NewEvent::tenant(license.tenant_id, caller.actor(), data);
+    tx.record(NewEvent { subject: license.user_id, license: Some(license.id), ..event });
 }
 
 /// Moves the licenses of a user to another one. Of two unrevoked licenses for one product the one in use is kept,
@@ -127,8 +121,8 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
     for license in store::lock_all_unrevoked(tx, from).await? {
         if let Some(other) = kept.iter().find(|kept| kept.product_id == license.product_id) {
             let is_in_use = license.first_valid_at.is_some() && other.first_valid_at.is_none();
-            let license = if is_in_use { other } else { &license };
-            set_revoked(tx, caller, license, "accounts_merged").await?;
+            let ended = if is_in_use { other.clone() } else { License { user_id: Some(into), ..license } };
+            set_revoked(tx, caller, &ended, "accounts_merged").await?;
         }
     }
     store::set_user(tx, from, into).await
@@ -145,10 +139,7 @@ pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Resul
     Ok((license, key))
 }
 
-/// Decrypts a license's key, to show it to its holder.
-///
-/// # Errors
-/// Fails if the ciphertext cannot be decrypted.
+/// Decrypts a license's key, to show it to its holder. Fails if the ciphertext cannot be decrypted.
 pub fn reveal_key(core: &Core, license: &License) -> Result<String> {
     core.keys().unseal(Purpose::LicenseSeal, license.id.0, &license.key_sealed)
 }
@@ -231,16 +222,14 @@ async fn activate(core: &Core, app: &AppCaller, id: LicenseId, asked_at: DateTim
     Ok(judge(Some(LicenseFacts { first_valid_at: Some(now), ..facts }), app, None, now))
 }
 
-/// Finds a license of a tenant by id or key.
-///
-/// # Errors
-/// `NOT_FOUND`, or `MALFORMED_KEY` if the text is neither an id nor a key.
+/// Finds a license of a tenant by id or key. Refused with `NOT_FOUND`, or `MALFORMED_KEY` if the text is neither an id
+/// nor a key.
 pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(License, LicenseState)> {
     let license = if let Ok(id) = id_or_key.parse() {
         store::get(core, scope, LicenseId(id)).await?
     } else {
-        let key =
-            LicenseKey::parse(id_or_key, &[]).map_err(|malformed| Reason::NeitherIdNorKey { malformed }.refusal())?;
+        let key = LicenseKey::parse(id_or_key, &[]);
+        let key = key.map_err(|malformed| Reason::NeitherIdNorKey { malformed }.refusal())?;
         let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
         let found = store::find_in_scope(core, scope, Column::KeyLookup.eq(lookup)).await?;
         found.ok_or_else(|| Reason::NoLicense.refusal())?

@@ -2,24 +2,22 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ColumnTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
+    ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
     sea_query::{Expr, OnConflict},
 };
 
 use crate::{
-    Core, Reason, Result, Scope,
-    entity::license::{ActiveModel, Column, Entity, Model as License},
+    Core, Reason, Result, Scope, db,
+    entity::license::{Column, Entity, Model as License},
     ids::{LicenseId, ProductId, UserId},
     tx::Tx,
 };
 
 /// Inserts a new license. `false`: its key already exists; generate another.
 pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
-    let written = Entity::insert(ActiveModel::from(license))
-        .on_conflict(OnConflict::column(Column::KeyLookup).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
-    Ok(written == 1)
+    let existing_key = OnConflict::column(Column::KeyLookup).do_nothing().to_owned();
+    let insert = Entity::insert(license.into_active_model()).on_conflict(existing_key);
+    Ok(insert.exec_without_returning(tx.db()).await? == 1)
 }
 
 /// The license with this key, of any tenant: a verdict decides who may know of it.
@@ -56,56 +54,32 @@ pub(super) async fn lock_all_unrevoked(tx: &Tx, user: UserId) -> Result<Vec<Lice
 
 /// Moves all licenses of a user to another one.
 pub(super) async fn set_user(tx: &Tx, from: UserId, into: UserId) -> Result<()> {
-    let update = Entity::update_many().col_expr(Column::UserId, Expr::value(into)).filter(Column::UserId.eq(from));
-    update.exec(tx.db()).await?;
+    db::update([(Column::UserId, into.into())], [Column::UserId.eq(from)]).exec(tx.db()).await?;
     Ok(())
 }
 
 /// The unrevoked license of an entitlement, locked. The caller has locked the holder.
 pub(crate) async fn lock_unrevoked(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
-    let row = Entity::find()
-        .filter(Column::UserId.eq(user))
-        .filter(Column::ProductId.eq(product))
-        .filter(Column::RevokedAt.is_null())
-        .lock_exclusive()
-        .one(tx.db())
-        .await?;
-    Ok(row)
+    let of_entitlement = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
+    Ok(of_entitlement.filter(Column::RevokedAt.is_null()).lock_exclusive().one(tx.db()).await?)
 }
 
 /// A user's licenses with a tenant, newest first.
 pub async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<License>> {
-    let rows = Entity::find()
-        .filter(Column::TenantId.eq(scope.tenant()))
-        .filter(Column::UserId.eq(user))
-        .order_by_desc(Column::CreatedAt)
-        .order_by_desc(Column::Id)
-        .all(core.db.read())
-        .await?;
-    Ok(rows)
+    let rows = Entity::find().filter(Column::TenantId.eq(scope.tenant())).filter(Column::UserId.eq(user));
+    Ok(rows.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).all(core.db.read()).await?)
 }
 
 /// Expired licenses without an expiry event.
 pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<LicenseId>> {
-    let rows = Entity::find()
-        .select_only()
-        .column(Column::Id)
-        .filter(Column::ExpiresAt.lte(now))
-        .filter(Column::ExpiredSeenAt.is_null())
-        .filter(Column::RevokedAt.is_null())
-        .limit(limit)
-        .into_tuple()
-        .all(core.db.read())
-        .await?;
-    Ok(rows)
+    let expired = Entity::find().filter(Column::ExpiresAt.lte(now)).filter(Column::RevokedAt.is_null());
+    let rows = expired.filter(Column::ExpiredSeenAt.is_null()).select_only().column(Column::Id);
+    Ok(rows.limit(limit).into_tuple().all(core.db.read()).await?)
 }
 
 /// Changes columns of a locked license and increments its revision.
 pub(super) async fn update(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
-    let mut update = Entity::update_many().col_expr(Column::Rev, Expr::col(Column::Rev).add(1));
-    for (column, value) in changes {
-        update = update.col_expr(column, value);
-    }
-    update.filter(Column::Id.eq(id)).exec(tx.db()).await?;
+    let changes = changes.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
+    db::update(changes, [Column::Id.eq(id)]).exec(tx.db()).await?;
     Ok(())
 }

@@ -24,9 +24,14 @@ pub struct GuildReconciliation {
 }
 
 impl GuildReconciliation {
-    /// Begins a reconciliation; `None` if the guild has no mappings. `interval` is the time between the key
-    /// messages it causes.
-    pub async fn begin(core: &Core, guild: Guild, fence: Option<Lease>, interval: Duration) -> Result<Option<Self>> {
+    /// Begins a reconciliation; `None` if the guild has no mappings. `message_interval` is the time between
+    /// the key messages it causes.
+    pub async fn begin(
+        core: &Core,
+        guild: Guild,
+        fence: Option<Lease>,
+        message_interval: Duration,
+    ) -> Result<Option<Self>> {
         let mappings = super::list(core, &Scope::of(guild.tenant_id), guild.id).await?;
         let removed = super::list_removed(core, guild.id).await?;
         if mappings.is_empty() && removed.is_empty() {
@@ -35,7 +40,7 @@ impl GuildReconciliation {
         let verifiable: Vec<Uuid> =
             mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none()).map(|mapping| mapping.id.0).collect();
         let origin = origin(guild.tenant_id, guild.id);
-        let reconciliation = Reconciliation::begin(core, origin, &verifiable, fence, interval).await?;
+        let reconciliation = Reconciliation::begin(core, origin, &verifiable, fence, message_interval).await?;
         let references: Vec<Uuid> = removed.iter().map(|mapping| mapping.id.0).collect();
         let absent = |references: &[Uuid]| {
             observed_sources(removed.iter().filter(|mapping| references.contains(&mapping.id.0)), None)
@@ -70,6 +75,7 @@ impl GuildReconciliation {
     /// Completes the reconciliation. `is_newer` tells whether an update for a member arrived since it began.
     pub async fn finish(self, core: &Core, is_newer: impl Fn(DiscordUserId) -> bool) -> Result<Summary> {
         super::set_applied(core, &self.mappings).await?;
+        // Subjects come from `member` or from identities, which hold Discord ids.
         let member = |subject: &str| DiscordUserId(subject.parse().unwrap_or_default());
         let recheck = |subject: &str| Delivery::RecheckMember { guild: self.guild, user: member(subject) };
         self.reconciliation.finish(core, |subject| is_newer(member(subject)), recheck).await

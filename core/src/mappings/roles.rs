@@ -4,11 +4,11 @@ use super::Mapping;
 use crate::{
     Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope,
     entitlements::{Evidence, Level, Observation, ObservedSource, SourceKind, Stamp, breaker::Origin},
-    events::SourceLabel,
+    events::{OriginLabel, SourceLabel},
     guilds,
     ids::TenantId,
     users::{self, Provider},
-    workers::Lease,
+    workers::{self, Lease},
 };
 
 /// One source per mapping, from a member's roles. `roles` is `None` if the member left.
@@ -27,7 +27,7 @@ pub(super) fn observed_sources<'a>(
         kind: SourceKind::DiscordRole,
         reference: mapping.id.0,
         level: level(mapping),
-        rollout: mapping.applied_at.is_none().then_some(mapping.announce),
+        initial_announce: mapping.applied_at.is_none().then_some(mapping.announce),
         label: Some(SourceLabel::DiscordRole { guild_id: mapping.guild_id, role_id: mapping.role_id }),
     };
     mappings.into_iter().filter(is_verifiable).map(source).collect()
@@ -62,5 +62,6 @@ pub async fn observation(
 /// The members of a guild, as something to reconcile.
 #[must_use]
 pub fn origin(tenant: TenantId, guild: GuildId) -> Origin {
-    Origin { tenant, provider: Provider::Discord, id: guild.to_string() }
+    let label = OriginLabel::Guild { guild_id: guild.to_string() };
+    Origin { tenant, provider: Provider::Discord, id: guild.to_string(), label, worker: workers::RECONCILE_ROLES }
 }

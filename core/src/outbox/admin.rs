@@ -11,6 +11,7 @@ use super::delivery::DeliveryState;
 use crate::{
     Caller, Core, Reason, Result,
     bus::Topic,
+    db,
     entity::outbox::{Column, Entity, Model as OutboxRow},
     events::{EventData, NewEvent},
     tx::Tx,
@@ -23,10 +24,8 @@ pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u6
     Ok(rows.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
 }
 
-/// Makes a dead or undelivered delivery due again.
-///
-/// # Errors
-/// `NOT_FOUND` if no delivery has this id; `CONFLICT` if it is pending, was sent, or has expired.
+/// Makes a dead or undelivered delivery due again. Refused with `NOT_FOUND` if no delivery has this id; `CONFLICT` if
+/// it is pending, was sent, or has expired.
 pub async fn replay(core: &Core, caller: &Caller, id: Uuid) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
@@ -35,20 +34,11 @@ pub async fn replay(core: &Core, caller: &Caller, id: Uuid) -> Result<()> {
     if !has_failed || row.expires_at.is_some_and(|expires_at| expires_at <= tx.now()) {
         return Err(Reason::NotReplayable.refusal());
     }
-    Entity::update_many()
-        .col_expr(Column::State, Expr::value(DeliveryState::Pending))
-        .col_expr(Column::Attempt, Expr::value(0))
-        .col_expr(Column::DueAt, Expr::value(tx.now()))
-        .filter(Column::Id.eq(id))
-        .exec(tx.db())
-        .await?;
-    tx.record(NewEvent {
-        tenant: caller.scope().tenant(),
-        actor: caller.actor(),
-        subject: None,
-        license: None,
-        data: EventData::DeliveryReplayed { delivery: id, kind: row.kind },
-    });
+    let (state, due_at) = (DeliveryState::Pending.into(), tx.now().into());
+    let changes = [(Column::State, state), (Column::Attempt, 0.into()), (Column::DueAt, due_at)];
+    db::update(changes, [Column::Id.eq(id)]).exec(tx.db()).await?;
+    let data = EventData::DeliveryReplayed { delivery: id, kind: row.kind };
+    tx.record(NewEvent::tenant(caller.scope().tenant(), caller.actor(), data));
     tx.notify(Topic::Outbox);
     tx.commit().await
 }
@@ -70,12 +60,13 @@ pub struct QueueDepth {
 
 /// The queue depth, for metrics and `/health`.
 pub async fn queue_depth(core: &Core) -> Result<QueueDepth> {
+    type Counts = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<DateTime<Utc>>);
     let now = core.clock.now();
     let is_pending = || Column::State.eq(DeliveryState::Pending);
     let is_due = || is_pending().and(Column::DueAt.lte(now));
     let count = |condition: Expr| Expr::Case(Box::new(CaseStatement::new().case(condition, 1).finally(0))).sum();
     let oldest = Expr::Case(Box::new(CaseStatement::new().case(is_due(), Expr::col(Column::DueAt)))).min();
-    let counts: Option<(Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<DateTime<Utc>>)> = Entity::find()
+    let counts: Option<Counts> = Entity::find()
         .select_only()
         .expr(count(is_pending()))
         .expr(count(is_due()))

@@ -11,35 +11,21 @@ use crate::{
 /// The effect to perform and its recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(missing_docs, reason = "fields are named after what they hold")]
 pub enum Delivery {
     /// Sends members their license key by direct message.
-    KeyDm {
-        /// The license.
-        license: LicenseId,
-    },
-    /// Posts an event to a guild's log channel.
-    LogLine {
-        /// The channel.
-        channel: ChannelId,
-        /// The sequence number of the event.
-        seq: i64,
-    },
+    KeyDm { license: LicenseId },
+    /// Posts the event with this sequence number to a guild's log channel.
+    LogLine { channel: ChannelId, seq: i64 },
     /// Fetches a member from Discord before revoking a license on uncertain information.
     #[serde(rename = "refetch")]
-    RecheckMember {
-        /// The guild.
-        guild: GuildId,
-        /// The member.
-        user: DiscordUserId,
-    },
-    /// Sends an email.
+    RecheckMember { guild: GuildId, user: DiscordUserId },
+    /// Sends an email; `token` is the id of the one-time token in its link.
     #[serde(rename = "mail")]
     Email {
-        /// The template.
+        #[serde(rename = "letter")]
         template: EmailTemplate,
-        /// The recipient.
         user: UserId,
-        /// The id of the one-time token in its link.
         token: Option<Uuid>,
     },
 }
@@ -47,9 +33,7 @@ pub enum Delivery {
 string_enum! {
     /// The service that performs a delivery. Each is claimed separately, so that they do not delay each other.
     Transport {
-        /// Discord's REST API.
         Discord => "discord",
-        /// The mail server.
         Smtp => "smtp",
     }
 }
@@ -78,15 +62,11 @@ impl Delivery {
 }
 
 string_enum! {
-    /// What a delivery does.
+    /// The variants of [`Delivery`].
     DeliveryKind {
-        /// Sends a license key by direct message.
         KeyDm => "key_dm",
-        /// Posts a line in a log channel.
         LogLine => "log_line",
-        /// Fetches a member from Discord.
         RecheckMember => "refetch",
-        /// Sends an email.
         Email => "mail",
     }
 }
@@ -118,19 +98,14 @@ string_enum! {
 string_enum! {
     /// The emails, named after their templates.
     EmailTemplate {
-        /// Verify your email address.
         VerifyEmail => "verify-email",
-        /// Your email address is verified.
         WelcomeEmail => "welcome-email",
-        /// Choose a new password.
         ResetPassword => "reset-password",
         /// Someone signed up with your address, which already has an account.
         AlreadyRegistered => "already-registered",
-        /// Your password was changed.
         PasswordChanged => "password-changed",
         /// A refresh token was reused; you were signed out everywhere.
         SessionsEnded => "sessions-ended",
-        /// Your second factor was changed.
         SecondFactorChanged => "second-factor-changed",
         /// Your account will be deleted. Sign in to keep it.
         DeletionPlanned => "deletion-planned",

@@ -13,16 +13,17 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, Condition, EntityTrait, ExprTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, LockBehavior, LockType, OnConflict, Query},
+    ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect,
+    sea_query::{Expr, LockBehavior, LockType, Query},
 };
 use uuid::Uuid;
 
 use crate::{
     Core, Error, Result,
     bus::Topic,
-    entity::outbox::{ActiveModel, Column, Entity},
+    db,
+    entity::outbox::{Column, Entity},
     tx::Tx,
 };
 
@@ -107,70 +108,43 @@ pub(crate) async fn enqueue(tx: &mut Tx, delivery: &Delivery, key: String, notif
         Notify::Now => tx.now(),
         Notify::Staggered(gap) => staggered_due_at(tx, delivery, gap).await?,
     };
-    insert(tx, delivery, key, due_at, None).await
+    enqueue_at(tx, delivery, key, due_at, None).await
 }
 
 async fn staggered_due_at(tx: &Tx, delivery: &Delivery, gap: Duration) -> Result<DateTime<Utc>> {
-    let last: Option<Option<DateTime<Utc>>> = Entity::find()
-        .select_only()
-        .column_as(Column::DueAt.max(), "last")
-        .filter(Column::Kind.eq(delivery.kind()))
-        // Ignore scheduled retries: they do not mark the end of the queue.
-        .filter(
-            Condition::any()
-                .add(Column::State.ne(PENDING))
-                .add(Column::Attempt.eq(0))
-                .add(Column::LeaseUntil.is_not_null()),
-        )
-        .into_tuple()
-        .one(tx.db())
-        .await?;
+    // Ignore scheduled retries: they do not mark the end of the queue.
+    let is_retry = Column::State.eq(PENDING).and(Column::Attempt.ne(0)).and(Column::LeaseUntil.is_null());
+    let others = Entity::find().filter(Column::Kind.eq(delivery.kind())).filter(is_retry.not());
+    let last = others.select_only().column_as(Column::DueAt.max(), "last").into_tuple::<Option<DateTime<Utc>>>();
+    let last = last.one(tx.db()).await?;
     Ok(last.flatten().map_or(tx.now(), |last| std::cmp::max(tx.now(), last + gap)))
 }
 
-/// Adds a delivery to perform at `due_at`.
-pub(crate) async fn enqueue_at(tx: &mut Tx, delivery: &Delivery, key: String, due_at: DateTime<Utc>) -> Result<()> {
-    insert(tx, delivery, key, due_at, None).await
-}
-
-/// Adds a delivery that is dropped after `expires_at`.
-pub(crate) async fn enqueue_until(
-    tx: &mut Tx,
-    delivery: &Delivery,
-    key: String,
-    expires_at: DateTime<Utc>,
-) -> Result<()> {
-    let now = tx.now();
-    insert(tx, delivery, key, now, Some(expires_at)).await
-}
-
-async fn insert(
+/// Adds a delivery to perform at `due_at`, which is dropped after `expires_at`.
+pub(crate) async fn enqueue_at(
     tx: &mut Tx,
     delivery: &Delivery,
     key: String,
     due_at: DateTime<Utc>,
     expires_at: Option<DateTime<Utc>>,
 ) -> Result<()> {
-    let row = ActiveModel {
-        id: Set(tx.core().ids.v7(tx.now())),
-        kind: Set(delivery.kind()),
-        transport: Set(delivery.kind().transport()),
-        ordering_key: Set(delivery.ordering_key()),
-        dedupe_key: Set(key),
-        payload: Set(serde_json::to_value(delivery).map_err(|error| Error::Internal(error.to_string()))?),
-        due_at: Set(due_at),
-        expires_at: Set(expires_at),
-        attempt: Set(0),
-        lease_token: Set(0),
-        lease_until: Set(None),
-        state: Set(PENDING),
-        last_error: Set(None),
-        created_at: Set(tx.now()),
+    let row = OutboxRow {
+        id: tx.core().ids.v7(tx.now()),
+        kind: delivery.kind(),
+        transport: delivery.kind().transport(),
+        ordering_key: delivery.ordering_key(),
+        dedupe_key: key,
+        payload: serde_json::to_value(delivery).map_err(|error| Error::Internal(error.to_string()))?,
+        due_at,
+        expires_at,
+        attempt: 0,
+        lease_token: 0,
+        lease_until: None,
+        state: PENDING,
+        last_error: None,
+        created_at: tx.now(),
     };
-    Entity::insert(row)
-        .on_conflict(OnConflict::column(Column::DedupeKey).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
+    db::insert_if_new(tx.db(), row.into_active_model()).await?;
     tx.notify(Topic::Outbox);
     Ok(())
 }
@@ -200,21 +174,20 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration
     }
     let tx = Tx::begin(core).await?;
     let rows = due.lock_with_behavior(LockType::Update, LockBehavior::SkipLocked).all(tx.db()).await?;
-    Entity::update_many()
-        .col_expr(Column::Attempt, Expr::col(Column::Attempt).add(1))
-        .col_expr(Column::LeaseToken, Expr::col(Column::LeaseToken).add(1))
-        .col_expr(Column::LeaseUntil, Expr::value(now + lease_duration))
-        .filter(Column::Id.is_in(rows.iter().map(|row| row.id)))
-        .exec(tx.db())
-        .await?;
+    let leased = [
+        (Column::Attempt, Expr::col(Column::Attempt).add(1)),
+        (Column::LeaseToken, Expr::col(Column::LeaseToken).add(1)),
+        (Column::LeaseUntil, (now + lease_duration).into()),
+    ];
+    db::update(leased, [Column::Id.is_in(rows.iter().map(|row| row.id))]).exec(tx.db()).await?;
     tx.commit().await?;
     let mut claims = Vec::new();
     for row in rows {
         let (id, token) = (row.id, row.lease_token + 1);
         let attempt = u32::try_from(row.attempt).unwrap_or(0) + 1;
         if row.expires_at.is_some_and(|expires_at| expires_at <= now) {
-            complete_row(core, id, attempt, token, Outcome::Undelivered("expired before it could be sent".to_owned()))
-                .await?;
+            let expired = Outcome::Undelivered("expired before it could be sent".to_owned());
+            complete_row(core, id, attempt, token, expired).await?;
             continue;
         }
         match serde_json::from_value(row.payload) {
@@ -222,8 +195,8 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration
             // Written by a newer version, or damaged. It must not block the other deliveries.
             Err(error) => {
                 tracing::warn!(delivery = %id, kind = %row.kind, %error, "could not parse a delivery; it will be retried");
-                complete_row(core, id, attempt, token, Outcome::Failed("the payload could not be parsed".to_owned()))
-                    .await?;
+                let failed = Outcome::Failed("the payload could not be parsed".to_owned());
+                complete_row(core, id, attempt, token, failed).await?;
             }
         }
     }
@@ -246,16 +219,14 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
         Outcome::Undelivered(reason) => (DeliveryState::Undelivered, None, Some(reason), attempt),
         Outcome::Dead(reason) => (DeliveryState::Dead, None, Some(reason), attempt),
     };
-    let mut update = Entity::update_many()
-        .col_expr(Column::State, Expr::value(state))
-        .col_expr(Column::Attempt, Expr::value(i32::try_from(attempt).unwrap_or(i32::MAX)))
-        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
-        .col_expr(Column::LastError, Expr::value(error))
-        .filter(Column::Id.eq(id))
-        .filter(Column::LeaseToken.eq(token));
-    if let Some(due_at) = due_at {
-        update = update.col_expr(Column::DueAt, Expr::value(due_at));
-    }
+    let changes = [
+        (Column::State, state.into()),
+        (Column::Attempt, i32::try_from(attempt).unwrap_or(i32::MAX).into()),
+        (Column::LeaseUntil, None::<DateTime<Utc>>.into()),
+        (Column::LastError, error.into()),
+    ];
+    let changes = changes.into_iter().chain(due_at.map(|due_at| (Column::DueAt, due_at.into())));
+    let update = db::update(changes, [Column::Id.eq(id), Column::LeaseToken.eq(token)]);
     let recorded = update.exec(core.db.writer()).await?.rows_affected == 1;
     // The next delivery with the same ordering key may be performed now.
     core.bus.notify(Topic::Outbox);

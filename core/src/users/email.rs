@@ -15,10 +15,8 @@ pub struct Email {
 }
 
 impl Email {
-    /// Parses an address. Addresses are compared without regard to case or to the Unicode form of the domain.
-    ///
-    /// # Errors
-    /// `VALIDATION_ERROR` at `email`.
+    /// Parses an address. Addresses are compared without regard to case or to the Unicode form of the domain. Refused
+    /// with `VALIDATION_ERROR` at `email`.
     pub fn parse(text: &str) -> Result<Self> {
         let invalid = || Reason::InvalidEmail.refusal();
         let text = text.trim();

@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sea_orm::{
     ActiveModelTrait,
-    ActiveValue::{NotSet, Set},
-    ColumnTrait, Condition, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
-    sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, OnConflict, SelectStatement},
+    ActiveValue::NotSet,
+    ColumnTrait, Condition, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
+    QueryTrait,
+    sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, SelectStatement},
 };
 
 use crate::{
     Code, Core, DiscordUserId, Error, GuildId, Result,
-    db::Reader,
+    db::{self, Reader},
     entity::{holder, identity, role_mapping, source, user},
     ids::{TenantId, UserId},
     throttles,
@@ -103,21 +104,9 @@ pub(crate) async fn ensure_in(tx: &Tx, provider: Provider, subject: &str) -> Res
 
 /// Links a provider's account to a user, unless it is already linked.
 pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserId) -> Result<()> {
-    let row = identity::ActiveModel {
-        provider: Set(provider),
-        subject: Set(subject.to_owned()),
-        user_id: Set(user),
-        created_at: Set(tx.now()),
-        name: Set(None),
-        tokens_sealed: Set(None),
-    };
-    identity::Entity::insert(row)
-        .on_conflict(
-            OnConflict::columns([identity::Column::Provider, identity::Column::Subject]).do_nothing().to_owned(),
-        )
-        .exec_without_returning(tx.db())
-        .await?;
-    Ok(())
+    let (subject, created_at) = (subject.to_owned(), tx.now());
+    let identity = Identity { provider, subject, user_id: user, created_at, name: None, tokens_sealed: None };
+    db::insert_if_new(tx.db(), identity.into_active_model()).await.map(drop)
 }
 
 /// The identity for a provider's account.
@@ -132,13 +121,9 @@ pub(crate) async fn store_provider_tokens(
     name: Option<String>,
     sealed: Vec<u8>,
 ) -> Result<()> {
-    identity::Entity::update_many()
-        .col_expr(identity::Column::Name, Expr::value(name))
-        .col_expr(identity::Column::TokensSealed, Expr::value(sealed))
-        .filter(identity::Column::Provider.eq(identity.provider))
-        .filter(identity::Column::Subject.eq(&identity.subject))
-        .exec(tx.db())
-        .await?;
+    let changes = [(identity::Column::Name, name.into()), (identity::Column::TokensSealed, sealed.into())];
+    let key = [identity::Column::Provider.eq(identity.provider), identity::Column::Subject.eq(&identity.subject)];
+    db::update(changes, key).exec(tx.db()).await?;
     Ok(())
 }
 
@@ -149,11 +134,8 @@ pub async fn identities(from: &impl Reader, user: UserId) -> Result<Vec<Identity
 
 /// Moves all identities of a user to another one.
 pub(crate) async fn move_identities(tx: &Tx, from: UserId, into: UserId) -> Result<()> {
-    identity::Entity::update_many()
-        .col_expr(identity::Column::UserId, Expr::value(into))
-        .filter(identity::Column::UserId.eq(from))
-        .exec(tx.db())
-        .await?;
+    let moved = [(identity::Column::UserId, into.into())];
+    db::update(moved, [identity::Column::UserId.eq(from)]).exec(tx.db()).await?;
     Ok(())
 }
 
@@ -167,22 +149,16 @@ pub async fn discord_ids(core: &Core, users: &[UserId]) -> Result<HashMap<UserId
 
 /// Removes a user's identity at a provider. Returns whether there was one.
 pub(crate) async fn unlink(tx: &Tx, provider: Provider, user: UserId) -> Result<bool> {
-    let deleted = identity::Entity::delete_many()
-        .filter(identity::Column::UserId.eq(user))
-        .filter(identity::Column::Provider.eq(provider))
-        .exec(tx.db())
-        .await?;
+    let linked = identity::Entity::delete_many().filter(identity::Column::UserId.eq(user));
+    let deleted = linked.filter(identity::Column::Provider.eq(provider)).exec(tx.db()).await?;
     Ok(deleted.rows_affected > 0)
 }
 
 /// Deletes the names and tokens of a user's identities, but not the account ids.
 pub(crate) async fn delete_provider_tokens(tx: &Tx, user: UserId) -> Result<()> {
-    identity::Entity::update_many()
-        .col_expr(identity::Column::Name, Expr::value(None::<String>))
-        .col_expr(identity::Column::TokensSealed, Expr::value(None::<Vec<u8>>))
-        .filter(identity::Column::UserId.eq(user))
-        .exec(tx.db())
-        .await?;
+    let (no_name, no_tokens) = (None::<String>.into(), None::<Vec<u8>>.into());
+    let changes = [(identity::Column::Name, no_name), (identity::Column::TokensSealed, no_tokens)];
+    db::update(changes, [identity::Column::UserId.eq(user)]).exec(tx.db()).await?;
     Ok(())
 }
 
@@ -214,13 +190,13 @@ pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str) -> Result<V
 }
 
 pub(crate) async fn insert(tx: &Tx, user: User) -> Result<()> {
-    user::Entity::insert(user::ActiveModel::from(user)).exec_without_returning(tx.db()).await?;
+    user::Entity::insert(user.into_active_model()).exec_without_returning(tx.db()).await?;
     Ok(())
 }
 
 /// Stores a user that the caller has locked.
 pub(crate) async fn update(tx: &Tx, user: &User) -> Result<()> {
-    let row = user::ActiveModel { created_at: NotSet, ..user::ActiveModel::from(user.clone()).reset_all() };
+    let row = user::ActiveModel { created_at: NotSet, ..user.clone().into_active_model().reset_all() };
     user::Entity::update(row).exec(tx.db()).await?;
     Ok(())
 }
@@ -273,20 +249,12 @@ pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64)
             .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(pattern()));
         query = query.filter(matches);
     }
-    if let Some(status) = filter.status {
-        query = query.filter(user::Column::Status.eq(status));
-    }
-    if let Some(role) = filter.role {
-        query = query.filter(user::Column::Role.eq(role));
-    }
+    let status = filter.status.map(|status| user::Column::Status.eq(status));
+    let role = filter.role.map(|role| user::Column::Role.eq(role));
+    query = query.filter(Condition::all().add_option(status).add_option(role));
     let total = query.clone().count(core.db.read()).await?;
-    let rows = query
-        .order_by_desc(user::Column::CreatedAt)
-        .order_by_desc(user::Column::Id)
-        .offset((page - 1).saturating_mul(size))
-        .limit(size)
-        .all(core.db.read())
-        .await?;
+    let newest = query.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id);
+    let rows = newest.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?;
     Ok((rows, total))
 }
 
@@ -310,11 +278,8 @@ pub(crate) async fn is_holder(tx: &Tx, user: UserId) -> Result<bool> {
 
 /// Locks everything about a user's licenses with a tenant, even if there are none yet.
 pub(crate) async fn lock_holder(tx: &Tx, tenant: TenantId, user: UserId) -> Result<()> {
-    let row = holder::ActiveModel { tenant_id: Set(tenant), user_id: Set(user) };
-    holder::Entity::insert(row)
-        .on_conflict(OnConflict::columns([holder::Column::TenantId, holder::Column::UserId]).do_nothing().to_owned())
-        .exec_without_returning(tx.db())
-        .await?;
+    let row = holder::Model { tenant_id: tenant, user_id: user };
+    db::insert_if_new(tx.db(), row.into_active_model()).await?;
     holder::Entity::find_by_id((tenant, user)).lock_exclusive().one(tx.db()).await?;
     Ok(())
 }

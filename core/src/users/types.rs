@@ -14,9 +14,7 @@ string_enum! {
         /// Cannot sign in.
         Banned => "BANNED",
     }
-}
 
-string_enum! {
     /// The roles of users in this installation, from lowest to highest.
     Role {
         /// Manages their own account.
@@ -30,36 +28,23 @@ string_enum! {
         /// Assigns and removes roles.
         SuperAdmin => "SUPER_ADMIN",
     }
-}
 
-string_enum! {
-    /// The languages of emails.
+    /// The languages of emails (ISO 639-1).
     Locale {
-        /// English.
         En => "en",
-        /// Español.
         Es => "es",
     }
-}
 
-string_enum! {
     /// An identity provider.
     Provider {
-        /// Discord.
         Discord => "discord",
-        /// Google.
         Google => "google",
     }
-}
 
-string_enum! {
     /// How a session was opened.
     SignInMethod {
-        /// With email and password.
         Password => "password",
-        /// With Discord.
         Discord => "discord",
-        /// With Google.
         Google => "google",
     }
 }

@@ -8,16 +8,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QuerySelect,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QuerySelect, sea_query::Expr};
 
 use crate::{
     Core, Result,
     bus::Topic,
-    entity::worker::{ActiveModel, Column, Entity},
+    db,
+    entity::worker::{Column, Entity},
     tx::Tx,
 };
 
@@ -38,87 +35,68 @@ pub struct Lease {
 
 /// Creates the row, due now, unless it exists.
 pub async fn register(core: &Core, name: &str) -> Result<()> {
-    let row = ActiveModel {
-        name: Set(name.to_owned()),
-        due_at: Set(core.clock.now()),
-        lease_until: Set(None),
-        token: Set(0),
-        last_run: Set(None),
-        last_result: Set(None),
-    };
-    Entity::insert(row)
-        .on_conflict(OnConflict::column(Column::Name).do_nothing().to_owned())
-        .exec_without_returning(core.db.writer())
-        .await?;
-    Ok(())
+    let (name, due_at) = (name.to_owned(), core.clock.now());
+    let row = WorkerRow { name, due_at, lease_until: None, token: 0, last_run: None, last_result: None };
+    db::insert_if_new(core.db.writer(), row.into_active_model()).await.map(drop)
 }
 
 /// Acquires the lease if the worker is due and not leased, or if the previous lease expired. Sets the next
 /// due time to `next`.
 pub async fn acquire(core: &Core, name: &str, lease_duration: Duration, next: DateTime<Utc>) -> Result<Option<Lease>> {
     let now = core.clock.now();
-    let due = Condition::all().add(Column::LeaseUntil.is_null()).add(Column::DueAt.lte(now));
-    let available = Condition::any().add(due).add(Column::LeaseUntil.lte(now));
-    let available = Condition::all().add(Column::Name.eq(name)).add(available);
+    let is_due = Column::LeaseUntil.is_null().and(Column::DueAt.lte(now));
+    let available = Column::Name.eq(name).and(is_due.or(Column::LeaseUntil.lte(now)));
     // Check without a write lock first.
     if Entity::find().filter(available.clone()).one(core.db.read()).await?.is_none() {
         return Ok(None);
     }
-    let updated = Entity::update_many()
-        .col_expr(Column::Token, Expr::col(Column::Token).add(1))
-        .col_expr(Column::LeaseUntil, Expr::value(now + lease_duration))
-        .col_expr(Column::DueAt, Expr::value(next))
-        .col_expr(Column::LastRun, Expr::value(now))
-        .filter(available)
-        .exec_with_returning(core.db.writer())
-        .await?;
+    let leased = [
+        (Column::Token, Expr::col(Column::Token).add(1)),
+        (Column::LeaseUntil, (now + lease_duration).into()),
+        (Column::DueAt, next.into()),
+        (Column::LastRun, now.into()),
+    ];
+    let updated = db::update(leased, [available]).exec_with_returning(core.db.writer()).await?;
     Ok(updated.into_iter().next().map(|row| Lease { name: row.name, token: row.token }))
 }
 
 /// Renews the lease for another `lease_duration`. Returns `false` if it was lost.
 pub async fn renew(core: &Core, lease: &Lease, lease_duration: Duration) -> Result<bool> {
-    let updated = Entity::update_many()
-        .col_expr(Column::LeaseUntil, Expr::value(core.clock.now() + lease_duration))
-        .filter(Column::Name.eq(&lease.name))
-        .filter(Column::Token.eq(lease.token))
-        .exec(core.db.writer())
-        .await?;
-    Ok(updated.rows_affected == 1)
+    let renewed = [(Column::LeaseUntil, (core.clock.now() + lease_duration).into())];
+    Ok(db::update(renewed, row_of(lease)).exec(core.db.writer()).await?.rows_affected == 1)
+}
+
+/// The row of a lease, if it is current.
+fn row_of(lease: &Lease) -> [Expr; 2] {
+    [Column::Name.eq(&lease.name), Column::Token.eq(lease.token)]
 }
 
 /// Invalidates the current lease, if any, and makes the worker due now, so that the next run does not wait for
 /// the previous holder.
 pub async fn revoke_lease(core: &Core, name: &str) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::Token, Expr::col(Column::Token).add(1))
-        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
-        .col_expr(Column::DueAt, Expr::value(core.clock.now()))
-        .filter(Column::Name.eq(name))
-        .exec(core.db.writer())
-        .await?;
+    let revoked = [
+        (Column::Token, Expr::col(Column::Token).add(1)),
+        (Column::LeaseUntil, None::<DateTime<Utc>>.into()),
+        (Column::DueAt, core.clock.now().into()),
+    ];
+    db::update(revoked, [Column::Name.eq(name)]).exec(core.db.writer()).await?;
     Ok(())
 }
 
 /// Releases the lease and stores the result of the run. If this fails, the lease expires on its own.
 pub async fn release(core: &Core, lease: &Lease, result: &str) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::LeaseUntil, Expr::value(None::<DateTime<Utc>>))
-        .col_expr(Column::LastResult, Expr::value(result))
-        .filter(Column::Name.eq(&lease.name))
-        .filter(Column::Token.eq(lease.token))
-        .exec(core.db.writer())
-        .await?;
+    let released = [(Column::LeaseUntil, None::<DateTime<Utc>>.into()), (Column::LastResult, result.into())];
+    db::update(released, row_of(lease)).exec(core.db.writer()).await?;
     Ok(())
 }
 
-/// Returns whether the lease is current, and locks it until the transaction ends. This fences off former
-/// holders.
+/// Whether the lease is current; locks it until the transaction ends, which fences off former holders.
 pub(crate) async fn lock_if_current(tx: &Tx, lease: &Lease) -> Result<bool> {
     let row = Entity::find_by_id(&lease.name).lock_shared().one(tx.db()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
 }
 
-/// Returns whether the lease is current, without locking it.
+/// Whether the lease is current, without locking it.
 pub async fn is_current(core: &Core, lease: &Lease) -> Result<bool> {
     let row = Entity::find_by_id(&lease.name).one(core.db.writer()).await?;
     Ok(row.is_some_and(|row| row.token == lease.token))
@@ -139,7 +117,7 @@ pub async fn schedule_in(core: &Core, name: &str, delay: Duration) -> Result<()>
     Ok(())
 }
 
-/// Returns all rows, for `/health`.
+/// All rows, for `/health`.
 pub async fn list(core: &Core) -> Result<Vec<WorkerRow>> {
     Ok(Entity::find().all(core.db.read()).await?)
 }

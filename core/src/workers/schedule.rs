@@ -1,12 +1,9 @@
 //! The names of scheduled workers, and when they run next.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, sea_query::Expr};
+use sea_orm::{ColumnTrait, ConnectionTrait};
 
-use crate::{
-    Result,
-    entity::worker::{Column, Entity},
-};
+use crate::{Result, db::update, entity::worker::Column};
 
 /// Revokes licenses whose grace has expired, and records license expiry.
 pub const EXPIRE: &str = "expire";
@@ -21,11 +18,7 @@ pub const GATEWAY: &str = "gateway";
 
 /// Moves the next run forward to `due_at` if it is due later.
 pub(crate) async fn schedule_no_later_than(db: &impl ConnectionTrait, name: &str, due_at: DateTime<Utc>) -> Result<()> {
-    Entity::update_many()
-        .col_expr(Column::DueAt, Expr::value(due_at))
-        .filter(Column::Name.eq(name))
-        .filter(Column::DueAt.gt(due_at))
-        .exec(db)
-        .await?;
+    let earlier = update([(Column::DueAt, due_at.into())], [Column::Name.eq(name), Column::DueAt.gt(due_at)]);
+    earlier.exec(db).await?;
     Ok(())
 }

@@ -1,29 +1,10 @@
 //! The signed-in user's own account: profile, sessions, password, two-factor authentication and data export.
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-};
-use dca_core::{
-    accounts::{self, Profile, erasure, second_factor, sessions},
-    ids::SessionId,
-    users::Locale,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use utoipa::ToSchema;
-use uuid::Uuid;
+use axum::http::{HeaderMap, HeaderValue, header};
+use dca_core::accounts::{self, Profile, erasure, second_factor, sessions};
+use dca_core::users::Locale;
 
-use super::views::{MeView, Message, Names, RecoveryCodesView, Refusals, SessionView, UserView};
-use crate::{
-    App,
-    http::{
-        compat::dialect::Dialect,
-        extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams},
-        problem::Problem,
-    },
-};
+use crate::http::prelude::*;
 
 /// Check the access token
 #[utoipa::path(get, path = "/auth/check", tag = "accounts", security(("bearer" = [])),
@@ -35,24 +16,16 @@ pub(crate) async fn check(_: CurrentUser) -> Json<Value> {
 /// Retrieve your account
 #[utoipa::path(get, path = "/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = UserView), Refusals))]
-pub(crate) async fn profile(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Json<UserView>, Problem> {
-    Ok(Json(dialect.user(UserView::of(&app.core, principal.user).await?)))
+pub(crate) async fn profile(user: CurrentUser) -> JsonResult<UserView> {
+    user.dialect.user_view(&user.app.core, user.principal.user).await
 }
 
 /// Retrieve your account and session
 #[utoipa::path(get, path = "/auth/me", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = MeView), Refusals))]
-pub(crate) async fn with_session(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Json<MeView>, Problem> {
-    let session = SessionView::of(principal.session.clone(), principal.session.id);
-    let user = dialect.user(UserView::of(&app.core, principal.user).await?);
+pub(crate) async fn with_session(user: CurrentUser) -> JsonResult<MeView> {
+    let session = SessionView::of(user.principal.session.clone(), user.principal.session.id);
+    let user = user.dialect.user(UserView::of(&user.app.core, user.principal.user).await?);
     Ok(Json(MeView { fields: user.clone(), user, session }))
 }
 
@@ -60,10 +33,9 @@ pub(crate) async fn with_session(
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangeRequest {
     /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
-    #[serde(default, alias = "username")]
+    #[serde(alias = "username")]
     name: Option<String>,
     /// The language of emails: `en` or `es`.
-    #[serde(default)]
     #[schema(value_type = Option<String>)]
     locale: Option<Locale>,
 }
@@ -71,25 +43,19 @@ pub(crate) struct ChangeRequest {
 /// Update your account
 #[utoipa::path(patch, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ChangeRequest,
     responses((status = 200, body = UserView), Refusals))]
-pub(crate) async fn change(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-    JsonBody(form): JsonBody<ChangeRequest>,
-) -> Result<Json<UserView>, Problem> {
+pub(crate) async fn change(user: CurrentUser, JsonBody(form): JsonBody<ChangeRequest>) -> JsonResult<UserView> {
     let change = Profile { name: form.name, locale: form.locale };
-    let user = accounts::change_profile(&app.core, &principal, change).await?;
-    Ok(Json(dialect.user(UserView::of(&app.core, user).await?)))
+    let changed = accounts::change_profile(&user.app.core, &user.principal, change).await?;
+    user.dialect.user_view(&user.app.core, changed).await
 }
 
 /// The credentials that confirm a sensitive operation.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ConfirmRequest {
     /// Required if the account has a password.
-    #[serde(default)]
     password: Option<String>,
     /// A two-factor code. Required if two-factor authentication is enabled.
-    #[serde(default, rename = "twoFactorCode", alias = "code")]
+    #[serde(rename = "twoFactorCode", alias = "code")]
     code: Option<String>,
 }
 
@@ -99,13 +65,12 @@ pub(crate) struct ConfirmRequest {
 #[utoipa::path(delete, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ConfirmRequest,
     responses((status = 202, body = Value), Refusals))]
 pub(crate) async fn delete(
-    State(app): State<App>,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     OptionalJson(form): OptionalJson<ConfirmRequest>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let deletion_at =
-        erasure::schedule(&app.core, &client, &principal, form.password.as_deref(), form.code.as_deref()).await?;
+) -> StatusResult<Value> {
+    let (password, code) = (form.password.as_deref(), form.code.as_deref());
+    let deletion_at = erasure::schedule(&user.app.core, &client.info, &user.principal, password, code).await?;
     let message = "Your account will be deleted. Sign in before then to keep it.";
     Ok((StatusCode::ACCEPTED, Json(json!({ "message": message, "deletionAt": deletion_at }))))
 }
@@ -115,13 +80,10 @@ pub(crate) async fn delete(
 /// Returns all data stored about you.
 #[utoipa::path(get, path = "/me/export", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Value), Refusals))]
-pub(crate) async fn export(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-) -> Result<(HeaderMap, Json<Value>), Problem> {
+pub(crate) async fn export(user: CurrentUser) -> Result<(HeaderMap, Json<Value>), Problem> {
     let disposition = HeaderValue::from_static("attachment; filename=\"account.json\"");
     let headers = HeaderMap::from_iter([(header::CONTENT_DISPOSITION, disposition)]);
-    Ok((headers, Json(erasure::export(&app.core, &principal).await?)))
+    Ok((headers, Json(erasure::export(&user.app.core, &user.principal).await?)))
 }
 
 /// The current and the new password.
@@ -140,35 +102,27 @@ pub(crate) struct ChangePasswordRequest {
 #[utoipa::path(post, path = "/auth/change-password", tag = "accounts", security(("bearer" = [])),
     request_body = ChangePasswordRequest, responses((status = 200, body = Message), Refusals))]
 pub(crate) async fn change_password(
-    State(app): State<App>,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     JsonBody(form): JsonBody<ChangePasswordRequest>,
-) -> Result<Json<Message>, Problem> {
-    accounts::change_password(&app.core, &client, &principal, &form.current, &form.new).await?;
+) -> JsonResult<Message> {
+    accounts::change_password(&user.app.core, &client.info, &user.principal, &form.current, &form.new).await?;
     Ok(Message::json("Password changed"))
 }
 
 /// List your sessions
 #[utoipa::path(get, path = "/auth/sessions", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = [SessionView]), Refusals))]
-pub(crate) async fn sessions(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Json<Vec<SessionView>>, Problem> {
-    let live = sessions::list(&app.core, principal.user.id).await?;
-    Ok(Json(live.into_iter().map(|session| SessionView::of(session, principal.session.id)).collect()))
+pub(crate) async fn sessions(user: CurrentUser) -> JsonResult<Vec<SessionView>> {
+    let live = sessions::list(&user.app.core, user.principal.user.id).await?;
+    Ok(Json(live.into_iter().map(|session| SessionView::of(session, user.principal.session.id)).collect()))
 }
 
 /// End one of your sessions
 #[utoipa::path(delete, path = "/auth/sessions/{id}", tag = "accounts", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
-pub(crate) async fn end_session(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<Message>, Problem> {
-    sessions::end(&app.core, principal.user.id, SessionId(id)).await?;
+pub(crate) async fn end_session(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Message> {
+    sessions::end(&user.app.core, user.principal.user.id, SessionId(id)).await?;
     Ok(Message::json("Session revoked"))
 }
 
@@ -188,12 +142,11 @@ pub(crate) struct TotpSetupView {
 #[utoipa::path(post, path = "/auth/2fa/setup", tag = "accounts", security(("bearer" = [])),
     request_body = Option<ConfirmRequest>, responses((status = 200, body = TotpSetupView), Refusals))]
 pub(crate) async fn set_up_second_factor(
-    State(app): State<App>,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     OptionalJson(form): OptionalJson<ConfirmRequest>,
-) -> Result<Json<TotpSetupView>, Problem> {
-    let setup = second_factor::set_up(&app.core, &client, &principal, form.password.as_deref()).await?;
+) -> JsonResult<TotpSetupView> {
+    let setup = second_factor::set_up(&user.app.core, &client.info, &user.principal, form.password.as_deref()).await?;
     Ok(Json(TotpSetupView { secret: setup.secret, otpauth_url: setup.url }))
 }
 
@@ -210,27 +163,24 @@ pub(crate) struct CodeRequest {
 #[utoipa::path(post, path = "/auth/2fa/enable", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
 pub(crate) async fn enable_second_factor(
-    State(app): State<App>,
-    dialect: Dialect,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     JsonBody(form): JsonBody<CodeRequest>,
-) -> Result<Json<RecoveryCodesView>, Problem> {
-    let recovery_codes = second_factor::enable(&app.core, &client, &principal, &form.code).await?;
-    Ok(Json(dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
+) -> JsonResult<RecoveryCodesView> {
+    let recovery_codes = second_factor::enable(&user.app.core, &client.info, &user.principal, &form.code).await?;
+    Ok(Json(user.dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
 }
 
 /// Disable two-factor authentication
 #[utoipa::path(post, path = "/auth/2fa/disable", tag = "accounts", security(("bearer" = [])),
     request_body = ConfirmRequest, responses((status = 200, body = Message), Refusals))]
 pub(crate) async fn disable_second_factor(
-    State(app): State<App>,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     JsonBody(form): JsonBody<ConfirmRequest>,
-) -> Result<Json<Message>, Problem> {
+) -> JsonResult<Message> {
     let code = form.code.unwrap_or_default();
-    second_factor::disable(&app.core, &client, &principal, form.password.as_deref(), &code).await?;
+    second_factor::disable(&user.app.core, &client.info, &user.principal, form.password.as_deref(), &code).await?;
     Ok(Message::json("Second factor removed"))
 }
 
@@ -240,12 +190,11 @@ pub(crate) async fn disable_second_factor(
 #[utoipa::path(post, path = "/auth/2fa/recovery-codes", tag = "accounts", security(("bearer" = [])),
     request_body = CodeRequest, responses((status = 200, body = RecoveryCodesView), Refusals))]
 pub(crate) async fn renew_recovery_codes(
-    State(app): State<App>,
-    dialect: Dialect,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     JsonBody(form): JsonBody<CodeRequest>,
-) -> Result<Json<RecoveryCodesView>, Problem> {
-    let recovery_codes = second_factor::renew_recovery_codes(&app.core, &client, &principal, &form.code).await?;
-    Ok(Json(dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
+) -> JsonResult<RecoveryCodesView> {
+    let recovery_codes =
+        second_factor::renew_recovery_codes(&user.app.core, &client.info, &user.principal, &form.code).await?;
+    Ok(Json(user.dialect.recovery_codes(RecoveryCodesView { recovery_codes, names: Names::new() })))
 }

@@ -1,28 +1,9 @@
 //! Sign-up, email verification, sign-in, token refresh, sign-out and password reset.
 
-use axum::{
-    Json,
-    extract::State,
-    http::StatusCode,
-    response::{IntoResponse, Response},
-};
-use dca_core::{
-    Code,
-    accounts::{self, SignIn, SignUp, SignedIn, providers, sessions},
-};
-use serde::Deserialize;
-use utoipa::ToSchema;
+use axum::extract::State;
+use dca_core::accounts::{self, SignIn, SignUp, SignedIn, providers, sessions};
 
-use super::views::{Message, Names, RefreshTokenIn, Refusals, SignUpView, TokensView};
-use crate::{
-    App,
-    http::{
-        compat::dialect::Dialect,
-        cookies::{CookieKind, Cookies},
-        extract::{Client, CurrentUser, JsonBody, OptionalJson},
-        problem::Problem,
-    },
-};
+use crate::http::prelude::*;
 
 /// The account to create.
 #[derive(Deserialize, ToSchema)]
@@ -41,16 +22,11 @@ pub(crate) struct SignUpRequest {
 /// the response is the same.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
     responses((status = 201, body = SignUpView), Refusals))]
-pub(crate) async fn sign_up(
-    State(app): State<App>,
-    dialect: Dialect,
-    Client(client): Client,
-    JsonBody(form): JsonBody<SignUpRequest>,
-) -> Result<(StatusCode, Json<SignUpView>), Problem> {
+pub(crate) async fn sign_up(client: Client, JsonBody(form): JsonBody<SignUpRequest>) -> StatusResult<SignUpView> {
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let user_id = accounts::sign_up(&app.core, &client, form).await?.0;
+    let user_id = accounts::sign_up(&client.app.core, &client.info, form).await?.0;
     let message = "User created. Please verify your email.";
-    Ok((StatusCode::CREATED, Json(dialect.sign_up(SignUpView { message, user_id, names: Names::new() }))))
+    Ok((StatusCode::CREATED, Json(client.dialect.sign_up(SignUpView { message, user_id, names: Names::new() }))))
 }
 
 /// The token of an email link.
@@ -67,7 +43,7 @@ pub(crate) struct TokenRequest {
 pub(crate) async fn verify_email(
     State(app): State<App>,
     JsonBody(form): JsonBody<TokenRequest>,
-) -> Result<(StatusCode, Json<Message>), Problem> {
+) -> StatusResult<Message> {
     accounts::verify_email(&app.core, &form.token).await?;
     Ok((StatusCode::CREATED, Message::json("Email verified successfully")))
 }
@@ -84,11 +60,10 @@ pub(crate) struct EmailRequest {
 #[utoipa::path(post, path = "/auth/resend-verification", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
 pub(crate) async fn resend_verification(
-    State(app): State<App>,
-    Client(client): Client,
+    client: Client,
     JsonBody(form): JsonBody<EmailRequest>,
-) -> Result<(StatusCode, Json<Message>), Problem> {
-    accounts::resend_verification(&app.core, &client, &form.email).await?;
+) -> StatusResult<Message> {
+    accounts::resend_verification(&client.app.core, &client.info, &form.email).await?;
     Ok((StatusCode::CREATED, Message::json("If that email needs it, a verification link has been sent.")))
 }
 
@@ -100,7 +75,7 @@ pub(crate) struct SignInRequest {
     email: String,
     password: String,
     /// A code from the authenticator app, or a recovery code. Required if two-factor authentication is enabled.
-    #[serde(default, rename = "twoFactorCode", alias = "code")]
+    #[serde(rename = "twoFactorCode", alias = "code")]
     two_factor_code: Option<String>,
 }
 
@@ -110,37 +85,25 @@ pub(crate) struct SignInRequest {
 #[utoipa::path(post, path = "/auth/login", tag = "accounts", request_body = SignInRequest,
     responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn sign_in(
-    State(app): State<App>,
-    dialect: Dialect,
-    mut cookies: Cookies,
-    Client(client): Client,
+    cookies: Cookies,
+    client: Client,
     JsonBody(form): JsonBody<SignInRequest>,
-) -> Result<(Cookies, Json<TokensView>), Problem> {
+) -> Result<Response, Problem> {
     let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
-    let signed_in = accounts::sign_in(&app.core, &client, form).await?;
-    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
-    Ok((cookies, tokens))
+    let signed_in = accounts::sign_in(&client.app.core, &client.info, form).await?;
+    open_session(&client, cookies, signed_in).await
 }
 
 /// Sets the cookies of a new session and returns its tokens.
-async fn open_session(
-    app: &App,
-    dialect: Dialect,
-    cookies: &mut Cookies,
-    signed_in: SignedIn,
-) -> Result<Json<TokensView>, Problem> {
-    cookies.set_session(app, dialect.refresh_cookie(), &signed_in);
-    tokens(app, dialect, signed_in, dialect.refresh_token_in()).await
+async fn open_session(client: &Client, mut cookies: Cookies, signed_in: SignedIn) -> Result<Response, Problem> {
+    cookies.set_session(&client.app, client.dialect.system.refresh_cookie, &signed_in);
+    let tokens = tokens(client, signed_in, client.dialect.system.refresh_token_in).await?;
+    Ok((cookies, tokens).into_response())
 }
 
-/// The tokens of a session in the words of this dialect.
-pub(super) async fn tokens(
-    app: &App,
-    dialect: Dialect,
-    signed_in: SignedIn,
-    place: RefreshTokenIn,
-) -> Result<Json<TokensView>, Problem> {
-    Ok(Json(dialect.tokens(TokensView::of(&app.core, signed_in, place).await?)))
+/// The tokens of a session in the dialect of the client.
+pub(super) async fn tokens(client: &Client, signed_in: SignedIn, place: RefreshTokenIn) -> JsonResult<TokensView> {
+    Ok(Json(client.dialect.tokens(TokensView::of(&client.app.core, signed_in, place).await?)))
 }
 
 /// A two-factor code for a pending sign-in.
@@ -150,7 +113,7 @@ pub(crate) struct SecondFactorRequest {
     #[serde(alias = "twoFactorCode")]
     code: String,
     /// The `twoFactorToken` of the problem that asked for the code. If omitted, it is read from the cookie.
-    #[serde(default, rename = "twoFactorToken")]
+    #[serde(rename = "twoFactorToken")]
     token: Option<String>,
 }
 
@@ -160,24 +123,21 @@ pub(crate) struct SecondFactorRequest {
 #[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
     responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn second_factor(
-    State(app): State<App>,
-    dialect: Dialect,
     mut cookies: Cookies,
-    Client(client): Client,
+    client: Client,
     JsonBody(form): JsonBody<SecondFactorRequest>,
-) -> Result<(Cookies, Json<TokensView>), Problem> {
+) -> Result<Response, Problem> {
     let cookie = cookies.get(CookieKind::SecondFactor)?;
     let token = form.token.as_deref().or(cookie).unwrap_or_default();
-    let signed_in = providers::complete_with_second_factor(&app.core, &client, token, &form.code).await?;
+    let signed_in = providers::complete_with_second_factor(&client.app.core, &client.info, token, &form.code).await?;
     cookies.clear(CookieKind::SecondFactor);
-    let tokens = open_session(&app, dialect, &mut cookies, signed_in).await?;
-    Ok((cookies, tokens))
+    open_session(&client, cookies, signed_in).await
 }
 
 /// A refresh token, for clients that store it themselves. Other clients send it as a cookie.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct RefreshRequest {
-    #[serde(default, rename = "refreshToken", alias = "refresh_token")]
+    #[serde(rename = "refreshToken", alias = "refresh_token")]
     refresh_token: Option<String>,
 }
 
@@ -188,23 +148,21 @@ pub(crate) struct RefreshRequest {
 #[utoipa::path(post, path = "/auth/refresh", tag = "accounts", request_body = Option<RefreshRequest>,
     responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn refresh(
-    State(app): State<App>,
-    dialect: Dialect,
     mut cookies: Cookies,
-    Client(client): Client,
+    client: Client,
     OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
     // A cookie of another dialect is replaced under its own name.
-    let (cookie, kind) = match find_refresh_cookie(dialect, &cookies)? {
+    let (cookie, kind) = match find_refresh_cookie(client.dialect, &cookies)? {
         Some((token, kind)) => (Some(token), kind),
-        None => (None, dialect.refresh_cookie()),
+        None => (None, client.dialect.system.refresh_cookie),
     };
     let place = if form.refresh_token.is_some() { RefreshTokenIn::Body } else { RefreshTokenIn::Cookie };
     let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
-    match sessions::refresh(&app.core, &client, &token).await {
+    match sessions::refresh(&client.app.core, &client.info, &token).await {
         Ok(signed_in) => {
-            cookies.set_session(&app, kind, &signed_in);
-            Ok((cookies, tokens(&app, dialect, signed_in, place).await?).into_response())
+            cookies.set_session(&client.app, kind, &signed_in);
+            Ok((cookies, tokens(&client, signed_in, place).await?).into_response())
         }
         // Remove the invalid cookie.
         Err(refused @ dca_core::Error::Refused(_)) if place == RefreshTokenIn::Cookie => {
@@ -247,7 +205,7 @@ pub(crate) async fn sign_out(
         sessions::sign_out_by_token(&app.core, token).await?;
     }
     // An expired access token is not an error.
-    if let Ok(CurrentUser(principal)) = current_user {
+    if let Ok(CurrentUser { principal, .. }) = current_user {
         // The refresh token above may have ended the same session.
         _ = sessions::end(&app.core, principal.user.id, principal.session.id).await;
     }
@@ -259,14 +217,9 @@ pub(crate) async fn sign_out(
 /// Ends all sessions of the user.
 #[utoipa::path(post, path = "/auth/logout-all", tag = "accounts", security(("bearer" = [])),
     responses((status = 200, body = Message), Refusals))]
-pub(crate) async fn sign_out_everywhere(
-    State(app): State<App>,
-    dialect: Dialect,
-    cookies: Cookies,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Response, Problem> {
-    sessions::sign_out_everywhere(&app.core, principal.user.id).await?;
-    Ok(signed_out(dialect, cookies, Message::json("All sessions revoked")))
+pub(crate) async fn sign_out_everywhere(cookies: Cookies, user: CurrentUser) -> Result<Response, Problem> {
+    sessions::sign_out_everywhere(&user.app.core, user.principal.user.id).await?;
+    Ok(signed_out(user.dialect, cookies, Message::json("All sessions revoked")))
 }
 
 fn signed_out(dialect: Dialect, mut cookies: Cookies, message: Json<Message>) -> Response {
@@ -279,12 +232,8 @@ fn signed_out(dialect: Dialect, mut cookies: Cookies, message: Json<Message>) ->
 /// Sends an email with a link to set a new password. The response does not reveal whether the email has an account.
 #[utoipa::path(post, path = "/auth/reset-password-request", tag = "accounts", request_body = EmailRequest,
     responses((status = 201, body = Message), Refusals))]
-pub(crate) async fn request_reset(
-    State(app): State<App>,
-    Client(client): Client,
-    JsonBody(form): JsonBody<EmailRequest>,
-) -> Result<(StatusCode, Json<Message>), Problem> {
-    accounts::request_reset(&app.core, &client, &form.email).await?;
+pub(crate) async fn request_reset(client: Client, JsonBody(form): JsonBody<EmailRequest>) -> StatusResult<Message> {
+    accounts::request_reset(&client.app.core, &client.info, &form.email).await?;
     Ok((StatusCode::CREATED, Message::json("If that email is registered, a reset link has been sent.")))
 }
 
@@ -305,7 +254,7 @@ pub(crate) struct ResetRequest {
 pub(crate) async fn reset_password(
     State(app): State<App>,
     JsonBody(form): JsonBody<ResetRequest>,
-) -> Result<(StatusCode, Json<Message>), Problem> {
+) -> StatusResult<Message> {
     accounts::reset_password(&app.core, &form.token, &form.password).await?;
     Ok((StatusCode::CREATED, Message::json("Password has been reset successfully")))
 }

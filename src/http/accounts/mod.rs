@@ -15,7 +15,6 @@ pub(super) mod pages;
 pub(super) mod providers;
 pub(super) mod views;
 
-/// The account routes, with their documentation.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(auth::sign_up))

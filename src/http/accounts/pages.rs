@@ -3,29 +3,17 @@
 //! submitted.
 
 use askama::Template;
-use axum::{
-    Form, Router,
-    extract::{State, rejection::FormRejection},
-    http::{HeaderMap, StatusCode, header},
-    response::{Html, IntoResponse, Redirect, Response},
-    routing::get,
-};
-use dca_core::{
-    Code,
-    accounts::{self, EmailVerification, providers},
-    users::Locale,
-};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{Html, IntoResponse, Redirect, Response};
+use axum::{Form, Router, extract::State, extract::rejection::FormRejection, routing::get};
+use dca_core::accounts::{self, EmailVerification, providers};
+use dca_core::{Code, users::Locale};
 use serde::Deserialize;
 use url::Url;
 
-use crate::{
-    App,
-    http::{
-        cookies::{CookieKind, Cookies},
-        extract::{Client, Query, locale},
-        problem::Problem,
-    },
-};
+use crate::http::cookies::{CookieKind, Cookies};
+use crate::http::extract::{Client, Query, locale};
+use crate::{App, http::problem::Problem};
 
 /// Allows the own style sheet, and forms that are submitted to this origin. The frontend is included because some
 /// browsers apply `form-action` to redirects after the submission too.
@@ -40,7 +28,6 @@ fn csp(app: &App) -> String {
 /// With `no-referrer`, browsers submit forms with `Origin: null`, which the CSRF check rejects.
 const REFERRER: &str = "same-origin";
 
-/// The pages and their style sheet.
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/verify", get(verify).post(submit_verify))
@@ -78,116 +65,93 @@ struct Field {
     autocomplete: &'static str,
 }
 
-/// The text of a page.
+/// Name, kind and autocomplete of the fields.
+const PASSWORD: [&str; 3] = ["password", "password", "new-password"];
+const CODE: [&str; 3] = ["code", "text", "one-time-code"];
+
 #[derive(Clone, Copy)]
 pub(super) enum PageText {
-    /// Asks to confirm the email.
     Verify,
-    /// The email is confirmed.
     Verified,
     /// The email is confirmed, and an email with a link to choose a password was sent.
     NeedsPassword,
-    /// Asks for a new password.
     Reset,
-    /// The password was set.
     PasswordSet,
-    /// Asks for a two-factor code.
     SecondFactor,
     SignedIn,
-    /// A provider account was linked.
     Linked,
-    /// An error.
     Refused,
 }
 
 impl PageText {
-    /// Title, text, label of the field and label of the button.
-    const fn texts(self, locale: Locale) -> [&'static str; 4] {
+    const fn texts(self, locale: Locale) -> (&'static str, &'static str) {
+        use Locale::{En, Es};
         match (self, locale) {
-            (Self::Verify, Locale::En) => {
-                ["Confirm your email address", "Select Confirm if this email address is yours.", "", "Confirm"]
+            (Self::Verify, En) => ("Confirm your email address", "Select Confirm if this email address is yours."),
+            (Self::Verify, Es) => {
+                ("Confirma tu correo electrónico", "Pulsa Confirmar si este correo electrónico es tuyo.")
             }
-            (Self::Verify, Locale::Es) => [
-                "Confirma tu correo electrónico",
-                "Pulsa Confirmar si este correo electrónico es tuyo.",
-                "",
-                "Confirmar",
-            ],
-            (Self::Verified, Locale::En) => ["Your email address is confirmed", "You can now sign in.", "", ""],
-            (Self::Verified, Locale::Es) => {
-                ["Tu correo electrónico está confirmado", "Ya puedes iniciar sesión.", "", ""]
-            }
-            (Self::NeedsPassword, Locale::En) => [
+            (Self::Verified, En) => ("Your email address is confirmed", "You can now sign in."),
+            (Self::Verified, Es) => ("Tu correo electrónico está confirmado", "Ya puedes iniciar sesión."),
+            (Self::NeedsPassword, En) => (
                 "Your email address is confirmed",
                 "There was more than one sign-up with it, so we emailed you a link to choose a password.",
-                "",
-                "",
-            ],
-            (Self::NeedsPassword, Locale::Es) => [
+            ),
+            (Self::NeedsPassword, Es) => (
                 "Tu correo electrónico está confirmado",
                 "Hubo más de un registro con él. Te hemos enviado un enlace para elegir una contraseña.",
-                "",
-                "",
-            ],
-            (Self::Reset, Locale::En) => [
-                "Choose a new password",
-                "Use at least 8 characters. You will be signed out on all devices.",
-                "New password",
-                "Set password",
-            ],
-            (Self::Reset, Locale::Es) => [
+            ),
+            (Self::Reset, En) => {
+                ("Choose a new password", "Use at least 8 characters. You will be signed out on all devices.")
+            }
+            (Self::Reset, Es) => (
                 "Elige una contraseña nueva",
                 "Usa al menos 8 caracteres. Se cerrará la sesión en todos tus dispositivos.",
-                "Contraseña nueva",
-                "Guardar contraseña",
-            ],
-            (Self::PasswordSet, Locale::En) => {
-                ["Your password is set", "You can now sign in with your new password.", "", ""]
+            ),
+            (Self::PasswordSet, En) => ("Your password is set", "You can now sign in with your new password."),
+            (Self::PasswordSet, Es) => {
+                ("Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.")
             }
-            (Self::PasswordSet, Locale::Es) => {
-                ["Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.", "", ""]
+            (Self::SecondFactor, En) => {
+                ("Two-factor authentication", "Enter the code from your authenticator app, or a recovery code.")
             }
-            (Self::SecondFactor, Locale::En) => [
-                "Two-factor authentication",
-                "Enter the code from your authenticator app, or a recovery code.",
-                "Code",
-                "Sign in",
-            ],
-            (Self::SecondFactor, Locale::Es) => [
+            (Self::SecondFactor, Es) => (
                 "Autenticación en dos pasos",
                 "Escribe el código de tu aplicación de autenticación o un código de recuperación.",
-                "Código",
-                "Iniciar sesión",
-            ],
-            (Self::SignedIn, Locale::En) => ["You are signed in", "You can close this page.", "", ""],
-            (Self::SignedIn, Locale::Es) => ["Has iniciado sesión", "Puedes cerrar esta página.", "", ""],
-            (Self::Linked, Locale::En) => ["Your account is linked", "You can close this page.", "", ""],
-            (Self::Linked, Locale::Es) => ["Tu cuenta está vinculada", "Puedes cerrar esta página.", "", ""],
-            (Self::Refused, Locale::En) => ["Something went wrong", "Go back and try again.", "", ""],
-            (Self::Refused, Locale::Es) => ["Algo ha salido mal", "Vuelve atrás e inténtalo de nuevo.", "", ""],
+            ),
+            (Self::SignedIn, En) => ("You are signed in", "You can close this page."),
+            (Self::SignedIn, Es) => ("Has iniciado sesión", "Puedes cerrar esta página."),
+            (Self::Linked, En) => ("Your account is linked", "You can close this page."),
+            (Self::Linked, Es) => ("Tu cuenta está vinculada", "Puedes cerrar esta página."),
+            (Self::Refused, En) => ("Something went wrong", "Go back and try again."),
+            (Self::Refused, Es) => ("Algo ha salido mal", "Vuelve atrás e inténtalo de nuevo."),
         }
     }
 
     fn form(self, token: Option<&str>, locale: Locale) -> Option<PageForm<'_>> {
-        let [.., label, button] = self.texts(locale);
-        let (action, field) = match self {
-            Self::Verify => ("/verify", None),
-            Self::Reset => ("/reset-password", Some(("password", "password", "new-password"))),
-            Self::SecondFactor => ("/second-factor", Some(("code", "text", "one-time-code"))),
+        let (action, button, field) = match (self, locale) {
+            (Self::Verify, Locale::En) => ("/verify", "Confirm", None),
+            (Self::Verify, Locale::Es) => ("/verify", "Confirmar", None),
+            (Self::Reset, Locale::En) => ("/reset-password", "Set password", Some(("New password", PASSWORD))),
+            (Self::Reset, Locale::Es) => {
+                ("/reset-password", "Guardar contraseña", Some(("Contraseña nueva", PASSWORD)))
+            }
+            (Self::SecondFactor, Locale::En) => ("/second-factor", "Sign in", Some(("Code", CODE))),
+            (Self::SecondFactor, Locale::Es) => ("/second-factor", "Iniciar sesión", Some(("Código", CODE))),
             _ => return None,
         };
-        let field = field.map(|(name, kind, autocomplete)| Field { label, name, kind, autocomplete });
+        let field = field.map(|(label, [name, kind, autocomplete])| Field { label, name, kind, autocomplete });
         Some(PageForm { action, token, field, button })
     }
 }
 
 fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, problem: Option<&Problem>) -> Response {
-    let [title, body, ..] = page_text.texts(locale);
+    let (title, text) = page_text.texts(locale);
     let page = Page {
         lang: locale.as_str(),
         app_name: &app.config.accounts.app_name,
         title,
-        text: body,
+        text,
         problem: problem.map(|problem| problem.detail_in(locale)),
         form: page_text.form(token, locale),
     };
@@ -206,7 +170,6 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
     }
 }
 
-/// Whether the client accepts HTML.
 pub(super) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
 }
@@ -224,6 +187,8 @@ pub(super) fn problem_page(app: &App, headers: &HeaderMap, refused: Problem) -> 
     refused.into_response()
 }
 
+type FormResult<T> = Result<Form<T>, FormRejection>;
+
 /// The parameters of an email link.
 #[derive(Deserialize)]
 struct LinkParams {
@@ -240,11 +205,7 @@ pub(crate) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Respon
     page(app, locale(headers), PageText::Verify, Some(token), None)
 }
 
-async fn submit_verify(
-    State(app): State<App>,
-    headers: HeaderMap,
-    form: Result<Form<LinkParams>, FormRejection>,
-) -> Response {
+async fn submit_verify(State(app): State<App>, headers: HeaderMap, form: FormResult<LinkParams>) -> Response {
     let token = form.map(|Form(form)| form.token).unwrap_or_default();
     match accounts::verify_email(&app.core, &token).await {
         Ok(EmailVerification::Ready) => text_page(&app, &headers, PageText::Verified),
@@ -258,25 +219,20 @@ async fn reset(State(app): State<App>, headers: HeaderMap, Query(link): Query<Li
 }
 
 #[derive(Default, Deserialize)]
+#[serde(default)]
 struct NewPassword {
-    #[serde(default)]
     token: String,
-    #[serde(default)]
     password: String,
 }
 
-async fn submit_reset(
-    State(app): State<App>,
-    headers: HeaderMap,
-    form: Result<Form<NewPassword>, FormRejection>,
-) -> Response {
+async fn submit_reset(State(app): State<App>, headers: HeaderMap, form: FormResult<NewPassword>) -> Response {
     let form = form.map(|Form(form)| form).unwrap_or_default();
     match accounts::reset_password(&app.core, &form.token, &form.password).await {
         Ok(()) => text_page(&app, &headers, PageText::PasswordSet),
         Err(refused) => {
             let problem = Problem::from(refused);
             // A weak password can be corrected, an expired token cannot.
-            let can_retry = problem.code() == Code::ValidationError;
+            let can_retry = problem.code == Code::ValidationError;
             let text = if can_retry { PageText::Reset } else { PageText::Refused };
             page(&app, locale(&headers), text, Some(&form.token), Some(&problem))
         }
@@ -294,27 +250,26 @@ struct CodeForm {
 }
 
 async fn submit_second_factor(
-    State(app): State<App>,
-    Client(client): Client,
+    client: Client,
     mut cookies: Cookies,
     headers: HeaderMap,
-    form: Result<Form<CodeForm>, FormRejection>,
+    form: FormResult<CodeForm>,
 ) -> Result<Response, Problem> {
     let token = cookies.get(CookieKind::SecondFactor)?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
-    let signed_in = match providers::complete_with_second_factor(&app.core, &client, token, &code).await {
+    let signed_in = match providers::complete_with_second_factor(&client.app.core, &client.info, token, &code).await {
         Ok(signed_in) => signed_in,
         Err(refused) => {
             let problem = Problem::from(refused);
-            let can_retry = problem.code() == Code::InvalidSecondFactor || problem.code() == Code::RequiresSecondFactor;
+            let can_retry = problem.code == Code::InvalidSecondFactor || problem.code == Code::RequiresSecondFactor;
             let text = if can_retry { PageText::SecondFactor } else { PageText::Refused };
-            return Ok(page(&app, locale(&headers), text, None, Some(&problem)));
+            return Ok(page(&client.app, locale(&headers), text, None, Some(&problem)));
         }
     };
-    cookies.set_session(&app, CookieKind::Refresh, &signed_in);
+    cookies.set_session(&client.app, CookieKind::Refresh, &signed_in);
     cookies.clear(CookieKind::SecondFactor);
-    Ok(match &app.config.accounts.frontend_url {
+    Ok(match &client.app.config.accounts.frontend_url {
         Some(frontend) => (cookies, Redirect::to(&format!("{frontend}/auth/cb"))).into_response(),
-        None => (cookies, text_page(&app, &headers, PageText::SignedIn)).into_response(),
+        None => (cookies, text_page(&client.app, &headers, PageText::SignedIn)).into_response(),
     })
 }

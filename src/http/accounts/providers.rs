@@ -1,36 +1,12 @@
 //! Sign-in with Discord or Google (OAuth 2.0).
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, StatusCode, header},
-    response::{IntoResponse, Redirect, Response},
-};
-use dca_core::{
-    Code,
-    accounts::{
-        ClientInfo, Principal,
-        providers::{self, SignInOutcome},
-    },
-    users::Provider,
-};
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use axum::http::{HeaderMap, header};
+use axum::{extract::State, response::Redirect};
+use dca_core::accounts::providers::{self, SignInOutcome};
+use dca_core::{accounts::Principal, users::Provider};
 
-use super::{
-    auth, pages,
-    views::{Message, RefreshTokenIn, Refusals, TokensView},
-};
-use crate::{
-    App,
-    http::{
-        compat::dialect::Dialect,
-        cookies::{CookieKind, Cookies},
-        extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query},
-        problem::Problem,
-    },
-    wording,
-};
+use super::{auth, pages};
+use crate::{http::prelude::*, wording};
 
 /// The lifetime of the cookie with the OAuth state, in seconds.
 const STATE_SECONDS: i64 = 600;
@@ -89,12 +65,9 @@ pub(crate) async fn begin_as_json(
 /// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
 pub(crate) struct OAuthCallbackParams {
-    #[serde(default)]
     code: Option<String>,
-    #[serde(default)]
     state: Option<String>,
     /// The error code, if there is no `code`.
-    #[serde(default)]
     error: Option<String>,
 }
 
@@ -106,32 +79,30 @@ pub(crate) struct OAuthCallbackParams {
     params(("provider" = String, Path), OAuthCallbackParams),
     responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
 pub(crate) async fn callback(
-    State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-    dialect: Dialect,
     mut cookies: Cookies,
-    Client(client): Client,
+    client: Client,
     headers: HeaderMap,
     Query(returned): Query<OAuthCallbackParams>,
 ) -> Response {
     // Browsers must return the state in the URL. Only the POST callback accepts the cookie alone.
     let returned = OAuthCallbackParams { state: Some(returned.state.unwrap_or_default()), ..returned };
-    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await;
+    let outcome = handle_callback(&client, provider, None, &cookies, returned).await;
     cookies.clear(CookieKind::OAuthState);
     let response = match outcome {
-        Ok(outcome) => outcome_response(&app, dialect, &mut cookies, &headers, outcome).await,
-        Err(refused) => Ok(pages::problem_page(&app, &headers, refused)),
+        Ok(outcome) => outcome_response(&client, &mut cookies, &headers, outcome).await,
+        Err(refused) => Ok(pages::problem_page(&client.app, &headers, refused)),
     };
     (cookies, response).into_response()
 }
 
 async fn outcome_response(
-    app: &App,
-    dialect: Dialect,
+    client: &Client,
     cookies: &mut Cookies,
     headers: &HeaderMap,
     outcome: SignInOutcome,
 ) -> Result<Response, Problem> {
+    let app = &client.app;
     match outcome {
         SignInOutcome::SignedIn(signed_in) => {
             // Browsers get the native cookie, whichever path the provider redirects them to.
@@ -142,7 +113,7 @@ async fn outcome_response(
             if pages::wants_page(headers) {
                 return Ok(pages::text_page(app, headers, pages::PageText::SignedIn));
             }
-            Ok(auth::tokens(app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response())
+            Ok(auth::tokens(client, *signed_in, RefreshTokenIn::Body).await?.into_response())
         }
         SignInOutcome::SecondFactorRequired(token) => {
             cookies.set(CookieKind::SecondFactor, &token, STATE_SECONDS);
@@ -170,19 +141,17 @@ fn redirect(url: &str) -> Response {
 #[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
     request_body = OAuthCallbackParams, responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn callback_as_json(
-    State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-    dialect: Dialect,
     mut cookies: Cookies,
-    Client(client): Client,
+    client: Client,
     JsonBody(returned): JsonBody<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
-    let outcome = handle_callback(&app, provider, &client, None, &cookies, returned).await?;
+    let outcome = handle_callback(&client, provider, None, &cookies, returned).await?;
     cookies.clear(CookieKind::OAuthState);
     let response = match outcome {
         SignInOutcome::SignedIn(signed_in) => {
-            cookies.set_session(&app, dialect.refresh_cookie(), &signed_in);
-            auth::tokens(&app, dialect, *signed_in, RefreshTokenIn::Body).await?.into_response()
+            cookies.set_session(&client.app, client.dialect.system.refresh_cookie, &signed_in);
+            auth::tokens(&client, *signed_in, RefreshTokenIn::Body).await?.into_response()
         }
         SignInOutcome::SecondFactorRequired(token) => Problem::second_factor_required(token).into_response(),
         SignInOutcome::Linked(_) => Message::json("Linked").into_response(),
@@ -192,33 +161,26 @@ pub(crate) async fn callback_as_json(
 
 /// Verifies the state, fetches the profile from the provider and completes the sign-in.
 async fn handle_callback(
-    app: &App,
+    client: &Client,
     provider: Provider,
-    client: &ClientInfo,
     principal: Option<&Principal>,
     cookies: &Cookies,
     returned: OAuthCallbackParams,
 ) -> Result<SignInOutcome, Problem> {
+    let app = &client.app;
     let cookie = cookies.get(CookieKind::OAuthState)?;
     let callback = providers::verify_callback(&app.core, provider, cookie, returned.state.as_deref()).await?;
+    let failed = |detail: &str| Problem::new(Code::SignInFailed, detail);
     let code = match (returned.error, returned.code) {
         (None, Some(code)) => code,
-        (Some(_), _) => {
-            return Err(Problem::new(
-                Code::SignInFailed,
-                "The sign-in was cancelled, or the provider declined it. Start again.",
-            ));
-        }
-        (None, None) => return Err(Problem::new(Code::SignInFailed, "The provider returned no code. Start again.")),
+        (Some(_), _) => return Err(failed("The sign-in was cancelled, or the provider declined it. Start again.")),
+        (None, None) => return Err(failed("The provider returned no code. Start again.")),
     };
     let profile = app.oauth_providers.fetch_profile(provider, &code, &callback.verifier).await.map_err(|error| {
         tracing::warn!(%provider, error = format!("{error:#}"), "cannot fetch the profile from the provider");
-        Problem::new(
-            Code::SignInFailed,
-            format!("{} did not confirm the sign-in. Start again.", wording::provider(provider)),
-        )
+        failed(&format!("{} did not confirm the sign-in. Start again.", wording::provider(provider)))
     })?;
-    Ok(providers::complete_sign_in(&app.core, client, &callback, principal, profile).await?)
+    Ok(providers::complete_sign_in(&app.core, &client.info, &callback, principal, profile).await?)
 }
 
 /// Link a provider account
@@ -228,18 +190,17 @@ async fn handle_callback(
     params(("provider" = String, Path)), request_body = Option<OAuthCallbackParams>,
     responses((status = 200, body = AuthorizationUrl), Refusals))]
 pub(crate) async fn link(
-    State(app): State<App>,
     PathParams(provider): PathParams<Provider>,
-    Client(client): Client,
-    CurrentUser(principal): CurrentUser,
+    client: Client,
+    user: CurrentUser,
     mut cookies: Cookies,
     OptionalJson(returned): OptionalJson<OAuthCallbackParams>,
 ) -> Result<Response, Problem> {
     if returned.code.is_none() && returned.error.is_none() {
-        let auth_url = start(&app, &mut cookies, provider, Some(&principal)).await?;
+        let auth_url = start(&user.app, &mut cookies, provider, Some(&user.principal)).await?;
         return Ok((cookies, Json(AuthorizationUrl { auth_url })).into_response());
     }
-    handle_callback(&app, provider, &client, Some(&principal), &cookies, returned).await?;
+    handle_callback(&client, provider, Some(&user.principal), &cookies, returned).await?;
     cookies.clear(CookieKind::OAuthState);
     Ok((cookies, Message::json("Linked")).into_response())
 }
@@ -247,11 +208,7 @@ pub(crate) async fn link(
 /// Unlink a provider account
 #[utoipa::path(post, path = "/auth/{provider}/unlink", tag = "accounts", security(("bearer" = [])),
     params(("provider" = String, Path)), responses((status = 200, body = Message), Refusals))]
-pub(crate) async fn unlink(
-    State(app): State<App>,
-    PathParams(provider): PathParams<Provider>,
-    CurrentUser(principal): CurrentUser,
-) -> Result<Json<Message>, Problem> {
-    providers::unlink(&app.core, &principal, provider).await?;
+pub(crate) async fn unlink(PathParams(provider): PathParams<Provider>, user: CurrentUser) -> JsonResult<Message> {
+    providers::unlink(&user.app.core, &user.principal, provider).await?;
     Ok(Message::json("Unlinked"))
 }

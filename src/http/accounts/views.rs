@@ -2,12 +2,10 @@
 
 use axum::Json;
 use chrono::{DateTime, Utc};
-use dca_core::{
-    Core,
-    accounts::{SignedIn, second_factor, sessions::Session},
-    ids::{SessionId, UserId},
-    users::{self, AccountStatus, Locale, Role, SignInMethod, User},
-};
+use dca_core::accounts::{SignedIn, second_factor};
+use dca_core::ids::{SessionId, UserId};
+use dca_core::users::{self, AccountStatus, Locale, Role, SignInMethod, User};
+use dca_core::{Core, accounts::sessions::Session};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::{IntoResponses, ToSchema};
@@ -103,7 +101,6 @@ pub(crate) struct UserView {
 }
 
 impl UserView {
-    /// The view of a user.
     pub(crate) async fn of(core: &Core, user: User) -> Result<Self, Problem> {
         Ok(Self::list(core, vec![user]).await?.swap_remove(0))
     }

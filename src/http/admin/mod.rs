@@ -10,7 +10,6 @@ pub(super) mod roles;
 pub(super) mod sessions;
 pub(super) mod users;
 
-/// The administration routes, with their documentation.
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(users::list))

@@ -1,26 +1,10 @@
 //! Administration of the outbox.
 
-use axum::{Json, extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
-use dca_core::{
-    accounts::admin::Admin,
-    outbox::{self, DeliveryKind, DeliveryState},
-    users::Role,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
+use dca_core::outbox::{self, DeliveryKind, DeliveryState};
 
 use super::params::PageParams;
-use crate::{
-    App,
-    http::{
-        accounts::views::{Message, Refusals},
-        extract::{CurrentUser, PathParams, Query},
-        problem::Problem,
-    },
-};
+use crate::http::prelude::*;
 
 /// Filters the list of deliveries.
 #[derive(Deserialize, IntoParams)]
@@ -57,14 +41,10 @@ pub(crate) struct DeliveryView {
 /// Returns the deliveries of the outbox, newest first. Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/outbox", tag = "administration", security(("bearer" = [])), params(OutboxQuery),
     responses((status = 200, body = [DeliveryView]), Refusals))]
-pub(crate) async fn outbox(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    Query(query): Query<OutboxQuery>,
-) -> Result<Json<Vec<DeliveryView>>, Problem> {
-    Admin::at_least(&app.core, Role::Admin, principal)?;
+pub(crate) async fn outbox(user: CurrentUser, Query(query): Query<OutboxQuery>) -> JsonResult<Vec<DeliveryView>> {
+    Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
     let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
-    let rows = outbox::list(&app.core, query.state, page, size).await?;
+    let rows = outbox::list(&user.app.core, query.state, page, size).await?;
     let view = |row: outbox::OutboxRow| DeliveryView {
         id: row.id,
         kind: row.kind,
@@ -84,12 +64,8 @@ pub(crate) async fn outbox(
 /// Queues a `dead` or `undelivered` delivery again. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/outbox/{id}/replay", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Message), Refusals))]
-pub(crate) async fn replay(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<(StatusCode, Json<Message>), Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    outbox::replay(&app.core, &admin.caller(), id).await?;
+pub(crate) async fn replay(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> StatusResult<Message> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    outbox::replay(&user.app.core, &admin.caller(), id).await?;
     Ok((StatusCode::ACCEPTED, Message::json("Delivery queued")))
 }

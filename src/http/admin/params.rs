@@ -1,14 +1,10 @@
 //! Parameters that several administration routes have in common.
 
-use axum::Json;
-use dca_core::{Code, GuildId, users::User};
+use dca_core::{Code, GuildId};
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::{
-    App,
-    http::{accounts::views::UserView, compat::dialect::Dialect, problem::Problem},
-};
+use crate::http::problem::Problem;
 
 /// Selects a page of a list.
 #[derive(Deserialize, IntoParams)]
@@ -38,18 +34,11 @@ impl PageParams {
 /// The reason for the change.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ReasonRequest {
-    #[serde(default)]
     pub(super) reason: Option<String>,
 }
 
-/// Parses the ID of a Discord server.
 pub(super) fn guild_id(text: &str) -> Result<GuildId, Problem> {
     let invalid =
         |_| Problem::new(Code::ValidationError, "guildId must be a Discord server ID, for example 80351110224678912.");
     text.parse().map(GuildId).map_err(invalid)
-}
-
-/// The view of a user in this dialect.
-pub(super) async fn user_view(app: &App, dialect: Dialect, user: User) -> Result<Json<UserView>, Problem> {
-    Ok(Json(dialect.user(UserView::of(&app.core, user).await?)))
 }

@@ -1,40 +1,19 @@
 //! Administration of sessions.
 
-use axum::{Json, extract::State};
-use dca_core::{
-    accounts::{
-        admin::{self, Admin},
-        sessions,
-    },
-    ids::{SessionId, UserId},
-    users::Role,
-};
-use serde_json::{Value, json};
-use uuid::Uuid;
+use dca_core::accounts::{admin, sessions};
 
 use super::params::{PageParams, PageQuery, ReasonRequest};
-use crate::{
-    App,
-    http::{
-        accounts::views::{Message, Refusals, SessionView},
-        extract::{CurrentUser, OptionalJson, PathParams, Query},
-        problem::Problem,
-    },
-};
+use crate::http::prelude::*;
 
 /// List the sessions of a user
 ///
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = [SessionView]), Refusals))]
-pub(crate) async fn sessions(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<Vec<SessionView>>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Moderator, principal)?;
-    let user = admin::get(&app.core, UserId(id)).await?;
-    let live = sessions::list(&app.core, user.id).await?;
+pub(crate) async fn sessions(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Vec<SessionView>> {
+    let admin = Admin::at_least(&user.app.core, Role::Moderator, user.principal)?;
+    let target = admin::get(&user.app.core, UserId(id)).await?;
+    let live = sessions::list(&user.app.core, target.id).await?;
     Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
@@ -43,13 +22,9 @@ pub(crate) async fn sessions(
 /// Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/sessions", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Value), Refusals))]
-pub(crate) async fn end_sessions(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<Value>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    let ended = admin::end_sessions(&app.core, &admin, UserId(id)).await?;
+pub(crate) async fn end_sessions(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Value> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    let ended = admin::end_sessions(&user.app.core, &admin, UserId(id)).await?;
     Ok(Json(json!({ "revoked": ended })))
 }
 
@@ -58,14 +33,10 @@ pub(crate) async fn end_sessions(
 /// Requires the role `ADMIN`.
 #[utoipa::path(get, path = "/admin/sessions", tag = "administration", security(("bearer" = [])), params(PageQuery),
     responses((status = 200, body = [SessionView]), Refusals))]
-pub(crate) async fn all_sessions(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    Query(query): Query<PageQuery>,
-) -> Result<Json<Vec<SessionView>>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
+pub(crate) async fn all_sessions(user: CurrentUser, Query(query): Query<PageQuery>) -> JsonResult<Vec<SessionView>> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
     let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
-    let live = sessions::list_all(&app.core, page, size).await?;
+    let live = sessions::list_all(&user.app.core, page, size).await?;
     Ok(Json(live.into_iter().map(|session| SessionView::of(session, admin.principal.session.id)).collect()))
 }
 
@@ -75,12 +46,11 @@ pub(crate) async fn all_sessions(
 #[utoipa::path(post, path = "/admin/sessions/{id}/revoke", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = Message), Refusals))]
 pub(crate) async fn end_session(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
+    user: CurrentUser,
     PathParams(id): PathParams<Uuid>,
     OptionalJson(form): OptionalJson<ReasonRequest>,
-) -> Result<Json<Message>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    admin::end_session(&app.core, &admin, SessionId(id), form.reason).await?;
+) -> JsonResult<Message> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    admin::end_session(&user.app.core, &admin, SessionId(id), form.reason).await?;
     Ok(Message::json("Session revoked"))
 }

@@ -1,30 +1,10 @@
 //! Administration of users.
 
-use axum::{Json, extract::State, http::StatusCode};
-use dca_core::{
-    Code,
-    accounts::{
-        admin::{self, Admin},
-        guild_managers,
-    },
-    ids::UserId,
-    users::{AccountStatus, Role, UserFilter},
-};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use utoipa::{IntoParams, ToSchema};
-use uuid::Uuid;
+use dca_core::accounts::{admin, guild_managers};
+use dca_core::users::{AccountStatus, UserFilter};
 
-use super::params::{PageParams, ReasonRequest, guild_id, user_view};
-use crate::{
-    App,
-    http::{
-        accounts::views::{Message, Refusals, UserView},
-        compat::dialect::Dialect,
-        extract::{CurrentUser, JsonBody, OptionalJson, PathParams, Query},
-        problem::Problem,
-    },
-};
+use super::params::{PageParams, ReasonRequest, guild_id};
+use crate::http::prelude::*;
 
 /// Filters the list of users.
 #[derive(Deserialize, IntoParams)]
@@ -68,12 +48,7 @@ struct Pagination {
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users", tag = "administration", security(("bearer" = [])), params(UsersQuery),
     responses((status = 200, body = UsersPage), Refusals))]
-pub(crate) async fn list(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-    Query(query): Query<UsersQuery>,
-) -> Result<Json<UsersPage>, Problem> {
+pub(crate) async fn list(user: CurrentUser, Query(query): Query<UsersQuery>) -> JsonResult<UsersPage> {
     let PageParams { page, size } = PageParams::of(query.page, query.limit)?;
     let guild = query.guild_id.as_deref().map(guild_id).transpose()?;
     let search = query.search.filter(|text| !text.is_empty());
@@ -82,10 +57,10 @@ pub(crate) async fn list(
     }
     let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
     let (rows, total) = match guild {
-        Some(guild) => guild_managers::list_members(&app.core, principal, guild, filter, page, size).await?,
-        None => admin::list(&app.core, principal, &filter, page, size).await?,
+        Some(guild) => guild_managers::list_members(&user.app.core, user.principal, guild, filter, page, size).await?,
+        None => admin::list(&user.app.core, user.principal, &filter, page, size).await?,
     };
-    let users = UserView::list(&app.core, rows).await?.into_iter().map(|user| dialect.user(user)).collect();
+    let users = UserView::list(&user.app.core, rows).await?.into_iter().map(|row| user.dialect.user(row)).collect();
     let pages = total.div_ceil(size);
     let pagination = Pagination { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 };
     Ok(Json(UsersPage { users, pagination }))
@@ -96,14 +71,9 @@ pub(crate) async fn list(
 /// Requires the role `MODERATOR`.
 #[utoipa::path(get, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
-pub(crate) async fn get(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<UserView>, Problem> {
-    Admin::at_least(&app.core, Role::Moderator, principal)?;
-    user_view(&app, dialect, admin::get(&app.core, UserId(id)).await?).await
+pub(crate) async fn get(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<UserView> {
+    Admin::at_least(&user.app.core, Role::Moderator, user.principal)?;
+    user.dialect.user_view(&user.app.core, admin::get(&user.app.core, UserId(id)).await?).await
 }
 
 /// The fields to change. Other fields are ignored.
@@ -113,8 +83,18 @@ pub(crate) struct UpdateStatusRequest {
     #[schema(value_type = String)]
     status: AccountStatus,
     /// The reason for the change.
-    #[serde(default)]
     reason: Option<String>,
+}
+
+async fn set_status(
+    user: CurrentUser,
+    id: Uuid,
+    status: AccountStatus,
+    reason: Option<String>,
+) -> JsonResult<UserView> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    let changed = admin::set_status(&user.app.core, &admin, UserId(id), status, reason).await?;
+    user.dialect.user_view(&user.app.core, changed).await
 }
 
 /// Update the status of a user
@@ -124,14 +104,11 @@ pub(crate) struct UpdateStatusRequest {
 #[utoipa::path(patch, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = UpdateStatusRequest, responses((status = 200, body = UserView), Refusals))]
 pub(crate) async fn change(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
+    user: CurrentUser,
     PathParams(id): PathParams<Uuid>,
     JsonBody(form): JsonBody<UpdateStatusRequest>,
-) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    user_view(&app, dialect, admin::set_status(&app.core, &admin, UserId(id), form.status, form.reason).await?).await
+) -> JsonResult<UserView> {
+    set_status(user, id, form.status, form.reason).await
 }
 
 /// Ban a user
@@ -140,19 +117,11 @@ pub(crate) async fn change(
 #[utoipa::path(post, path = "/admin/users/{id}/ban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<ReasonRequest>, responses((status = 200, body = UserView), Refusals))]
 pub(crate) async fn ban(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
+    user: CurrentUser,
     PathParams(id): PathParams<Uuid>,
     OptionalJson(form): OptionalJson<ReasonRequest>,
-) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    user_view(
-        &app,
-        dialect,
-        admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Banned, form.reason).await?,
-    )
-    .await
+) -> JsonResult<UserView> {
+    set_status(user, id, AccountStatus::Banned, form.reason).await
 }
 
 /// Unban a user
@@ -160,14 +129,8 @@ pub(crate) async fn ban(
 /// Sets their status to `ACTIVE`. Requires the role `ADMIN`.
 #[utoipa::path(post, path = "/admin/users/{id}/unban", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = UserView), Refusals))]
-pub(crate) async fn unban(
-    State(app): State<App>,
-    dialect: Dialect,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<UserView>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    user_view(&app, dialect, admin::set_status(&app.core, &admin, UserId(id), AccountStatus::Active, None).await?).await
+pub(crate) async fn unban(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<UserView> {
+    set_status(user, id, AccountStatus::Active, None).await
 }
 
 /// Delete a user
@@ -176,13 +139,9 @@ pub(crate) async fn unban(
 /// then. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 202, body = Value), Refusals))]
-pub(crate) async fn delete(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    let deletion_at = admin::schedule_deletion(&app.core, &admin, UserId(id)).await?;
+pub(crate) async fn delete(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> StatusResult<Value> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    let deletion_at = admin::schedule_deletion(&user.app.core, &admin, UserId(id)).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({ "deletionAt": deletion_at }))))
 }
 
@@ -191,12 +150,8 @@ pub(crate) async fn delete(
 /// For users who lost their second factor. Ends all of their sessions. Requires the role `ADMIN`.
 #[utoipa::path(delete, path = "/admin/users/{id}/2fa", tag = "administration", security(("bearer" = [])),
     params(("id" = Uuid, Path)), responses((status = 200, body = Message), Refusals))]
-pub(crate) async fn remove_second_factor(
-    State(app): State<App>,
-    CurrentUser(principal): CurrentUser,
-    PathParams(id): PathParams<Uuid>,
-) -> Result<Json<Message>, Problem> {
-    let admin = Admin::at_least(&app.core, Role::Admin, principal)?;
-    admin::remove_second_factor(&app.core, &admin, UserId(id)).await?;
+pub(crate) async fn remove_second_factor(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Message> {
+    let admin = Admin::at_least(&user.app.core, Role::Admin, user.principal)?;
+    admin::remove_second_factor(&user.app.core, &admin, UserId(id)).await?;
     Ok(Message::json("Second factor removed"))
 }

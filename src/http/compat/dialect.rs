@@ -1,37 +1,26 @@
 //! What differs between the systems whose clients call the account routes: cookies, error format, and the names of
 //! values. Handlers render native views; a [`Dialect`] adds the names that its clients read.
 
-use axum::{
-    extract::FromRequestParts,
-    http::{StatusCode, request::Parts},
-};
-use dca_core::Code;
+use axum::{Json, extract::FromRequestParts, http::StatusCode, http::request::Parts};
+use dca_core::{Code, Core, users::User};
 use serde_json::{Value, json};
 
-use crate::{
-    App,
-    http::{
-        accounts::views::{Names, RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView},
-        cookies::CookieKind,
-        problem::Problem,
-    },
-};
+use crate::http::accounts::views::{Names, RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
+use crate::http::problem::{JsonResult, Problem};
+use crate::{App, http::cookies::CookieKind};
 
 /// The dialect of a route.
 #[derive(Clone, Copy)]
 pub(crate) struct Dialect {
-    /// The system that the route belongs to.
-    system: &'static System,
-    /// All systems.
-    all: &'static [&'static System],
+    pub(crate) system: &'static EarlierSystem,
+    all: &'static [&'static EarlierSystem],
 }
 
 /// The conventions of a system. The functions return a JSON object with the members to add, or `null`.
-pub(crate) struct System {
+pub(crate) struct EarlierSystem {
     pub(super) routes: Routes,
-    pub(super) refresh_cookie: CookieKind,
-    /// Where a sign-in returns the refresh token.
-    pub(super) refresh_token_in: RefreshTokenIn,
+    pub(crate) refresh_cookie: CookieKind,
+    pub(crate) refresh_token_in: RefreshTokenIn,
     /// The paths that require the CSRF token (double submit) if they are authenticated by cookie.
     pub(super) double_submit: &'static [&'static str],
     /// A header with the client's own ID of the request, which is returned in responses and errors.
@@ -46,16 +35,14 @@ pub(crate) struct System {
     pub(super) recovery_codes: fn(&RecoveryCodesView) -> Value,
 }
 
-/// The account routes of a system.
 pub(super) enum Routes {
-    /// The native routes.
     Native,
     /// The same handlers under other paths.
     Own(fn() -> axum::Router<App>),
 }
 
 /// The conventions of this service.
-pub(super) const NATIVE: System = System {
+pub(super) const NATIVE: EarlierSystem = EarlierSystem {
     routes: Routes::Native,
     refresh_cookie: CookieKind::Refresh,
     refresh_token_in: RefreshTokenIn::Cookie,
@@ -70,22 +57,17 @@ pub(super) const NATIVE: System = System {
 };
 
 impl Dialect {
-    pub(super) const fn new(system: &'static System, all: &'static [&'static System]) -> Self {
+    pub(super) const fn new(system: &'static EarlierSystem, all: &'static [&'static EarlierSystem]) -> Self {
         Self { system, all }
     }
 
-    pub(super) const fn system(self) -> &'static System {
-        self.system
-    }
-
-    /// The refresh cookie of this dialect.
-    pub(crate) const fn refresh_cookie(self) -> CookieKind {
-        self.system.refresh_cookie
+    pub(crate) fn of(parts: &Parts) -> Self {
+        parts.extensions.get().copied().unwrap_or(Self::new(&NATIVE, &[]))
     }
 
     /// The refresh cookies of all dialects, starting with this one.
     pub(crate) fn refresh_cookies(self) -> Vec<CookieKind> {
-        let mut cookies = vec![self.refresh_cookie()];
+        let mut cookies = vec![self.system.refresh_cookie];
         for cookie in [CookieKind::Refresh].into_iter().chain(self.all.iter().map(|system| system.refresh_cookie)) {
             if !cookies.contains(&cookie) {
                 cookies.push(cookie);
@@ -95,42 +77,39 @@ impl Dialect {
     }
 
     /// Where a sign-in returns the refresh token.
-    pub(crate) const fn refresh_token_in(self) -> RefreshTokenIn {
-        self.system.refresh_token_in
-    }
-
     /// Whether a request with a refresh cookie to this path must have the CSRF token too.
     pub(crate) fn requires_double_submit(self, path: &str) -> bool {
         self.system.double_submit.contains(&path)
     }
 
-    /// Adds the names of this dialect.
+    /// Adds the names of this dialect, as do the functions for the other views.
     pub(crate) fn sign_up(self, mut view: SignUpView) -> SignUpView {
         view.names = self.names(|system| (system.sign_up)(&view));
         view
     }
 
-    /// Adds the names of this dialect.
     pub(crate) fn user(self, mut view: UserView) -> UserView {
         view.names = self.names(|system| (system.user)(&view));
         view
     }
 
-    /// Adds the names of this dialect.
+    pub(crate) async fn user_view(self, core: &Core, user: User) -> JsonResult<UserView> {
+        Ok(Json(self.user(UserView::of(core, user).await?)))
+    }
+
     pub(crate) fn tokens(self, mut view: TokensView) -> TokensView {
         view.names = self.names(|system| (system.tokens)(&view));
         view.user = self.user(view.user);
         view
     }
 
-    /// Adds the names of this dialect.
     pub(crate) fn recovery_codes(self, mut view: RecoveryCodesView) -> RecoveryCodesView {
         view.names = self.names(|system| (system.recovery_codes)(&view));
         view
     }
 
     /// The native routes have the names of every system, because clients of each of them call them.
-    fn names(self, of: impl Fn(&System) -> Value) -> Names {
+    fn names(self, of: impl Fn(&EarlierSystem) -> Value) -> Names {
         let systems = match self.system.routes {
             Routes::Native => self.all,
             Routes::Own(_) => &[self.system],
@@ -147,17 +126,17 @@ impl<S: Sync> FromRequestParts<S> for Dialect {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(parts.extensions.get().copied().unwrap_or(Self::new(&NATIVE, &[])))
+        Ok(Self::of(parts))
     }
 }
 
 /// The `message` of an error: the problem's detail; for an invalid field, in an array of one.
 pub(super) fn message(problem: &Problem) -> Value {
-    match problem.code() {
-        Code::ValidationError => match problem.field().filter(|field| !problem.detail().contains(*field)) {
-            Some(field) => json!([format!("{field}: {}", problem.detail())]),
-            None => json!([problem.detail()]),
+    match problem.code {
+        Code::ValidationError => match problem.field.as_deref().filter(|field| !problem.detail.contains(*field)) {
+            Some(field) => json!([format!("{field}: {}", problem.detail)]),
+            None => json!([problem.detail]),
         },
-        _ => json!(problem.detail()),
+        _ => json!(problem.detail),
     }
 }

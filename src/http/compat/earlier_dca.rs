@@ -1,32 +1,19 @@
 //! The earlier DCA-Auth: its routes under `/api`, its error format `{error: {code, message, …}}`, its
 //! `X-Correlation-ID` header, and the refresh token in the body and in a cookie of its own.
 
-use axum::{
-    Router,
-    extract::State,
-    http::{HeaderMap, StatusCode},
-    response::Response,
-    routing::{get, patch, post},
-};
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::{get, patch, post};
+use axum::{Router, extract::State, response::Response};
 use dca_core::Code;
 use serde_json::{Value, json};
 
-use super::dialect::{Routes, System, message};
-use crate::{
-    App,
-    http::{
-        accounts::{
-            account, auth, pages, providers,
-            views::{RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView},
-        },
-        admin::{roles, sessions, users},
-        cookies::CookieKind,
-        extract::PathParams,
-        problem::Problem,
-    },
-};
+use super::dialect::{EarlierSystem, Routes, message};
+use crate::http::accounts::views::{RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
+use crate::http::accounts::{account, auth, pages, providers};
+use crate::http::admin::{roles, sessions, users};
+use crate::{App, http::cookies::CookieKind, http::extract::PathParams, http::problem::Problem};
 
-pub(super) static SYSTEM: System = System {
+pub(super) static SYSTEM: EarlierSystem = EarlierSystem {
     routes: Routes::Own(routes),
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,
@@ -40,7 +27,6 @@ pub(super) static SYSTEM: System = System {
     recovery_codes,
 };
 
-/// The account routes under `/api`.
 fn routes() -> Router<App> {
     Router::new()
         .route("/api/auth/register", post(auth::sign_up))
@@ -87,12 +73,12 @@ fn status(code: Code) -> Option<StatusCode> {
 /// Its server has everything in `error`; its SDKs read `code` and `details` at the top level.
 fn error(problem: &Problem, correlation_id: &str) -> Value {
     let mut error = json!({
-        "code": problem.code(),
-        "message": problem.detail(),
+        "code": problem.code,
+        "message": problem.detail,
         "status": problem.http_status().as_u16(),
         "correlationId": correlation_id,
     });
-    let details = problem.field().map(|field| json!([{ "field": field, "message": problem.detail() }]));
+    let details = problem.field.as_deref().map(|field| json!([{ "field": field, "message": problem.detail }]));
     if let Some(details) = &details {
         error["details"] = details.clone();
     }

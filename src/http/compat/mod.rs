@@ -1,30 +1,20 @@
 //! Compatibility with clients of earlier systems. Each route has one handler, which renders native views. What a
 //! system's clients expect instead is in one file each: its routes, cookie, statuses, error format and names.
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    http::{HeaderName, HeaderValue, header},
-    middleware::{self, Next},
-    response::Response,
-};
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::{Router, body::Body, response::Response};
 use serde_json::Value;
 
-use crate::{
-    App,
-    http::{
-        compat::dialect::{Dialect, NATIVE, Routes, System},
-        problem::Problem,
-        trace::RequestId,
-    },
-};
+use crate::http::compat::dialect::{Dialect, EarlierSystem, NATIVE, Routes};
+use crate::{App, http::problem::Problem, http::trace::RequestId};
 
 pub(super) mod dialect;
 mod earlier_dca;
 mod multi_user;
 
-static SYSTEMS: [&System; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
+static SYSTEMS: [&EarlierSystem; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
 
 /// The native account routes and those of the earlier systems, each in its dialect. `protect` adds the middleware
 /// whose errors are in that dialect too.
@@ -47,7 +37,7 @@ pub(super) fn correlation_headers() -> impl Iterator<Item = HeaderName> {
 
 /// Tells handlers the dialect of the route, and rewrites problems and headers of the response.
 async fn answer_in(State(dialect): State<Dialect>, mut request: Request, next: Next) -> Response {
-    let system = dialect.system();
+    let system = dialect.system;
     let correlation = system.correlation_header.map(|name| (name, correlation_id(&request, name)));
     request.extensions_mut().insert(dialect);
     let response = next.run(request).await;
@@ -69,9 +59,9 @@ fn correlation_id(request: &Request, header: &str) -> String {
 }
 
 /// Sets the status that the clients expect, and adds the members that they read.
-fn rewrite_problem(system: &System, mut response: Response, correlation_id: &str) -> Response {
+fn rewrite_problem(system: &EarlierSystem, mut response: Response, correlation_id: &str) -> Response {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
-    let status = (system.status)(problem.code()).unwrap_or(response.status());
+    let status = (system.status)(problem.code).unwrap_or(response.status());
     problem.set_status(status);
     let mut body = serde_json::to_value(&problem).unwrap_or_default();
     if let (Value::Object(body), Value::Object(members)) = (&mut body, (system.error)(&problem, correlation_id)) {

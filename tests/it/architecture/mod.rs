@@ -149,6 +149,6 @@ fn functions_have_at_most_60_lines_and_files_500() {
     }
     functions.sort();
     files.sort();
-    assert_eq!(functions, ["src/http/accounts/pages.rs::texts"], "functions with more than 60 lines");
+    assert_eq!(functions, [""; 0], "functions with more than 60 lines");
     assert_eq!(files, [""; 0], "files with more than 500 lines");
 }

@@ -1,7 +1,7 @@
 //! Sign-in with Discord and Google: authorization, callback, account linking.
 
 use chrono::TimeDelta;
-use dca_core::accounts::admin;
+use dca_core::{accounts::admin, entitlements, ids::UserId, licenses, products};
 use dca_test_support::{GooglePerson, SimDiscord, SimGoogle, SimMember};
 use reqwest::{Method, Url};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::support::{
     accounts::{signed_in_admin, user_id},
     browser::{Browser, PASSWORD, Response},
     fixtures::rows,
-    harness::{TestApp, it_unstarted, licenses_of, services},
+    harness::{TestApp, it_unstarted, key_in, licenses_of, services},
 };
 
 /// The configured public URL. Tests send their requests to the real port.
@@ -445,7 +445,7 @@ fn linking_discord_brings_existing_and_later_licenses() {
         t.start().await;
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
         ana.grant(gold);
-        let key = crate::support::harness::key_in(&t.discord.next_dm(&ana).await.content);
+        let key = key_in(&t.discord.next_dm(&ana).await.content);
         let api_key = t.api_key(&guild, "Gold Tools").await;
         let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let account = ProviderAccount::Discord(t.discord.clone(), ana.clone());
@@ -464,7 +464,7 @@ fn linking_discord_brings_existing_and_later_licenses() {
         t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED");
         ana.grant(gold);
-        let new = crate::support::harness::key_in(&t.discord.next_dm(&ana).await.content);
+        let new = key_in(&t.discord.next_dm(&ana).await.content);
         assert_eq!(t.validate(&api_key, &new).await["code"], "VALID");
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
         // Signing in uses the account that was created when the member got the role.
@@ -476,6 +476,44 @@ fn linking_discord_brings_existing_and_later_licenses() {
         assert_eq!(signed_in.body["isNewUser"], true);
         let licenses = licenses_of(&t, &guild, &ben).await;
         assert_eq!(licenses[0].user_id.unwrap().to_string(), signed_in.body["user"]["id"].as_str().unwrap());
+        mail.finish();
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn linking_discord_to_an_account_with_licenses_keeps_the_license_in_use() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
+        t.start().await;
+        let (guild, gold, _) = t.guild_with_product("Gold Tools", 0).await;
+        let (caller, api_key) = (t.caller(&guild).await, t.api_key(&guild, "Gold Tools").await);
+        let product = products::get(t.core(), &caller.scope(), "Gold Tools").await.unwrap();
+        for (name, in_use, other, roles) in [("ana", 0, 1, 2), ("bea", 1, 0, 4)] {
+            let member = guild.join(name);
+            member.grant(gold);
+            let member_key = key_in(&t.discord.next_dm(&member).await.content);
+            let browser = Browser::signed_in(&t, &mail, &format!("{name}@x.example")).await;
+            let user = UserId(user_id(&browser).await.parse().unwrap());
+            entitlements::grant(t.core(), &caller, product.id, user).await.unwrap();
+            t.wait_until_idle().await;
+            let granted = licenses::list_usable(t.core(), &caller.scope(), user).await.unwrap().pop().unwrap();
+            let keys = [member_key, granted.key];
+            assert_eq!(t.validate(&api_key, &keys[in_use]).await["code"], "VALID");
+
+            let linked = ProviderAccount::Discord(t.discord.clone(), member.clone()).link(&browser).await;
+            assert_eq!(linked.status, 200, "{linked:?}");
+            assert_eq!(t.validate(&api_key, &keys[in_use]).await["code"], "VALID", "{name}");
+            assert_eq!(t.validate(&api_key, &keys[other]).await["code"], "REVOKED", "{name}");
+            let licenses = licenses_of(&t, &guild, &member).await;
+            assert!(licenses.len() == 2 && licenses.iter().all(|license| license.user_id == Some(user)));
+
+            // The grant still entitles, without the role.
+            member.take(gold);
+            t.wait_for_events_of_kind(&guild, "user.role_changed", roles).await;
+            assert_eq!(t.validate(&api_key, &keys[in_use]).await["code"], "VALID", "{name}");
+        }
         mail.finish();
         google.finish();
         t

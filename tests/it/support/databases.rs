@@ -5,8 +5,7 @@ use std::{
     sync::{OnceLock, mpsc},
 };
 
-use chrono::Utc;
-use dca_core::{Db, Ids};
+use dca_core::{Clock, Db, Ids};
 use futures::future::join_all;
 use sea_orm_migration::sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 use sha2::{Digest, Sha256};
@@ -45,7 +44,7 @@ impl PostgresDatabase {
         static TEMPLATE: OnceLock<String> = OnceLock::new();
         let template = TEMPLATE.get_or_init(|| block_on(find_or_create_template(server)));
         // The time tells later runs which databases were left behind.
-        let name = format!("dca_test_{}_{}", Utc::now().timestamp(), Ids::system().v4().simple());
+        let name = format!("dca_test_{}_{}", Clock::system().now().timestamp(), Ids::system().v4().simple());
         let admin = connect(server, 1).await;
         admin.execute_unprepared(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await.unwrap();
         // Tests kill the app, never the server, so commits need not wait for the disk.
@@ -97,7 +96,9 @@ async fn find_or_create_template(server: &str) -> String {
     let mut files = sources("migration/src");
     files.sort();
     let mut schema = Sha256::new();
-    files.iter().for_each(|file| schema.update(std::fs::read(file).unwrap()));
+    for file in files {
+        schema.update(std::fs::read(file).unwrap());
+    }
     let schema = u64::from_be_bytes(schema.finalize()[..8].try_into().unwrap());
     let name = format!("dca_template_{schema:x}");
     let admin = connect(server, 1).await;
@@ -120,7 +121,7 @@ async fn stale_databases(admin: &DatabaseConnection) -> Vec<String> {
     let all = rows(admin, r"SELECT datname::text AS n FROM pg_database WHERE datname LIKE 'dca\_test\_%'").await;
     let names = all.iter().map(|row| row["n"].as_str().unwrap().to_owned());
     let created = |name: &String| name.split('_').nth(2)?.parse::<i64>().ok();
-    names.filter(|name| created(name).is_some_and(|at| at < Utc::now().timestamp() - MAX_AGE)).collect()
+    names.filter(|name| created(name).is_some_and(|at| at < Clock::system().now().timestamp() - MAX_AGE)).collect()
 }
 
 /// The URL of another database of the server.

@@ -23,7 +23,7 @@ use tokio::{
 
 use crate::support::harness::{LIMIT, TestApp};
 
-/// Found by a reconciliation, so that a silent rollout sends no message.
+/// Found by a reconciliation, so that an announcement that is silent sends no message.
 pub const RECONCILED: Evidence = Evidence::Reconciled { interval: Duration::ZERO };
 
 impl TestApp {
@@ -98,8 +98,8 @@ impl TestTenant {
         evidence: Evidence,
     ) -> dca_core::Result<Vec<Change>> {
         let (core, product) = (&self.core, product.id);
-        let (kind, rollout) = (SourceKind::Manual, Some(Announce::Silently));
-        let source = ObservedSource { product, kind, reference: product.0, level, rollout, label: None };
+        let (kind, initial_announce) = (SourceKind::Manual, Some(Announce::Silently));
+        let source = ObservedSource { product, kind, reference: product.0, level, initial_announce, label: None };
         let observation = Observation {
             caller: self.caller.clone(),
             user: self.user(member).await,

@@ -80,8 +80,8 @@ pub struct TestApp {
     env: BTreeMap<String, String>,
     inputs: Inputs,
     dir: tempfile::TempDir,
-    /// Dropped with the test; `None` on SQLite.
-    _database: Option<PostgresDatabase>,
+    /// `None` on SQLite.
+    database: Option<PostgresDatabase>,
     expected_errors: Vec<String>,
     http: reqwest::Client,
 }
@@ -128,14 +128,17 @@ fn run<F: Future<Output = TestApp>>(started: bool, test: impl FnOnce(TestApp) ->
         let thread = scope.spawn(|| {
             install();
             let inputs = Inputs { clock: Clock::manual(start_time()), ids: Ids::seeded(7), metrics };
-            runtime.block_on(async {
+            let database = runtime.block_on(async {
                 let mut t = TestApp::new(log.clone(), inputs).await;
                 if started {
                     t.start().await;
                 }
                 let outcome = async { test(t).await.finish().await };
-                tokio::time::timeout(LIMIT * 6, outcome).await.expect("the test timed out");
+                tokio::time::timeout(LIMIT * 6, outcome).await.expect("the test timed out")
             });
+            // The database is dropped after the connections of the app.
+            runtime.shutdown_timeout(LIMIT);
+            drop(database);
         });
         if let Err(panic) = thread.join() {
             eprintln!("---- log ----\n{}", log.text());
@@ -205,7 +208,7 @@ impl TestApp {
         }
         let http = client();
         let (clock, expected_errors) = (inputs.clock.clone(), Vec::new());
-        Self { discord, clock, log, running: None, env, inputs, dir, _database: database, expected_errors, http }
+        Self { discord, clock, log, running: None, env, inputs, dir, database, expected_errors, http }
     }
 
     /// Sets an environment variable for the next start.
@@ -412,7 +415,8 @@ impl TestApp {
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
     }
 
-    async fn finish(self) {
+    /// Checks that nothing is left over; returns the database, which the app still uses.
+    async fn finish(mut self) -> Option<PostgresDatabase> {
         if self.running.is_some() {
             self.wait_until_idle().await;
         }
@@ -425,6 +429,7 @@ impl TestApp {
         let errors: Vec<_> = log.lines().filter(unexpected).collect();
         assert!(errors.is_empty(), "unexpected errors in the log: {errors:#?}");
         assert_no_secret(&log, &self.discord.token());
+        self.database.take()
     }
 }
 
