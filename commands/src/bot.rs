@@ -1,9 +1,7 @@
 //! What commands, the gateway and workers share.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use dca_core::{Core, DiscordUserId, GuildId, workers::Lease};
 use tokio::sync::watch;

@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use dca_core::{
-    Caller, Core, DiscordUserId, GuildId, guilds,
-    ids::UserId,
-    products,
-    users::{self, Provider},
-};
+use dca_core::users::{self, Provider};
+use dca_core::{Caller, Core, DiscordUserId, GuildId, guilds, ids::UserId, products};
 use futures::future::BoxFuture;
 
 use crate::{bot::Bot, checks::Unmappable, reply, rest::DiscordError};

@@ -4,17 +4,12 @@ use std::sync::{Arc, PoisonError};
 
 use dca_core::GuildId;
 use poise::CreateReply;
-use serenity::{
-    all::{FullEvent, Interaction, Permissions},
-    collector,
-};
+use serenity::all::{FullEvent, Interaction, Permissions};
+use serenity::collector;
 
-use crate::{
-    bot::{Bot, GatewayStatus},
-    context::{CommandError, Context, error_text, interaction},
-    key, license, mapping, reply, setup, sync,
-    updates::GuildChange,
-};
+use crate::bot::{Bot, GatewayStatus};
+use crate::context::{CommandError, Context, error_text, interaction};
+use crate::{key, license, mapping, reply, setup, sync, updates::GuildChange};
 
 /// All slash commands. A new command is a file and an entry here. Only `/key` is for members who do not manage the
 /// server.

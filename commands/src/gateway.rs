@@ -6,31 +6,19 @@
 //!                          \-> reconciliation (worker `reconcile_roles`): what was missed before
 //! ```
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use dca_core::{
-    entitlements,
-    workers::{self, Lease},
-};
-use serenity::{
-    all::{Client, ClientBuilder, Command, CreateCommand, GatewayIntents},
-    gateway::GatewayError,
-    http::Http,
-};
+use dca_core::entitlements;
+use dca_core::workers::{self, Lease};
+use serenity::all::{Client, ClientBuilder, Command, CreateCommand, GatewayIntents};
+use serenity::{gateway::GatewayError, http::Http};
 use tokio::{task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::{
-    bot::{Bot, GatewayStatus},
-    context::CommandError,
-    framework,
-    rest::DiscordError,
-    updates::store_updates,
-};
+use crate::bot::{Bot, GatewayStatus};
+use crate::{context::CommandError, framework, rest::DiscordError, updates::store_updates};
 
 /// How long storing the remaining updates may take after the connection ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);

@@ -1,9 +1,7 @@
 use dca_core::licenses;
 
-use crate::{
-    context::{CommandError, Context, caller, find_user},
-    reply,
-};
+use crate::context::{CommandError, Context, caller, find_user};
+use crate::reply;
 
 /// Show your license keys; only you can see them
 #[poise::command(slash_command, guild_only)]

@@ -1,13 +1,9 @@
-use dca_core::{
-    DiscordUserId, Reason, entitlements, licenses, products,
-    users::{self, Provider},
-};
+use dca_core::users::{self, Provider};
+use dca_core::{DiscordUserId, Reason, entitlements, licenses, products};
 use serenity::model::user::User;
 
-use crate::{
-    context::{CommandError, Context, caller, complete_product, find_user, in_request},
-    reply,
-};
+use crate::context::{CommandError, Context, caller, complete_product, find_user, in_request};
+use crate::reply;
 
 /// Show, grant or revoke a member's licenses
 #[poise::command(slash_command, subcommands("show", "grant", "revoke"))]

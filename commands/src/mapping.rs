@@ -1,14 +1,9 @@
-use dca_core::{
-    mappings::{self, Announce},
-    products,
-};
+use dca_core::mappings::{self, Announce};
+use dca_core::products;
 use serenity::model::guild::Role;
 
-use crate::{
-    checks,
-    context::{CommandError, Context, caller, complete_product, guild, in_request},
-    reply,
-};
+use crate::context::{CommandError, Context, caller, complete_product, guild, in_request};
+use crate::{checks, reply};
 
 /// Manage which roles get which products
 #[poise::command(slash_command, subcommands("list", "add", "remove"))]

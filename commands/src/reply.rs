@@ -1,16 +1,12 @@
 //! The bot's texts. Names chosen by users are escaped, and no message pings anyone.
 
-use dca_core::{
-    ChannelId, DiscordUserId, Reason, Refusal, RoleId,
-    events::{Event, EventKind},
-    licenses::{License, LicenseState, MemberLicense},
-    mappings::{Announce, Mapping},
-};
+use dca_core::events::{Event, EventKind};
+use dca_core::licenses::{License, LicenseState, MemberLicense};
+use dca_core::mappings::{Announce, Mapping};
+use dca_core::{ChannelId, DiscordUserId, Reason, Refusal, RoleId};
 
-use crate::{
-    checks::{self, Unmappable},
-    rest::DiscordError,
-};
+use crate::checks::{self, Unmappable};
+use crate::rest::DiscordError;
 
 /// Discord allows 2,000 characters per message; the rest is left for what is added.
 const MAX_CHARS: usize = 1_800;

@@ -3,16 +3,11 @@
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use dca_core::{ChannelId, DiscordUserId, GuildId, RoleId};
-use serenity::{
-    builder::{CreateAllowedMentions, CreateMessage},
-    http::{Http, HttpBuilder, HttpError},
-    model::{
-        application::{ApplicationFlags, CurrentApplicationInfo},
-        channel::Nonce,
-        guild::{Member, Role},
-        id,
-    },
-};
+use serenity::builder::{CreateAllowedMentions, CreateMessage};
+use serenity::http::{Http, HttpBuilder, HttpError};
+use serenity::model::application::{ApplicationFlags, CurrentApplicationInfo};
+use serenity::model::guild::{Member, Role};
+use serenity::model::{channel::Nonce, id};
 
 /// Members per page: Discord's maximum.
 pub const PAGE: u64 = 1_000;

@@ -3,26 +3,15 @@
 
 use std::time::Duration;
 
-use dca_core::{
-    GuildId, guilds,
-    mappings::{self, Announce},
-    products::{self, PolicyChanges},
-};
-use serenity::{
-    all::{
-        ChannelType, ComponentInteraction, ComponentInteractionDataKind, CreateActionRow, CreateSelectMenu,
-        CreateSelectMenuKind, EditInteractionResponse,
-    },
-    builder::CreateAllowedMentions,
-    client::Context as Gateway,
-};
+use dca_core::mappings::{self, Announce};
+use dca_core::products::{self, PolicyChanges};
+use dca_core::{GuildId, guilds};
+use serenity::all::{ChannelType, ComponentInteraction, ComponentInteractionDataKind, CreateActionRow};
+use serenity::all::{CreateSelectMenu, CreateSelectMenuKind, EditInteractionResponse};
+use serenity::{builder::CreateAllowedMentions, client::Context as Gateway};
 
-use crate::{
-    bot::Bot,
-    checks,
-    context::{CommandError, Context, caller, error_text, in_request},
-    reply,
-};
+use crate::context::{CommandError, Context, caller, error_text, in_request};
+use crate::{bot::Bot, checks, reply};
 
 /// Create or change a product and choose its role and log channel
 #[poise::command(slash_command)]

@@ -1,9 +1,7 @@
 use dca_core::{entitlements::breaker, mappings};
 
-use crate::{
-    context::{CommandError, Context, caller, guild, in_request},
-    reply,
-};
+use crate::context::{CommandError, Context, caller, guild, in_request};
+use crate::reply;
 
 /// Manage the sync of Discord roles with licenses
 #[poise::command(slash_command, subcommands("confirm"))]

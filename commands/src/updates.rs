@@ -4,23 +4,16 @@
 //! buffer when its observation has committed, so that a database outage loses nothing and a burst of updates costs
 //! one decision.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use dca_core::{
-    Core, DiscordUserId, GuildId, Result, RoleId,
-    entitlements::{self, Stamp},
-    guilds, mappings,
-    workers::{self, Lease},
-};
+use dca_core::entitlements::{self, Stamp};
+use dca_core::workers::{self, Lease};
+use dca_core::{Core, DiscordUserId, GuildId, Result, RoleId, guilds, mappings};
 use futures::{StreamExt, stream::BoxStream};
-use serenity::{
-    all::{Event, Guild},
-    model::id,
-};
+use serenity::all::{Event, Guild};
+use serenity::model::id;
 use tokio::sync::Notify;
 use tracing::warn;
 

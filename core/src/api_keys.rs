@@ -2,22 +2,15 @@
 
 use std::collections::HashSet;
 
-use sea_orm::{
-    ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, sea_query::SelectStatement,
-};
+use sea_orm::sea_query::SelectStatement;
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
-use crate::{
-    AppCaller, Caller, Code, Core, CoveredProduct, Reason, Result, Scope,
-    crypto::{
-        api_key::{ApiKeyKind, ApiKeyText},
-        seal::Purpose,
-    },
-    db,
-    entity::{api_key, api_key_product, product},
-    ids::{ApiKeyId, ProductId},
-    tx::Tx,
-};
+use crate::crypto::api_key::{ApiKeyKind, ApiKeyText};
+use crate::crypto::seal::Purpose;
+use crate::entity::{api_key, api_key_product, product};
+use crate::ids::{ApiKeyId, ProductId};
+use crate::{AppCaller, Caller, Code, Core, CoveredProduct, Reason, Result, Scope, db, tx::Tx};
 
 pub use crate::entity::api_key::Model as ApiKey;
 

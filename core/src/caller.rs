@@ -2,11 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::{
-    events::Actor,
-    ids::{ApiKeyId, DiscordUserId, GuildId, ProductId, SessionId, TenantId, UserId},
-    users::Role,
-};
+use crate::ids::{ApiKeyId, DiscordUserId, GuildId, ProductId, SessionId, TenantId, UserId};
+use crate::{events::Actor, users::Role};
 
 /// The tenant a caller was proved to belong to. Functions that list or find for a caller take it, so that no
 /// query forgets to filter.

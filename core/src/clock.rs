@@ -1,10 +1,8 @@
 //! Domain time: UTC in whole microseconds, which is stored, compared and controlled by tests. Timeouts and
 //! rate limits use `std::time::Instant` instead, which is never stored.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
-};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use chrono::{DateTime, Duration, Utc};
 

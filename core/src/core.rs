@@ -2,14 +2,9 @@
 
 use sea_orm::ConnectionTrait;
 
-use crate::{
-    Bus, Clock, Ids, Limiter, Result,
-    accounts::{AccountPolicy, Accounts},
-    crypto::seal::MasterKey,
-    db::{self, Db},
-    entitlements::Stamps,
-    keyring::Keyring,
-};
+use crate::accounts::{AccountPolicy, Accounts};
+use crate::db::{self, Db};
+use crate::{Bus, Clock, Ids, Limiter, Result, crypto::seal::MasterKey, entitlements::Stamps, keyring::Keyring};
 
 /// The dependencies of every domain function. Cheap to clone.
 #[derive(Clone)]

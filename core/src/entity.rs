@@ -3,16 +3,13 @@
 
 use sea_orm::entity::prelude::*;
 
-use crate::{
-    crypto::{api_key::ApiKeyKind, seal::Purpose},
-    entitlements::{Announce, SourceKind},
-    events::EventKind,
-    ids::{
-        ApiKeyId, ChannelId, GuildId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId, TenantId, UserId,
-    },
-    outbox::{DeliveryKind, DeliveryState, Transport},
-    users::{AccountStatus, Locale, Provider, Role, SignInMethod},
-};
+use crate::crypto::{api_key::ApiKeyKind, seal::Purpose};
+use crate::entitlements::{Announce, SourceKind};
+use crate::events::EventKind;
+use crate::ids::{ApiKeyId, ChannelId, GuildId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId};
+use crate::ids::{TenantId, UserId};
+use crate::outbox::{DeliveryKind, DeliveryState, Transport};
+use crate::users::{AccountStatus, Locale, Provider, Role, SignInMethod};
 
 /// Declares an entity module for each table, from its name and columns.
 macro_rules! tables {

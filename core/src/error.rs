@@ -5,11 +5,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    crypto::license_key::Malformed,
-    string_enum::string_enum,
-    users::{Provider, Role},
-};
+use crate::users::{Provider, Role};
+use crate::{crypto::license_key::Malformed, string_enum::string_enum};
 
 string_enum! {
     /// The codes of refusals. Public and stable.

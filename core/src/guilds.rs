@@ -3,12 +3,8 @@
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 
-use crate::{
-    Caller, ChannelId, Core, DiscordUserId, Error, GuildId, Reason, Result, Scope, db,
-    entity::guild::{Column, Entity},
-    tenants,
-    tx::Tx,
-};
+use crate::entity::guild::{Column, Entity};
+use crate::{Caller, ChannelId, Core, DiscordUserId, Error, GuildId, Reason, Result, Scope, db, tenants, tx::Tx};
 
 pub use crate::entity::guild::Model as Guild;
 

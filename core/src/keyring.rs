@@ -10,12 +10,9 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::{
-    Clock, Db, Error, Ids, Result,
-    crypto::seal::{MasterKey, Purpose, decrypt, encrypt},
-    db::insert_if_new,
-    entity::key::{Column, Entity, Model},
-};
+use crate::crypto::seal::{MasterKey, Purpose, decrypt, encrypt};
+use crate::entity::key::{Column, Entity, Model};
+use crate::{Clock, Db, Error, Ids, Result, db::insert_if_new};
 
 /// The decrypted data keys.
 #[derive(Clone)]

@@ -38,13 +38,7 @@ pub mod workers;
 
 mod entity;
 
-pub use crate::{
-    bus::Bus,
-    caller::{AppCaller, Caller, CoveredProduct, Scope},
-    clock::Clock,
-    core::Core,
-    db::Db,
-    error::{Code, Error, Reason, Refusal, Result},
-    ids::{ChannelId, DiscordUserId, GuildId, Ids, RoleId},
-    limiter::Limiter,
-};
+pub use crate::caller::{AppCaller, Caller, CoveredProduct, Scope};
+pub use crate::error::{Code, Error, Reason, Refusal, Result};
+pub use crate::ids::{ChannelId, DiscordUserId, GuildId, Ids, RoleId};
+pub use crate::{bus::Bus, clock::Clock, core::Core, db::Db, limiter::Limiter};

@@ -1,12 +1,9 @@
 //! Rate limits with token buckets (GCRA): `governor` within a process, a Lua script when instances share
 //! Redis. If Redis does not respond, the limits of the process apply.
 
-use std::{
-    collections::HashMap,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use std::{collections::HashMap, num::NonZeroU32};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use redis::{Script, aio::ConnectionManager};

@@ -3,14 +3,9 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
-use crate::{
-    Core, DiscordUserId, Result,
-    entity::guild,
-    events::{self, Event},
-    outbox::{self, Delivery, Notify},
-    tx::Tx,
-    users,
-};
+use crate::events::{self, Event};
+use crate::outbox::{self, Delivery, Notify};
+use crate::{Core, DiscordUserId, Result, entity::guild, tx::Tx, users};
 
 /// Turns new events into deliveries. Returns how many events were read. After an error, the next call
 /// reads the same events again.

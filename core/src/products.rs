@@ -4,14 +4,9 @@ use std::time::Duration;
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
-use crate::{
-    Caller, Core, Error, Reason, Result, Scope,
-    crypto::license_key,
-    db,
-    entity::{policy, product},
-    ids::{PolicyId, ProductId},
-    tx::Tx,
-};
+use crate::entity::{policy, product};
+use crate::ids::{PolicyId, ProductId};
+use crate::{Caller, Core, Error, Reason, Result, Scope, crypto::license_key, db, tx::Tx};
 
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 

@@ -9,13 +9,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QuerySelect, sea_query::Expr};
 
-use crate::{
-    Core, Reason, Result,
-    crypto::{one_time::hex, seal::Purpose},
-    db,
-    entity::throttle::{Column, Entity, Model},
-    tx::Tx,
-};
+use crate::crypto::{one_time::hex, seal::Purpose};
+use crate::entity::throttle::{Column, Entity, Model};
+use crate::{Core, Reason, Result, db, tx::Tx};
 
 /// At most `max` attempts per `window`.
 #[derive(Clone, Debug)]

@@ -3,9 +3,8 @@
 //! Rules: released migrations are only added to. Columns have no defaults and do not use the SQL clock: the
 //! application binds every value, so that tests control time. Uniqueness is enforced by an index.
 
-use sea_orm_migration::sea_orm::{
-    DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions, TransactionTrait,
-};
+use sea_orm_migration::sea_orm::TransactionTrait;
+use sea_orm_migration::sea_orm::{DatabaseConnection, DbBackend, SqliteTransactionMode, TransactionOptions};
 
 mod m0001_licensing;
 mod m0002_accounts;

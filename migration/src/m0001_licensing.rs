@@ -1,12 +1,9 @@
 //! Tenants, guilds, products, entitlements, licenses, API keys, the event log, the outbox and workers.
 
-use sea_orm_migration::{
-    prelude::*,
-    schema::{
-        big_integer, big_integer_null, blob, boolean, integer, json_binary, json_binary_null, text, text_null,
-        timestamp_with_time_zone, timestamp_with_time_zone_null, uuid, uuid_null, var_binary,
-    },
-};
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{big_integer, big_integer_null, blob, boolean, integer, json_binary, json_binary_null};
+use sea_orm_migration::schema::{text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid};
+use sea_orm_migration::schema::{uuid_null, var_binary};
 
 /// Creates the licensing tables.
 #[derive(Debug)]

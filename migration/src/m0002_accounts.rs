@@ -1,9 +1,8 @@
 //! Accounts: credentials, sessions, tokens, throttles, second factors and guild managers.
 
-use sea_orm_migration::{
-    prelude::*,
-    schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null, var_binary},
-};
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::var_binary;
+use sea_orm_migration::schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null};
 
 use crate::m0001_licensing::{foreign_key_to, index, timestamp, timestamp_null};
 

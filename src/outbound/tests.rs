@@ -1,28 +1,18 @@
 //! Rendered emails, and how replies of a scripted mail server are classified.
 
-use std::{
-    collections::BTreeMap,
-    io::{Read, Write},
-    sync::Arc,
-    time::Duration,
-};
+use std::io::{Read, Write};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use dca_core::{accounts::emails::EmailData, outbox::EmailTemplate, users::Locale};
 use lettre::Message;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
-    net::TcpListener,
-};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::{
-    domains::Domains,
-    mail::{Mailer, WithoutServer},
-    mail_error::MailError,
-    smtp::Server,
-};
+use super::mail::{Mailer, WithoutServer};
+use super::{domains::Domains, mail_error::MailError, smtp::Server};
 use crate::config::Config;
 
 fn config(settings: &[(&str, &str)]) -> Config {

@@ -2,10 +2,8 @@
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::guilds::{self, Guild};
-use dca_core::{
-    DiscordUserId, GuildId, RoleId, entitlements, entitlements::reconcile::Summary,
-    mappings::reconcile::GuildReconciliation, workers,
-};
+use dca_core::{DiscordUserId, GuildId, RoleId, entitlements, entitlements::reconcile::Summary};
+use dca_core::{mappings::reconcile::GuildReconciliation, workers};
 use tracing::{info, warn};
 
 use super::scheduled::ScheduledWorker;

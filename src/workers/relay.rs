@@ -7,10 +7,8 @@ use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::ids::{LicenseId, UserId};
 use dca_core::outbox::{self, Claim, Delivery, EmailTemplate, Outcome, Transport};
-use dca_core::{
-    ChannelId, DiscordUserId, GuildId, accounts::emails, bus::Topic, entitlements, licenses, limiter::Bucket,
-    log_channel, mappings, users,
-};
+use dca_core::{ChannelId, DiscordUserId, GuildId, accounts::emails, bus::Topic, entitlements, licenses};
+use dca_core::{limiter::Bucket, log_channel, mappings, users};
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};

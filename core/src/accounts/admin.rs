@@ -3,22 +3,13 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{
-    Caller, Code, Core, Reason, Result,
-    accounts::{
-        Accounts,
-        credentials::set_password,
-        emails, erasure,
-        profile::{line, name},
-        sessions::{self, Principal},
-        totp,
-    },
-    events::{Actor, EventData, NewEvent, SignUpData},
-    ids::{SessionId, UserId},
-    outbox::EmailTemplate,
-    tx::Tx,
-    users::{self, AccountStatus, Email, Role, User},
-};
+use crate::accounts::profile::{line, name};
+use crate::accounts::sessions::{self, Principal};
+use crate::accounts::{Accounts, credentials::set_password, emails, erasure, totp};
+use crate::events::{Actor, EventData, NewEvent, SignUpData};
+use crate::ids::{SessionId, UserId};
+use crate::users::{self, AccountStatus, Email, Role, User};
+use crate::{Caller, Code, Core, Reason, Result, outbox::EmailTemplate, tx::Tx};
 
 pub use crate::users::UserFilter;
 

@@ -2,14 +2,9 @@
 
 use uuid::Uuid;
 
-use crate::{
-    Core,
-    crypto::{
-        one_time::{hex, is_equal},
-        seal::Purpose,
-    },
-    users::Locale,
-};
+use crate::crypto::one_time::{hex, is_equal};
+use crate::crypto::seal::Purpose;
+use crate::{Core, users::Locale};
 
 /// What is known about the client that sent a request.
 #[derive(Clone, Debug)]

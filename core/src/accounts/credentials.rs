@@ -2,13 +2,8 @@
 
 use sea_orm::{EntityTrait, IntoActiveModel, sea_query::OnConflict};
 
-use crate::{
-    Result,
-    db::Reader,
-    entity::credential::{Column, Entity, Model},
-    ids::UserId,
-    tx::Tx,
-};
+use crate::entity::credential::{Column, Entity, Model};
+use crate::{Result, db::Reader, ids::UserId, tx::Tx};
 
 /// The hash of a user's password, if there is one.
 pub(super) async fn password_of(from: &impl Reader, user: UserId) -> Result<Option<String>> {

@@ -4,15 +4,10 @@
 use chrono::Duration;
 use uuid::Uuid;
 
-use crate::{
-    Core, Result,
-    accounts::one_time,
-    crypto::{one_time as codec, seal::Purpose},
-    ids::UserId,
-    outbox::{self, Delivery, EmailTemplate},
-    tx::Tx,
-    users::{self, Locale},
-};
+use crate::crypto::{one_time as codec, seal::Purpose};
+use crate::outbox::{self, Delivery, EmailTemplate};
+use crate::users::{self, Locale};
+use crate::{Core, Result, accounts::one_time, ids::UserId, tx::Tx};
 
 /// The path of the link in an email, and the purpose its token is derived for.
 const fn link_of(template: EmailTemplate) -> Option<(&'static str, Purpose)> {

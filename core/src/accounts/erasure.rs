@@ -7,23 +7,13 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 use serde_json::{Value, json};
 
-use crate::{
-    Code, Core, Result,
-    accounts::{
-        client::ClientInfo,
-        emails, one_time,
-        reauthentication::reauthenticate_with_second_factor,
-        sessions::{self, Principal},
-        totp,
-    },
-    entity::{credential, event, guild_manager, license, one_time_token, session},
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    outbox::EmailTemplate,
-    throttles,
-    tx::Tx,
-    users::{self, AccountStatus, Provider, User},
-};
+use crate::accounts::sessions::{self, Principal};
+use crate::accounts::totp;
+use crate::accounts::{client::ClientInfo, emails, one_time, reauthentication::reauthenticate_with_second_factor};
+use crate::entity::{credential, event, guild_manager, license, one_time_token, session};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::users::{self, AccountStatus, Provider, User};
+use crate::{Code, Core, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
 
 /// The time between the request and the deletion.
 const DELETION_DELAY: TimeDelta = TimeDelta::days(14);

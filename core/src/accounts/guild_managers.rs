@@ -2,20 +2,11 @@
 
 use sea_orm::{EntityTrait, IntoActiveModel};
 
-use crate::{
-    Core, GuildId, Reason, Result,
-    accounts::{
-        admin::{Admin, UserFilter},
-        sessions::Principal,
-    },
-    db,
-    entity::guild_manager,
-    events::{EventData, NewEvent},
-    guilds,
-    ids::UserId,
-    tx::Tx,
-    users::{self, Role, User},
-};
+use crate::accounts::admin::{Admin, UserFilter};
+use crate::accounts::sessions::Principal;
+use crate::events::{EventData, NewEvent};
+use crate::users::{self, Role, User};
+use crate::{Core, GuildId, Reason, Result, db, entity::guild_manager, guilds, ids::UserId, tx::Tx};
 
 /// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the guild's
 /// managers, who do not see account details. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.

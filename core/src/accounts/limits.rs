@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-use crate::{
-    Core,
-    accounts::client::{self, ClientInfo},
-    ids::UserId,
-    outbox::EmailTemplate,
-    throttles::Limit,
-    users::Email,
-};
+use crate::accounts::client::{self, ClientInfo};
+use crate::{Core, ids::UserId, outbox::EmailTemplate, throttles::Limit, users::Email};
 
 /// The window in which failed attempts are counted.
 const FAILURE_WINDOW: Duration = Duration::from_mins(15);

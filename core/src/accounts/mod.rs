@@ -31,13 +31,11 @@ mod sign_in;
 mod totp;
 mod verification;
 
-pub use self::{
-    client::ClientInfo,
-    passwords::{change_password, request_reset, reset_password},
-    policy::{AccountPolicy, Accounts},
-    profile::{Profile, change_profile},
-    registration::{SignUp, sign_up},
-    sessions::{Principal, SignedIn},
-    sign_in::{SignIn, sign_in},
-    verification::{EmailVerification, resend_verification, verify_email},
-};
+pub use self::client::ClientInfo;
+pub use self::passwords::{change_password, request_reset, reset_password};
+pub use self::policy::{AccountPolicy, Accounts};
+pub use self::profile::{Profile, change_profile};
+pub use self::registration::{SignUp, sign_up};
+pub use self::sessions::{Principal, SignedIn};
+pub use self::sign_in::{SignIn, sign_in};
+pub use self::verification::{EmailVerification, resend_verification, verify_email};

@@ -5,14 +5,9 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{
-    Code, Core, Result,
-    crypto::{one_time as codec, seal::Purpose},
-    db,
-    entity::one_time_token::{Column, Entity, Model},
-    ids::UserId,
-    tx::Tx,
-};
+use crate::crypto::{one_time as codec, seal::Purpose};
+use crate::entity::one_time_token::{Column, Entity, Model};
+use crate::{Code, Core, Result, db, ids::UserId, tx::Tx};
 
 /// A newly created token.
 #[derive(Clone, Debug)]

@@ -1,22 +1,12 @@
 //! Resetting and changing passwords.
 
-use crate::{
-    Code, Core, Result,
-    accounts::{
-        client::ClientInfo,
-        credentials::set_password,
-        emails, one_time,
-        reauthentication::reauthenticate,
-        sessions::{self, Principal},
-        verification::{email_link, mark_email_verified},
-    },
-    crypto::seal::Purpose,
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    outbox::EmailTemplate,
-    tx::Tx,
-    users::{self, AccountStatus, User},
-};
+use crate::accounts::reauthentication::reauthenticate;
+use crate::accounts::sessions::{self, Principal};
+use crate::accounts::verification::{email_link, mark_email_verified};
+use crate::accounts::{client::ClientInfo, credentials::set_password, emails, one_time};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::users::{self, AccountStatus, User};
+use crate::{Code, Core, Result, crypto::seal::Purpose, ids::UserId, outbox::EmailTemplate, tx::Tx};
 
 /// Sends a link that sets a new password. The result does not depend on whether the address has an account. Refused
 /// with `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.

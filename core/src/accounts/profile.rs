@@ -1,12 +1,8 @@
 //! The user's own profile.
 
-use crate::{
-    Code, Core, Reason, Result,
-    accounts::sessions::Principal,
-    events::{Actor, EventData, NewEvent},
-    tx::Tx,
-    users::{self, Locale, User},
-};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::users::{self, Locale, User};
+use crate::{Code, Core, Reason, Result, accounts::sessions::Principal, tx::Tx};
 
 /// A change of a user's own profile; `None` leaves a field as it is.
 #[derive(Default)]

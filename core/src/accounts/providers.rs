@@ -11,26 +11,14 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::{
-    Caller, Code, Core, Error, Reason, Result,
-    accounts::{
-        client::ClientInfo,
-        credentials::password_of,
-        one_time,
-        profile::name,
-        sessions::{self, Principal, SecondFactor, SignedIn},
-        totp,
-    },
-    crypto::{
-        one_time::{self as codec, hex, is_equal},
-        seal::Purpose,
-    },
-    entitlements,
-    events::{Actor, EventData, NewEvent, SignUpData},
-    ids::{SessionId, UserId},
-    tx::Tx,
-    users::{self, Email, Provider, User},
-};
+use crate::accounts::sessions::{self, Principal, SecondFactor, SignedIn};
+use crate::accounts::{client::ClientInfo, credentials::password_of, one_time, profile::name, totp};
+use crate::crypto::one_time::{self as codec, hex, is_equal};
+use crate::crypto::seal::Purpose;
+use crate::events::{Actor, EventData, NewEvent, SignUpData};
+use crate::ids::{SessionId, UserId};
+use crate::users::{self, Email, Provider, User};
+use crate::{Caller, Code, Core, Error, Reason, Result, entitlements, tx::Tx};
 
 /// How long the user has to authorize at the provider, or to enter their second factor.
 const LIFETIME: TimeDelta = TimeDelta::minutes(10);

@@ -2,21 +2,10 @@
 
 use chrono::TimeDelta;
 
-use crate::{
-    Code, Core, Error, Reason, Result,
-    accounts::{
-        client::ClientInfo,
-        credentials::password_of,
-        limits,
-        sessions::{Principal, SecondFactor},
-        totp,
-    },
-    crypto::password::PasswordMatch,
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    throttles,
-    tx::Tx,
-};
+use crate::accounts::sessions::{Principal, SecondFactor};
+use crate::accounts::{client::ClientInfo, credentials::password_of, limits, totp};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::{Code, Core, Error, Reason, Result, crypto::password::PasswordMatch, ids::UserId, throttles, tx::Tx};
 
 /// How long a sign-in through a provider counts as reauthentication for users without a password.
 const REAUTH_WINDOW: TimeDelta = TimeDelta::minutes(15);

@@ -1,15 +1,9 @@
 //! Sign-up.
 
-use crate::{
-    Core, Result,
-    accounts::{Accounts, client::ClientInfo, credentials::set_password, emails, limits, profile},
-    events::{Actor, EventData, NewEvent, SignUpData},
-    ids::UserId,
-    outbox::EmailTemplate,
-    throttles,
-    tx::Tx,
-    users::{self, AccountStatus, Email, User},
-};
+use crate::accounts::{Accounts, client::ClientInfo, credentials::set_password, emails, limits, profile};
+use crate::events::{Actor, EventData, NewEvent, SignUpData};
+use crate::users::{self, AccountStatus, Email, User};
+use crate::{Core, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
 
 /// A sign-up form.
 pub struct SignUp {

@@ -3,25 +3,14 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, sea_query::OnConflict};
 
-use crate::{
-    Code, Core, Error, Reason, Result,
-    accounts::{
-        client::ClientInfo,
-        emails, limits,
-        reauthentication::{reauthenticate, reauthenticate_with_second_factor},
-        sessions::{self, Principal, SecondFactor},
-        totp::{self, check, consume_totp_code, find, new_recovery_codes, remove},
-    },
-    crypto::seal::Purpose,
-    db,
-    entity::second_factor::{self, Column},
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    outbox::EmailTemplate,
-    throttles,
-    tx::Tx,
-    users,
-};
+use crate::accounts::reauthentication::{reauthenticate, reauthenticate_with_second_factor};
+use crate::accounts::sessions::{self, Principal, SecondFactor};
+use crate::accounts::totp::{self, check, consume_totp_code, find, new_recovery_codes, remove};
+use crate::accounts::{client::ClientInfo, emails, limits};
+use crate::entity::second_factor::{self, Column};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::{Code, Core, Error, Reason, Result, crypto::seal::Purpose, db, ids::UserId, outbox::EmailTemplate};
+use crate::{throttles, tx::Tx, users};
 
 pub use super::totp::{is_enabled, list_enabled};
 

@@ -11,26 +11,18 @@
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
-};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
-use crate::{
-    Code, Core, Error, Reason, Result,
-    accounts::{
-        client::{ClientInfo, device_proof, known_device},
-        emails,
-    },
-    crypto::{access_token, seal::Purpose},
-    db,
-    entity::{refresh_token, session},
-    events::{Actor, EventData, NewEvent},
-    ids::{SessionId, UserId},
-    outbox::EmailTemplate,
-    tx::Tx,
-    users::{self, AccountStatus, SignInMethod, User},
-};
+use crate::accounts::client::{ClientInfo, device_proof, known_device};
+use crate::accounts::emails;
+use crate::crypto::{access_token, seal::Purpose};
+use crate::entity::{refresh_token, session};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::ids::{SessionId, UserId};
+use crate::users::{self, AccountStatus, SignInMethod, User};
+use crate::{Code, Core, Error, Reason, Result, db, outbox::EmailTemplate, tx::Tx};
 
 pub use crate::entity::session::Model as Session;
 

@@ -1,20 +1,10 @@
 //! Sign-in with a password.
 
-use crate::{
-    Code, Core, Result,
-    accounts::{
-        client::ClientInfo,
-        credentials::{password_of, set_password},
-        limits, reauthentication,
-        sessions::{self, SignedIn},
-        totp,
-    },
-    crypto::password::PasswordMatch,
-    ids::UserId,
-    throttles,
-    tx::Tx,
-    users::{self, Email, SignInMethod, User},
-};
+use crate::accounts::credentials::{password_of, set_password};
+use crate::accounts::sessions::{self, SignedIn};
+use crate::accounts::{client::ClientInfo, limits, reauthentication, totp};
+use crate::users::{self, Email, SignInMethod, User};
+use crate::{Code, Core, Result, crypto::password::PasswordMatch, ids::UserId, throttles, tx::Tx};
 
 /// A sign-in form.
 pub struct SignIn {

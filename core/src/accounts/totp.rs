@@ -5,22 +5,13 @@ use chrono::DateTime;
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QuerySelect};
 use totp_rs::{Algorithm, Builder, Totp};
 
-use crate::{
-    Code, Core, Error, Result,
-    accounts::{
-        client::ClientInfo,
-        limits,
-        sessions::{self, SecondFactor},
-    },
-    crypto::{base32, seal::Purpose},
-    db::{self, Reader},
-    entity::{recovery_code, second_factor},
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    throttles,
-    tx::Tx,
-    users::User,
-};
+use crate::accounts::sessions::{self, SecondFactor};
+use crate::accounts::{client::ClientInfo, limits};
+use crate::crypto::{base32, seal::Purpose};
+use crate::db::{self, Reader};
+use crate::entity::{recovery_code, second_factor};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::{Code, Core, Error, Result, ids::UserId, throttles, tx::Tx, users::User};
 
 /// Number of recovery codes per user.
 const RECOVERY_CODES: usize = 10;

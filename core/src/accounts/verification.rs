@@ -1,16 +1,9 @@
 //! Verification of email addresses.
 
-use crate::{
-    Code, Core, Result,
-    accounts::{client::ClientInfo, credentials::delete_password, emails, limits, one_time},
-    crypto::seal::Purpose,
-    events::{Actor, EventData, NewEvent},
-    ids::UserId,
-    outbox::EmailTemplate,
-    throttles,
-    tx::Tx,
-    users::{self, AccountStatus, Email, User},
-};
+use crate::accounts::{client::ClientInfo, credentials::delete_password, emails, limits, one_time};
+use crate::events::{Actor, EventData, NewEvent};
+use crate::users::{self, AccountStatus, Email, User};
+use crate::{Code, Core, Result, crypto::seal::Purpose, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
 
 /// Sends the verification link again; earlier links stay valid. The result does not depend on whether the address has
 /// an account. Refused with `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.

@@ -13,11 +13,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::{
-    Code, Core, Error, Result,
-    crypto::seal::Purpose,
-    ids::{SessionId, UserId},
-};
+use crate::ids::{SessionId, UserId};
+use crate::{Code, Core, Error, Result, crypto::seal::Purpose};
 
 /// The `iss` claim.
 pub const ISSUER: &str = "dca-auth";

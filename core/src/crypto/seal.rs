@@ -3,10 +3,8 @@
 //! AES-256-GCM with a random 96-bit nonce. The associated data is the length-prefixed purpose and the row's id, so a
 //! ciphertext copied to another row or column does not decrypt. A wrong master key is detected at startup.
 
-use aes_gcm::{
-    Aes256Gcm, Key,
-    aead::{Aead, KeyInit, Payload},
-};
+use aes_gcm::aead::{Aead, KeyInit, Payload};
+use aes_gcm::{Aes256Gcm, Key};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 

@@ -4,15 +4,9 @@ use std::{fmt, time::Duration};
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel};
 
-use crate::{
-    Caller, Core, Reason, Result, db,
-    entity::circuit_breaker::{Column, Entity, Model},
-    events::{Actor, EventData, NewEvent, OriginLabel},
-    ids::TenantId,
-    tx::Tx,
-    users::Provider,
-    workers,
-};
+use crate::entity::circuit_breaker::{Column, Entity, Model};
+use crate::events::{Actor, EventData, NewEvent, OriginLabel};
+use crate::{Caller, Core, Reason, Result, db, ids::TenantId, tx::Tx, users::Provider, workers};
 
 /// How long a confirmation is valid.
 const CONFIRMATION: Duration = Duration::from_mins(15);

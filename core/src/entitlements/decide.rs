@@ -2,11 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{
-    kinds::Announce,
-    stamp::Stamp,
-    types::{Evidence, Level},
-};
+use super::types::{Evidence, Level};
+use super::{kinds::Announce, stamp::Stamp};
 use crate::{entity::source::Model as Source, ids::LicenseId, outbox::Notify};
 
 /// The changing part of a source.

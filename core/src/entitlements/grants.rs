@@ -1,19 +1,11 @@
 //! What admins decide: a grant is a source like any other, that no role change ends; a revocation suppresses the
 //! sources of the license.
 
-use super::{
-    Entitlement,
-    kinds::SourceKind,
-    store,
-    types::{Change, Evidence, Level, Observation, ObservedSource},
-};
-use crate::{
-    Caller, Core, Error, Reason, Result,
-    ids::{LicenseId, ProductId, UserId},
-    licenses::{self, License},
-    tx::Tx,
-    users,
-};
+use super::types::{Change, Evidence, Level, Observation, ObservedSource};
+use super::{Entitlement, kinds::SourceKind, store};
+use crate::ids::{LicenseId, ProductId, UserId};
+use crate::licenses::{self, License};
+use crate::{Caller, Core, Error, Reason, Result, tx::Tx, users};
 
 /// Grants a product to a user and sends the key. Refused with `CONFLICT` if the user has a license for the product.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserId) -> Result<LicenseId> {

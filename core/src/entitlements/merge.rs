@@ -1,9 +1,7 @@
 //! Merges what two users hold when they turn out to be one person.
 
-use super::{
-    decide::{SourceState, merge},
-    store,
-};
+use super::decide::{SourceState, merge};
+use super::store;
 use crate::{Caller, Result, ids::UserId, licenses, tx::Tx, users};
 
 /// Moves sources and licenses of `from` to `into`. Of two licenses for one product the one in use is kept, or

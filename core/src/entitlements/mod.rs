@@ -10,17 +10,12 @@
 
 use chrono::Duration;
 
-use crate::{
-    Caller, Core, Result, Scope,
-    entity::source::Model as Source,
-    events::{EventData, NewEvent},
-    ids::{LicenseId, ProductId, TenantId, UserId},
-    licenses::{self, License},
-    outbox::{self, Delivery, Notify},
-    products::{self, Policy, Product},
-    tx::Tx,
-    users, workers,
-};
+use crate::events::{EventData, NewEvent};
+use crate::ids::{LicenseId, ProductId, TenantId, UserId};
+use crate::licenses::{self, License};
+use crate::outbox::{self, Delivery, Notify};
+use crate::products::{self, Policy, Product};
+use crate::{Caller, Core, Result, Scope, entity::source::Model as Source, tx::Tx, users, workers};
 
 pub mod breaker;
 mod decide;
@@ -33,12 +28,10 @@ mod store;
 mod types;
 
 use self::decide::{Decision, SourceState, decide, key_timing, next};
-pub use self::{
-    grants::{grant, revoke, revoke_member_license},
-    kinds::{Announce, SourceKind},
-    stamp::{Stamp, Stamps},
-    types::{Change, Evidence, Level, Observation, ObservedSource},
-};
+pub use self::grants::{grant, revoke, revoke_member_license};
+pub use self::kinds::{Announce, SourceKind};
+pub use self::stamp::{Stamp, Stamps};
+pub use self::types::{Change, Evidence, Level, Observation, ObservedSource};
 pub(crate) use self::{merge::merge_users, store::count_holders};
 
 /// Records an observation and applies what follows from it, in one transaction.

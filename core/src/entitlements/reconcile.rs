@@ -4,27 +4,16 @@
 //! known: if too many licenses would be revoked, the circuit breaker opens and an admin must confirm. A holder
 //! who is missing from the list is not a loss yet: the provider is asked about them once more.
 
-use std::{
-    collections::{HashMap, HashSet},
-    time::Duration,
-};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{
-    breaker::{self, Origin},
-    observe,
-    stamp::Stamp,
-    store,
-    types::{Evidence, Level, Observation, ObservedSource},
-};
-use crate::{
-    Caller, Core, Result, Scope,
-    outbox::{self, Delivery},
-    tx::Tx,
-    users,
-    workers::Lease,
-};
+use super::breaker::{self, Origin};
+use super::types::{Evidence, Level, Observation, ObservedSource};
+use super::{observe, stamp::Stamp, store};
+use crate::outbox::{self, Delivery};
+use crate::{Caller, Core, Result, Scope, tx::Tx, users, workers::Lease};
 
 /// The reconciliation of one origin, fed member by member. A subject is a member's id at the provider.
 pub struct Reconciliation {

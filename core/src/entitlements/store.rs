@@ -3,24 +3,16 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter};
+use sea_orm::{QueryOrder, QuerySelect, sea_query::Expr};
 use uuid::Uuid;
 
 use super::{kinds::SourceKind, stamp::Stamp, types::Level};
-use crate::{
-    Core, Result,
-    db::{self, Reader},
-    entity::{
-        identity, license,
-        source::{Column, Entity, Model as Source},
-    },
-    ids::{MappingId, ProductId, TenantId, UserId},
-    tx::Tx,
-    users::Provider,
-};
+use crate::db::{self, Reader};
+use crate::entity::source::{Column, Entity, Model as Source};
+use crate::entity::{identity, license};
+use crate::ids::{MappingId, ProductId, TenantId, UserId};
+use crate::{Core, Result, tx::Tx, users::Provider};
 
 /// All sources of an entitlement.
 pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Vec<Source>> {

@@ -4,16 +4,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{
-    kinds::{Announce, SourceKind},
-    stamp::Stamp,
-};
-use crate::{
-    Caller,
-    events::SourceLabel,
-    ids::{LicenseId, ProductId, UserId},
-    workers::Lease,
-};
+use super::kinds::{Announce, SourceKind};
+use super::stamp::Stamp;
+use crate::ids::{LicenseId, ProductId, UserId};
+use crate::{Caller, events::SourceLabel, workers::Lease};
 
 /// Whether a source was observed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,11 +3,8 @@
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
 use super::Event;
-use crate::{
-    Result, db,
-    entity::{cursor, event},
-    tx::Tx,
-};
+use crate::entity::{cursor, event};
+use crate::{Result, db, tx::Tx};
 
 /// Reads the next events after a cursor that all instances share, and moves it past them if the transaction
 /// commits. Only one instance reads at a time: moving the cursor locks its row.

@@ -6,13 +6,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::EventKind;
-use crate::{
-    error::Code,
-    ids::{GuildId, ProductId, RoleId, SessionId},
-    licenses::LicenseState,
-    outbox::DeliveryKind,
-    users::{AccountStatus, Provider, Role, SignInMethod},
-};
+use crate::ids::{GuildId, ProductId, RoleId, SessionId};
+use crate::users::{AccountStatus, Provider, Role, SignInMethod};
+use crate::{error::Code, licenses::LicenseState, outbox::DeliveryKind};
 
 /// Declares the data of each event; `=>` names its kind where the variant is called differently.
 macro_rules! event_data {

@@ -1,9 +1,7 @@
 //! What happened, and who did it.
 
-use crate::{
-    ids::{ApiKeyId, DiscordUserId, UserId},
-    string_enum::string_enum,
-};
+use crate::ids::{ApiKeyId, DiscordUserId, UserId};
+use crate::string_enum::string_enum;
 
 string_enum! {
     /// The kinds of events. The wire strings are public and stable.

@@ -4,30 +4,22 @@
 //! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::Expr,
-};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder};
+use sea_orm::{QuerySelect, sea_query::Expr};
 
-use crate::{
-    Core, Error, Result, Scope, db,
-    entity::{event, event_head},
-    ids::{LicenseId, TenantId, UserId},
-    workers::schedule::{LOG_CHANNEL, schedule_no_later_than},
-};
+use crate::entity::{event, event_head};
+use crate::ids::{LicenseId, TenantId, UserId};
+use crate::workers::schedule::{LOG_CHANNEL, schedule_no_later_than};
+use crate::{Core, Error, Result, Scope, db};
 
 mod cursor;
 mod data;
 mod kind;
 
-pub(crate) use self::{
-    cursor::read_next,
-    data::{EventData, OriginLabel, SignUpData},
-};
-pub use self::{
-    data::SourceLabel,
-    kind::{Actor, EventKind},
-};
+pub(crate) use self::cursor::read_next;
+pub use self::data::SourceLabel;
+pub(crate) use self::data::{EventData, OriginLabel, SignUpData};
+pub use self::kind::{Actor, EventKind};
 pub use crate::entity::event::Model as Event;
 
 /// An event to write when its transaction commits.

@@ -11,26 +11,20 @@
 use chrono::{DateTime, Utc};
 use sea_orm::ColumnTrait;
 
-use crate::{
-    AppCaller, Caller, Core, Reason, Result, Scope,
-    crypto::{license_key::LicenseKey, seal::Purpose},
-    entity::license::Column,
-    events::{EventData, NewEvent},
-    ids::{LicenseId, ProductId, UserId},
-    products::{self, Policy, Product},
-    tx::Tx,
-};
+use crate::crypto::{license_key::LicenseKey, seal::Purpose};
+use crate::events::{EventData, NewEvent};
+use crate::ids::{LicenseId, ProductId, UserId};
+use crate::products::{self, Policy, Product};
+use crate::{AppCaller, Caller, Core, Reason, Result, Scope, entity::license::Column, tx::Tx};
 
 mod state;
 mod store;
 mod verdict;
 
+pub use self::state::{LicenseFacts, LicenseState};
+pub use self::store::list_of;
 pub(crate) use self::store::{get, lock, lock_unrevoked};
-pub use self::{
-    state::{LicenseFacts, LicenseState},
-    store::list_of,
-    verdict::{Question, Verdict, VerdictCode, judge},
-};
+pub use self::verdict::{Question, Verdict, VerdictCode, judge};
 pub use crate::entity::license::Model as License;
 
 /// A change to a license.

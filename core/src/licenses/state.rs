@@ -3,11 +3,8 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::{
-    entity::license::Model as License,
-    ids::{LicenseId, PolicyId, ProductId, TenantId},
-    string_enum::string_enum,
-};
+use crate::ids::{LicenseId, PolicyId, ProductId, TenantId};
+use crate::{entity::license::Model as License, string_enum::string_enum};
 
 string_enum! {
     /// The state of a license.

@@ -1,17 +1,12 @@
 //! Queries on the `licenses` table.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
 
-use crate::{
-    Core, Reason, Result, Scope, db,
-    entity::license::{Column, Entity, Model as License},
-    ids::{LicenseId, ProductId, UserId},
-    tx::Tx,
-};
+use crate::entity::license::{Column, Entity, Model as License};
+use crate::ids::{LicenseId, ProductId, UserId};
+use crate::{Core, Reason, Result, Scope, db, tx::Tx};
 
 /// Inserts a new license. `false`: its key already exists; generate another.
 pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {

@@ -6,15 +6,10 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, sea_query::Expr};
 
-use crate::{
-    Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, entitlements,
-    entity::role_mapping::{Column, Entity},
-    events::{Actor, EventData, NewEvent, SourceLabel},
-    ids::MappingId,
-    products::Product,
-    tx::Tx,
-    workers,
-};
+use crate::entity::role_mapping::{Column, Entity};
+use crate::events::{Actor, EventData, NewEvent, SourceLabel};
+use crate::{Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, entitlements, ids::MappingId};
+use crate::{products::Product, tx::Tx, workers};
 
 pub mod reconcile;
 mod roles;

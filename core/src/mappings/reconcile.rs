@@ -4,17 +4,10 @@ use std::{collections::HashSet, time::Duration};
 
 use uuid::Uuid;
 
-use super::{
-    Mapping,
-    roles::{observed_sources, origin},
-};
-use crate::{
-    Core, DiscordUserId, GuildId, Result, RoleId, Scope,
-    entitlements::reconcile::{Reconciliation, Summary},
-    guilds::Guild,
-    outbox::Delivery,
-    workers::Lease,
-};
+use super::Mapping;
+use super::roles::{observed_sources, origin};
+use crate::entitlements::reconcile::{Reconciliation, Summary};
+use crate::{Core, DiscordUserId, GuildId, Result, RoleId, Scope, guilds::Guild, outbox::Delivery, workers::Lease};
 
 /// The reconciliation of one guild, fed page by page.
 pub struct GuildReconciliation {

@@ -1,15 +1,11 @@
 //! What the roles of a Discord member say about mappings.
 
 use super::Mapping;
-use crate::{
-    Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope,
-    entitlements::{Evidence, Level, Observation, ObservedSource, SourceKind, Stamp, breaker::Origin},
-    events::{OriginLabel, SourceLabel},
-    guilds,
-    ids::TenantId,
-    users::{self, Provider},
-    workers::{self, Lease},
-};
+use crate::entitlements::{Evidence, Level, Observation, ObservedSource, SourceKind, Stamp, breaker::Origin};
+use crate::events::{OriginLabel, SourceLabel};
+use crate::users::{self, Provider};
+use crate::workers::{self, Lease};
+use crate::{Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope, guilds, ids::TenantId};
 
 /// One source per mapping, from a member's roles. `roles` is `None` if the member left.
 pub(super) fn observed_sources<'a>(

@@ -1,21 +1,14 @@
 //! The outbox as operators see it.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::{CaseStatement, Expr},
-};
+use sea_orm::sea_query::{CaseStatement, Expr};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::delivery::DeliveryState;
-use crate::{
-    Caller, Core, Reason, Result,
-    bus::Topic,
-    db,
-    entity::outbox::{Column, Entity, Model as OutboxRow},
-    events::{EventData, NewEvent},
-    tx::Tx,
-};
+use crate::entity::outbox::{Column, Entity, Model as OutboxRow};
+use crate::events::{EventData, NewEvent};
+use crate::{Caller, Core, Reason, Result, bus::Topic, db, tx::Tx};
 
 /// A page of the outbox, newest first.
 pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u64) -> Result<Vec<OutboxRow>> {

@@ -3,10 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{
-    ids::{ChannelId, DiscordUserId, GuildId, LicenseId, UserId},
-    string_enum::string_enum,
-};
+use crate::ids::{ChannelId, DiscordUserId, GuildId, LicenseId, UserId};
+use crate::string_enum::string_enum;
 
 /// The effect to perform and its recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

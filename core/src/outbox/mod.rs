@@ -12,28 +12,19 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect,
-    sea_query::{Expr, LockBehavior, LockType, Query},
-};
+use sea_orm::sea_query::{Expr, LockBehavior, LockType, Query};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait, QueryFilter};
+use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
-use crate::{
-    Core, Error, Result,
-    bus::Topic,
-    db,
-    entity::outbox::{Column, Entity},
-    tx::Tx,
-};
+use crate::entity::outbox::{Column, Entity};
+use crate::{Core, Error, Result, bus::Topic, db, tx::Tx};
 
 mod admin;
 mod delivery;
 
-pub use self::{
-    admin::{QueueDepth, list, queue_depth, replay},
-    delivery::{Delivery, DeliveryKind, DeliveryState, EmailTemplate, Transport},
-};
+pub use self::admin::{QueueDepth, list, queue_depth, replay};
+pub use self::delivery::{Delivery, DeliveryKind, DeliveryState, EmailTemplate, Transport};
 pub use crate::entity::outbox::Model as OutboxRow;
 
 /// When to perform a delivery.

@@ -5,30 +5,20 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{
-    ActiveModelTrait,
-    ActiveValue::NotSet,
-    ColumnTrait, Condition, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect,
-    QueryTrait,
-    sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, SelectStatement},
-};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, SelectStatement};
+use sea_orm::{ActiveModelTrait, ActiveValue::NotSet, ColumnTrait, Condition, EntityTrait, IntoActiveModel};
+use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
-use crate::{
-    Code, Core, DiscordUserId, Error, GuildId, Result,
-    db::{self, Reader},
-    entity::{holder, identity, role_mapping, source, user},
-    ids::{TenantId, UserId},
-    throttles,
-    tx::Tx,
-};
+use crate::db::{self, Reader};
+use crate::entity::{holder, identity, role_mapping, source, user};
+use crate::ids::{TenantId, UserId};
+use crate::{Code, Core, DiscordUserId, Error, GuildId, Result, throttles, tx::Tx};
 
 mod email;
 mod types;
 
-pub use self::{
-    email::Email,
-    types::{AccountStatus, Locale, Provider, Role, SignInMethod},
-};
+pub use self::email::Email;
+pub use self::types::{AccountStatus, Locale, Provider, Role, SignInMethod};
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
 
 /// A user without an account and without personal data.

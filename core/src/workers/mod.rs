@@ -10,13 +10,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QuerySelect, sea_query::Expr};
 
-use crate::{
-    Core, Result,
-    bus::Topic,
-    db,
-    entity::worker::{Column, Entity},
-    tx::Tx,
-};
+use crate::entity::worker::{Column, Entity};
+use crate::{Core, Result, bus::Topic, db, tx::Tx};
 
 pub(crate) mod schedule;
 
