@@ -43,7 +43,6 @@ pub struct Inputs {
 
 impl Inputs {
     /// The system's clock and random numbers.
-    #[must_use]
     pub fn system(metrics: PrometheusHandle) -> Self {
         Self { clock: Clock::system(), ids: Ids::system(), metrics }
     }
@@ -108,7 +107,6 @@ impl App {
     }
 
     /// Whether this instance accepts requests.
-    #[must_use]
     pub fn is_ready(&self) -> bool {
         self.accepts_requests.load(Ordering::Relaxed)
     }

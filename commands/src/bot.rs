@@ -37,7 +37,6 @@ pub struct Bot {
 
 impl Bot {
     /// A bot that is not connected yet.
-    #[must_use]
     pub fn new(core: Core, discord: DiscordClient, lease_duration: Duration) -> Arc<Self> {
         let status = watch::Sender::new(GatewayStatus::Standby);
         Arc::new(Self {
@@ -51,7 +50,6 @@ impl Bot {
     }
 
     /// The gateway lease, while this instance holds it.
-    #[must_use]
     pub fn gateway_lease(&self) -> Option<Lease> {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -63,7 +61,6 @@ impl Bot {
 
     /// Whether the gateway reported a member since the reconciliation began; if so, that update is newer
     /// than the member list.
-    #[must_use]
     pub fn updated_since_reconcile(&self, guild: GuildId, member: DiscordUserId) -> bool {
         self.updates.updated_since_reconcile(guild, member)
     }

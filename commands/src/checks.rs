@@ -11,7 +11,6 @@ pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
 const ADMINISTRATOR: u64 = 1 << 3;
 
 /// The permissions the bot lacks in a guild, by name.
-#[must_use]
 pub fn missing_permissions(access: &BotAccess) -> Vec<&'static str> {
     let named = [(1 << 10, "View Channels"), (1 << 11, "Send Messages"), (1 << 28, "Manage Roles")];
     let has = if access.permissions & ADMINISTRATOR == 0 { access.permissions } else { PERMISSIONS };
@@ -53,7 +52,6 @@ pub fn mappable(access: &BotAccess, guild: GuildId, role: RoleId) -> Result<&Rol
 }
 
 /// What to do about a failed call.
-#[must_use]
 pub fn fix(error: &DiscordError) -> &'static str {
     match error {
         DiscordError::Unauthorized => {

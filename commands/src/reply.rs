@@ -22,7 +22,6 @@ pub(crate) const SYNC_CONFIRMED: &str =
     "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.";
 
 /// Escapes text, so that Discord shows no Markdown, mention or link.
-#[must_use]
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -74,7 +73,6 @@ fn no_product(wanted: &str, known: &[String], total: usize) -> String {
 }
 
 /// Why a role cannot be mapped, and what to do about it.
-#[must_use]
 pub fn unmappable(reason: &Unmappable) -> String {
     match reason {
         Unmappable::Missing => "That role does not exist in this server.".to_owned(),
@@ -106,7 +104,6 @@ pub(crate) fn fault(id: u64) -> String {
 }
 
 /// The direct message with a license key.
-#[must_use]
 pub fn key_dm(license: &MemberLicense) -> String {
     let expiry =
         license.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until <t:{}:f>.", at.timestamp()));
@@ -209,7 +206,6 @@ pub(crate) fn log_channel_set(channel: ChannelId) -> String {
 }
 
 /// A line for the log channel. `member` is the subject of the event.
-#[must_use]
 pub fn log_line(event: &Event, member: Option<DiscordUserId>) -> String {
     let value = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
     let text = |name: &str| value(name).and_then(|value| value.as_str()).map(escape);

@@ -105,7 +105,6 @@ pub struct DiscordClient {
 impl DiscordClient {
     /// A client with this token. `api_url` replaces `https://discord.com`; serenity's rate limiter is off
     /// then, because it would ignore the replacement.
-    #[must_use]
     pub fn new(token: &str, api_url: Option<&str>, timeout: Duration) -> Self {
         let client =
             Self { http: Arc::new(Http::new("")), token: token.into(), api_url: api_url.map(Into::into), timeout };

@@ -27,14 +27,12 @@ pub struct Bus {
 
 impl Bus {
     /// A bus for a single process.
-    #[must_use]
     pub fn memory() -> Self {
         Self { local: broadcast::channel(64).0, remote: None }
     }
 
     /// A bus for several instances: publishes to the channel `<prefix>:notify` and forwards what arrives
     /// there. The forwarding task ends when the last clone of the bus is dropped.
-    #[must_use]
     pub fn redis(client: Client, connection: ConnectionManager, prefix: &str) -> Self {
         let channel = format!("{prefix}:notify");
         let bus = Self { remote: Some((connection, channel.clone())), ..Self::memory() };
@@ -56,7 +54,6 @@ impl Bus {
     }
 
     /// Receives the notifications of all instances from now on.
-    #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Topic> {
         self.local.subscribe()
     }

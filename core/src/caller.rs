@@ -17,7 +17,6 @@ impl Scope {
     }
 
     /// The tenant.
-    #[must_use]
     pub fn tenant(&self) -> TenantId {
         self.0
     }
@@ -61,13 +60,11 @@ pub struct CoveredProduct {
 
 impl Caller {
     /// The operator of this installation, for this tenant.
-    #[must_use]
     pub fn operator(tenant: TenantId) -> Self {
         Self::Operator(Scope(tenant))
     }
 
     /// The tenant; the installation itself for users.
-    #[must_use]
     pub fn scope(&self) -> Scope {
         match self {
             Self::App(app) => app.scope.clone(),
@@ -77,7 +74,6 @@ impl Caller {
     }
 
     /// The originator of events that the caller causes.
-    #[must_use]
     pub fn actor(&self) -> Actor {
         match self {
             Self::App(app) => Actor::ApiKey(app.key),

@@ -12,19 +12,16 @@ pub struct Clock(Option<Arc<AtomicI64>>);
 
 impl Clock {
     /// The system clock.
-    #[must_use]
     pub const fn system() -> Self {
         Self(None)
     }
 
     /// A clock that only moves with [`Clock::advance`], for tests.
-    #[must_use]
     pub fn manual(start: DateTime<Utc>) -> Self {
         Self(Some(Arc::new(AtomicI64::new(start.timestamp_micros()))))
     }
 
     /// The current time in whole microseconds, the precision of both databases.
-    #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let micros = match &self.0 {
             Some(manual) => manual.load(Ordering::SeqCst),

@@ -45,13 +45,11 @@ impl Db {
     }
 
     /// The connection for migrations and for single statements that need no transaction.
-    #[must_use]
     pub fn writer(&self) -> &DatabaseConnection {
         &self.writer
     }
 
     /// Whether several instances can share this database.
-    #[must_use]
     pub fn is_shared(&self) -> bool {
         self.writer.get_database_backend() == DbBackend::Postgres
     }

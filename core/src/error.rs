@@ -63,7 +63,6 @@ macro_rules! reasons {
 
         impl Reason {
             /// The code it is reported under.
-            #[must_use]
             pub const fn code(&self) -> Code {
                 match self {
                     Self::Unspecified(code) => *code,
@@ -119,7 +118,6 @@ reasons! {
 
 impl Reason {
     /// The invalid field, for reasons about one.
-    #[must_use]
     pub const fn field(&self) -> Option<&'static str> {
         match self {
             Self::InvalidEmail => Some("email"),
@@ -131,13 +129,11 @@ impl Reason {
     }
 
     /// An error with this reason.
-    #[must_use]
     pub const fn refusal(self) -> Error {
         Error::Refused(Refusal { reason: self, retry_after: None })
     }
 
     /// The same for a request that may be retried after a while.
-    #[must_use]
     pub const fn retry_after(self, wait: Duration) -> Error {
         Error::Refused(Refusal { reason: self, retry_after: Some(wait) })
     }
@@ -145,7 +141,6 @@ impl Reason {
 
 impl Code {
     /// An error that this code explains.
-    #[must_use]
     pub const fn refusal(self) -> Error {
         Reason::Unspecified(self).refusal()
     }
@@ -163,7 +158,6 @@ pub struct Refusal {
 
 impl Refusal {
     /// The code to report to the caller.
-    #[must_use]
     pub const fn code(&self) -> Code {
         self.reason.code()
     }
@@ -188,7 +182,6 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// The code to report to the caller.
-    #[must_use]
     pub const fn code(&self) -> Code {
         match self {
             Self::Refused(refusal) => refusal.code(),

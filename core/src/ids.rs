@@ -94,13 +94,11 @@ pub struct Ids(Option<Arc<Mutex<StdRng>>>);
 
 impl Ids {
     /// Uses the operating system's CSPRNG.
-    #[must_use]
     pub const fn system() -> Self {
         Self(None)
     }
 
     /// Produces a repeatable sequence, for tests.
-    #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
     }
@@ -109,7 +107,6 @@ impl Ids {
     ///
     /// # Panics
     /// If the operating system provides no randomness.
-    #[must_use]
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         match &self.0 {
@@ -120,7 +117,6 @@ impl Ids {
     }
 
     /// A `UUIDv7` (RFC 9562). Ids sort by `now`, and by order of generation within a millisecond.
-    #[must_use]
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
         /// The last timestamp used, in milliseconds, and the 12-bit counter within it.
         static LAST: Mutex<(u64, u16)> = Mutex::new((0, 0));
@@ -140,7 +136,6 @@ impl Ids {
     }
 
     /// A `UUIDv4` (RFC 9562): 122 random bits.
-    #[must_use]
     pub fn v4(&self) -> Uuid {
         Builder::from_random_bytes(self.bytes()).into_uuid()
     }

@@ -46,7 +46,6 @@ impl Keyring {
     ///
     /// # Panics
     /// Never: HMAC takes keys of any length.
-    #[must_use]
     pub fn mac(&self, purpose: Purpose, value: &str) -> Vec<u8> {
         let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.key(purpose)).expect("HMAC takes any key length");
         mac.update(purpose.as_str().as_bytes());
@@ -56,7 +55,6 @@ impl Keyring {
     }
 
     /// Encrypts `plain` for this row. Returns the nonce followed by the ciphertext.
-    #[must_use]
     pub fn seal(&self, ids: &Ids, purpose: Purpose, row: Uuid, plain: &str) -> Vec<u8> {
         encrypt(self.key(purpose), ids, purpose, row, plain.as_bytes())
     }

@@ -38,7 +38,6 @@ pub struct Rate {
 
 impl Rate {
     /// `n` requests per minute, all of which may be made at once.
-    #[must_use]
     pub fn per_minute(n: NonZeroU32) -> Self {
         Self { burst: n, every: Duration::from_mins(1) / n.get() }
     }
@@ -72,7 +71,6 @@ impl Limiter {
     ///
     /// # Panics
     /// Never: periods are at least one nanosecond.
-    #[must_use]
     pub fn new(rates: &[(Bucket, Rate)], shared: Option<(ConnectionManager, &str)>) -> Self {
         let buckets = rates.iter().map(|&(bucket, rate)| {
             let quota = Quota::with_period(rate.every.max(Duration::from_nanos(1)))

@@ -21,7 +21,6 @@ macro_rules! string_enum {
             pub const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             /// The string that stands for it; public and stable.
-            #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
             }

@@ -65,7 +65,6 @@ const INVALID_CONFIG: u8 = 78;
 ///
 /// # Panics
 /// If the operating system cannot create threads.
-#[must_use]
 pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
     match runtime.block_on(execute(cli.command.unwrap_or(Command::Serve(serve::Serve::default())), env)) {

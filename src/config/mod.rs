@@ -97,14 +97,12 @@ impl fmt::Display for Faults {
 impl std::error::Error for Faults {}
 
 /// The process environment, for [`Config::load`]. Invalid UTF-8 is replaced by U+FFFD.
-#[must_use]
 pub fn env_map() -> BTreeMap<String, String> {
     let text = |os: std::ffi::OsString| os.to_string_lossy().into_owned();
     std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
 }
 
 /// Generates `.env.example`.
-#[must_use]
 pub fn reference() -> String {
     let mut reader = Reader::new(BTreeMap::new());
     Config::read(&mut reader);

@@ -10,7 +10,6 @@ pub struct Secret(pub(super) String);
 
 impl Secret {
     /// Returns the value.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }

@@ -81,7 +81,6 @@ fn account_routes() -> OpenApiRouter<App> {
 }
 
 /// Returns the OpenAPI description of the API.
-#[must_use]
 pub fn openapi() -> utoipa::openapi::OpenApi {
     routes().merge(account_routes()).split_for_parts().1
 }

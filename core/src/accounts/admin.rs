@@ -46,7 +46,6 @@ impl Admin {
     }
 
     /// The admin as the caller of other domains.
-    #[must_use]
     pub fn caller(&self) -> Caller {
         let Principal { user, session } = &self.principal;
         Caller::User { user: user.id, session: session.id, role: self.role }

@@ -62,8 +62,7 @@ pub(crate) async fn send_link(tx: &mut Tx, template: EmailTemplate, user: UserId
     send(tx, template, user, Some(&token)).await
 }
 
-/// Loads the data of an email; `None` if the account or the token no longer exists, so that there is nothing to
-/// send.
+/// Loads the data of an email; `None` if the account or the token no longer exists, so that there is nothing to send.
 pub async fn load(
     core: &Core,
     template: EmailTemplate,

@@ -5,9 +5,8 @@
 //!                                         #n reused later, or #n+1 used     -> all sessions of the user end
 //! ```
 //! A refresh token is derived from its session and generation, so a retry within the grace period gets the *same*
-//! successor: a client that lost a response stays signed in, and a session never has two valid tokens. Access
-//! tokens are checked against their session on every request, so a revocation takes effect at once on every
-//! instance.
+//! successor: a client that lost a response stays signed in, and a session never has two valid tokens. Access tokens
+//! are checked against their session on every request, so a revocation takes effect at once on every instance.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};

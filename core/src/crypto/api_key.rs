@@ -18,7 +18,6 @@ string_enum! {
 
 impl ApiKeyKind {
     /// How its keys begin.
-    #[must_use]
     pub const fn prefix(self) -> &'static str {
         match self {
             Self::Publishable => "dca_pk_",
@@ -39,7 +38,6 @@ pub struct ApiKeyText {
 
 impl ApiKeyText {
     /// Generates a random key.
-    #[must_use]
     pub fn generate(kind: ApiKeyKind, ids: &Ids) -> Self {
         let body = base32::text(&ids.bytes::<RANDOM>());
         let text = format!("{}{body}", kind.prefix());
@@ -47,7 +45,6 @@ impl ApiKeyText {
     }
 
     /// Parses a key; `None` if it is malformed.
-    #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let kind = ApiKeyKind::ALL.iter().copied().find(|kind| text.starts_with(kind.prefix()))?;
         let has_valid_length = text.len() == kind.prefix().len() + RANDOM + CHECK && text.is_ascii();
@@ -56,13 +53,11 @@ impl ApiKeyText {
     }
 
     /// The full key.
-    #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
     /// An abbreviated form that is safe to show.
-    #[must_use]
     pub fn hint(&self) -> String {
         format!("{}…{}", self.kind.prefix(), &self.text[self.text.len() - CHECK..])
     }

@@ -1,10 +1,9 @@
 //! License keys: `PREFIX-` and 28 symbols of Crockford's Base32.
 //!
-//! 25 symbols hold a 3-bit format version (`001`) and the 122 random bits of a `UUIDv4`; 3 are
-//! Reed–Solomon check symbols over GF(32), x⁵+x²+1, roots α¹..α³. Three virtual leading symbols are
-//! the top 15 bits of SHA-256 over the folded prefix, so that the code is RS(31,28), distance 4, and
-//! covers the prefix: any two wrong or swapped symbols are detected without a database read.
-//! The check detects typing errors; it is no protection against forged keys.
+//! 25 symbols hold a 3-bit format version (`001`) and the 122 random bits of a `UUIDv4`; 3 are Reed–Solomon check
+//! symbols over GF(32), x⁵+x²+1, roots α¹..α³. Three virtual leading symbols are the top 15 bits of SHA-256 over the
+//! folded prefix, so that the code is RS(31,28), distance 4, and covers the prefix: any two wrong or swapped symbols
+//! are detected without a database read. The check detects typing errors; it is no protection against forged keys.
 
 use sha2::{Digest, Sha256};
 use unicode_normalization::UnicodeNormalization;
@@ -65,7 +64,6 @@ pub enum Malformed {
 
 impl Malformed {
     /// The position of the wrong character, if known: 1-based, counted in the text as given.
-    #[must_use]
     pub fn position(&self) -> Option<usize> {
         match *self {
             Self::Symbol { position } | Self::Typo { position } => Some(position),
@@ -76,7 +74,6 @@ impl Malformed {
 
 impl LicenseKey {
     /// The key that carries the random bits of `secret`, a `UUIDv4`.
-    #[must_use]
     pub fn new(prefix: &str, secret: Uuid) -> Self {
         let n = secret.as_u128();
         let version_nibble = 76;
@@ -131,20 +128,17 @@ impl LicenseKey {
     }
 
     /// The form used for lookups and encryption: folded prefix and body, without dashes.
-    #[must_use]
     pub fn canonical(&self) -> String {
         format!("{}{}", self.prefix, base32::text(&self.body))
     }
 
     /// The form shown to users, with the product's own spelling of the prefix.
-    #[must_use]
     pub fn display(&self, prefix: &str) -> String {
         let body = base32::text(&self.body);
         (0..BODY).step_by(4).fold(prefix.to_owned(), |text, start| format!("{text}-{}", &body[start..start + 4]))
     }
 
     /// An abbreviated form that is safe to show: the product's spelling of the prefix, and the last group.
-    #[must_use]
     pub fn hint(&self, prefix: &str) -> String {
         format!("{prefix}-…-{}", base32::text(&self.body[BODY - 4..]))
     }
@@ -172,13 +166,11 @@ impl LicenseKey {
 }
 
 /// The form in which prefixes are compared; see [`base32::fold`].
-#[must_use]
 pub fn fold_prefix(prefix: &str) -> String {
     prefix.chars().map(base32::fold).collect()
 }
 
 /// Whether a prefix is valid for a product: 2–8 characters of A–Z and 0–9.
-#[must_use]
 pub fn is_prefix(prefix: &str) -> bool {
     (2..=8).contains(&prefix.len()) && prefix.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit())
 }

@@ -40,7 +40,6 @@ pub struct MasterKey(pub(crate) Zeroizing<[u8; 32]>);
 
 impl MasterKey {
     /// Creates a master key from 32 random bytes.
-    #[must_use]
     pub fn new(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes))
     }

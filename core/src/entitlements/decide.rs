@@ -26,9 +26,8 @@ impl SourceState {
     }
 }
 
-/// The state of a source after an observation; `None` if there is nothing to store, because the observation is
-/// older than what is stored or the source was never there. A source that is lost at `now` counts until
-/// `grace_ends`.
+/// The state of a source after an observation; `None` if there is nothing to store, because the observation is older
+/// than what is stored or the source was never there. A source that is lost at `now` counts until `grace_ends`.
 pub(super) fn next(
     stored: Option<SourceState>,
     level: Level,

@@ -16,7 +16,6 @@ pub struct Stamps(Arc<AtomicI64>);
 
 impl Stamps {
     /// A stamp later than every previous one: the clock in microseconds, or the last stamp plus one.
-    #[must_use]
     pub fn next(&self, clock: &Clock) -> Stamp {
         let now = clock.now().timestamp_micros();
         let last = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)));

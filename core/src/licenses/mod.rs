@@ -93,7 +93,7 @@ async fn issue(
 
 async fn set_revoked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
     let from = license.state(tx.now());
-    if !from.may_revoke() {
+    if from == LicenseState::Revoked {
         return Err(Reason::AlreadyRevoked.refusal());
     }
     let changes = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];

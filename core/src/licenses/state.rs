@@ -22,34 +22,20 @@ string_enum! {
     }
 }
 
-impl LicenseState {
-    /// Whether the license may be revoked: in every state but `Revoked`.
-    #[must_use]
-    pub fn may_revoke(self) -> bool {
-        self != Self::Revoked
-    }
-}
-
 /// What verdicts depend on; cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are named after what they hold")]
 pub struct LicenseFacts {
-    /// The license.
     pub id: LicenseId,
-    /// The tenant that issued it.
     pub tenant: TenantId,
-    /// The product.
     pub product: ProductId,
     /// The version of the policy it was issued under.
     pub policy: PolicyId,
     /// Prefix and last group of the key.
     pub key_hint: String,
-    /// When it was assigned to a user.
     pub assigned_at: Option<DateTime<Utc>>,
-    /// When it was validated first.
     pub first_valid_at: Option<DateTime<Utc>>,
-    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -71,7 +57,6 @@ impl From<&License> for LicenseFacts {
 
 impl LicenseFacts {
     /// The state at `now`.
-    #[must_use]
     pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
         if self.revoked_at.is_some() {
             LicenseState::Revoked
@@ -89,7 +74,6 @@ impl LicenseFacts {
 
 impl License {
     /// The state at `now`.
-    #[must_use]
     pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
         LicenseFacts::from(self).state(now)
     }

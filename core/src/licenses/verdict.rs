@@ -56,7 +56,6 @@ impl Verdict {
 
 /// Checks in a fixed order of precedence. A license of another tenant, or of a product the API key does not
 /// cover, is `NOT_FOUND`, so that its existence is not revealed.
-#[must_use]
 pub fn judge(facts: Option<LicenseFacts>, app: &AppCaller, wanted: Option<ProductId>, now: DateTime<Utc>) -> Verdict {
     let covers = |product: ProductId| app.products.iter().any(|covered| covered.id == product);
     let is_visible = |facts: &LicenseFacts| facts.tenant == app.scope.tenant() && covers(facts.product);

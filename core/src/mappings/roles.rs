@@ -56,7 +56,6 @@ pub async fn observation(
 }
 
 /// The members of a guild, as something to reconcile.
-#[must_use]
 pub fn origin(tenant: TenantId, guild: GuildId) -> Origin {
     let label = OriginLabel::Guild { guild_id: guild.to_string() };
     Origin { tenant, provider: Provider::Discord, id: guild.to_string(), label, worker: workers::RECONCILE_ROLES }

@@ -69,7 +69,6 @@ pub enum Outcome {
 
 impl Outcome {
     /// The label in metrics.
-    #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Sent => "sent",

@@ -1,6 +1,5 @@
-//! HTML pages for email links and OAuth callbacks if no frontend is configured. They work without JavaScript.
-//! Opening a page changes nothing, because mail programs prefetch links: tokens are only used when the form is
-//! submitted.
+//! HTML pages for email links and OAuth callbacks if no frontend is configured. They work without JavaScript. Opening
+//! a page changes nothing, because mail programs prefetch links: tokens are only used when the form is submitted.
 
 use askama::Template;
 use axum::http::{HeaderMap, StatusCode, header};
