@@ -244,6 +244,28 @@ fn guild_manager_sees_only_the_license_holders_of_the_guild() {
 }
 
 #[test]
+fn the_outbox_lists_deliveries_by_the_ids_they_refer_to() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
+        let form = json!({ "email": "new@x.example", "password": PASSWORD, "name": "New" });
+        assert_eq!(post(&t, "/auth/signup", form).await.status, 201);
+        t.wait_until_idle().await;
+        let listed = root.get("/admin/outbox?limit=1").await;
+        let delivery = &listed.body[0];
+        assert_eq!((&delivery["kind"], &delivery["state"]), (&json!("mail"), &json!("sent")), "{listed:?}");
+        let members: Vec<&String> = delivery["about"].as_object().unwrap().keys().collect();
+        assert_eq!(members, ["kind", "letter", "token", "user"]);
+        let replay = |id: &str| format!("/admin/outbox/{id}/replay");
+        let sent = root.post(&replay(delivery["id"].as_str().unwrap()), Value::Null).await;
+        assert_eq!((sent.status, sent.code()), (409, "CONFLICT"));
+        let unknown = root.post(&replay("00000000-0000-7000-8000-000000000000"), Value::Null).await;
+        assert_eq!((unknown.status, unknown.code()), (404, "NOT_FOUND"));
+        t
+    });
+}
+
+#[test]
 fn ban_ends_sessions_at_once_and_is_reported_only_with_the_right_password() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
