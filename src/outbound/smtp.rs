@@ -93,8 +93,7 @@ impl Server {
         }
         self.step(Stage::Content, server.command(Data)).await?;
         // Servers take longest here, and giving up too early would send the email twice.
-        let result = timeout(self.command_timeout * 2, server.message(&bytes)).await;
-        classify_result(Stage::Content, result)?;
+        in_time(Stage::Content, self.command_timeout * 2, server.message(&bytes)).await?;
         self.quit(server).await;
         Ok(())
     }
@@ -131,7 +130,7 @@ impl Server {
     }
 
     async fn step<T>(&self, stage: Stage, command: impl Future<Output = Result<T, Error>>) -> Result<T, MailError> {
-        classify_result(stage, timeout(self.command_timeout, command).await)
+        in_time(stage, self.command_timeout, command).await
     }
 }
 
@@ -159,11 +158,14 @@ fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
-fn classify_result<T>(
+/// Waits for a command at most this long.
+async fn in_time<T>(
     stage: Stage,
-    result: Result<Result<T, Error>, tokio::time::error::Elapsed>,
+    limit: Duration,
+    command: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, MailError> {
-    match result {
+    // Boxed, because futures of the SMTP library are large.
+    match timeout(limit, Box::pin(command)).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(classify(stage, &error)),
         Err(_) => Err(MailError::Transient(format!("{stage}: no response in time"))),
