@@ -121,6 +121,13 @@ impl App {
         if self.core.db.is_shared() { "cluster" } else { "embedded" }
     }
 
+    /// Whether the bot should be connected to Discord and is not.
+    pub(crate) fn is_bot_disconnected(&self) -> bool {
+        let is_waiting =
+            |status: &GatewayStatus| matches!(status, GatewayStatus::Connecting | GatewayStatus::Refused(_));
+        self.bot.as_ref().is_some_and(|bot| is_waiting(&bot.status.borrow()))
+    }
+
     /// The status of the Discord connection: one word and a description.
     pub(crate) fn discord_status(&self) -> (&'static str, String) {
         match (&self.bot, &self.discord) {

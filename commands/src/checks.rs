@@ -19,7 +19,7 @@ pub fn missing_permissions(access: &BotAccess) -> Vec<&'static str> {
 
 /// Why a role cannot be mapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{self:?}")]
+#[error("the role cannot be mapped")]
 pub enum Unmappable {
     /// The server has no such role.
     Missing,

@@ -17,7 +17,7 @@ pub(crate) enum CommandError {
     Discord(#[from] serenity::Error),
     #[error(transparent)]
     DiscordApi(#[from] DiscordError),
-    #[error("{0:?}")]
+    #[error(transparent)]
     Unmappable(#[from] Unmappable),
     #[error("the channel is in another server")]
     ForeignChannel,

@@ -1,7 +1,8 @@
 //! The domain: accounts, entitlements and licenses, independent of HTTP, Discord, SMTP and Patreon.
 //!
 //! An **Observation** is a fact reported by a source. [`entitlements::observe`] records it if it is newer
-//! than what is stored, the pure function `decide` returns an **Action**, and [`licenses`] applies it. All of
+//! than what is stored, a pure function takes the **Decision**, and [`licenses`] applies the **Action** that
+//! follows. All of
 //! this happens in one [`tx::Tx`], which also writes the **Events** (the event log) and the **Deliveries**
 //! (the outbox). [`licenses::judge`] computes a **Verdict** from a license and the current time.
 //! A **Refusal** ([`error`]) is a declined action; a verdict is never an error.

@@ -1,5 +1,4 @@
-//! Configuration. Each file contains a group of settings: a struct, and a `read` that describes each setting in the
-//! place where it reads it. The `_FILE` variants, the check for unknown names and `.env.example` are derived from that.
+//! Configuration. Each file contains a group of settings, a row of `settings!` each. The `_FILE` variants, the check for unknown names and `.env.example` are derived from that.
 //!
 //! `main` passes [`env_map`] to [`Config::load`], which reads only that map and the files it names, and returns either
 //! the typed configuration or all faults at once.

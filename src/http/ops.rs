@@ -26,7 +26,7 @@ async fn database_answers(app: &App) -> bool {
 pub(super) async fn health(State(app): State<App>) -> Response {
     let database = database_answers(&app).await;
     let (discord, detail) = app.discord_status();
-    let healthy = database && !matches!(discord, "refused" | "connecting");
+    let healthy = database && !app.is_bot_disconnected();
     let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let report = json!({
         "status": match (database, healthy) { (false, _) => "down", (true, false) => "degraded", (true, true) => "ok" },

@@ -8,10 +8,8 @@ use crate::accounts::sessions::{self, Principal};
 use crate::accounts::{Accounts, credentials::set_password, emails, erasure, totp};
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
-use crate::users::{self, AccountStatus, Email, Role, User};
+use crate::users::{self, AccountStatus, Email, Role, User, UserFilter};
 use crate::{Caller, Code, Core, Reason, Result, outbox::EmailTemplate, tx::Tx};
-
-pub use crate::users::UserFilter;
 
 /// A signed-in user whose role allows them to manage other users.
 #[derive(Clone, Debug)]
@@ -29,8 +27,8 @@ impl Admin {
         if role < least {
             return Err(Code::InsufficientRole.refusal());
         }
-        let lacks_mfa = principal.session.second_factor_at.is_none();
-        if lacks_mfa && role >= Role::Admin && core.accounts.policy.admins_need_second_factor {
+        let lacks_second_factor = principal.session.second_factor_at.is_none();
+        if lacks_second_factor && role >= Role::Admin && core.accounts.policy.admins_need_second_factor {
             return Err(Reason::AdminsNeedSecondFactor.refusal());
         }
         Ok(Self { principal, role })

@@ -2,10 +2,9 @@
 
 use sea_orm::{EntityTrait, IntoActiveModel};
 
-use crate::accounts::admin::{Admin, UserFilter};
-use crate::accounts::sessions::Principal;
+use crate::accounts::{admin::Admin, sessions::Principal};
 use crate::events::{EventData, NewEvent};
-use crate::users::{self, Role, User};
+use crate::users::{self, Role, User, UserFilter};
 use crate::{Core, GuildId, Reason, Result, db, entity::guild_manager, guilds, ids::UserId, tx::Tx};
 
 /// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the guild's

@@ -1,7 +1,7 @@
 //! Sign-in with an OAuth provider: Discord or Google.
 //!
 //! ```text
-//! begin -> state (in a cookie and in the authorization URL) + PKCE challenge
+//! start_sign_in -> state (in a cookie and in the authorization URL) + PKCE challenge
 //! callback -> verify_callback (state equals cookie, once) -> code exchange (HTTP) -> complete_sign_in: sign in | link
 //! ```
 //! A user is identified only by (provider, subject): a verified email from a provider never links accounts. A

@@ -90,7 +90,7 @@ pub(super) fn key_timing(evidence: Evidence, initial_announce: Option<Announce>)
     match evidence {
         Evidence::Reported => Notify::Now,
         Evidence::Reconciled { .. } if initial_announce == Some(Announce::Silently) => Notify::Silent,
-        Evidence::Reconciled { interval } => Notify::Staggered(interval),
+        Evidence::Reconciled { message_interval } => Notify::Staggered(message_interval),
     }
 }
 

@@ -157,7 +157,7 @@ impl Reconciliation {
         let observation = Observation {
             caller: Caller::System(Scope::of(self.origin.tenant)),
             user: users::ensure(core, self.origin.provider, subject).await?,
-            evidence: Evidence::Reconciled { interval: self.message_interval },
+            evidence: Evidence::Reconciled { message_interval: self.message_interval },
             stamp: self.stamp,
             fence: self.fence.clone(),
             sources,

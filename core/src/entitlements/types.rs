@@ -43,7 +43,7 @@ pub enum Evidence {
     /// Found by reconciling everybody; messages that follow are sent this far apart.
     Reconciled {
         /// The time between two messages.
-        interval: Duration,
+        message_interval: Duration,
     },
 }
 

@@ -17,8 +17,8 @@ mod data;
 mod kind;
 
 pub(crate) use self::cursor::read_next;
-pub use self::data::SourceLabel;
-pub(crate) use self::data::{EventData, OriginLabel, SignUpData};
+pub(crate) use self::data::{EventData, SignUpData};
+pub use self::data::{OriginLabel, SourceLabel};
 pub use self::kind::{Actor, EventKind};
 pub use crate::entity::event::Model as Event;
 

@@ -51,7 +51,7 @@ pub struct QueueDepth {
     pub oldest_due_s: i64,
 }
 
-/// The queue depth, for metrics and `/health`.
+/// The queue depth, for metrics.
 pub async fn queue_depth(core: &Core) -> Result<QueueDepth> {
     type Counts = (Option<i64>, Option<i64>, Option<i64>, Option<i64>, Option<DateTime<Utc>>);
     let now = core.clock.now();

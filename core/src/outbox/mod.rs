@@ -2,8 +2,8 @@
 //! change that causes it.
 //!
 //! ```text
-//! Tx -> send -> [pending] -> claim (lease, attempt + 1) -> worker `relay` -> complete
-//!                   ^---------- retry / lease expired --------|-> sent | undelivered | dead
+//! Tx -> enqueue -> [pending] -> claim (lease, attempt + 1) -> worker `relay` -> complete
+//!                      ^------- retry / lease expired --------|-> sent | undelivered | dead
 //! ```
 //! The attempt is counted when a delivery is claimed, so that a payload that crashes the process is given
 //! up eventually. Only the newest lease token can complete a delivery. Payloads contain ids, not secrets: a

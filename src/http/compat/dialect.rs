@@ -12,12 +12,12 @@ use crate::{App, http::cookies::CookieKind};
 /// The dialect of a route.
 #[derive(Clone, Copy)]
 pub(crate) struct Dialect {
-    pub(crate) system: &'static EarlierSystem,
-    all: &'static [&'static EarlierSystem],
+    pub(crate) system: &'static Conventions,
+    all: &'static [&'static Conventions],
 }
 
-/// The conventions of a system. The functions return a JSON object with the members to add, or `null`.
-pub(crate) struct EarlierSystem {
+/// The conventions of a system, an earlier one or this. The functions return a JSON object with the members to add, or `null`.
+pub(crate) struct Conventions {
     pub(super) routes: Routes,
     pub(crate) refresh_cookie: CookieKind,
     pub(crate) refresh_token_in: RefreshTokenIn,
@@ -41,8 +41,8 @@ pub(super) enum Routes {
     Own(fn() -> axum::Router<App>),
 }
 
-/// The conventions of this service.
-pub(super) const NATIVE: EarlierSystem = EarlierSystem {
+/// The conventions where no earlier system differs.
+pub(super) const NATIVE: Conventions = Conventions {
     routes: Routes::Native,
     refresh_cookie: CookieKind::Refresh,
     refresh_token_in: RefreshTokenIn::Cookie,
@@ -57,7 +57,7 @@ pub(super) const NATIVE: EarlierSystem = EarlierSystem {
 };
 
 impl Dialect {
-    pub(super) const fn new(system: &'static EarlierSystem, all: &'static [&'static EarlierSystem]) -> Self {
+    pub(super) const fn new(system: &'static Conventions, all: &'static [&'static Conventions]) -> Self {
         Self { system, all }
     }
 
@@ -76,7 +76,6 @@ impl Dialect {
         cookies
     }
 
-    /// Where a sign-in returns the refresh token.
     /// Whether a request with a refresh cookie to this path must have the CSRF token too.
     pub(crate) fn requires_double_submit(self, path: &str) -> bool {
         self.system.double_submit.contains(&path)
@@ -109,7 +108,7 @@ impl Dialect {
     }
 
     /// The native routes have the names of every system, because clients of each of them call them.
-    fn names(self, of: impl Fn(&EarlierSystem) -> Value) -> Names {
+    fn names(self, of: impl Fn(&Conventions) -> Value) -> Names {
         let systems = match self.system.routes {
             Routes::Native => self.all,
             Routes::Own(_) => &[self.system],

@@ -7,13 +7,13 @@ use axum::{Router, extract::State, response::Response};
 use dca_core::Code;
 use serde_json::{Value, json};
 
-use super::dialect::{EarlierSystem, Routes, message};
+use super::dialect::{Conventions, Routes, message};
 use crate::http::accounts::views::{RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
 use crate::http::accounts::{account, auth, pages, providers};
 use crate::http::admin::{roles, sessions, users};
 use crate::{App, http::cookies::CookieKind, http::extract::PathParams, http::problem::Problem};
 
-pub(super) static SYSTEM: EarlierSystem = EarlierSystem {
+pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,

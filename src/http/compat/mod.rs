@@ -7,14 +7,14 @@ use axum::middleware::{self, Next};
 use axum::{Router, body::Body, response::Response};
 use serde_json::Value;
 
-use crate::http::compat::dialect::{Dialect, EarlierSystem, NATIVE, Routes};
+use crate::http::compat::dialect::{Conventions, Dialect, NATIVE, Routes};
 use crate::{App, http::problem::Problem, http::trace::RequestId};
 
 pub(super) mod dialect;
 mod earlier_dca;
 mod multi_user;
 
-static SYSTEMS: [&EarlierSystem; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
+static SYSTEMS: [&Conventions; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
 
 /// The native account routes and those of the earlier systems, each in its dialect. `protect` adds the middleware
 /// whose errors are in that dialect too.
@@ -59,7 +59,7 @@ fn correlation_id(request: &Request, header: &str) -> String {
 }
 
 /// Sets the status that the clients expect, and adds the members that they read.
-fn rewrite_problem(system: &EarlierSystem, mut response: Response, correlation_id: &str) -> Response {
+fn rewrite_problem(system: &Conventions, mut response: Response, correlation_id: &str) -> Response {
     let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
     let status = (system.status)(problem.code).unwrap_or(response.status());
     problem.set_status(status);

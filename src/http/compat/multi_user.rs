@@ -5,11 +5,11 @@ use axum::http::StatusCode;
 use dca_core::Code;
 use serde_json::{Value, json};
 
-use super::dialect::{EarlierSystem, NATIVE, message};
+use super::dialect::{Conventions, NATIVE, message};
 use crate::http::accounts::views::{SignUpView, TokensView, UserView};
 use crate::http::problem::Problem;
 
-pub(super) static SYSTEM: EarlierSystem = EarlierSystem { status, error, sign_up, user, tokens, ..NATIVE };
+pub(super) static SYSTEM: Conventions = Conventions { status, error, sign_up, user, tokens, ..NATIVE };
 
 fn status(code: Code) -> Option<StatusCode> {
     (code == Code::ValidationError).then_some(StatusCode::BAD_REQUEST)

@@ -24,7 +24,7 @@ use tokio::{
 use crate::support::harness::{LIMIT, TestApp};
 
 /// Found by a reconciliation, so that an announcement that is silent sends no message.
-pub const RECONCILED: Evidence = Evidence::Reconciled { interval: Duration::ZERO };
+pub const RECONCILED: Evidence = Evidence::Reconciled { message_interval: Duration::ZERO };
 
 impl TestApp {
     /// Starts the service without a bot.
