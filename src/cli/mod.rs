@@ -67,7 +67,10 @@ const INVALID_CONFIG: u8 = 78;
 /// If the operating system cannot create threads.
 pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
-    match runtime.block_on(execute(cli.command.unwrap_or(Command::Serve(serve::Serve::default())), env)) {
+    let ended = runtime.block_on(execute(cli.command.unwrap_or(Command::Serve(serve::Serve::default())), env));
+    // Tasks that are cancelled now may still log; the reason for the exit is printed last.
+    drop(runtime);
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("dca-auth: {}", describe(&error));
