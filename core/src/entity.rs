@@ -146,6 +146,7 @@ tables! {
         first_valid_at: Option<DateTimeUtc>,
         expires_at: Option<DateTimeUtc>,
         expired_seen_at: Option<DateTimeUtc>,
+        sources_end_at: Option<DateTimeUtc>,
         revoked_at: Option<DateTimeUtc>,
         revoke_reason: Option<String>,
         rev: i64,

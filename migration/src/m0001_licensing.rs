@@ -164,6 +164,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_null("first_valid_at"))
             .col(timestamp_null("expires_at"))
             .col(timestamp_null("expired_seen_at"))
+            .col(timestamp_null("sources_end_at"))
             .col(timestamp_null("revoked_at"))
             .col(text_null("revoke_reason"))
             .col(big_integer("rev"))
@@ -263,13 +264,16 @@ fn indexes() -> Vec<IndexCreateStatement> {
     ]
 }
 
-/// Partial unique indexes, which the query builder does not support. The SQL works on both databases.
-const PARTIAL_INDEXES: [&str; 2] = [
+/// Partial indexes, which the query builder does not support. The SQL works on both databases.
+const PARTIAL_INDEXES: [&str; 3] = [
     // At most one license per user and product that is not revoked.
     "CREATE UNIQUE INDEX licenses_unrevoked ON licenses (user_id, product_id) \
      WHERE revoked_at IS NULL AND user_id IS NOT NULL",
     "CREATE UNIQUE INDEX role_mappings_live ON role_mappings (guild_id, role_id, product_id) \
      WHERE removed_at IS NULL",
+    // Licenses in their grace period.
+    "CREATE INDEX licenses_sources_end_at ON licenses (sources_end_at) \
+     WHERE revoked_at IS NULL AND sources_end_at IS NOT NULL",
 ];
 
 #[async_trait::async_trait]

@@ -15,7 +15,7 @@ pub(super) struct SourceState {
     pub live_since: DateTime<Utc>,
     /// When it stops counting, grace included; `None` while it is present.
     pub ends_at: Option<DateTime<Utc>>,
-    /// Whether an admin revoked its license; it counts again after it was lost and gained.
+    /// Whether an admin revoked the license it gave; it does not count then.
     pub suppressed: bool,
 }
 
@@ -27,21 +27,23 @@ impl SourceState {
 }
 
 /// The state of a source after an observation; `None` if there is nothing to store, because the observation is older
-/// than what is stored or the source was never there. A source that is lost at `now` counts until `grace_ends`.
+/// than what is stored or the source was never there. A source that is lost at `now` counts until `grace_ends`;
+/// one that is gained counts unless its entitlement is `suppressed`.
 pub(super) fn next(
     stored: Option<SourceState>,
     level: Level,
     stamp: Stamp,
     now: DateTime<Utc>,
     grace_ends: DateTime<Utc>,
+    suppressed: bool,
 ) -> Option<SourceState> {
     match (stored, level) {
         (Some(stored), _) if stored.stamp >= stamp => None,
-        (None, Level::Absent) => None,
+        (None, Level::Absent | Level::Withdrawn) => None,
         (None | Some(SourceState { ends_at: Some(_), .. }), Level::Present) => {
-            Some(SourceState { stamp, live_since: now, ends_at: None, suppressed: false })
+            Some(SourceState { stamp, live_since: now, ends_at: None, suppressed })
         }
-        (Some(stored @ SourceState { ends_at: None, .. }), Level::Absent) => {
+        (Some(stored @ SourceState { ends_at: None, .. }), Level::Absent | Level::Withdrawn) => {
             Some(SourceState { stamp, ends_at: Some(grace_ends), ..stored })
         }
         (Some(stored), _) => Some(SourceState { stamp, ..stored }),
@@ -71,18 +73,30 @@ pub(super) enum Decision {
     Keep,
 }
 
+/// When a license with these sources ends, grace included. `None`: one of them is live, or there are none, because the
+/// license was issued directly.
+pub(super) fn end(sources: &[SourceState]) -> Option<DateTime<Utc>> {
+    let counting = || sources.iter().filter(|source| !source.suppressed);
+    if sources.is_empty() || counting().any(|source| source.ends_at.is_none()) {
+        return None;
+    }
+    // If none counts, it has ended.
+    Some(counting().filter_map(|source| source.ends_at).max().unwrap_or(DateTime::UNIX_EPOCH))
+}
+
 /// Decides from all sources of an entitlement and its license.
 ///
 /// * A license is kept while at least one source is live or in its grace.
-/// * A suppressed source neither issues nor keeps a license until it is lost and gained again.
+/// * A suppressed source neither issues nor keeps a license. An admin's revocation suppresses what a user has, and what
+///   they gain until they have lost it all.
 /// * A license without any source was issued directly; this function does not manage it.
 pub(super) fn decide(sources: &[SourceState], license: Option<LicenseId>, now: DateTime<Utc>) -> Decision {
-    let mut counting = sources.iter().filter(|source| !source.suppressed);
-    if license.is_some() {
-        let keep = sources.is_empty() || counting.any(|source| source.ends_at.is_none_or(|ends_at| ends_at > now));
-        return if keep { Decision::Keep } else { Decision::Revoke };
+    let is_live = |source: &SourceState| !source.suppressed && source.ends_at.is_none();
+    match license {
+        Some(_) if end(sources).is_some_and(|ends_at| ends_at <= now) => Decision::Revoke,
+        None if sources.iter().any(is_live) => Decision::Issue,
+        _ => Decision::Keep,
     }
-    if counting.any(|source| source.ends_at.is_none()) { Decision::Issue } else { Decision::Keep }
 }
 
 /// When the key of a license issued because of this source is sent.
@@ -141,11 +155,19 @@ mod tests {
             (Some(in_grace), Level::Absent, 2, Some(state(2, Some(5), false))),
             (Some(suppressed), Level::Present, 2, Some(state(2, None, true))),
             (Some(suppressed), Level::Absent, 2, Some(state(2, Some(24), true))),
+            (Some(suppressed), Level::Withdrawn, 2, Some(state(2, Some(24), true))),
             (Some(state(1, Some(5), true)), Level::Present, 2, Some(gained)),
+            (None, Level::Withdrawn, 2, None),
         ] {
-            let next = next(stored, level, Stamp(stamp), NOW, NOW + Duration::hours(24));
-            assert_eq!(next, expected, "{stored:?} {level:?} {stamp}");
+            let grace_ends = NOW + Duration::hours(24);
+            assert_eq!(
+                next(stored, level, Stamp(stamp), NOW, grace_ends, false),
+                expected,
+                "{stored:?} {level:?} {stamp}"
+            );
         }
+        let inherited = next(None, Level::Present, Stamp(2), NOW, NOW, true);
+        assert_eq!(inherited, Some(SourceState { suppressed: true, ..gained }));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What admins decide: a grant is a source like any other, that no role change ends; a revocation suppresses the
-//! sources of the license.
+//! entitlement until its holder has lost all sources, or is granted the product again.
 
 use super::types::{Change, Evidence, Level, Observation, ObservedSource};
 use super::{Entitlement, kinds::SourceKind, store};
@@ -12,10 +12,11 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     let mut tx = Tx::begin(core).await?;
     let tenant = caller.scope().tenant();
     users::lock_holder(&tx, tenant, user).await?;
-    let mut entitlement = Entitlement::load(&tx, tenant, user, product).await?;
+    let mut entitlement = Entitlement::load_current(&mut tx, tenant, user, product).await?;
     if entitlement.license.is_some() {
         return Err(Reason::AlreadyLicensed.refusal());
     }
+    entitlement.release(&tx).await?;
     // The holder's lock orders grants, whatever the clock of another instance says.
     core.stamps.raise_above(entitlement.sources.iter().map(|source| source.stamp).max().unwrap_or_default());
     let observed = ObservedSource {
@@ -42,7 +43,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     }
 }
 
-/// Revokes a license now. A source that still entitles its holder issues no new one until it is lost and gained again.
+/// Revokes a license now. Its holder gets no new one while they keep one of the sources they have.
 /// Refused with `NOT_FOUND`; `INVALID_TRANSITION` if it is revoked already.
 pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -> Result<License> {
     let owner = licenses::get(core, &caller.scope(), id).await?.user_id;

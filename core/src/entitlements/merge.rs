@@ -1,7 +1,7 @@
 //! Merges what two users hold when they turn out to be one person.
 
-use super::decide::{SourceState, merge};
-use super::store;
+use super::decide::{SourceState, end, merge};
+use super::{Entitlement, store};
 use crate::{Caller, Result, ids::UserId, licenses, tx::Tx, users};
 
 /// Moves sources and licenses of `from` to `into`. Of two licenses for one product the one in use is kept, or
@@ -25,5 +25,11 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
         }
     }
     licenses::merge_users(tx, caller, from, into).await?;
+    for source in store::list_of(tx, into).await? {
+        let merged = Entitlement::load(tx, source.tenant_id, into, source.product_id).await?;
+        if let Some(license) = &merged.license {
+            licenses::set_sources_end(tx, license, end(&merged.states())).await?;
+        }
+    }
     users::delete_holders(tx, from).await
 }

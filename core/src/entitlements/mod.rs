@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! observe: Tx { lock holder; per product: load -> next (pure) per source -> decide (pure) -> apply } commit
-//! end_expired_grace (worker `expire`): load -> decide -> apply, for entitlements whose grace has expired
+//! end_expired_grace (worker `expire`): load -> decide -> apply, for licenses whose grace has ended by the clock
 //! ```
 //! Invariants: only a newer [`Stamp`] changes a source; a source ends only when it is known to be gone, never
 //! because it could not be checked; a license lasts as long as one of its sources.
@@ -27,7 +27,7 @@ mod stamp;
 mod store;
 mod types;
 
-use self::decide::{Decision, SourceState, decide, key_timing, next};
+use self::decide::{Decision, SourceState, decide, end, key_timing, next};
 pub use self::grants::{grant, revoke, revoke_member_license};
 pub use self::kinds::{Announce, SourceKind};
 pub use self::stamp::{Stamp, Stamps};
@@ -53,7 +53,7 @@ pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Chang
     products.dedup();
     let mut changes = Vec::new();
     for product in products {
-        let mut entitlement = Entitlement::load(&tx, tenant, observation.user, product).await?;
+        let mut entitlement = Entitlement::load_current(&mut tx, tenant, observation.user, product).await?;
         changes.extend(entitlement.apply_observation(&mut tx, observation).await?);
     }
     tx.commit().await?;
@@ -65,12 +65,14 @@ pub async fn end_expired_grace(core: &Core) -> Result<u64> {
     const BATCH: u64 = 100;
     let mut revoked = 0;
     loop {
-        let batch = store::list_lapsed(core, core.clock.now(), BATCH).await?;
-        for &(tenant, user, product) in &batch {
+        let batch = licenses::list_lapsed(core, core.clock.now(), BATCH).await?;
+        for license in &batch {
+            // Only an entitlement has sources, and its license has an owner.
+            let Some(user) = license.user_id else { continue };
             let mut tx = Tx::begin(core).await?;
-            users::lock_holder(&tx, tenant, user).await?;
-            let mut entitlement = Entitlement::load(&tx, tenant, user, product).await?;
-            let system = Caller::System(Scope::of(tenant));
+            users::lock_holder(&tx, license.tenant_id, user).await?;
+            let mut entitlement = Entitlement::load(&tx, license.tenant_id, user, license.product_id).await?;
+            let system = Caller::System(Scope::of(license.tenant_id));
             revoked += u64::from(entitlement.apply_decision(&mut tx, &system, Notify::Silent).await?.is_some());
             tx.commit().await?;
         }
@@ -78,7 +80,7 @@ pub async fn end_expired_grace(core: &Core) -> Result<u64> {
             break;
         }
     }
-    if let Some(next) = store::next_end(core, core.clock.now()).await? {
+    if let Some(next) = licenses::next_lapse(core, core.clock.now()).await? {
         workers::schedule_no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
     }
     Ok(revoked)
@@ -112,20 +114,41 @@ impl Entitlement {
         Ok(Self { tenant, user, product, policy, license, sources })
     }
 
+    /// Loads an entitlement. If its grace has ended, the license is revoked first: an ended license never comes back.
+    async fn load_current(tx: &mut Tx, tenant: TenantId, user: UserId, product: ProductId) -> Result<Self> {
+        let loaded = Self::load(tx, tenant, user, product).await?;
+        let (Decision::Revoke, Some(license)) = (loaded.decide(tx), &loaded.license) else { return Ok(loaded) };
+        revoke_lost(tx, &Caller::System(Scope::of(tenant)), license).await?;
+        Self::load(tx, tenant, user, product).await
+    }
+
+    fn decide(&self, tx: &Tx) -> Decision {
+        decide(&self.states(), self.license.as_ref().map(|license| license.id), tx.now())
+    }
+
+    fn states(&self) -> Vec<SourceState> {
+        self.sources.iter().map(SourceState::of).collect()
+    }
+
     /// Records the observed sources of this product, and applies what follows if one of them changed.
     async fn apply_observation(&mut self, tx: &mut Tx, observation: &Observation) -> Result<Option<Change>> {
         let Observation { caller, evidence, .. } = observation;
-        let (mut send, mut changed, mut rolling_out) = (Notify::Silent, false, false);
+        let (mut send, mut changed, mut lost, mut rolling_out) = (Notify::Silent, false, false, false);
         let product = self.product.id;
         for observed in observation.sources.iter().filter(|observed| observed.product == product) {
             let has_changed = self.store_source(tx, observation, observed).await?;
             changed |= has_changed;
+            lost |= has_changed && observed.level == Level::Absent;
             let is_present = observed.level == Level::Present;
             // A first reconciliation may have issued the license silently, a moment before this was reported.
             rolling_out |= is_present && observed.initial_announce.is_some() && *evidence == Evidence::Reported;
             if is_present && has_changed && send == Notify::Silent {
                 send = key_timing(*evidence, observed.initial_announce);
             }
+        }
+        // A user who has lost everything can get a license again.
+        if lost && self.sources.iter().all(|source| source.ends_at.is_some()) {
+            self.release(tx).await?;
         }
         let send = if rolling_out { Notify::Now } else { send };
         let decided = changed || rolling_out;
@@ -144,10 +167,12 @@ impl Entitlement {
         observed: &ObservedSource,
     ) -> Result<bool> {
         let now = tx.now();
+        let suppressed = self.sources.iter().any(|source| source.suppressed);
         let stored = self.sources.iter_mut().find(|source| source.reference == observed.reference);
         let before = stored.as_deref().map(SourceState::of);
         let grace_ends = now + Duration::seconds(self.policy.source_grace_s);
-        let Some(after) = next(before, observed.level, observation.stamp, now, grace_ends) else { return Ok(false) };
+        let after = next(before, observed.level, observation.stamp, now, grace_ends, suppressed);
+        let Some(after) = after else { return Ok(false) };
         if let Some(source) = stored {
             source.set(after);
             store::update(tx, source).await?;
@@ -180,10 +205,15 @@ impl Entitlement {
         Ok(changed)
     }
 
-    /// Issues or revokes the license as the sources require.
+    /// Ends the suppression by an admin's revocation.
+    async fn release(&mut self, tx: &Tx) -> Result<()> {
+        self.sources.iter_mut().for_each(|source| source.suppressed = false);
+        store::release(tx, self.user, self.product.id).await
+    }
+
+    /// Issues or revokes the license as the sources require, or stores when they end.
     async fn apply_decision(&mut self, tx: &mut Tx, caller: &Caller, send: Notify) -> Result<Option<Change>> {
-        let sources: Vec<_> = self.sources.iter().map(SourceState::of).collect();
-        match (decide(&sources, self.license.as_ref().map(|license| license.id), tx.now()), &self.license) {
+        match (self.decide(tx), &self.license) {
             (Decision::Issue, _) => {
                 let (product, policy, owner) = (&self.product, &self.policy, Some(self.user));
                 let license = licenses::apply(tx, caller, licenses::Action::Issue { product, policy, owner }).await?;
@@ -193,10 +223,14 @@ impl Entitlement {
                 Ok(Some(Change::Issued(id)))
             }
             (Decision::Revoke, Some(license)) => {
-                let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
-                Ok(Some(Change::Revoked(licenses::apply(tx, caller, revoke).await?.id)))
+                revoke_lost(tx, caller, license).await?;
+                Ok(Some(Change::Revoked(license.id)))
             }
-            (Decision::Keep | Decision::Revoke, _) => Ok(None),
+            (Decision::Keep, Some(license)) => {
+                licenses::set_sources_end(tx, license, end(&self.states())).await?;
+                Ok(None)
+            }
+            (Decision::Keep | Decision::Revoke, None) => Ok(None),
         }
     }
 }
@@ -206,6 +240,11 @@ impl Source {
         let SourceState { stamp, live_since, ends_at, suppressed } = state;
         (self.stamp, self.live_since, self.ends_at, self.suppressed) = (stamp.0, live_since, ends_at, suppressed);
     }
+}
+
+async fn revoke_lost(tx: &mut Tx, caller: &Caller, license: &License) -> Result<()> {
+    let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
+    licenses::apply(tx, caller, revoke).await.map(drop)
 }
 
 /// Sends a license's key to its holder, at most once per license.
@@ -221,11 +260,11 @@ async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<boo
         let is_same =
             |source: &&Source| (source.product_id, source.reference) == (observed.product, observed.reference);
         match (stored.iter().find(is_same), observed.level) {
-            (None, Level::Absent) => {}
+            (None, Level::Absent | Level::Withdrawn) => {}
             (Some(source), Level::Present) if source.ends_at.is_none() && observed.initial_announce.is_none() => {
                 present.push(source.id);
             }
-            (Some(source), Level::Absent) if source.ends_at.is_some() => absent.push(source.id),
+            (Some(source), Level::Absent | Level::Withdrawn) if source.ends_at.is_some() => absent.push(source.id),
             _ => return Ok(false),
         }
     }

@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter};
-use sea_orm::{QueryOrder, QuerySelect, sea_query::Expr};
+use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::{kinds::SourceKind, stamp::Stamp, types::Level};
 use crate::db::{self, Reader};
+use crate::entity::identity;
 use crate::entity::source::{Column, Entity, Model as Source};
-use crate::entity::{identity, license};
-use crate::ids::{MappingId, ProductId, TenantId, UserId};
+use crate::ids::{MappingId, ProductId, UserId};
 use crate::{Core, Result, tx::Tx, users::Provider};
 
 /// All sources of an entitlement.
@@ -60,7 +59,7 @@ pub(super) async fn confirm(core: &Core, ids: &[Uuid], level: Level, stamp: Stam
     }
     let unchanged = match level {
         Level::Present => Column::EndsAt.is_null(),
-        Level::Absent => Column::EndsAt.is_not_null(),
+        Level::Absent | Level::Withdrawn => Column::EndsAt.is_not_null(),
     };
     let older = [Column::Id.is_in(ids.iter().copied()), Column::Stamp.lt(stamp.0), unchanged];
     let confirmed = db::update([(Column::Stamp, stamp.0.into())], older).exec(core.db.writer()).await?;
@@ -74,47 +73,21 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
     Ok(newest.flatten())
 }
 
-/// Suppresses the sources of an entitlement whose license an admin revoked, and ends its grant.
+/// Suppresses the live sources of an entitlement whose license an admin revoked, and ends its grant.
 pub(super) async fn suppress(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
-    let of_entitlement = Column::UserId.eq(user).and(Column::ProductId.eq(product));
-    db::update([(Column::Suppressed, true.into())], [of_entitlement.clone()]).exec(tx.db()).await?;
-    let grant = [of_entitlement, Column::Kind.eq(SourceKind::Manual)];
+    let live = Column::UserId.eq(user).and(Column::ProductId.eq(product)).and(Column::EndsAt.is_null());
+    let others = [live.clone(), Column::Kind.ne(SourceKind::Manual)];
+    db::update([(Column::Suppressed, true.into())], others).exec(tx.db()).await?;
+    let grant = [live, Column::Kind.eq(SourceKind::Manual)];
     db::update([(Column::EndsAt, tx.now().into())], grant).exec(tx.db()).await?;
     Ok(())
 }
 
-/// Entitlements with an unrevoked license and no unsuppressed source that is live or in its grace.
-pub(super) async fn list_lapsed(
-    core: &Core,
-    now: DateTime<Utc>,
-    limit: u64,
-) -> Result<Vec<(TenantId, UserId, ProductId)>> {
-    let other = |column: Column| Expr::col(("other", column));
-    let counting_source = sea_orm::sea_query::Query::select()
-        .expr(Expr::value(1))
-        .from_as(Entity, "other")
-        .and_where(other(Column::UserId).equals((Entity, Column::UserId)))
-        .and_where(other(Column::ProductId).equals((Entity, Column::ProductId)))
-        .and_where(other(Column::Suppressed).eq(false))
-        .and_where(other(Column::EndsAt).is_null().or(other(Column::EndsAt).gt(now)))
-        .to_owned();
-    let license = Entity::belongs_to(license::Entity)
-        .from((Column::UserId, Column::ProductId))
-        .to((license::Column::UserId, license::Column::ProductId));
-    let lapsed = Entity::find()
-        .join(JoinType::InnerJoin, license.into())
-        .filter(Column::EndsAt.lte(now))
-        .filter(license::Column::RevokedAt.is_null())
-        .filter(Expr::exists(counting_source).not());
-    let entitlements = lapsed.select_only().columns([Column::TenantId, Column::UserId, Column::ProductId]).distinct();
-    Ok(entitlements.limit(limit).into_tuple().all(core.db.read()).await?)
-}
-
-/// The earliest end of a running grace.
-pub(super) async fn next_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
-    let running = Entity::find().filter(Column::EndsAt.gt(now)).select_only().column_as(Column::EndsAt.min(), "next");
-    let next: Option<Option<DateTime<Utc>>> = running.into_tuple().one(core.db.read()).await?;
-    Ok(next.flatten())
+/// Ends the suppression of an entitlement.
+pub(super) async fn release(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+    let of_entitlement = [Column::UserId.eq(user), Column::ProductId.eq(product)];
+    db::update([(Column::Suppressed, false.into())], of_entitlement).exec(tx.db()).await?;
+    Ok(())
 }
 
 /// The sources among these that each user has, by their id at the provider.

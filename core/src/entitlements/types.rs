@@ -16,6 +16,8 @@ pub enum Level {
     Present,
     /// The source is known to be gone.
     Absent,
+    /// The source no longer counts, because an admin removed its mapping. The user may still have the role.
+    Withdrawn,
 }
 
 /// One observed source.

@@ -3,7 +3,7 @@
 //! ```text
 //! entitlements -> apply(Issue | Revoke) -> row + events (+ delivery)
 //! validate: parse key (no I/O) -> find -> judge (pure) -> first VALID? -> activate
-//! expire:   every read computes the state from the clock; `announce_expired` only records the event
+//! expire, end of grace: every read computes the state from the clock; workers only record the events
 //! ```
 //! Invariants: at most one unrevoked license per user and product; a revoked license stays revoked; the
 //! key is stored as an HMAC for lookup and encrypted for display, never in plain text.
@@ -23,7 +23,7 @@ mod verdict;
 
 pub use self::state::{LicenseFacts, LicenseState};
 pub use self::store::list_of;
-pub(crate) use self::store::{get, lock, lock_unrevoked};
+pub(crate) use self::store::{get, list_lapsed, lock, lock_unrevoked, next_lapse, set_sources_end};
 pub use self::verdict::{Question, Verdict, VerdictCode, judge};
 pub use crate::entity::license::Model as License;
 
@@ -74,6 +74,7 @@ async fn issue(
             first_valid_at: None,
             expires_at,
             expired_seen_at: None,
+            sources_end_at: None,
             revoked_at: None,
             revoke_reason: None,
             rev: 1,
@@ -92,10 +93,10 @@ async fn issue(
 }
 
 async fn set_revoked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
-    let from = license.state(tx.now());
-    if from == LicenseState::Revoked {
+    if license.revoked_at.is_some() {
         return Err(Reason::AlreadyRevoked.refusal());
     }
+    let from = LicenseFacts { sources_end_at: None, ..LicenseFacts::from(license) }.state(tx.now());
     let changes = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     store::update(tx, license.id, changes).await?;
     let (state, reason) = (LicenseState::Revoked, reason.to_owned());
@@ -168,13 +169,17 @@ pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec
     let products = products::list(core, scope).await?;
     let licenses = store::list_of(core, scope, user).await?;
     let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
-    let unrevoked = licenses.iter().filter(|license| license.revoked_at.is_none());
+    let now = core.clock.now();
+    let unrevoked = licenses.iter().filter(|license| license.state(now) != LicenseState::Revoked);
     unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()
 }
 
 /// The holder of a license, and what to send them; `None` if it was revoked meanwhile or has no holder.
 pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(UserId, MemberLicense)>> {
     let Some(license) = store::find_unrevoked(core, id).await? else { return Ok(None) };
+    if license.state(core.clock.now()) == LicenseState::Revoked {
+        return Ok(None);
+    }
     let Some(user) = license.user_id else { return Ok(None) };
     let product = products::find(core, license.product_id).await?;
     Ok(Some((user, member_license(core, &license, &product.name)?)))
@@ -250,13 +255,17 @@ pub async fn announce_expired(core: &Core) -> Result<u64> {
 async fn announce(core: &Core, id: LicenseId) -> Result<bool> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
-    let state = license.state(tx.now());
-    if license.expired_seen_at.is_some() || state != LicenseState::Expired {
+    if license.expired_seen_at.is_some() || license.revoked_at.is_some() {
         return Ok(false);
     }
     store::update(&tx, id, [(Column::ExpiredSeenAt, tx.now().into())]).await?;
     let system = Caller::System(Scope::of(license.tenant_id));
-    record(&mut tx, &system, &license, EventData::LicenseExpired { state, expires_at: license.expires_at });
+    record(
+        &mut tx,
+        &system,
+        &license,
+        EventData::LicenseExpired { state: LicenseState::Expired, expires_at: license.expires_at },
+    );
     tx.commit().await?;
     Ok(true)
 }

@@ -17,7 +17,7 @@ string_enum! {
         Active => "active",
         /// Past its expiry.
         Expired => "expired",
-        /// Revoked; this is final.
+        /// Revoked, or without a source since its grace ended; this is final.
         Revoked => "revoked",
     }
 }
@@ -36,6 +36,8 @@ pub struct LicenseFacts {
     pub assigned_at: Option<DateTime<Utc>>,
     pub first_valid_at: Option<DateTime<Utc>>,
     pub expires_at: Option<DateTime<Utc>>,
+    /// When its last source ends, grace included; `None` while one is live or if it has none.
+    pub sources_end_at: Option<DateTime<Utc>>,
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -50,6 +52,7 @@ impl From<&License> for LicenseFacts {
             assigned_at: license.assigned_at,
             first_valid_at: license.first_valid_at,
             expires_at: license.expires_at,
+            sources_end_at: license.sources_end_at,
             revoked_at: license.revoked_at,
         }
     }
@@ -58,7 +61,7 @@ impl From<&License> for LicenseFacts {
 impl LicenseFacts {
     /// The state at `now`.
     pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
-        if self.revoked_at.is_some() {
+        if self.revoked_at.is_some() || self.sources_end_at.is_some_and(|ends_at| ends_at <= now) {
             LicenseState::Revoked
         } else if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
             LicenseState::Expired

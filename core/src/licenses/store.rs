@@ -72,6 +72,28 @@ pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64
     Ok(rows.limit(limit).into_tuple().all(core.db.read()).await?)
 }
 
+/// Unrevoked licenses whose last source has ended.
+pub(crate) async fn list_lapsed(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<License>> {
+    let lapsed = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.lte(now));
+    Ok(lapsed.limit(limit).all(core.db.read()).await?)
+}
+
+/// When the next license loses its last source.
+pub(crate) async fn next_lapse(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+    let later = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.gt(now));
+    let next = later.select_only().column_as(Column::SourcesEndAt.min(), "next");
+    let next: Option<Option<DateTime<Utc>>> = next.into_tuple().one(core.db.read()).await?;
+    Ok(next.flatten())
+}
+
+/// Stores when the last source of a locked license ends.
+pub(crate) async fn set_sources_end(tx: &Tx, license: &License, at: Option<DateTime<Utc>>) -> Result<()> {
+    if license.sources_end_at == at {
+        return Ok(());
+    }
+    update(tx, license.id, [(Column::SourcesEndAt, at.into())]).await
+}
+
 /// Changes columns of a locked license and increments its revision.
 pub(super) async fn update(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
     let changes = changes.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);

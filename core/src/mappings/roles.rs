@@ -15,6 +15,7 @@ pub(super) fn observed_sources<'a>(
     // A deleted role is no evidence that members lost it, until an admin removes its mapping.
     let is_verifiable = |mapping: &&Mapping| mapping.role_deleted_at.is_none() || mapping.removed_at.is_some();
     let level = |mapping: &Mapping| match roles {
+        _ if mapping.removed_at.is_some() => Level::Withdrawn,
         Some(roles) if roles.contains(&mapping.role_id) => Level::Present,
         _ => Level::Absent,
     };

@@ -146,6 +146,46 @@ fn revoked_member_gets_a_new_key_only_after_regaining_the_role() {
 }
 
 #[test]
+fn revoked_member_gets_no_new_key_from_another_mapping_while_keeping_the_role() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, silver, owner) = (guild.role("Gold"), guild.role("Silver"), guild.owner());
+        let ana = guild.join("ana");
+        t.wait_for_events(&guild).await;
+        t.map_role(&guild, "Tools", gold, 24).await;
+        ana.set_roles(&[gold, silver]);
+        t.discord.next_dm(&ana).await;
+        let member = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
+        t.discord.run(&owner, "/license revoke", &member).await;
+        let of = |role| [("role", Opt::Role(role)), ("product", text("Tools"))];
+        // A second mapping, and the first one removed and added again.
+        assert!(t.discord.run(&owner, "/mapping add", &of(silver)).await.content.starts_with("✅"));
+        t.advance(Duration::minutes(5));
+        t.run_worker(RECONCILE_ROLES).await;
+        let removed = t.discord.run(&owner, "/mapping remove", &of_text(gold)).await;
+        assert!(removed.content.starts_with("✅"), "{removed:?}");
+        t.run_worker(RECONCILE_ROLES).await;
+        assert!(t.discord.run(&owner, "/mapping add", &of(gold)).await.content.starts_with("✅"));
+        t.run_worker(RECONCILE_ROLES).await;
+        ana.take(gold);
+        t.wait_for_events(&guild).await;
+        ana.grant(gold);
+        t.wait_for_events(&guild).await;
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 1, "one of the roles was kept all the time");
+        ana.set_roles(&[]);
+        t.wait_for_events(&guild).await;
+        ana.grant(silver);
+        t.discord.next_dm(&ana).await;
+        assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
+        t
+    });
+}
+
+fn of_text(role: u64) -> [(&'static str, Opt); 2] {
+    [("role", text(&role.to_string())), ("product", text("Tools"))]
+}
+
+#[test]
 fn key_command_shows_members_only_their_own_keys() {
     it(|t| async {
         let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));

@@ -67,6 +67,31 @@ fn a_role_regained_within_the_grace_keeps_the_license() {
 }
 
 #[test]
+fn a_grace_ends_by_the_clock_without_a_worker_and_its_license_never_comes_back() {
+    it(|t| async {
+        let (guild, gold, ana) = t.guild_with_product("Gold Tools", 24).await;
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+        ana.grant(gold);
+        let first = key_in(&t.discord.next_dm(&ana).await.content);
+        ana.take(gold);
+        t.wait_for_events_of_kind(&guild, "user.role_changed", 2).await;
+        t.advance(Duration::hours(24) - Duration::seconds(1));
+        assert_eq!(t.validate(&api_key, &first).await["code"], "VALID");
+        t.advance(Duration::seconds(1));
+        assert_eq!(t.validate(&api_key, &first).await["code"], "REVOKED");
+        assert!(!t.discord.run(&ana, "/key", &[]).await.content.contains(&first));
+        ana.grant(gold);
+        let second = key_in(&t.discord.next_dm(&ana).await.content);
+        assert_eq!(t.validate(&api_key, &first).await["code"], "REVOKED");
+        assert_eq!(t.validate(&api_key, &second).await["code"], "VALID");
+        t.run_worker(EXPIRE).await;
+        let kinds = t.event_kinds(&guild).await;
+        assert_eq!(kinds.iter().filter(|kind| *kind == "license.revoked").count(), 1, "{kinds:?}");
+        t
+    });
+}
+
+#[test]
 fn without_grace_losing_the_role_revokes_and_regaining_it_issues_a_new_key() {
     it(|t| async {
         let (guild, gold, ana) = t.guild_with_product("Gold Tools", 0).await;
