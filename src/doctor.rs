@@ -1,7 +1,8 @@
 //! `dca-auth doctor`: checks the installation and suggests a fix for each problem.
 
 use dca_commands::{checks, reply, rest};
-use dca_core::{Caller, guilds, mappings};
+use dca_core::mappings::{self, Mapping};
+use dca_core::{Caller, ChannelId, GuildId, guilds};
 use dca_migration::{Migrator, MigratorTrait};
 use serde::Serialize;
 
@@ -124,32 +125,46 @@ async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding>
 
 async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::Guild) -> Vec<Finding> {
     let check = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
-    let access = match discord.bot_access(guild.id).await {
-        Ok(access) => access,
+    let roles = match discord.roles(guild.id).await {
+        Ok(roles) => roles,
         Err(error) => return vec![Finding::fail(check("access"), error.to_string(), checks::fix(&error))],
     };
-    let missing = checks::missing_permissions(&access);
-    let permissions = if missing.is_empty() {
-        Finding::ok(check("permissions"), "all granted")
-    } else {
-        let fix = "Grant them in Server Settings → Roles → the bot's role, or invite the bot again (see the README).";
-        Finding::fail(check("permissions"), format!("missing: {}", missing.join(", ")), fix)
-    };
     let scope = Caller::operator(guild.tenant_id).scope();
-    let mappings = match mappings::list(&app.core, &scope, guild.id).await {
-        Ok(mappings) => mappings,
-        Err(error) => return vec![permissions, Finding::database_failure(check("role order"), &error)],
+    let mapped_roles = match mappings::list(&app.core, &scope, guild.id).await {
+        Ok(mappings) => {
+            let error = |mapping: &Mapping| {
+                let error = checks::mappable(&roles, guild.id, mapping.role_id).err()?;
+                Some(format!("{}: {}", mapping.role_id, reply::unmappable(error)))
+            };
+            let errors: Vec<String> = mappings.iter().filter_map(error).collect();
+            if errors.is_empty() {
+                Finding::ok(check("mapped roles"), format!("{} mapped, all exist", mappings.len()))
+            } else {
+                let fix = "In that server, use /mapping list to see them and /mapping remove to remove them.";
+                Finding::fail(check("mapped roles"), errors.join(" "), fix)
+            }
+        }
+        Err(error) => Finding::database_failure(check("mapped roles"), &error),
     };
-    let errors = mappings.iter().filter_map(|mapping| checks::mappable(&access, guild.id, mapping.role_id).err());
-    let errors: Vec<String> = errors.map(|error| reply::unmappable(&error)).collect();
-    let order = if errors.is_empty() {
-        Finding::ok(check("role order"), format!("{} mapped roles, all below the bot's role", mappings.len()))
-    } else {
-        Finding::fail(
-            check("role order"),
-            errors.join(" "),
-            "In Server Settings → Roles, drag the bot's role above the mapped roles. Remove deleted roles with /mapping.",
-        )
-    };
-    vec![permissions, order]
+    let Some(channel) = guild.log_channel_id else { return vec![mapped_roles] };
+    vec![mapped_roles, check_log_channel(discord, guild.id, channel, check("log channel")).await]
+}
+
+async fn check_log_channel(
+    discord: &rest::DiscordClient,
+    guild: GuildId,
+    channel: ChannelId,
+    check: String,
+) -> Finding {
+    match discord.missing_permissions(guild, channel).await {
+        Ok(Some(missing)) if missing.is_empty() => Finding::ok(check, "the bot can post"),
+        Ok(Some(missing)) => {
+            let fix = "Open the channel's settings → Permissions, add the bot, and allow them.";
+            Finding::fail(check, format!("the bot lacks permissions in it: {}", missing.join(", ")), fix)
+        }
+        Ok(None) => {
+            Finding::fail(check, "the channel was deleted", "In that server, use /setup to choose another one.")
+        }
+        Err(error) => Finding::fail(check, error.to_string(), checks::fix(&error)),
+    }
 }

@@ -3,52 +3,24 @@
 
 use dca_core::{GuildId, RoleId};
 
-use crate::rest::{BotAccess, DiscordError, RoleInfo};
+use crate::rest::DiscordError;
 
-/// The permissions the bot asks for in its invite link: View Channels, Send Messages, Manage Roles.
-pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11 | 1 << 28;
-
-const ADMINISTRATOR: u64 = 1 << 3;
-
-/// The permissions the bot lacks in a guild, by name.
-pub fn missing_permissions(access: &BotAccess) -> Vec<&'static str> {
-    let named = [(1 << 10, "View Channels"), (1 << 11, "Send Messages"), (1 << 28, "Manage Roles")];
-    let has = if access.permissions & ADMINISTRATOR == 0 { access.permissions } else { PERMISSIONS };
-    named.into_iter().filter(|(bit, _)| has & bit == 0).map(|(_, name)| name).collect()
-}
-
-/// Why a role cannot be mapped.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a role cannot be mapped. Roles that integrations manage and roles above the bot's can be: the bot only reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the role cannot be mapped")]
 pub enum Unmappable {
     /// The server has no such role.
     Missing,
     /// Every member has @everyone.
     Everyone,
-    /// An integration manages the role of this name.
-    Managed(String),
-    /// The role of this name is not below the bot's.
-    TooHigh(String),
-    /// The bot lacks Manage Roles.
-    NoPermission,
 }
 
-/// Finds a role and checks that it can be mapped; the error says why it cannot.
-pub fn mappable(access: &BotAccess, guild: GuildId, role: RoleId) -> Result<&RoleInfo, Unmappable> {
-    let role = access.roles.iter().find(|known| known.id == role).ok_or(Unmappable::Missing)?;
-    if u64::from(role.id) == u64::from(guild) {
-        return Err(Unmappable::Everyone);
+/// Checks that a role of a guild can be mapped; the error says why it cannot.
+pub fn mappable(existing: &[RoleId], guild: GuildId, role: RoleId) -> Result<(), Unmappable> {
+    if !existing.contains(&role) {
+        return Err(Unmappable::Missing);
     }
-    if role.managed {
-        return Err(Unmappable::Managed(role.name.clone()));
-    }
-    if role.rank >= access.top_role {
-        return Err(Unmappable::TooHigh(role.name.clone()));
-    }
-    if missing_permissions(access).contains(&"Manage Roles") {
-        return Err(Unmappable::NoPermission);
-    }
-    Ok(role)
+    if u64::from(role) == u64::from(guild) { Err(Unmappable::Everyone) } else { Ok(()) }
 }
 
 /// What to do about a failed call.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dca_core::users::{self, Provider};
-use dca_core::{Caller, Core, DiscordUserId, GuildId, guilds, ids::UserId, products};
+use dca_core::{Caller, ChannelId, Core, DiscordUserId, GuildId, guilds, ids::UserId, products};
 use futures::future::BoxFuture;
 
 use crate::{bot::Bot, checks::Unmappable, reply, rest::DiscordError};
@@ -21,6 +21,8 @@ pub(crate) enum CommandError {
     Unmappable(#[from] Unmappable),
     #[error("the channel is in another server")]
     ForeignChannel,
+    #[error("the bot cannot post in channel {channel}")]
+    CannotPost { channel: ChannelId, missing: Vec<&'static str> },
     #[error("the choice does not match its menu")]
     MismatchedChoice,
 }
@@ -32,8 +34,9 @@ pub(crate) fn error_text(error: &CommandError, id: u64) -> String {
     match error {
         CommandError::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
         CommandError::DiscordApi(error) => reply::discord_refused(error),
-        CommandError::Unmappable(reason) => format!("❌ {}", reply::unmappable(reason)),
+        CommandError::Unmappable(reason) => format!("❌ {}", reply::unmappable(*reason)),
         CommandError::ForeignChannel => reply::FOREIGN_CHANNEL.to_owned(),
+        CommandError::CannotPost { channel, missing } => format!("❌ {}", reply::cannot_post(*channel, missing)),
         CommandError::MismatchedChoice => reply::MISMATCHED_CHOICE.to_owned(),
         CommandError::Core(_) | CommandError::Discord(_) => {
             tracing::error!(%error, interaction = id, "a command failed");

@@ -24,5 +24,5 @@ mod setup;
 mod sync;
 
 pub use bot::{Bot, GatewayStatus};
-pub use checks::PERMISSIONS;
 pub use rest::DiscordClient;
+pub use rest::PERMISSIONS;

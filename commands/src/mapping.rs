@@ -37,8 +37,8 @@ async fn add(
     let caller = caller(ctx).await?;
     let product = products::get(&ctx.data().core, &caller.scope(), &product).await?;
     let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Silently };
-    let access = ctx.data().discord.bot_access(guild(ctx)).await?;
-    let role = checks::mappable(&access, guild(ctx), role.id.get().into())?.id;
+    let role = role.id.get().into();
+    checks::mappable(&ctx.data().discord.roles(guild(ctx)).await?, guild(ctx), role)?;
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
     ctx.say(reply::mapped(role, &product.name, announce)).await?;
     Ok(())

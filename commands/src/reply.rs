@@ -73,22 +73,19 @@ fn no_product(wanted: &str, known: &[String], total: usize) -> String {
 }
 
 /// Why a role cannot be mapped, and what to do about it.
-pub fn unmappable(reason: &Unmappable) -> String {
+pub const fn unmappable(reason: Unmappable) -> &'static str {
     match reason {
-        Unmappable::Missing => "That role does not exist in this server.".to_owned(),
-        Unmappable::Everyone => "@everyone cannot be mapped: every member has it. Choose another role.".to_owned(),
-        Unmappable::Managed(name) => {
-            format!("{} belongs to an integration, so it cannot be assigned. Choose another role.", escape(name))
-        }
-        Unmappable::TooHigh(name) => format!(
-            "{} is not below the bot's role. In Server Settings → Roles, drag the bot's role above it.",
-            escape(name)
-        ),
-        Unmappable::NoPermission => {
-            "The bot lacks the Manage Roles permission. Turn it on in Server Settings → Roles → the bot's role."
-                .to_owned()
-        }
+        Unmappable::Missing => "That role does not exist in this server. Choose another role.",
+        Unmappable::Everyone => "@everyone cannot be mapped: every member has it. Choose another role.",
     }
+}
+
+/// Why the log channel does not work, and what to do about it.
+pub(crate) fn cannot_post(channel: ChannelId, missing: &[&str]) -> String {
+    format!(
+        "The bot cannot post in <#{channel}>. Open that channel's settings → Permissions, add the bot, and allow: {}.",
+        missing.join(", ")
+    )
 }
 
 pub(crate) fn discord_refused(error: &DiscordError) -> String {

@@ -1,13 +1,15 @@
 //! Outbound calls to Discord's REST API.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dca_core::{ChannelId, DiscordUserId, GuildId, RoleId};
 use serenity::builder::{CreateAllowedMentions, CreateMessage};
 use serenity::http::{Http, HttpBuilder, HttpError};
 use serenity::model::application::{ApplicationFlags, CurrentApplicationInfo};
-use serenity::model::guild::{Member, Role};
-use serenity::model::{channel::Nonce, id};
+use serenity::model::{Permissions, channel::Nonce, guild::Member, id};
+
+/// The permissions that the invite link requests: View Channels and Send Messages, for the log channel.
+pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11;
 
 /// Members per page: Discord's maximum.
 pub const PAGE: u64 = 1_000;
@@ -65,32 +67,6 @@ fn brief(error: &serenity::Error) -> String {
         serenity::Error::Json(_) => "invalid response".to_owned(),
         _ => "unexpected error".to_owned(),
     }
-}
-
-/// What the checks need to know about a role.
-#[derive(Clone, Debug)]
-pub struct RoleInfo {
-    /// Its id.
-    pub id: RoleId,
-    /// Its name.
-    pub name: String,
-    /// Whether an integration manages it.
-    pub managed: bool,
-    /// Its position, higher outranks; of equal positions the lower id outranks.
-    pub rank: (u16, Reverse<u64>),
-    /// Permission bits.
-    pub permissions: u64,
-}
-
-/// The bot's highest role and permissions in a guild.
-#[derive(Clone, Debug)]
-pub struct BotAccess {
-    /// Every role of the guild.
-    pub roles: Vec<RoleInfo>,
-    /// The highest role the bot has.
-    pub top_role: (u16, Reverse<u64>),
-    /// Permission bits of the bot.
-    pub permissions: u64,
 }
 
 /// Calls to Discord, as the bot.
@@ -160,22 +136,25 @@ impl DiscordClient {
     }
 
     /// A guild's roles.
-    pub async fn roles(&self, guild: GuildId) -> Result<Vec<RoleInfo>, DiscordError> {
+    pub async fn roles(&self, guild: GuildId) -> Result<Vec<RoleId>, DiscordError> {
         let roles = self.call(self.http.get_guild_roles(id::GuildId::new(guild.into()))).await?;
-        Ok(roles.iter().map(role_info).collect())
+        Ok(roles.iter().map(|role| role.id.get().into()).collect())
     }
 
-    /// The bot's highest role and permissions in a guild.
-    pub async fn bot_access(&self, guild: GuildId) -> Result<BotAccess, DiscordError> {
-        let roles = self.roles(guild).await?;
-        let bot = self.bot_user().await?;
-        let mut own_ids = self.member(guild, bot).await?.unwrap_or_default();
-        // Every member has the role with the id of the guild.
-        own_ids.push(RoleId(guild.0));
-        let own = roles.iter().filter(|role| own_ids.contains(&role.id));
-        let top_role = own.clone().map(|role| role.rank).max().unwrap_or((0, Reverse(u64::MAX)));
-        let permissions = own.fold(0, |bits, role| bits | role.permissions);
-        Ok(BotAccess { roles, top_role, permissions })
+    /// The permissions that the bot needs to post in a channel and lacks there, by name; `None` if the guild has no such
+    /// channel.
+    pub async fn missing_permissions(
+        &self,
+        guild: GuildId,
+        channel: ChannelId,
+    ) -> Result<Option<Vec<&'static str>>, DiscordError> {
+        let (guild, channel) = (id::GuildId::new(guild.into()), id::ChannelId::new(channel.into()));
+        let channels = self.call(self.http.get_channels(guild)).await?;
+        let Some(channel) = channels.into_iter().find(|known| known.id == channel) else { return Ok(None) };
+        let bot = self.call(self.http.get_current_user()).await?.id;
+        let bot = self.call(self.http.get_member(guild, bot)).await?;
+        let granted = self.call(self.http.get_guild(guild)).await?.user_permissions_in(&channel, &bot);
+        Ok(Some((Permissions::from_bits_truncate(PERMISSIONS) - granted).get_permission_names()))
     }
 
     /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
@@ -183,12 +162,6 @@ impl DiscordClient {
     pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let channel = self.call(id::UserId::new(user.into()).create_dm_channel(&self.http)).await?;
         self.call(channel.id.send_message(&self.http, once(text, nonce))).await.map(drop)
-    }
-
-    /// The guild a channel belongs to.
-    pub async fn guild_of(&self, channel: ChannelId) -> Result<Option<GuildId>, DiscordError> {
-        let channel = self.call(self.http.get_channel(id::ChannelId::new(channel.into()))).await?;
-        Ok(channel.guild().map(|channel| channel.guild_id.get().into()))
     }
 
     /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
@@ -206,14 +179,4 @@ fn once(text: &str, nonce: &str) -> CreateMessage {
 
 fn roles_of(member: &Member) -> Vec<RoleId> {
     member.roles.iter().map(|role| role.get().into()).collect()
-}
-
-fn role_info(role: &Role) -> RoleInfo {
-    RoleInfo {
-        id: role.id.get().into(),
-        name: role.name.clone(),
-        managed: role.managed,
-        rank: (role.position, Reverse(role.id.get())),
-        permissions: role.permissions.bits(),
-    }
 }

@@ -92,15 +92,16 @@ async fn choose(bot: &Bot, choice: &ComponentInteraction, menu: &str, product: &
         (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
             let role = values.first().map_or(0, |role| role.get()).into();
             let product = products::get(&bot.core, &caller.scope(), product).await?;
-            let access = bot.discord.bot_access(guild).await?;
-            checks::mappable(&access, guild, role)?;
+            checks::mappable(&bot.discord.roles(guild).await?, guild, role)?;
             mappings::add(&bot.core, &caller, guild, role, &product, Announce::Silently).await?;
             Ok(reply::mapped(role, &product.name, Announce::Silently))
         }
         (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
             let channel = values.first().map_or(0, |channel| channel.get()).into();
-            if bot.discord.guild_of(channel).await? != Some(guild) {
-                return Err(CommandError::ForeignChannel);
+            match bot.discord.missing_permissions(guild, channel).await? {
+                None => return Err(CommandError::ForeignChannel),
+                Some(missing) if !missing.is_empty() => return Err(CommandError::CannotPost { channel, missing }),
+                Some(_) => {}
             }
             bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
             guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;

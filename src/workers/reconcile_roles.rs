@@ -82,7 +82,7 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
 }
 
 async fn roles_of(discord: &DiscordClient, guild: GuildId) -> Result<Vec<RoleId>, DiscordError> {
-    Ok(with_retries(|| discord.roles(guild)).await?.into_iter().map(|role| role.id).collect())
+    with_retries(|| discord.roles(guild)).await
 }
 
 /// Tries a read up to three times, so that one failed page does not fail the whole reconciliation.

@@ -9,11 +9,8 @@ use std::{
     sync::mpsc,
 };
 
-use dca_core::{
-    guilds,
-    mappings::{self, Announce},
-};
-use dca_test_support::{MailSink, SimGuild};
+use dca_core::guilds;
+use dca_test_support::MailSink;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -396,12 +393,6 @@ fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str
     assert!(matches!(&wrong[..], [(c, d)] if c.starts_with(check) && d.contains(detail)), "{check}: {wrong:?}");
 }
 
-async fn map(t: &TestApp, guild: &SimGuild, role: u64) {
-    let caller = t.caller(guild).await;
-    let product = dca_core::products::get(t.core(), &caller.scope(), "Gold Tools").await.unwrap();
-    mappings::add(t.core(), &caller, guild.id().into(), role.into(), &product, Announce::Silently).await.unwrap();
-}
-
 #[test]
 fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
     it(|mut t| async {
@@ -426,9 +417,14 @@ fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
             "authentication with the mail server failed",
         );
 
-        map(&t, &guild, guild.role_above_bot("Boss")).await;
+        let (logs, caller) = (guild.channel("logs"), t.caller(&guild).await);
+        guilds::set_log_channel(t.core(), &caller, guild.id().into(), logs.into()).await.unwrap();
         t.stop().await;
-        assert_fails(&t, &[], "role order in Makers", "Boss is not below the bot's role");
+        guild.deny(logs, 1 << 11);
+        assert_fails(&t, &[], "log channel in Makers", "Send Messages");
+        guild.deny(logs, 0);
+        guild.delete_role(gold);
+        assert_fails(&t, &[], "mapped roles in Makers", "does not exist");
         t.discord.disallow_intents(true);
         let (_, wrong) = failed_checks(&t, &[]);
         assert_eq!(wrong[0].0, "intents");

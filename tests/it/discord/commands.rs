@@ -35,23 +35,28 @@ fn setup_takes_three_steps_and_confirms_them() {
 }
 
 #[test]
-fn roles_that_cannot_be_managed_are_refused_with_the_fix() {
+fn every_role_but_everyone_can_be_mapped_whoever_manages_it() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
-        let owner = guild.owner();
+        let (owner, ana) = (guild.owner(), guild.join("ana"));
+        let (booster, above) = (guild.managed_role("Booster"), guild.role_above_bot("Admin"));
         t.wait_for_events(&guild).await;
         t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
-        for (role, message) in [
-            (guild.id(), "@everyone cannot be mapped"),
-            (guild.managed_role("Booster"), "belongs to an integration"),
-            (guild.role_above_bot("Admin"), "is not below the bot's role"),
-        ] {
+        let add = async |role| {
             let options = [("role", Opt::Role(role)), ("product", text("Tools"))];
-            let reply = t.discord.run(&owner, "/mapping add", &options).await;
-            assert!(reply.ephemeral && reply.content.starts_with("❌") && reply.content.contains(message), "{reply:?}");
-        }
+            t.discord.run(&owner, "/mapping add", &options).await.content
+        };
+        let refused = add(guild.id()).await;
+        assert!(refused.starts_with("❌ @everyone cannot be mapped"), "{refused}");
         let listed = t.discord.run(&owner, "/mapping list", &[]).await;
         assert_eq!(listed.content, "No role is mapped yet. Use `/setup` to map one.", "nothing was written");
+        for role in [booster, above] {
+            let reply = add(role).await;
+            assert!(reply.starts_with("✅"), "{reply}");
+        }
+        ana.grant(booster);
+        t.discord.next_dm(&ana).await;
+        t.run_worker(RECONCILE_ROLES).await;
         t
     });
 }
@@ -318,6 +323,26 @@ fn log_channel_of_another_server_is_refused() {
         let refused = t.discord.forge_component(&owner, &custom_id, &[theirs]).await;
         assert!(refused.content.contains("not in this server"), "{refused:?}");
         assert!(t.discord.messages(theirs).is_empty());
+        t
+    });
+}
+
+#[test]
+fn log_channel_without_permissions_is_refused_with_their_names() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (owner, logs) = (guild.owner(), guild.channel("logs"));
+        t.wait_for_events(&guild).await;
+        let panel = t.discord.run(&owner, "/setup", &[("product", text("Tools"))]).await;
+        for (denied, named) in [(1 << 11, "allow: Send Messages."), (1 << 10, "View Channel")] {
+            guild.deny(logs, denied);
+            let refused = t.discord.choose(&owner, &panel, "setup:log", &[logs]).await.content;
+            assert!(refused.starts_with("❌") && refused.contains(named), "{refused}");
+        }
+        guild.deny(logs, 0);
+        let set = t.discord.choose(&owner, &panel, "setup:log", &[logs]).await;
+        assert!(set.content.starts_with("✅"), "{set:?}");
+        t.discord.next_message(logs).await;
         t
     });
 }

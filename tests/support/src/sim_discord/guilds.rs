@@ -69,10 +69,21 @@ impl SimGuild {
     pub fn channel(&self, name: &str) -> u64 {
         self.change(|state, guild| {
             let id = state.id();
-            state.channels.insert(id, Channel::Guild { guild, name: name.to_owned() });
+            state.channels.insert(id, Channel::Guild { guild, name: name.to_owned(), denied: 0 });
             state.dispatch(Some(guild), "CHANNEL_CREATE", &state.channel_json(id));
             id
         })
+    }
+
+    /// Denies everyone these permissions in a channel.
+    ///
+    /// # Panics
+    /// If it is not a channel of a guild.
+    pub fn deny(&self, channel: u64, permissions: u64) {
+        self.change(|state, _| match state.channels.get_mut(&channel) {
+            Some(Channel::Guild { denied, .. }) => *denied = permissions,
+            _ => panic!("SimDiscord: {channel} is not a channel of a guild"),
+        });
     }
 
     /// A new user joins.

@@ -75,10 +75,11 @@ impl State {
 
     pub fn channel_json(&self, id: u64) -> Value {
         match &self.channels[&id] {
-            Channel::Guild { guild, name } => json!({
+            Channel::Guild { guild, name, denied } => json!({
                 "id": id.to_string(), "type": 0, "guild_id": guild.to_string(), "name": name,
                 "position": 0, "parent_id": null, "topic": null, "nsfw": false, "flags": 0,
-                "permission_overwrites": [], "last_message_id": null, "rate_limit_per_user": 0,
+                "permission_overwrites":
+                    [{ "id": guild.to_string(), "type": 0, "allow": "0", "deny": denied.to_string() }], "last_message_id": null, "rate_limit_per_user": 0,
             }),
             Channel::Dm { user } => json!({
                 "id": id.to_string(), "type": 1, "flags": 0, "last_message_id": null,

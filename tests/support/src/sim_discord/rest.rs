@@ -21,6 +21,8 @@ use super::values::{FaultKind, SeenRequest};
 /// The prefixes of the API. The version is optional; OAuth is mostly called without it.
 const API: [&str; 2] = ["/api/v10", "/api"];
 const FORM: &str = "application/x-www-form-urlencoded";
+const VIEW_CHANNEL: u64 = 1 << 10;
+const SEND_MESSAGES: u64 = 1 << 11;
 const BODY_LIMIT: usize = 25 << 20;
 const CONTENT_LIMIT: usize = 2000;
 const MEMBERS_PAGE: usize = 1000;
@@ -371,6 +373,9 @@ impl State {
         let id = snowflake(channel)?;
         match self.channels.get(&id) {
             None => Err(error(404, 10003, "Unknown Channel")),
+            Some(Channel::Guild { denied, .. }) if denied & VIEW_CHANNEL != 0 => {
+                Err(error(403, 50001, "Missing Access"))
+            }
             Some(Channel::Guild { guild, .. }) => self.accessible_guild(&guild.to_string()).map(|_| id),
             Some(Channel::Dm { .. }) => Ok(id),
         }
@@ -391,6 +396,9 @@ impl State {
 
     fn send_message(&mut self, channel: &str, body: &Value) -> RestResult {
         let channel = self.accessible_channel(channel)?;
+        if matches!(self.channels[&channel], Channel::Guild { denied, .. } if denied & SEND_MESSAGES != 0) {
+            return Err(error(403, 50013, "Missing Permissions"));
+        }
         if let Channel::Dm { user } = self.channels[&channel] {
             let shared = |guild: &Guild| guild.has_bot && guild.members.contains_key(&user);
             // The choice between the two codes follows user reports; it is not documented.

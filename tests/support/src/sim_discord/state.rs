@@ -62,8 +62,15 @@ pub(super) struct User {
 
 /// A channel for messages.
 pub(super) enum Channel {
-    Guild { guild: u64, name: String },
-    Dm { user: u64 },
+    /// In a guild; `denied` are the permissions that its settings deny everyone.
+    Guild {
+        guild: u64,
+        name: String,
+        denied: u64,
+    },
+    Dm {
+        user: u64,
+    },
 }
 
 pub(super) struct Message {
@@ -194,7 +201,7 @@ impl State {
         let owner = self.user(&format!("owner of {name}"));
         let (id, bot_role) = (self.id(), self.id());
         let general = self.id();
-        let channel = Channel::Guild { guild: id, name: "general".to_owned() };
+        let channel = Channel::Guild { guild: id, name: "general".to_owned(), denied: 0 };
         self.channels.insert(general, channel);
         let everyone = Role {
             name: "@everyone".to_owned(),
