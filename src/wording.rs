@@ -25,8 +25,8 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         Reason::PrefixIsFixed { product, prefix } => {
             format!("{product} already has the prefix {prefix}, which cannot be changed.").into()
         }
-        Reason::PrefixTaken { prefix } => {
-            format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one.").into()
+        Reason::PrefixTaken { prefix, free } => {
+            format!("The key prefix {prefix}, or one that looks like it, is taken. Try {free}.").into()
         }
         Reason::NotReplayable => "Only dead or undelivered deliveries that have not expired can be replayed.".into(),
         Reason::AlreadyLicensed => {

@@ -23,6 +23,10 @@ pub(crate) enum CommandError {
     ForeignChannel,
     #[error("the bot cannot post in channel {channel}")]
     CannotPost { channel: ChannelId, missing: Vec<&'static str> },
+    #[error("the user is a bot")]
+    IsBot,
+    #[error("the user is not in the server")]
+    NotAMember,
     #[error("the choice does not match its menu")]
     MismatchedChoice,
 }
@@ -37,6 +41,8 @@ pub(crate) fn error_text(error: &CommandError, id: u64) -> String {
         CommandError::Unmappable(reason) => format!("❌ {}", reply::unmappable(*reason)),
         CommandError::ForeignChannel => reply::FOREIGN_CHANNEL.to_owned(),
         CommandError::CannotPost { channel, missing } => format!("❌ {}", reply::cannot_post(*channel, missing)),
+        CommandError::IsBot => reply::IS_BOT.to_owned(),
+        CommandError::NotAMember => reply::NOT_A_MEMBER.to_owned(),
         CommandError::MismatchedChoice => reply::MISMATCHED_CHOICE.to_owned(),
         CommandError::Core(_) | CommandError::Discord(_) => {
             tracing::error!(%error, interaction = id, "a command failed");

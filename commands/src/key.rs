@@ -1,4 +1,4 @@
-use dca_core::licenses;
+use dca_core::{licenses, outbox};
 
 use crate::context::{CommandError, Context, caller, find_user};
 use crate::reply;
@@ -7,10 +7,14 @@ use crate::reply;
 #[poise::command(slash_command, guild_only)]
 pub(crate) async fn key(ctx: Context<'_>) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let licenses = match find_user(core, ctx.author().id.get().into()).await? {
-        Some(user) => licenses::list_usable(core, &caller.scope(), user).await?,
-        None => Vec::new(),
+    let Some(user) = find_user(core, ctx.author().id.get().into()).await? else {
+        ctx.say(reply::NO_LICENSE).await?;
+        return Ok(());
     };
-    ctx.say(reply::keys(&licenses)).await?;
+    let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
+    let ended = licenses::list_ended(core, &caller.scope(), user).await?;
+    let ids: Vec<_> = licenses.iter().map(|license| license.id).collect();
+    let undelivered = outbox::undelivered_keys(core, &ids).await?;
+    ctx.say(reply::keys(&licenses, &ended, !undelivered.is_empty())).await?;
     Ok(())
 }

@@ -1,9 +1,9 @@
 use dca_core::users::{self, Provider};
-use dca_core::{DiscordUserId, Reason, entitlements, licenses, products};
+use dca_core::{DiscordUserId, Reason, entitlements, licenses, outbox, products};
 use serenity::model::user::User;
 
-use crate::context::{CommandError, Context, caller, complete_product, find_user, in_request};
-use crate::reply;
+use crate::context::{CommandError, Context, caller, complete_product, find_user, guild, in_request};
+use crate::reply::{self, LicenseRow};
 
 /// Show, grant or revoke a member's licenses
 #[poise::command(slash_command, subcommands("show", "grant", "revoke"))]
@@ -22,8 +22,15 @@ async fn show(ctx: Context<'_>, #[description = "The member"] member: User) -> R
         None => Vec::new(),
     };
     let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
+    let ids: Vec<_> = found.iter().map(|license| license.id).collect();
+    let undelivered = outbox::undelivered_keys(core, &ids).await?;
     let now = core.clock.now();
-    let rows = found.iter().map(|license| (license, license.state(now), name(license.product_id)));
+    let rows = found.iter().map(|license| LicenseRow {
+        license,
+        state: license.state(now),
+        product: name(license.product_id),
+        is_undelivered: undelivered.contains(&license.id),
+    });
     ctx.say(reply::licenses(member.id.get().into(), rows)).await?;
     Ok(())
 }
@@ -40,7 +47,13 @@ async fn grant(
 ) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope(), &product).await?;
+    if member.bot {
+        return Err(CommandError::IsBot);
+    }
     let member: DiscordUserId = member.id.get().into();
+    if ctx.data().discord.member(guild(ctx), member).await?.is_none() {
+        return Err(CommandError::NotAMember);
+    }
     let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
     in_request(ctx, entitlements::grant(core, &caller, product.id, user)).await?;
     ctx.say(reply::granted(member, &product.name)).await?;

@@ -1,8 +1,9 @@
 //! The bot's texts. Names chosen by users are escaped, and no message pings anyone.
 
 use dca_core::events::{Event, EventKind};
-use dca_core::licenses::{License, LicenseState, MemberLicense};
+use dca_core::licenses::{EndedLicense, KeyMessage, License, LicenseState, MemberLicense};
 use dca_core::mappings::{Announce, Mapping};
+use dca_core::products::{Policy, Product};
 use dca_core::{ChannelId, DiscordUserId, Reason, Refusal, RoleId};
 
 use crate::checks::{self, Unmappable};
@@ -18,6 +19,13 @@ pub(crate) const MISSING_PERMISSION: &str =
     "❌ You need the Manage Server permission for this. Ask an admin of this server.";
 pub(crate) const GUILD_ONLY: &str = "❌ Use this command in a server, not in a direct message.";
 pub(crate) const STALE_PANEL: &str = "❌ This panel has expired or is not yours. Use `/setup` to get a new one.";
+pub(crate) const NO_LICENSE: &str =
+    "You have no license in this server. If you just got the role, try again in a minute.";
+pub(crate) const IS_BOT: &str = "❌ That is a bot. Choose a member of this server.";
+pub(crate) const NOT_A_MEMBER: &str =
+    "❌ That user is not in this server, so they could not receive the key. Ask them to join, then try again.";
+const DMS_CLOSED: &str = "⚠️ The bot could not send you a key, because you do not accept direct messages from this server. To get the next \
+     one, allow them in the server's Privacy Settings.";
 pub(crate) const SYNC_CONFIRMED: &str =
     "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.";
 
@@ -50,8 +58,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
         Reason::PrefixIsFixed { product, prefix } => {
             format!("{} already has the prefix {prefix}, which cannot be changed.", escape(product))
         }
-        Reason::PrefixTaken { prefix } => {
-            format!("The key prefix {prefix}, or one that looks like it, is taken. Choose another one.")
+        Reason::PrefixTaken { prefix, free } => {
+            format!("The key prefix {prefix}, or one that looks like it, is taken. Try {free}.")
         }
         Reason::AlreadyLicensed => {
             "This member already has a license for that product. Use `/license show` for details.".into()
@@ -101,28 +109,46 @@ pub(crate) fn fault(id: u64) -> String {
 }
 
 /// The direct message with a license key.
-pub fn key_dm(license: &MemberLicense) -> String {
+pub fn key_dm(message: &KeyMessage) -> String {
+    let license = &message.license;
     let expiry =
-        license.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until <t:{}:f>.", at.timestamp()));
+        license.expires_at.map_or_else(String::new, |at| format!("\nIt is valid until {}.", time(at.timestamp())));
     format!(
-        "🔑 Your license key for **{}**\n```\n{}\n```Keep it private. Use `/key` in the server to see it again.{expiry}",
+        "🔑 Your license key for **{}** from the server **{}**\n```\n{}\n```Keep it private. Use `/key` in the server to \
+         see it again.{expiry}",
         escape(&license.product),
+        escape(&message.server),
         license.key,
     )
 }
 
-pub(crate) fn keys(licenses: &[MemberLicense]) -> String {
-    if licenses.is_empty() {
-        return "You have no license in this server. If you just got the role, try again in a minute.".to_owned();
-    }
-    let line = |license: &MemberLicense| {
-        let state = match license.state {
-            LicenseState::Expired => " (expired)",
-            _ => "",
+/// A time that Discord shows in the reader's time zone.
+fn time(timestamp: i64) -> String {
+    format!("<t:{timestamp}:f>")
+}
+
+/// The answer to `/key`. `undelivered`: a key could not be sent, because the member does not accept messages.
+pub(crate) fn keys(licenses: &[MemberLicense], ended: &[EndedLicense], undelivered: bool) -> String {
+    let usable = licenses.iter().map(|license| {
+        let note = match (license.state, license.ends_at) {
+            (LicenseState::Expired, _) => " (expired)".to_owned(),
+            (_, Some(at)) => format!(" (ends {}, because you no longer have the role)", time(at.timestamp())),
+            _ => String::new(),
         };
-        format!("**{}**{state}\n```\n{}\n```", escape(&license.product), license.key)
-    };
-    list(licenses.iter().map(line)).unwrap_or_default()
+        format!("**{}**{note}\n```\n{}\n```", escape(&license.product), license.key)
+    });
+    let ended = ended.iter().map(|ended| {
+        let (product, at) = (escape(&ended.product), time(ended.at.timestamp()));
+        if ended.by_admin {
+            format!(
+                "❌ An admin of this server revoked your license for **{product}** on {at}. Ask them for the reason."
+            )
+        } else {
+            format!("Your license for **{product}** ended on {at}, because you no longer had the role.")
+        }
+    });
+    let note = undelivered.then(|| DMS_CLOSED.to_owned());
+    list(usable.chain(note).chain(ended)).unwrap_or_else(|| NO_LICENSE.to_owned())
 }
 
 pub(crate) fn mapped(role: RoleId, product: &str, announce: Announce) -> String {
@@ -154,16 +180,32 @@ pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -
     list(rows.map(line)).unwrap_or_else(|| "No role is mapped yet. Use `/setup` to map one.".to_owned())
 }
 
-pub(crate) fn licenses<'a>(
-    member: DiscordUserId,
-    rows: impl Iterator<Item = (&'a License, LicenseState, &'a str)>,
-) -> String {
-    let line = |(license, state, product): (&License, LicenseState, &str)| {
+/// A license in the answer to `/license show`.
+pub(crate) struct LicenseRow<'a> {
+    pub license: &'a License,
+    pub state: LicenseState,
+    pub product: &'a str,
+    /// Whether the member does not accept messages.
+    pub is_undelivered: bool,
+}
+
+pub(crate) fn licenses<'a>(member: DiscordUserId, rows: impl Iterator<Item = LicenseRow<'a>>) -> String {
+    let line = |LicenseRow { license, state, product, is_undelivered }: LicenseRow<'_>| {
         let reason =
             license.revoke_reason.as_deref().map_or_else(String::new, |reason| format!(" ({})", escape(reason)));
-        let revoked = license.revoked_at.map_or_else(String::new, |at| format!(" <t:{}:f>", at.timestamp()));
-        let issued = license.created_at.timestamp();
-        format!("**{}** `{}` issued <t:{issued}:f>, {state}{revoked}{reason}", escape(product), license.key_hint)
+        let end = match (license.revoked_at, license.sources_end_at) {
+            (Some(at), _) => format!(" {}{reason}", time(at.timestamp())),
+            (None, Some(at)) if state == LicenseState::Revoked => format!(" {} (role lost)", time(at.timestamp())),
+            (None, Some(at)) => format!(", ends {} (role lost)", time(at.timestamp())),
+            (None, None) => String::new(),
+        };
+        let note = if is_undelivered && state != LicenseState::Revoked {
+            "\n⚠️ The key was not delivered: the member does not accept direct messages. `/key` shows it to them."
+        } else {
+            ""
+        };
+        let issued = time(license.created_at.timestamp());
+        format!("**{}** `{}` issued {issued}, {state}{end}{note}", escape(product), license.key_hint)
     };
     list(rows.map(line)).unwrap_or_else(|| format!("<@{member}> has never had a license in this server."))
 }
@@ -190,12 +232,26 @@ pub(crate) fn revoked(member: DiscordUserId, product: &str, hint: &str) -> Strin
     format!("✅ The license `{hint}` of <@{member}> for **{}** is revoked. The key no longer works.", escape(product))
 }
 
-pub(crate) fn setup_panel(product: &str, prefix: &str) -> String {
+pub(crate) fn setup_panel(product: &Product, policy: &Policy) -> String {
+    let validity = match policy.duration_s {
+        Some(seconds) => format!("are valid for {}", count(seconds / 86_400, "day")),
+        None => "do not expire".to_owned(),
+    };
+    let grace = match policy.source_grace_s {
+        0 => "end as soon as the role is lost".to_owned(),
+        seconds => format!("end {} after the role is lost", count(seconds / 3_600, "hour")),
+    };
     format!(
-        "**{}** is ready. Its keys begin with `{prefix}-`.\n\
+        "**{}** is ready. Its keys begin with `{}-`. New licenses {validity} and {grace}.\n\
          **1.** Choose the role whose members get a license. **2.** Optional: choose a log channel.",
-        escape(product)
+        escape(&product.name),
+        product.prefix,
     )
+}
+
+/// "1 day", "2 days".
+fn count(n: i64, unit: &str) -> String {
+    format!("{n} {unit}{}", if n == 1 { "" } else { "s" })
 }
 
 pub(crate) fn log_channel_set(channel: ChannelId) -> String {

@@ -36,10 +36,12 @@ pub(crate) async fn setup(
     let caller = caller(ctx).await?;
     let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
     let terms = PolicyChanges { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
-    let define = products::create_or_update(&ctx.data().core, &caller, &product, prefix.as_deref(), &terms);
+    let core = &ctx.data().core;
+    let define = products::create_or_update(core, &caller, &product, prefix.as_deref(), &terms);
     let product = in_request(ctx, define).await?;
+    let policy = products::current_policy(core, &product).await?;
     let panel = poise::CreateReply::default()
-        .content(reply::setup_panel(&product.name, &product.prefix))
+        .content(reply::setup_panel(&product, &policy))
         .components(panel(product.id, ctx.author().id.get()));
     ctx.send(panel).await?;
     Ok(())

@@ -87,6 +87,7 @@ tables! {
         #[sea_orm(primary_key, auto_increment = false)] id: ProductId,
         tenant_id: TenantId,
         name: String,
+        folded_name: String,
         prefix: String,
         folded_prefix: String,
         created_at: DateTimeUtc,

@@ -81,7 +81,7 @@ reasons! {
     }
     Conflict {
         RoleAlreadyMapped { product: String }, NothingToConfirm, PrefixIsFixed { product: String, prefix: String },
-        PrefixTaken { prefix: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
+        PrefixTaken { prefix: String, free: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
         NoSecondFactor, LinkedElsewhere { provider: Provider }, AnotherAccountLinked { provider: Provider },
         OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role },
     }

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 
 use crate::entity::guild::{Column, Entity};
+use crate::ids::TenantId;
 use crate::{Caller, ChannelId, Core, DiscordUserId, Error, GuildId, Reason, Result, Scope, db, tenants, tx::Tx};
 
 pub use crate::entity::guild::Model as Guild;
@@ -60,4 +61,13 @@ pub async fn set_log_channel(core: &Core, caller: &Caller, id: GuildId, channel:
 pub async fn admin(core: &Core, guild: GuildId, member: DiscordUserId) -> Result<Caller> {
     let row = find(core, guild).await?.ok_or_else(|| Reason::ServerNotSetUp.refusal())?;
     Ok(Caller::ServerAdmin { scope: Scope::of(row.tenant_id), guild, member })
+}
+
+/// The name of a tenant's server, or of the tenant if it has none.
+pub async fn server_name(core: &Core, tenant: TenantId) -> Result<String> {
+    let guild = Entity::find().filter(Column::TenantId.eq(tenant)).order_by_asc(Column::Id).one(core.db.read()).await?;
+    match guild {
+        Some(guild) => Ok(guild.name),
+        None => tenants::name(core, tenant).await,
+    }
 }

@@ -1,12 +1,12 @@
 //! Products and their policies. Policies are versioned; a license keeps the version it was issued under.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, Select};
 
 use crate::entity::{policy, product};
 use crate::ids::{PolicyId, ProductId};
-use crate::{Caller, Core, Error, Reason, Result, Scope, crypto::license_key, db, tx::Tx};
+use crate::{Caller, Core, Error, Reason, Result, Scope, crypto::license_key, db, db::Reader, tx::Tx};
 
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 
@@ -23,7 +23,7 @@ pub struct PolicyChanges {
 
 const DEFAULT_GRACE_S: i64 = 24 * 3_600;
 
-/// Creates a product, or changes the policy of the product with this name. A prefix never changes. Refused with
+/// Creates a product, or changes the policy of the product with this name, whatever its case. A prefix never changes. Refused with
 /// `VALIDATION_ERROR` for an invalid name or prefix; `CONFLICT` if another product uses the prefix, or this product has
 /// a different one.
 pub async fn create_or_update(
@@ -40,7 +40,7 @@ pub async fn create_or_update(
     let tx = Tx::begin(core).await?;
     let product = match find_by_name(&tx, &caller.scope(), name).await? {
         Some(known) if prefix.is_some_and(|p| !p.eq_ignore_ascii_case(&known.prefix)) => {
-            return Err(Reason::PrefixIsFixed { product: name.to_owned(), prefix: known.prefix }.refusal());
+            return Err(Reason::PrefixIsFixed { product: known.name, prefix: known.prefix }.refusal());
         }
         Some(known) => known,
         None => insert(&tx, &caller.scope(), name, prefix).await?,
@@ -50,22 +50,41 @@ pub async fn create_or_update(
     Ok(product)
 }
 
-async fn insert(tx: &Tx, scope: &Scope, name: &str, prefix: Option<&str>) -> Result<Product> {
-    let prefix = prefix.map_or_else(|| suggest_prefix(name), |p| p.trim().to_ascii_uppercase());
+/// Inserts a product. Without a given prefix, it gets a free one that resembles its name.
+async fn insert(tx: &Tx, scope: &Scope, name: &str, given: Option<&str>) -> Result<Product> {
+    let mut prefix = given.map_or_else(|| suggest_prefix(name), |given| given.trim().to_ascii_uppercase());
     if !license_key::is_prefix(&prefix) {
         return Err(Reason::InvalidPrefix.refusal());
     }
-    let product = Product {
-        id: ProductId(tx.core().ids.v7(tx.now())),
-        tenant_id: scope.tenant(),
-        name: name.to_owned(),
-        folded_prefix: license_key::fold_prefix(&prefix),
-        prefix: prefix.clone(),
-        created_at: tx.now(),
-    };
-    db::insert_if_new(tx.db(), product.into_active_model()).await?;
-    // Found by name, since a concurrent call may have created it.
-    find_by_name(tx, scope, name).await?.ok_or_else(|| Reason::PrefixTaken { prefix }.refusal())
+    loop {
+        let product = Product {
+            id: ProductId(tx.core().ids.v7(tx.now())),
+            tenant_id: scope.tenant(),
+            name: name.to_owned(),
+            folded_name: name.to_lowercase(),
+            folded_prefix: license_key::fold_prefix(&prefix),
+            prefix: prefix.clone(),
+            created_at: tx.now(),
+        };
+        db::insert_if_new(tx.db(), product.into_active_model()).await?;
+        // Found by name, since a concurrent call may have created it.
+        if let Some(product) = find_by_name(tx, scope, name).await? {
+            return Ok(product);
+        }
+        let free = free_prefix(tx, scope, &prefix).await?;
+        if given.is_some() {
+            return Err(Reason::PrefixTaken { prefix, free }.refusal());
+        }
+        prefix = free;
+    }
+}
+
+/// A prefix that no product of the tenant has: this one with a number, "GOLD" → `GOLD2`.
+async fn free_prefix(tx: &Tx, scope: &Scope, prefix: &str) -> Result<String> {
+    let taken: HashSet<String> = of_tenant(scope).all(tx.db()).await?.into_iter().map(|p| p.folded_prefix).collect();
+    let numbered = (2..).map(|n: u32| format!("{}{n}", &prefix[..prefix.len().min(8 - n.to_string().len())]));
+    let free = numbered.into_iter().find(|prefix| !taken.contains(&license_key::fold_prefix(prefix)));
+    free.ok_or_else(|| Error::Internal("no prefix is free".to_owned()))
 }
 
 /// The first eight letters and digits of a name: "Gold Tools" → `GOLDTOOL`.
@@ -94,9 +113,15 @@ async fn set_policy(tx: &Tx, product: ProductId, changes: &PolicyChanges) -> Res
     Ok(())
 }
 
-async fn newest_policy(tx: &Tx, product: ProductId) -> Result<Option<Policy>> {
+async fn newest_policy(from: &impl Reader, product: ProductId) -> Result<Option<Policy>> {
     let of_product = policy::Entity::find().filter(policy::Column::ProductId.eq(product));
-    Ok(of_product.order_by_desc(policy::Column::Version).one(tx.db()).await?)
+    Ok(of_product.order_by_desc(policy::Column::Version).one(from.connection()).await?)
+}
+
+/// The terms of new licenses.
+pub async fn current_policy(core: &Core, product: &Product) -> Result<Policy> {
+    let policy = newest_policy(core, product.id).await?;
+    policy.ok_or_else(|| Error::Internal(format!("product {} has no policy", product.id)))
 }
 
 /// A product with a version of its policy; without one, the current version.
@@ -109,17 +134,19 @@ pub(crate) async fn get_with_policy(tx: &Tx, id: ProductId, version: Option<Poli
     product.zip(policy).ok_or_else(|| Error::Internal(format!("product {id} has no policy")))
 }
 
+fn of_tenant(scope: &Scope) -> Select<product::Entity> {
+    product::Entity::find().filter(product::Column::TenantId.eq(scope.tenant()))
+}
+
 async fn find_by_name(tx: &Tx, scope: &Scope, name: &str) -> Result<Option<Product>> {
-    let own = product::Entity::find().filter(product::Column::TenantId.eq(scope.tenant()));
-    Ok(own.filter(product::Column::Name.eq(name)).one(tx.db()).await?)
+    Ok(of_tenant(scope).filter(product::Column::FoldedName.eq(name.to_lowercase())).one(tx.db()).await?)
 }
 
 /// A product by name or id. Refused with `NOT_FOUND`, listing the existing products.
 pub async fn get(core: &Core, scope: &Scope, name_or_id: &str) -> Result<Product> {
     let all = list(core, scope).await?;
     let wanted = name_or_id.trim();
-    let found = all.iter().find(|p| p.name == wanted || p.id.to_string() == wanted);
-    let found = found.or_else(|| all.iter().find(|p| p.name.eq_ignore_ascii_case(wanted)));
+    let found = all.iter().find(|p| p.folded_name == wanted.to_lowercase() || p.id.to_string() == wanted);
     found.cloned().ok_or_else(|| {
         let known = all.iter().take(10).map(|p| p.name.clone()).collect();
         let wanted = wanted.chars().take(80).collect();
@@ -135,6 +162,5 @@ pub(crate) async fn find(core: &Core, id: ProductId) -> Result<Product> {
 
 /// All products of a tenant, sorted by name.
 pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<Product>> {
-    let own = product::Entity::find().filter(product::Column::TenantId.eq(scope.tenant()));
-    Ok(own.order_by_asc(product::Column::Name).all(core.db.read()).await?)
+    Ok(of_tenant(scope).order_by_asc(product::Column::Name).all(core.db.read()).await?)
 }

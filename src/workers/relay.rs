@@ -136,12 +136,12 @@ fn nonce(claim: &Claim) -> String {
 }
 
 async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
-    let (user, license) = match licenses::for_delivery(&app.core, license).await {
+    let message = match licenses::for_delivery(&app.core, license).await {
         Ok(Some(found)) => found,
         Ok(None) => return Outcome::Undelivered("the license was revoked before its key was sent".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    let recipient = match users::discord_id(&app.core, user).await {
+    let recipient = match users::discord_id(&app.core, message.holder).await {
         Ok(Some(recipient)) => recipient,
         Ok(None) => return Outcome::Undelivered("the user has no Discord account".to_owned()),
         Err(error) => return Outcome::Failed(error.to_string()),
@@ -152,7 +152,13 @@ async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: Li
     if let Err(wait) = app.core.limiter.check(Bucket::Dm, "all").await {
         return Outcome::Wait(wait);
     }
-    outcome_of(app, discord.dm(recipient, &reply::key_dm(&license), &nonce(claim)).await)
+    let sent = discord.dm(recipient, &reply::key_dm(&message), &nonce(claim)).await;
+    if matches!(sent, Err(DiscordError::DmClosed))
+        && let Err(error) = licenses::record_undelivered_key(&app.core, license).await
+    {
+        return Outcome::Failed(error.to_string());
+    }
+    outcome_of(app, sent)
 }
 
 async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: ChannelId, seq: i64) -> Outcome {

@@ -13,7 +13,7 @@ use chrono::Duration;
 use crate::events::{EventData, NewEvent};
 use crate::ids::{LicenseId, ProductId, TenantId, UserId};
 use crate::licenses::{self, License};
-use crate::outbox::{self, Delivery, Notify};
+use crate::outbox::{self, Notify};
 use crate::products::{self, Policy, Product};
 use crate::{Caller, Core, Result, Scope, entity::source::Model as Source, tx::Tx, users, workers};
 
@@ -243,13 +243,14 @@ impl Source {
 }
 
 async fn revoke_lost(tx: &mut Tx, caller: &Caller, license: &License) -> Result<()> {
-    let revoke = licenses::Action::Revoke { license, reason: "entitlement_lost" };
+    let revoke = licenses::Action::Revoke { license, reason: licenses::ENTITLEMENT_LOST };
     licenses::apply(tx, caller, revoke).await.map(drop)
 }
 
 /// Sends a license's key to its holder, at most once per license.
 async fn send_key(tx: &mut Tx, license: LicenseId, send: Notify) -> Result<()> {
-    outbox::enqueue(tx, &Delivery::KeyDm { license }, format!("key_dm:{license}"), send).await
+    let (delivery, key) = outbox::key_dm(license);
+    outbox::enqueue(tx, &delivery, key, send).await
 }
 
 /// Fast path for repeated updates: no lock, at most two small writes. `true`: nothing changed.

@@ -37,6 +37,7 @@ event_data! {
     LicenseActivated { #[serde(skip)] from: LicenseState, state: LicenseState }
     LicenseExpired { state: LicenseState, expires_at: Option<DateTime<Utc>> }
     LicenseRevoked { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
+    KeyUndelivered {}
     SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, held: bool }
     SourceUnverifiable { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
     BreakerTripped { #[serde(flatten)] origin: OriginLabel, ending: usize, holders: usize }

@@ -11,6 +11,7 @@ string_enum! {
         LicenseActivated => "license.activated",
         LicenseExpired => "license.expired",
         LicenseRevoked => "license.revoked",
+        KeyUndelivered => "license.key_undelivered",
         RoleChanged => "user.role_changed",
         SourceUnverifiable => "source.unverifiable",
         BreakerTripped => "sync.breaker_tripped",

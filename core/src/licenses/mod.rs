@@ -15,7 +15,7 @@ use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::events::{EventData, NewEvent};
 use crate::ids::{LicenseId, ProductId, UserId};
 use crate::products::{self, Policy, Product};
-use crate::{AppCaller, Caller, Core, Reason, Result, Scope, entity::license::Column, tx::Tx};
+use crate::{AppCaller, Caller, Core, Reason, Result, Scope, entity::license::Column, guilds, tx::Tx};
 
 mod state;
 mod store;
@@ -26,6 +26,9 @@ pub use self::store::list_of;
 pub(crate) use self::store::{get, list_lapsed, lock, lock_unrevoked, next_lapse, set_sources_end};
 pub use self::verdict::{Question, Verdict, VerdictCode, judge};
 pub use crate::entity::license::Model as License;
+
+/// Why a license was revoked after its last source.
+pub(crate) const ENTITLEMENT_LOST: &str = "entitlement_lost";
 
 /// A change to a license.
 #[derive(Debug)]
@@ -152,6 +155,27 @@ pub struct MemberLicense {
     pub state: LicenseState,
     /// When it expires, if it does.
     pub expires_at: Option<DateTime<Utc>>,
+    /// When its grace ends, if nothing entitles the member any more.
+    pub ends_at: Option<DateTime<Utc>>,
+}
+
+/// A license that ended, as shown to the member who had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedLicense {
+    /// The product's name.
+    pub product: String,
+    /// When it ended.
+    pub at: DateTime<Utc>,
+    /// Whether an admin revoked it; otherwise, nothing entitled the member any more.
+    pub by_admin: bool,
+}
+
+/// What is sent to the holder of a new license.
+#[expect(missing_docs, reason = "fields are named after what they hold")]
+pub struct KeyMessage {
+    pub holder: UserId,
+    pub server: String,
+    pub license: MemberLicense,
 }
 
 fn member_license(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
@@ -161,6 +185,7 @@ fn member_license(core: &Core, license: &License, product: &str) -> Result<Membe
         key: reveal_key(core, license)?,
         state: license.state(core.clock.now()),
         expires_at: license.expires_at,
+        ends_at: license.sources_end_at,
     })
 }
 
@@ -174,15 +199,38 @@ pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec
     unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()
 }
 
-/// The holder of a license, and what to send them; `None` if it was revoked meanwhile or has no holder.
-pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<(UserId, MemberLicense)>> {
+/// The newest licenses of a user with a tenant, one per product, that have ended.
+pub async fn list_ended(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<EndedLicense>> {
+    let (now, licenses) = (core.clock.now(), store::list_of(core, scope, user).await?);
+    let mut ended = Vec::new();
+    for product in products::list(core, scope).await? {
+        let newest = licenses.iter().find(|license| license.product_id == product.id);
+        let Some(license) = newest.filter(|license| license.state(now) == LicenseState::Revoked) else { continue };
+        let by_admin = license.revoke_reason.as_deref().is_some_and(|reason| reason != ENTITLEMENT_LOST);
+        let at = license.revoked_at.or(license.sources_end_at).unwrap_or(now);
+        ended.push(EndedLicense { product: product.name, at, by_admin });
+    }
+    Ok(ended)
+}
+
+/// What to send to the holder of a license; `None` if it was revoked meanwhile or has no holder.
+pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<KeyMessage>> {
     let Some(license) = store::find_unrevoked(core, id).await? else { return Ok(None) };
     if license.state(core.clock.now()) == LicenseState::Revoked {
         return Ok(None);
     }
-    let Some(user) = license.user_id else { return Ok(None) };
+    let Some(holder) = license.user_id else { return Ok(None) };
     let product = products::find(core, license.product_id).await?;
-    Ok(Some((user, member_license(core, &license, &product.name)?)))
+    let server = guilds::server_name(core, license.tenant_id).await?;
+    Ok(Some(KeyMessage { holder, server, license: member_license(core, &license, &product.name)? }))
+}
+
+/// Records that the holder of a license does not accept messages, so that they do not have its key.
+pub async fn record_undelivered_key(core: &Core, id: LicenseId) -> Result<()> {
+    let mut tx = Tx::begin(core).await?;
+    let license = store::lock(&tx, id).await?;
+    record(&mut tx, &Caller::System(Scope::of(license.tenant_id)), &license, EventData::KeyUndelivered {});
+    tx.commit().await
 }
 
 /// Validates a key for an app. A key that cannot be used is a [`Verdict`], not an error.

@@ -9,7 +9,7 @@
 //! up eventually. Only the newest lease token can complete a delivery. Payloads contain ids, not secrets: a
 //! license key is read when it is sent.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, LockBehavior, LockType, Query};
@@ -18,7 +18,7 @@ use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use crate::entity::outbox::{Column, Entity};
-use crate::{Core, Error, Result, bus::Topic, db, tx::Tx};
+use crate::{Core, Error, Result, bus::Topic, db, ids::LicenseId, tx::Tx};
 
 mod admin;
 mod delivery;
@@ -221,6 +221,20 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
     // The next delivery with the same ordering key may be performed now.
     core.bus.notify(Topic::Outbox);
     Ok(recorded)
+}
+
+/// The licenses among these whose key could not be delivered.
+pub async fn undelivered_keys(core: &Core, licenses: &[LicenseId]) -> Result<HashSet<LicenseId>> {
+    let keys = licenses.iter().map(|&license| key_dm(license).1);
+    let failed =
+        Entity::find().filter(Column::DedupeKey.is_in(keys)).filter(Column::State.eq(DeliveryState::Undelivered));
+    let failed: HashSet<String> = failed.all(core.db.read()).await?.into_iter().map(|row| row.dedupe_key).collect();
+    Ok(licenses.iter().copied().filter(|&license| failed.contains(&key_dm(license).1)).collect())
+}
+
+/// The delivery of a license's key, and its dedupe key: each key is sent at most once.
+pub(crate) fn key_dm(license: LicenseId) -> (Delivery, String) {
+    (Delivery::KeyDm { license }, format!("key_dm:{license}"))
 }
 
 /// Deletes completed deliveries that were due more than 30 days ago. Returns how many.

@@ -2,7 +2,7 @@
 
 use chrono::Duration;
 use dca_auth::workers::{EXPIRE, RECONCILE_ROLES};
-use dca_test_support::Opt;
+use dca_test_support::{Opt, SimGuild};
 
 use crate::support::harness::{it, key_in, licenses_of};
 
@@ -19,7 +19,7 @@ fn setup_takes_three_steps_and_confirms_them() {
         let panel = t.discord.run(&owner, "/setup", &[("product", text("Gold_Tools @everyone"))]).await;
         assert!(panel.ephemeral && panel.deferred, "{panel:?}");
         insta::assert_snapshot!(panel.content, @r"
-        **Gold\_Tools \@everyone** is ready. Its keys begin with `GOLDTOOL-`.
+        **Gold\_Tools \@everyone** is ready. Its keys begin with `GOLDTOOL-`. New licenses do not expire and end 24 hours after the role is lost.
         **1.** Choose the role whose members get a license. **2.** Optional: choose a log channel.
         ");
         let reply = t.discord.choose(&owner, &panel, "setup:role", &[gold]).await;
@@ -101,7 +101,9 @@ fn license_commands_grant_show_and_revoke_without_a_role() {
         let options = [("member", Opt::User(ana.user_id())), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/license revoke", &options).await.content.contains("has no license"));
         assert!(t.discord.run(&owner, "/license grant", &options).await.content.starts_with("✅"));
-        let key = key_in(&t.discord.next_dm(&ana).await.content);
+        let dm = t.discord.next_dm(&ana).await.content;
+        assert!(dm.starts_with("🔑 Your license key for **Tools** from the server **Makers**\n"), "{dm}");
+        let key = key_in(&dm);
         assert!(t.discord.run(&owner, "/license grant", &options).await.content.contains("already"));
         let api_key = t.api_key(&guild, "Tools").await;
         assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
@@ -113,6 +115,9 @@ fn license_commands_grant_show_and_revoke_without_a_role() {
         let revoked = t.discord.run(&owner, "/license revoke", &with_reason).await;
         assert!(revoked.content.contains("is revoked"), "{revoked:?}");
         assert_eq!(t.validate(&api_key, &key).await["code"], "REVOKED", "revoked at once");
+        let own = t.discord.run(&ana, "/key", &[]).await.content;
+        assert!(own.contains("An admin of this server revoked your license for **Tools** on <t:"), "{own}");
+        assert!(!own.contains("charge"), "the reason is for admins: {own}");
         let shown = t.discord.run(&owner, "/license show", &[("member", Opt::User(ana.user_id()))]).await;
         assert!(shown.content.contains("(charge\\`back)") && !shown.content.contains(&key), "{shown:?}");
         assert!(
@@ -121,6 +126,24 @@ fn license_commands_grant_show_and_revoke_without_a_role() {
         );
         assert_ne!(key_in(&t.discord.next_dm(&ana).await.content), key);
         assert_eq!(licenses_of(&t, &guild, &ana).await.len(), 2);
+        t
+    });
+}
+
+#[test]
+fn grant_to_a_bot_or_to_someone_outside_the_server_is_refused() {
+    it(|t| async {
+        let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
+        t.wait_for_events(&guild).await;
+        t.wait_for_events(&other).await;
+        t.discord.run(&guild.owner(), "/setup", &[("product", text("Tools"))]).await;
+        for (user, answer) in [(t.discord.bot_id(), "That is a bot."), (other.owner().user_id(), "not in this server")]
+        {
+            let options = [("member", Opt::User(user)), ("product", text("Tools"))];
+            let refused = t.discord.run(&guild.owner(), "/license grant", &options).await.content;
+            assert!(refused.starts_with("❌") && refused.contains(answer), "{refused}");
+        }
+        assert!(!t.event_kinds(&guild).await.contains(&"license.created".to_owned()));
         t
     });
 }
@@ -263,7 +286,10 @@ fn invalid_product_names_and_prefixes_are_refused_and_nothing_is_written() {
             (vec![("product", text("   "))], "1 to 80 visible characters"),
             (vec![("product", text("a\u{7}b"))], "1 to 80 visible characters"),
             (vec![("product", text("More")), ("prefix", text("A-B"))], "2 to 8 letters"),
-            (vec![("product", text("More")), ("prefix", text("t00ls"))], "is taken"),
+            (
+                vec![("product", text("More")), ("prefix", text("t00ls"))],
+                "T00LS, or one that looks like it, is taken. Try T00LS2.",
+            ),
             (vec![("product", text("Tools")), ("prefix", text("OTHER"))], "cannot be changed"),
         ] {
             let reply = t.discord.run(&owner, "/setup", &options).await;
@@ -271,6 +297,44 @@ fn invalid_product_names_and_prefixes_are_refused_and_nothing_is_written() {
         }
         let names = t.discord.autocomplete(&owner, "/mapping add", "product", "").await;
         assert_eq!(names.len(), 1);
+        t
+    });
+}
+
+#[test]
+fn products_are_found_in_any_case_and_get_a_prefix_that_is_free_in_their_server() {
+    it(|t| async {
+        let (guild, other) = (t.discord.guild("Makers"), t.discord.guild("Others"));
+        t.wait_for_events(&guild).await;
+        t.wait_for_events(&other).await;
+        let setup = async |guild: &SimGuild, product: &str, days| {
+            let options = [("product", text(product)), ("days", Opt::Int(days)), ("grace_hours", Opt::Int(1))];
+            t.discord.run(&guild.owner(), "/setup", &options).await.content
+        };
+        for (guild, product, days, answer) in [
+            (
+                &guild,
+                "Gold Tools",
+                30,
+                "**Gold Tools** is ready. Its keys begin with `GOLDTOOL-`. New licenses are valid for 30 days and end 1 hour after the role is lost.",
+            ),
+            (
+                &guild,
+                "gold TOOLS",
+                1,
+                "**Gold Tools** is ready. Its keys begin with `GOLDTOOL-`. New licenses are valid for 1 day ",
+            ),
+            (
+                &guild,
+                "Gold Toolbox",
+                0,
+                "**Gold Toolbox** is ready. Its keys begin with `GOLDTOO2-`. New licenses do not expire ",
+            ),
+            (&other, "Gold Tools", 0, "**Gold Tools** is ready. Its keys begin with `GOLDTOOL-`."),
+        ] {
+            let panel = setup(guild, product, days).await;
+            assert!(panel.starts_with(answer), "{panel}");
+        }
         t
     });
 }

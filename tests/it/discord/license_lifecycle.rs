@@ -75,11 +75,23 @@ fn a_grace_ends_by_the_clock_without_a_worker_and_its_license_never_comes_back()
         let first = key_in(&t.discord.next_dm(&ana).await.content);
         ana.take(gold);
         t.wait_for_events_of_kind(&guild, "user.role_changed", 2).await;
+        let end = format!("<t:{}:f>", (t.clock.now() + Duration::hours(24)).timestamp());
+        let own = t.discord.run(&ana, "/key", &[]).await.content;
+        assert!(own.contains(&format!("(ends {end}, because you no longer have the role)")), "{own}");
+        let show = [("member", Opt::User(ana.user_id()))];
+        let shown = t.discord.run(&guild.owner(), "/license show", &show).await.content;
+        assert!(shown.contains(&format!("assigned, ends {end} (role lost)")), "{shown}");
         t.advance(Duration::hours(24) - Duration::seconds(1));
         assert_eq!(t.validate(&api_key, &first).await["code"], "VALID");
         t.advance(Duration::seconds(1));
         assert_eq!(t.validate(&api_key, &first).await["code"], "REVOKED");
-        assert!(!t.discord.run(&ana, "/key", &[]).await.content.contains(&first));
+        let own = t.discord.run(&ana, "/key", &[]).await.content;
+        assert_eq!(
+            own,
+            format!("Your license for **Gold Tools** ended on {end}, because you no longer had the role.\n")
+        );
+        let shown = t.discord.run(&guild.owner(), "/license show", &show).await.content;
+        assert!(shown.contains(&format!("revoked {end} (role lost)")), "{shown}");
         ana.grant(gold);
         let second = key_in(&t.discord.next_dm(&ana).await.content);
         assert_eq!(t.validate(&api_key, &first).await["code"], "REVOKED");
@@ -174,8 +186,13 @@ fn with_direct_messages_closed_nothing_is_posted_publicly_and_key_shows_the_lice
         t.discord
             .until("the refused message", |discord| discord.requests().iter().any(|request| request.status == 403))
             .await;
+        t.wait_until_idle().await;
         let reply = t.discord.run(&ana, "/key", &[]).await;
-        assert!(reply.ephemeral);
+        assert!(reply.ephemeral && reply.content.contains("you do not accept direct messages"), "{reply:?}");
+        assert!(t.event_kinds(&guild).await.contains(&"license.key_undelivered".to_owned()));
+        let show = [("member", Opt::User(ana.user_id()))];
+        let shown = t.discord.run(&guild.owner(), "/license show", &show).await.content;
+        assert!(shown.contains("The key was not delivered"), "{shown}");
         let api_key = t.api_key(&guild, "Gold Tools").await;
         assert_eq!(t.validate(&api_key, &key_in(&reply.content)).await["code"], "VALID");
         let public = t.discord.messages(guild.general()).iter().filter(|message| message.raw["flags"] != 64).count();
