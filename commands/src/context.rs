@@ -27,6 +27,8 @@ pub(crate) enum CommandError {
     IsBot,
     #[error("the user is not in the server")]
     NotAMember,
+    #[error("no role was chosen")]
+    NoRole,
     #[error("the choice does not match its menu")]
     MismatchedChoice,
 }
@@ -43,6 +45,7 @@ pub(crate) fn error_text(error: &CommandError, id: u64) -> String {
         CommandError::CannotPost { channel, missing } => format!("❌ {}", reply::cannot_post(*channel, missing)),
         CommandError::IsBot => reply::IS_BOT.to_owned(),
         CommandError::NotAMember => reply::NOT_A_MEMBER.to_owned(),
+        CommandError::NoRole => reply::NO_ROLE.to_owned(),
         CommandError::MismatchedChoice => reply::MISMATCHED_CHOICE.to_owned(),
         CommandError::Core(_) | CommandError::Discord(_) => {
             tracing::error!(%error, interaction = id, "a command failed");
@@ -85,6 +88,11 @@ pub(crate) async fn complete_product(ctx: Context<'_>, partial: &str) -> serenit
     names.take(25).fold(serenity::builder::CreateAutocompleteResponse::new(), |response, name| {
         response.add_string_choice(name.clone(), name)
     })
+}
+
+/// The custom id of a button or menu for one admin; `crate::component` handles it.
+pub(crate) fn custom_id(action: &str, about: impl std::fmt::Display, admin: u64) -> String {
+    format!("{action}:{about}:{admin}")
 }
 
 /// The user with a Discord account, if known.

@@ -9,7 +9,7 @@ use serenity::collector;
 
 use crate::bot::{Bot, GatewayStatus};
 use crate::context::{CommandError, Context, error_text, interaction};
-use crate::{key, license, mapping, reply, setup, sync, updates::GuildChange};
+use crate::{component, key, license, mapping, reply, setup, sync, updates::GuildChange};
 
 /// All slash commands. A new command is a file and an entry here. Only `/key` is for members who do not manage the
 /// server.
@@ -98,7 +98,7 @@ async fn handle_event(
             tracing::info!(guilds, "Discord is connected");
         }
         FullEvent::InteractionCreate { interaction: Interaction::Component(choice) } => {
-            setup::component(ctx, bot, choice).await?;
+            component::handle(ctx, bot, choice).await?;
         }
         // GUILD_CREATE of the first connection may arrive before the callback is registered.
         FullEvent::GuildCreate { guild, .. } => {

@@ -13,6 +13,7 @@ pub mod reply;
 pub mod rest;
 
 mod bot;
+mod component;
 mod context;
 mod framework;
 mod updates;

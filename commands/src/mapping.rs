@@ -1,9 +1,11 @@
 use dca_core::mappings::{self, Announce};
-use dca_core::products;
-use serenity::model::guild::Role;
+use dca_core::{Caller, GuildId, products};
+use serenity::all::{ButtonStyle, CreateActionRow, CreateButton, Role};
 
-use crate::context::{CommandError, Context, caller, complete_product, guild, in_request};
-use crate::{checks, reply};
+use crate::context::{CommandError, Context, caller, complete_product, custom_id, guild, in_request};
+use crate::{bot::Bot, checks, reply};
+
+pub(crate) const REMOVE: &str = "mapping:remove";
 
 /// Manage which roles get which products
 #[poise::command(slash_command, subcommands("list", "add", "remove"))]
@@ -44,20 +46,41 @@ async fn add(
     Ok(())
 }
 
-/// Remove a mapping; licenses that depend on it are revoked after their grace period
+/// Remove a mapping; asks first, and shows how many licenses depend on it
 #[poise::command(slash_command)]
 async fn remove(
     ctx: Context<'_>,
-    #[description = "The role, or the ID of a deleted one (see /mapping list)"] role: String,
     #[description = "The product"]
     #[autocomplete = "complete_product"]
     #[max_length = 80]
     product: String,
+    #[description = "The role"] role: Option<Role>,
+    #[description = "The ID of a role that was deleted (see /mapping list)"] deleted_role: Option<String>,
 ) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
     let product = products::get(core, &caller.scope(), &product).await?;
-    let role = role.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or_default().into();
-    let holders = in_request(ctx, mappings::remove(core, &caller, guild(ctx), role, &product)).await?;
-    ctx.say(reply::unmapped(role, &product.name, holders)).await?;
+    let deleted = deleted_role.and_then(|id| id.trim().parse::<u64>().ok());
+    let role = role.map(|role| role.id.get()).or(deleted).ok_or(CommandError::NoRole)?.into();
+    let mapping = mappings::get(core, &caller.scope(), guild(ctx), role, &product).await?;
+    let affected = mappings::count_dependent(core, &mapping).await?;
+    let button = CreateButton::new(custom_id(REMOVE, format!("{role}/{}", product.id), ctx.author().id.get()));
+    let button = button.label(reply::REMOVE_MAPPING_LABEL).style(ButtonStyle::Danger);
+    let buttons = vec![CreateActionRow::Buttons(vec![button])];
+    let question = reply::confirm_unmapping(role, &product.name, affected);
+    ctx.send(poise::CreateReply::default().content(question).components(buttons)).await?;
     Ok(())
+}
+
+/// Removes the mapping that the button was shown for.
+pub(crate) async fn confirm_removal(
+    bot: &Bot,
+    caller: &Caller,
+    guild: GuildId,
+    mapping: &str,
+) -> Result<String, CommandError> {
+    let (role, product) = mapping.split_once('/').ok_or(CommandError::MismatchedChoice)?;
+    let role = role.parse::<u64>().map_err(|_| CommandError::MismatchedChoice)?.into();
+    let product = products::get(&bot.core, &caller.scope(), product).await?;
+    let affected = mappings::remove(&bot.core, caller, guild, role, &product).await?;
+    Ok(reply::unmapped(role, &product.name, affected))
 }

@@ -1,7 +1,11 @@
 //! The bot's texts. Names chosen by users are escaped, and no message pings anyone.
 
+use std::fmt::Display;
+
+use dca_core::entitlements::breaker::Stopped;
 use dca_core::events::{Event, EventKind};
 use dca_core::licenses::{EndedLicense, KeyMessage, License, LicenseState, MemberLicense};
+use dca_core::log_channel::Act;
 use dca_core::mappings::{Announce, Mapping};
 use dca_core::products::{Policy, Product};
 use dca_core::{ChannelId, DiscordUserId, Reason, Refusal, RoleId};
@@ -18,7 +22,7 @@ pub(crate) const MISMATCHED_CHOICE: &str =
 pub(crate) const MISSING_PERMISSION: &str =
     "❌ You need the Manage Server permission for this. Ask an admin of this server.";
 pub(crate) const GUILD_ONLY: &str = "❌ Use this command in a server, not in a direct message.";
-pub(crate) const STALE_PANEL: &str = "❌ This panel has expired or is not yours. Use `/setup` to get a new one.";
+pub(crate) const STALE_COMPONENT: &str = "❌ This is not yours. Run the command yourself to get your own.";
 pub(crate) const NO_LICENSE: &str =
     "You have no license in this server. If you just got the role, try again in a minute.";
 pub(crate) const IS_BOT: &str = "❌ That is a bot. Choose a member of this server.";
@@ -26,6 +30,10 @@ pub(crate) const NOT_A_MEMBER: &str =
     "❌ That user is not in this server, so they could not receive the key. Ask them to join, then try again.";
 const DMS_CLOSED: &str = "⚠️ The bot could not send you a key, because you do not accept direct messages from this server. To get the next \
      one, allow them in the server's Privacy Settings.";
+pub(crate) const NO_ROLE: &str = "❌ Choose the role, or for a deleted one, enter its ID from `/mapping list`.";
+pub(crate) const REMOVE_MAPPING_LABEL: &str = "Remove the mapping";
+pub(crate) const NO_LOG_CHANNEL: &str = "There is no log channel. Use `/setup` to choose one.";
+pub(crate) const SYNC_RUNS: &str = "✅ The sync of roles with licenses is running.";
 pub(crate) const SYNC_CONFIRMED: &str =
     "✅ Confirmed. The sync starts now and may revoke the licenses it was stopped for.";
 
@@ -54,7 +62,9 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
         }
         Reason::RoleAlreadyMapped { product } => format!("That role is already mapped to {}.", escape(product)),
         Reason::ServerNotSetUp => "This server is not set up. Invite the bot again.".into(),
-        Reason::NothingToConfirm => "There is nothing to confirm: no sync of this server was stopped.".into(),
+        Reason::NothingToConfirm => {
+            "There is nothing to confirm: no sync was stopped, or its numbers have changed. Use `/sync status`.".into()
+        }
         Reason::PrefixIsFixed { product, prefix } => {
             format!("{} already has the prefix {prefix}, which cannot be changed.", escape(product))
         }
@@ -159,14 +169,46 @@ pub(crate) fn mapped(role: RoleId, product: &str, announce: Announce) -> String 
     format!("✅ Members with <@&{role}> now get a license for **{}**. {holders}", escape(product))
 }
 
-pub(crate) fn unmapped(role: RoleId, product: &str, holders: u64) -> String {
-    let holders = match holders {
-        0 => "No license depended on it.".to_owned(),
-        n => format!(
-            "Licenses affected: {n}. They are revoked after their grace period, unless another role or a grant remains."
-        ),
+pub(crate) fn confirm_unmapping(role: RoleId, product: &str, affected: u64) -> String {
+    format!("Remove the mapping of <@&{role}> to **{}**? {}", escape(product), affected_licenses(affected))
+}
+
+pub(crate) fn unmapped(role: RoleId, product: &str, affected: u64) -> String {
+    format!("✅ <@&{role}> is no longer mapped to **{}**. {}", escape(product), affected_licenses(affected))
+}
+
+fn affected_licenses(affected: u64) -> String {
+    match affected {
+        0 => "No license depends on it.".to_owned(),
+        n => format!("Licenses affected: {n}. They are revoked after their grace period."),
+    }
+}
+
+pub(crate) fn confirm_sync_label(ending: usize) -> String {
+    format!("Revoke the licenses of {}", count(ending, "member"))
+}
+
+/// Why the sync was stopped. A loss is a mapped role, its product, and how many members no longer have it.
+pub(crate) fn sync_stopped<'a>(stopped: &Stopped, losses: impl Iterator<Item = (RoleId, &'a str, usize)>) -> String {
+    let line = |(role, product, members): (RoleId, &str, usize)| {
+        format!("<@&{role}> → **{}**: {} lost it", escape(product), count(members, "member"))
     };
-    format!("✅ <@&{role}> is no longer mapped to **{}**. {holders}", escape(product))
+    let summary = format!(
+        "⚠️ The sync was stopped: {} of {} with a license would lose it. If that is intended, use `/sync confirm`. If not, \
+         give the roles back; nothing was revoked.",
+        stopped.ending,
+        count(stopped.holders, "member"),
+    );
+    list(std::iter::once(summary).chain(losses.map(line))).unwrap_or_default()
+}
+
+/// Whether the log channel works. `missing` are the permissions the bot lacks there; `None` if the channel is gone.
+pub(crate) fn log_channel_status(channel: ChannelId, missing: Option<&[&str]>) -> String {
+    match missing {
+        None => format!("⚠️ The log channel `{channel}` was deleted. Use `/setup` to choose another one."),
+        Some([]) => format!("✅ License events are posted in <#{channel}>."),
+        Some(missing) => format!("⚠️ {}", cannot_post(channel, missing)),
+    }
 }
 
 pub(crate) fn mappings<'a>(rows: impl Iterator<Item = (&'a Mapping, &'a str)>) -> String {
@@ -250,38 +292,61 @@ pub(crate) fn setup_panel(product: &Product, policy: &Policy) -> String {
 }
 
 /// "1 day", "2 days".
-fn count(n: i64, unit: &str) -> String {
-    format!("{n} {unit}{}", if n == 1 { "" } else { "s" })
+fn count(n: impl Display, unit: &str) -> String {
+    let n = n.to_string();
+    format!("{n} {unit}{}", if n == "1" { "" } else { "s" })
 }
 
 pub(crate) fn log_channel_set(channel: ChannelId) -> String {
     format!("✅ License events are now posted in <#{channel}>.")
 }
 
-/// A line for the log channel. `member` is the subject of the event.
-pub fn log_line(event: &Event, member: Option<DiscordUserId>) -> String {
+/// A line for the log channel.
+pub fn log_line(act: &Act) -> String {
+    let (first, events) = (&act.events[0], &act.events);
+    let kinds = events.iter().map(|event| format!("`{}`", event.kind));
+    let member = act.member.map(|member| format!("<@{member}>"));
+    let products = act.products.iter().map(|product| format!("**{}**", escape(product)));
+    let details = events.iter().flat_map(log_details);
+    let actor = first.actor.strip_prefix("discord:").map_or_else(|| escape(&first.actor), |id| format!("<@{id}>"));
+    let request = first.request_id.as_deref().map(|id| format!("`{id}`"));
+    let mut parts = vec![kinds.collect::<Vec<_>>().join(" ")];
+    for part in member.into_iter().chain(products).chain(details).chain([format!("by {actor}")]).chain(request) {
+        if !parts.contains(&part) {
+            parts.push(part);
+        }
+    }
+    let hint = events.iter().find_map(log_hint).unwrap_or_default();
+    parts.join(" · ").chars().take(MAX_CHARS).chain(hint.chars()).collect()
+}
+
+fn log_details(event: &Event) -> Vec<String> {
     let value = |name: &str| event.after.as_ref().and_then(|after| after.get(name));
     let text = |name: &str| value(name).and_then(|value| value.as_str()).map(escape);
-    let member = member.map_or_else(String::new, |member| format!(" · <@{member}>"));
-    let license = event.license_id.map_or_else(String::new, |id| format!(" · license `{id}`"));
-    let reason = text("reason").map_or_else(String::new, |reason| format!(" · {reason}"));
     let change = match value("held").and_then(serde_json::Value::as_bool) {
-        Some(true) => " gained",
-        Some(false) => " lost",
+        Some(true) => "gained ",
+        Some(false) => "lost ",
         None => "",
     };
-    let role = text("roleId").map_or_else(String::new, |role| format!(" ·{change} role <@&{role}>"));
-    let hint = match event.kind {
+    let role = text("roleId").map(|role| format!("{change}role <@&{role}>"));
+    let license = event.license_id.map(|id| format!("license `{id}`"));
+    let stopped = value("ending").zip(value("holders"));
+    let stopped =
+        stopped.map(|(ending, holders)| format!("{ending} of {holders} members with a license would lose it"));
+    [role, license, text("reason"), stopped].into_iter().flatten().collect()
+}
+
+const fn log_hint(event: &Event) -> Option<&'static str> {
+    match event.kind {
         EventKind::SourceUnverifiable => {
-            "\n⚠️ A mapped role was deleted. Its licenses are kept until you use `/mapping remove`."
+            Some("\n⚠️ A mapped role was deleted. Its licenses are kept until you use `/mapping remove`.")
         }
         EventKind::BreakerTripped => {
-            "\n⚠️ The sync was stopped because it would revoke many licenses. If that is intended, use `/sync confirm`."
+            Some("\n⚠️ The sync was stopped. Use `/sync status` to see which roles were lost.")
         }
-        _ => "",
-    };
-    let request = event.request_id.as_deref().map_or_else(String::new, |id| format!(" · `{id}`"));
-    let actor = event.actor.strip_prefix("discord:").map_or_else(|| escape(&event.actor), |id| format!("<@{id}>"));
-    let line = format!("`{}`{member}{license}{role}{reason} · by {actor}{request}", event.kind);
-    line.chars().take(MAX_CHARS).chain(hint.chars()).collect()
+        EventKind::KeyUndelivered => {
+            Some("\n⚠️ The member does not accept direct messages. `/key` shows them the key.")
+        }
+        _ => None,
+    }
 }

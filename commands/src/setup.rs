@@ -1,16 +1,14 @@
-//! `/setup`: a product, its role and a log channel. The panel is stateless: its custom ids contain the
-//! product and the admin, which are checked when a choice is made.
+//! `/setup`: a product, its role and a log channel.
 
 use std::time::Duration;
 
 use dca_core::mappings::{self, Announce};
 use dca_core::products::{self, PolicyChanges};
-use dca_core::{GuildId, guilds};
+use dca_core::{Caller, GuildId, guilds};
 use serenity::all::{ChannelType, ComponentInteraction, ComponentInteractionDataKind, CreateActionRow};
-use serenity::all::{CreateSelectMenu, CreateSelectMenuKind, EditInteractionResponse};
-use serenity::{builder::CreateAllowedMentions, client::Context as Gateway};
+use serenity::all::{CreateSelectMenu, CreateSelectMenuKind};
 
-use crate::context::{CommandError, Context, caller, error_text, in_request};
+use crate::context::{CommandError, Context, caller, custom_id, in_request};
 use crate::{bot::Bot, checks, reply};
 
 /// Create or change a product and choose its role and log channel
@@ -47,68 +45,55 @@ pub(crate) async fn setup(
     Ok(())
 }
 
-const ROLE: &str = "setup:role";
-const LOG: &str = "setup:log";
+pub(crate) const ROLE: &str = "setup:role";
+pub(crate) const LOG: &str = "setup:log";
 
 fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> {
     let role = CreateSelectMenuKind::Role { default_roles: None };
     let channel =
         CreateSelectMenuKind::Channel { channel_types: Some(vec![ChannelType::Text]), default_channels: None };
     let menu = |id: &str, kind, placeholder: &str| {
-        let menu = CreateSelectMenu::new(format!("{id}:{product}:{admin}"), kind);
+        let menu = CreateSelectMenu::new(custom_id(id, product, admin), kind);
         CreateActionRow::SelectMenu(menu.placeholder(placeholder))
     };
     vec![menu(ROLE, role, "Role whose members get a license"), menu(LOG, channel, "Log channel (optional)")]
 }
 
-/// Handles a choice in a panel; ignores other components.
-pub(crate) async fn component(ctx: &Gateway, bot: &Bot, choice: &ComponentInteraction) -> Result<(), CommandError> {
-    let Some((menu, product, admin)) = parse(&choice.data.custom_id) else { return Ok(()) };
-    choice.defer_ephemeral(&ctx.http).await?;
-    let permissions = choice.member.as_ref().and_then(|member| member.permissions);
-    let is_allowed = permissions.is_some_and(|p| p.manage_guild() || p.administrator());
-    let text = if admin != choice.user.id.get() {
-        reply::STALE_PANEL.to_owned()
-    } else if !is_allowed {
-        reply::MISSING_PERMISSION.to_owned()
-    } else {
-        let request_id = format!("interaction:{}", choice.id);
-        let apply = dca_core::events::with_request_id(request_id, choose(bot, choice, menu, product));
-        apply.await.unwrap_or_else(|error| error_text(&error, choice.id.get()))
-    };
-    let response = EditInteractionResponse::new().content(text).allowed_mentions(CreateAllowedMentions::new());
-    choice.edit_response(&ctx.http, response).await?;
-    Ok(())
+fn no_choice() -> CommandError {
+    CommandError::MismatchedChoice
 }
 
-fn parse(custom_id: &str) -> Option<(&str, &str, u64)> {
-    let (head, admin) = custom_id.rsplit_once(':')?;
-    let (menu, product) = head.rsplit_once(':')?;
-    matches!(menu, ROLE | LOG).then_some((menu, product, admin.parse().ok()?))
+/// Maps the chosen role to the product.
+pub(crate) async fn choose_role(
+    bot: &Bot,
+    caller: &Caller,
+    guild: GuildId,
+    choice: &ComponentInteraction,
+    product: &str,
+) -> Result<String, CommandError> {
+    let ComponentInteractionDataKind::RoleSelect { values } = &choice.data.kind else { return Err(no_choice()) };
+    let role = values.first().ok_or_else(no_choice)?.get().into();
+    let product = products::get(&bot.core, &caller.scope(), product).await?;
+    checks::mappable(&bot.discord.roles(guild).await?, guild, role)?;
+    mappings::add(&bot.core, caller, guild, role, &product, Announce::Silently).await?;
+    Ok(reply::mapped(role, &product.name, Announce::Silently))
 }
 
-async fn choose(bot: &Bot, choice: &ComponentInteraction, menu: &str, product: &str) -> Result<String, CommandError> {
-    let guild: GuildId = choice.guild_id.map_or(0, serenity::model::id::GuildId::get).into();
-    let caller = guilds::admin(&bot.core, guild, choice.user.id.get().into()).await?;
-    match (&choice.data.kind, menu) {
-        (ComponentInteractionDataKind::RoleSelect { values }, ROLE) => {
-            let role = values.first().map_or(0, |role| role.get()).into();
-            let product = products::get(&bot.core, &caller.scope(), product).await?;
-            checks::mappable(&bot.discord.roles(guild).await?, guild, role)?;
-            mappings::add(&bot.core, &caller, guild, role, &product, Announce::Silently).await?;
-            Ok(reply::mapped(role, &product.name, Announce::Silently))
-        }
-        (ComponentInteractionDataKind::ChannelSelect { values }, LOG) => {
-            let channel = values.first().map_or(0, |channel| channel.get()).into();
-            match bot.discord.missing_permissions(guild, channel).await? {
-                None => return Err(CommandError::ForeignChannel),
-                Some(missing) if !missing.is_empty() => return Err(CommandError::CannotPost { channel, missing }),
-                Some(_) => {}
-            }
-            bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
-            guilds::set_log_channel(&bot.core, &caller, guild, channel).await?;
-            Ok(reply::log_channel_set(channel))
-        }
-        _ => Err(CommandError::MismatchedChoice),
+/// Sets the chosen log channel, if the bot can post there.
+pub(crate) async fn choose_log_channel(
+    bot: &Bot,
+    caller: &Caller,
+    guild: GuildId,
+    choice: &ComponentInteraction,
+) -> Result<String, CommandError> {
+    let ComponentInteractionDataKind::ChannelSelect { values } = &choice.data.kind else { return Err(no_choice()) };
+    let channel = values.first().ok_or_else(no_choice)?.get().into();
+    match bot.discord.missing_permissions(guild, channel).await? {
+        None => return Err(CommandError::ForeignChannel),
+        Some(missing) if !missing.is_empty() => return Err(CommandError::CannotPost { channel, missing }),
+        Some(_) => {}
     }
+    bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
+    guilds::set_log_channel(&bot.core, caller, guild, channel).await?;
+    Ok(reply::log_channel_set(channel))
 }

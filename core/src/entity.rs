@@ -315,5 +315,8 @@ tables! {
         tenant_id: TenantId,
         opened_at: DateTimeUtc,
         confirmed_until: Option<DateTimeUtc>,
+        ending: i32,
+        holders: i32,
+        losses: Json,
     }
 }

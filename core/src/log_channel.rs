@@ -1,11 +1,11 @@
-//! Log channels: an event becomes one delivery for each guild of its tenant that has a log channel. The
+//! Log channels: what happens becomes one delivery for each guild of its tenant that has a log channel. The
 //! text is produced when the delivery is sent.
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 
 use crate::events::{self, Event};
 use crate::outbox::{self, Delivery, Notify};
-use crate::{Core, DiscordUserId, Result, entity::guild, tx::Tx, users};
+use crate::{Core, DiscordUserId, Result, entity::guild, ids::ProductId, licenses, products, tx::Tx, users};
 
 /// Turns new events into deliveries. Returns how many events were read. After an error, the next call
 /// reads the same events again.
@@ -28,7 +28,8 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
                 let delivery = Delivery::LogLine { channel, seq: event.seq };
-                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, event.seq), Notify::Now).await?;
+                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, act_key(event)), Notify::Now)
+                    .await?;
             }
         }
         read += events.len();
@@ -36,12 +37,54 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
     }
 }
 
-/// An event and the Discord account of the member it is about.
-pub async fn find_event(core: &Core, seq: i64) -> Result<Option<(Event, Option<DiscordUserId>)>> {
-    let Some(event) = events::find(core, seq).await? else { return Ok(None) };
-    let member = match event.subject {
+/// The same for all events about one user in one unit of work, which have the same time. They share a line: a second
+/// delivery with this key is not added.
+fn act_key(event: &Event) -> String {
+    match event.subject {
+        Some(user) => format!("{}:{user}:{}:{}", event.tenant_id, event.at.timestamp_micros(), event.actor),
+        None => event.seq.to_string(),
+    }
+}
+
+/// What one line is about.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// What happened, in order; at least one.
+    pub events: Vec<Event>,
+    /// The Discord account of the member it is about.
+    pub member: Option<DiscordUserId>,
+    /// The names of the products it is about.
+    pub products: Vec<String>,
+}
+
+/// The act that begins with an event; `None` if the event no longer exists.
+pub async fn find_act(core: &Core, seq: i64) -> Result<Option<Act>> {
+    let mut events = events::list_from(core, seq, 20).await?;
+    let Some(key) = events.first().filter(|first| first.seq == seq).map(act_key) else { return Ok(None) };
+    events.retain(|event| act_key(event) == key);
+    let member = match events[0].subject {
         Some(user) => users::discord_id(core, user).await?,
         None => None,
     };
-    Ok(Some((event, member)))
+    let mut products = Vec::new();
+    for event in &events {
+        if let Some(product) = product_of(core, event).await?
+            && !products.contains(&product)
+        {
+            products.push(product);
+        }
+    }
+    Ok(Some(Act { events, member, products }))
+}
+
+async fn product_of(core: &Core, event: &Event) -> Result<Option<String>> {
+    let named = event.after.as_ref().and_then(|after| after.get("productId")?.as_str()?.parse().ok());
+    let product = match (named.map(ProductId), event.license_id) {
+        (None, Some(license)) => licenses::find(core, license).await?.map(|license| license.product_id),
+        (named, _) => named,
+    };
+    match product {
+        Some(product) => Ok(Some(products::find(core, product).await?.name)),
+        None => Ok(None),
+    }
 }

@@ -66,6 +66,9 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(uuid("tenant_id"))
             .col(timestamp("opened_at"))
             .col(timestamp_null("confirmed_until"))
+            .col(integer("ending"))
+            .col(integer("holders"))
+            .col(json_binary("losses"))
             .foreign_key(&mut foreign_key_to("circuit_breakers", "tenant_id", "tenants"))
             .to_owned(),
         Table::create().table("users").col(uuid("id").primary_key()).col(timestamp("created_at")).to_owned(),

@@ -162,15 +162,13 @@ async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: Li
 }
 
 async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: ChannelId, seq: i64) -> Outcome {
-    match log_channel::find_event(&app.core, seq).await {
-        Ok(Some((event, member))) => {
-            match discord.line(channel, &reply::log_line(&event, member), &nonce(claim)).await {
-                Err(error @ DiscordError::Forbidden(_)) => Outcome::Dead(format!(
-                    "{error}: log channel {channel} needs View Channel and Send Messages; see `dca-auth doctor`"
-                )),
-                result => outcome_of(app, result),
-            }
-        }
+    match log_channel::find_act(&app.core, seq).await {
+        Ok(Some(act)) => match discord.line(channel, &reply::log_line(&act), &nonce(claim)).await {
+            Err(error @ DiscordError::Forbidden(_)) => Outcome::Dead(format!(
+                "{error}: log channel {channel} needs View Channel and Send Messages; see `dca-auth doctor`"
+            )),
+            result => outcome_of(app, result),
+        },
         Ok(None) => Outcome::Dead("the event no longer exists".to_owned()),
         Err(error) => Outcome::Failed(error.to_string()),
     }

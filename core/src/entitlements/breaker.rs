@@ -1,12 +1,13 @@
 //! The circuit breaker of reconciliations: too many losses at once are not applied until an admin confirms.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel};
+use uuid::Uuid;
 
 use crate::entity::circuit_breaker::{Column, Entity, Model};
 use crate::events::{Actor, EventData, NewEvent, OriginLabel};
-use crate::{Caller, Core, Reason, Result, db, ids::TenantId, tx::Tx, users::Provider, workers};
+use crate::{Caller, Core, Error, Reason, Result, db, ids::TenantId, tx::Tx, users::Provider, workers};
 
 /// How long a confirmation is valid.
 const CONFIRMATION: Duration = Duration::from_mins(15);
@@ -32,13 +33,33 @@ impl fmt::Display for Origin {
     }
 }
 
-/// Lets the reconciliation that was stopped apply its losses, in the next 15 minutes. Refused with `CONFLICT` if none
-/// was stopped.
-pub async fn confirm(core: &Core, caller: &Caller, origin: &Origin) -> Result<()> {
+/// What a stopped reconciliation would have applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// The members who have lost a source.
+    pub ending: usize,
+    /// The members who had one.
+    pub holders: usize,
+    /// The members who have lost each source, by its reference.
+    pub losses: BTreeMap<Uuid, usize>,
+}
+
+/// What the last reconciliation would have applied, if it was stopped.
+pub async fn find(core: &Core, origin: &Origin) -> Result<Option<Stopped>> {
+    let Some(row) = Entity::find_by_id(origin.to_string()).one(core.db.read()).await? else { return Ok(None) };
+    let losses = serde_json::from_value(row.losses).map_err(|error| Error::Internal(error.to_string()))?;
+    let [ending, holders] = [row.ending, row.holders].map(|count| usize::try_from(count).unwrap_or_default());
+    Ok(Some(Stopped { ending, holders, losses }))
+}
+
+/// Lets the reconciliation that was stopped apply its losses, in the next 15 minutes. `ending` is the number that the
+/// caller has seen. Refused with `CONFLICT` if none was stopped, or the number has changed.
+pub async fn confirm(core: &Core, caller: &Caller, origin: &Origin, ending: usize) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
     let now = tx.now();
     let tenant = caller.scope().tenant();
-    let stopped = [Column::Origin.eq(origin.to_string()), Column::TenantId.eq(tenant)];
+    let stopped =
+        [Column::Origin.eq(origin.to_string()), Column::TenantId.eq(tenant), Column::Ending.eq(number(ending))];
     let confirm = db::update([(Column::ConfirmedUntil, (now + CONFIRMATION).into())], stopped);
     if confirm.exec(tx.db()).await?.rows_affected == 0 {
         return Err(Reason::NothingToConfirm.refusal());
@@ -54,12 +75,35 @@ pub(super) async fn is_confirmed(core: &Core, origin: &Origin) -> Result<bool> {
     Ok(row.and_then(|row| row.confirmed_until).is_some_and(|until| until > core.clock.now()))
 }
 
+fn number(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
 /// Stops a reconciliation; the event is written once until it is closed.
-pub(super) async fn open(core: &Core, origin: &Origin, ending: usize, holders: usize) -> Result<()> {
+pub(super) async fn open(core: &Core, origin: &Origin, stopped: &Stopped) -> Result<()> {
+    if find(core, origin).await?.as_ref() == Some(stopped) {
+        return Ok(());
+    }
+    let &Stopped { ending, holders, ref losses } = stopped;
+    let losses = serde_json::to_value(losses).map_err(|error| Error::Internal(error.to_string()))?;
     let mut tx = Tx::begin(core).await?;
-    let (name, opened_at) = (origin.to_string(), tx.now());
-    let row = Model { origin: name, tenant_id: origin.tenant, opened_at, confirmed_until: None };
-    if db::insert_if_new(tx.db(), row.into_active_model()).await? {
+    let row = Model {
+        origin: origin.to_string(),
+        tenant_id: origin.tenant,
+        opened_at: tx.now(),
+        confirmed_until: None,
+        ending: number(ending),
+        holders: number(holders),
+        losses: losses.clone(),
+    };
+    let is_new = db::insert_if_new(tx.db(), row.into_active_model()).await?;
+    let counts = [
+        (Column::Ending, number(ending).into()),
+        (Column::Holders, number(holders).into()),
+        (Column::Losses, losses.into()),
+    ];
+    db::update(counts, [Column::Origin.eq(origin.to_string())]).exec(tx.db()).await?;
+    if is_new {
         let data = EventData::BreakerTripped { origin: origin.label.clone(), ending, holders };
         tx.record(NewEvent::tenant(origin.tenant, Actor::System, data));
     }

@@ -32,7 +32,7 @@ pub use self::grants::{grant, revoke, revoke_member_license};
 pub use self::kinds::{Announce, SourceKind};
 pub use self::stamp::{Stamp, Stamps};
 pub use self::types::{Change, Evidence, Level, Observation, ObservedSource};
-pub(crate) use self::{merge::merge_users, store::count_holders};
+pub(crate) use self::{merge::merge_users, store::count_dependent};
 
 /// Records an observation and applies what follows from it, in one transaction.
 pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Change>> {
@@ -198,7 +198,7 @@ impl Entitlement {
         let changed = before.is_none_or(|before| before.ends_at != after.ends_at);
         if let (true, Some(label)) = (changed, &observed.label) {
             let held = observed.level == Level::Present;
-            let data = EventData::SourceChanged { source: label.clone(), held };
+            let data = EventData::SourceChanged { source: label.clone(), product_id: self.product.id, held };
             let event = NewEvent::tenant(self.tenant, observation.caller.actor(), data);
             tx.record(NewEvent { subject: Some(self.user), ..event });
         }

@@ -4,12 +4,12 @@
 //! known: if too many licenses would be revoked, the circuit breaker opens and an admin must confirm. A holder
 //! who is missing from the list is not a loss yet: the provider is asked about them once more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::breaker::{self, Origin};
+use super::breaker::{self, Origin, Stopped};
 use super::types::{Evidence, Level, Observation, ObservedSource};
 use super::{observe, stamp::Stamp, store};
 use crate::outbox::{self, Delivery};
@@ -130,7 +130,8 @@ impl Reconciliation {
         let (gained, lost) = (self.applied_gains.len(), self.pending_losses.len());
         let losses = lost + self.missing.len();
         if losses > breaker_limit(self.holders.len()) && !breaker::is_confirmed(core, &self.origin).await? {
-            breaker::open(core, &self.origin, losses, self.holders.len()).await?;
+            let stopped = Stopped { ending: losses, holders: self.holders.len(), losses: self.losses() };
+            breaker::open(core, &self.origin, &stopped).await?;
             return Ok(Summary { gained, blocked: losses, ..Summary::default() });
         }
         for (subject, sources) in &self.pending_losses {
@@ -142,6 +143,21 @@ impl Reconciliation {
         }
         breaker::close(core, &self.origin).await?;
         Ok(Summary { gained, lost, rechecked: self.missing.len(), blocked: 0 })
+    }
+
+    /// How many members have lost each source.
+    fn losses(&self) -> BTreeMap<Uuid, usize> {
+        let lost = |(subject, sources): &(String, Vec<ObservedSource>)| {
+            let absent = sources.iter().filter(|source| source.level != Level::Present).map(|source| source.reference);
+            let known = self.holders.get(subject).cloned().unwrap_or_default();
+            absent.filter(|reference| known.contains(reference)).collect()
+        };
+        let missing = self.missing.iter().filter_map(|subject| self.holders.get(subject).cloned());
+        let mut losses = BTreeMap::new();
+        for reference in self.pending_losses.iter().map(lost).chain(missing).flat_map(|lost: Vec<Uuid>| lost) {
+            *losses.entry(reference).or_default() += 1;
+        }
+        losses
     }
 
     async fn recheck(&self, core: &Core, subject: &str, delivery: &Delivery) -> Result<()> {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter};
 use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use super::{kinds::SourceKind, stamp::Stamp, types::Level};
 use crate::db::{self, Reader};
 use crate::entity::identity;
 use crate::entity::source::{Column, Entity, Model as Source};
-use crate::ids::{MappingId, ProductId, UserId};
+use crate::ids::{ProductId, UserId};
 use crate::{Core, Result, tx::Tx, users::Provider};
 
 /// All sources of an entitlement.
@@ -115,9 +116,19 @@ pub(super) async fn holders(
     Ok(holders)
 }
 
-/// The number of members with a live source from a mapping.
-pub(crate) async fn count_holders(tx: &Tx, mapping: MappingId) -> Result<u64> {
+/// The number of entitlements whose only live source has this reference.
+pub(crate) async fn count_dependent(from: &impl Reader, reference: Uuid) -> Result<u64> {
+    let other = |column: Column| Expr::col(("other", column));
+    let another = Query::select()
+        .expr(Expr::value(1))
+        .from_as(Entity, "other")
+        .and_where(other(Column::UserId).equals((Entity, Column::UserId)))
+        .and_where(other(Column::ProductId).equals((Entity, Column::ProductId)))
+        .and_where(other(Column::Reference).ne(reference))
+        .and_where(other(Column::Suppressed).eq(false))
+        .and_where(other(Column::EndsAt).is_null())
+        .to_owned();
     let live = Entity::find().filter(Column::EndsAt.is_null()).filter(Column::Suppressed.eq(false));
-    let of_mapping = live.filter(Column::Reference.eq(mapping.0));
-    Ok(of_mapping.count(tx.db()).await?)
+    let alone = live.filter(Column::Reference.eq(reference)).filter(Expr::exists(another).not());
+    Ok(alone.count(from.connection()).await?)
 }

@@ -38,7 +38,9 @@ event_data! {
     LicenseExpired { state: LicenseState, expires_at: Option<DateTime<Utc>> }
     LicenseRevoked { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
     KeyUndelivered {}
-    SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, held: bool }
+    SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, product_id: ProductId, held: bool }
+    MappingCreated { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
+    MappingRemoved { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
     SourceUnverifiable { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
     BreakerTripped { #[serde(flatten)] origin: OriginLabel, ending: usize, holders: usize }
     SyncConfirmed { #[serde(flatten)] origin: OriginLabel }
@@ -107,8 +109,9 @@ impl EventData {
             Self::LicenseAssigned { from, .. }
             | Self::LicenseActivated { from, .. }
             | Self::LicenseRevoked { from, .. } => Some(json!({ "state": from })),
-            Self::SourceChanged { source, held } => {
-                Some(json!(Self::SourceChanged { source: source.clone(), held: !held }))
+            Self::SourceChanged { source, product_id, held } => {
+                let (source, product_id) = (source.clone(), *product_id);
+                Some(json!(Self::SourceChanged { source, product_id, held: !held }))
             }
             _ => None,
         }

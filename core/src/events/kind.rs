@@ -13,6 +13,8 @@ string_enum! {
         LicenseRevoked => "license.revoked",
         KeyUndelivered => "license.key_undelivered",
         RoleChanged => "user.role_changed",
+        MappingCreated => "mapping.created",
+        MappingRemoved => "mapping.removed",
         SourceUnverifiable => "source.unverifiable",
         BreakerTripped => "sync.breaker_tripped",
         SyncConfirmed => "sync.confirmed",

@@ -71,9 +71,10 @@ pub(crate) async fn append(
     schedule_no_later_than(db, LOG_CHANNEL, now).await
 }
 
-/// Returns the event with this sequence number.
-pub(crate) async fn find(core: &Core, seq: i64) -> Result<Option<Event>> {
-    Ok(event::Entity::find_by_id(seq).one(core.db.read()).await?)
+/// Returns the events from this sequence number on.
+pub(crate) async fn list_from(core: &Core, seq: i64, limit: u64) -> Result<Vec<Event>> {
+    let from = event::Entity::find().filter(event::Column::Seq.gte(seq)).order_by_asc(event::Column::Seq);
+    Ok(from.limit(limit).all(core.db.read()).await?)
 }
 
 /// Returns the latest events of a tenant, newest first.

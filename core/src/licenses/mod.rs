@@ -23,7 +23,7 @@ mod verdict;
 
 pub use self::state::{LicenseFacts, LicenseState};
 pub use self::store::list_of;
-pub(crate) use self::store::{get, list_lapsed, lock, lock_unrevoked, next_lapse, set_sources_end};
+pub(crate) use self::store::{find, get, list_lapsed, lock, lock_unrevoked, next_lapse, set_sources_end};
 pub use self::verdict::{Question, Verdict, VerdictCode, judge};
 pub use crate::entity::license::Model as License;
 

@@ -20,6 +20,11 @@ pub(super) async fn find_by_lookup(core: &Core, lookup: Vec<u8>) -> Result<Optio
     Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(core.db.read()).await?)
 }
 
+/// A license by id, of any tenant.
+pub(crate) async fn find(core: &Core, id: LicenseId) -> Result<Option<License>> {
+    Ok(Entity::find_by_id(id).one(core.db.read()).await?)
+}
+
 pub(super) async fn find_unrevoked(core: &Core, id: LicenseId) -> Result<Option<License>> {
     Ok(Entity::find_by_id(id).filter(Column::RevokedAt.is_null()).one(core.db.read()).await?)
 }

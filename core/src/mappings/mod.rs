@@ -8,7 +8,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder
 
 use crate::entity::role_mapping::{Column, Entity};
 use crate::events::{Actor, EventData, NewEvent, SourceLabel};
-use crate::{Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, entitlements, ids::MappingId};
+use crate::{Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, db::Reader, entitlements, ids::MappingId};
 use crate::{products::Product, tx::Tx, workers};
 
 pub mod reconcile;
@@ -44,14 +44,16 @@ pub async fn add(
     if !db::insert_if_new(tx.db(), mapping.clone().into_active_model()).await? {
         return Err(Reason::RoleAlreadyMapped { product: product.name.clone() }.refusal());
     }
+    let created = EventData::MappingCreated { source: label(&mapping), product_id: product.id };
+    tx.record(NewEvent::tenant(mapping.tenant_id, caller.actor(), created));
     let now = tx.now();
     workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await?;
     Ok(mapping)
 }
 
-/// Removes a mapping; licenses without another source are revoked after their grace. Returns how many members had a
-/// source from it. Refused with `NOT_FOUND` if the role is not mapped to the product.
+/// Removes a mapping; licenses without another source are revoked after their grace. Returns how many depend on it.
+/// Refused with `NOT_FOUND` if the role is not mapped to the product.
 pub async fn remove(core: &Core, caller: &Caller, guild: GuildId, role: RoleId, product: &Product) -> Result<u64> {
     let mut tx = Tx::begin(core).await?;
     let mapped =
@@ -59,11 +61,29 @@ pub async fn remove(core: &Core, caller: &Caller, guild: GuildId, role: RoleId, 
     let remove = db::update([(Column::RemovedAt, tx.now().into())], mapped);
     let removed = remove.exec_with_returning(tx.db()).await?.into_iter().next();
     let mapping = removed.ok_or_else(|| Reason::RoleNotMapped { product: product.name.clone() }.refusal())?;
-    let holders = entitlements::count_holders(&tx, mapping.id).await?;
+    let affected = count_dependent(&tx, &mapping).await?;
+    let removed = EventData::MappingRemoved { source: label(&mapping), product_id: product.id };
+    tx.record(NewEvent::tenant(mapping.tenant_id, caller.actor(), removed));
     let now = tx.now();
     workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
     tx.commit().await?;
-    Ok(holders)
+    Ok(affected)
+}
+
+/// The number of licenses that only this mapping entitles to.
+pub async fn count_dependent(from: &impl Reader, mapping: &Mapping) -> Result<u64> {
+    entitlements::count_dependent(from, mapping.id.0).await
+}
+
+/// The mapping of a role to a product. Refused with `NOT_FOUND` if there is none.
+pub async fn get(core: &Core, scope: &Scope, guild: GuildId, role: RoleId, product: &Product) -> Result<Mapping> {
+    let found = list(core, scope, guild).await?;
+    let found = found.into_iter().find(|mapping| (mapping.role_id, mapping.product_id) == (role, product.id));
+    found.ok_or_else(|| Reason::RoleNotMapped { product: product.name.clone() }.refusal())
+}
+
+fn label(mapping: &Mapping) -> SourceLabel {
+    SourceLabel::DiscordRole { guild_id: mapping.guild_id, role_id: mapping.role_id }
 }
 
 fn of(scope: &Scope, guild: GuildId) -> [Expr; 3] {
@@ -97,8 +117,7 @@ pub async fn set_role_deleted(core: &Core, guild: GuildId, role: RoleId) -> Resu
     let active = [Column::RemovedAt.is_null(), Column::RoleDeletedAt.is_null()];
     let update = db::update([(Column::RoleDeletedAt, tx.now().into())], of_role.into_iter().chain(active));
     for mapping in update.exec_with_returning(tx.db()).await? {
-        let source = SourceLabel::DiscordRole { guild_id: guild, role_id: role };
-        let data = EventData::SourceUnverifiable { source, product_id: mapping.product_id };
+        let data = EventData::SourceUnverifiable { source: label(&mapping), product_id: mapping.product_id };
         tx.record(NewEvent::tenant(mapping.tenant_id, Actor::System, data));
     }
     tx.commit().await

@@ -2,7 +2,7 @@
 
 use super::Mapping;
 use crate::entitlements::{Evidence, Level, Observation, ObservedSource, SourceKind, Stamp, breaker::Origin};
-use crate::events::{OriginLabel, SourceLabel};
+use crate::events::OriginLabel;
 use crate::users::{self, Provider};
 use crate::workers::{self, Lease};
 use crate::{Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope, guilds, ids::TenantId};
@@ -25,7 +25,7 @@ pub(super) fn observed_sources<'a>(
         reference: mapping.id.0,
         level: level(mapping),
         initial_announce: mapping.applied_at.is_none().then_some(mapping.announce),
-        label: Some(SourceLabel::DiscordRole { guild_id: mapping.guild_id, role_id: mapping.role_id }),
+        label: Some(super::label(mapping)),
     };
     mappings.into_iter().filter(is_verifiable).map(source).collect()
 }

@@ -81,11 +81,12 @@ fn mappings_are_added_once_listed_and_removed() {
         assert_eq!(refused.content, "❌ There is no product \"Nonsense\". Known: Tools.");
         let listed = t.discord.run(&owner, "/mapping list", &[]).await;
         assert!(listed.content.contains(&format!("<@&{gold}>")) && listed.content.contains("**Tools**"), "{listed:?}");
-        let options = [("role", text(&format!("<@&{gold}>"))), ("product", text("Tools"))];
-        assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("✅"));
+        let question = t.discord.run(&owner, "/mapping remove", &options).await;
+        assert!(t.discord.press(&owner, &question, "mapping:remove").await.content.starts_with("✅"));
+        let again = t.discord.press(&owner, &question, "mapping:remove").await.content;
+        assert!(again.starts_with("❌ That role is not mapped to Tools."), "{again}");
         assert!(t.discord.run(&owner, "/mapping remove", &options).await.content.starts_with("❌"));
         // A removed mapping can be added again.
-        let options = [("role", Opt::Role(gold)), ("product", text("Tools"))];
         assert!(t.discord.run(&owner, "/mapping add", &options).await.content.starts_with("✅"));
         t
     });
@@ -190,7 +191,7 @@ fn revoked_member_gets_no_new_key_from_another_mapping_while_keeping_the_role() 
         assert!(t.discord.run(&owner, "/mapping add", &of(silver)).await.content.starts_with("✅"));
         t.advance(Duration::minutes(5));
         t.run_worker(RECONCILE_ROLES).await;
-        let removed = t.discord.run(&owner, "/mapping remove", &of_text(gold)).await;
+        let removed = t.remove_mapping(&guild, ("role", Opt::Role(gold)), "Tools").await;
         assert!(removed.content.starts_with("✅"), "{removed:?}");
         t.run_worker(RECONCILE_ROLES).await;
         assert!(t.discord.run(&owner, "/mapping add", &of(gold)).await.content.starts_with("✅"));
@@ -209,8 +210,35 @@ fn revoked_member_gets_no_new_key_from_another_mapping_while_keeping_the_role() 
     });
 }
 
-fn of_text(role: u64) -> [(&'static str, Opt); 2] {
-    [("role", text(&role.to_string())), ("product", text("Tools"))]
+#[test]
+fn mapping_is_removed_after_its_dependent_licenses_were_shown() {
+    it(|t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, silver, owner) = (guild.role("Gold"), guild.role("Silver"), guild.owner());
+        guild.seed(2, &[gold]);
+        guild.seed(1, &[gold, silver]);
+        t.wait_for_events(&guild).await;
+        t.map_role(&guild, "Tools", gold, 0).await;
+        let of = |role| [("role", Opt::Role(role)), ("product", text("Tools"))];
+        t.discord.run(&owner, "/mapping add", &of(silver)).await;
+        t.run_worker(RECONCILE_ROLES).await;
+        let question = t.discord.run(&owner, "/mapping remove", &of(gold)).await;
+        assert!(question.ephemeral, "{question:?}");
+        let expected = format!(
+            "Remove the mapping of <@&{gold}> to **Tools**? Licenses affected: 2. They are revoked after their grace period."
+        );
+        assert_eq!(question.content, expected, "one member has another role");
+        t.run_worker(RECONCILE_ROLES).await;
+        assert!(!t.event_kinds(&guild).await.contains(&"license.revoked".to_owned()), "asking removes nothing");
+        let removed = t.discord.press(&owner, &question, "mapping:remove").await.content;
+        assert!(removed.contains("is no longer mapped to **Tools**. Licenses affected: 2."), "{removed}");
+        t.run_worker(RECONCILE_ROLES).await;
+        let kinds = t.event_kinds(&guild).await;
+        for (kind, times) in [("mapping.created", 2), ("mapping.removed", 1), ("license.revoked", 2)] {
+            assert_eq!(kinds.iter().filter(|known| *known == kind).count(), times, "{kind}: {kinds:?}");
+        }
+        t
+    });
 }
 
 #[test]
@@ -248,10 +276,11 @@ fn members_and_admins_of_other_servers_can_change_nothing() {
             ("/setup", vec![("product", text("Mine"))]),
             ("/mapping list", vec![]),
             ("/mapping add", vec![("role", Opt::Role(gold)), ("product", text("Tools"))]),
-            ("/mapping remove", vec![("role", text(&gold.to_string())), ("product", text("Tools"))]),
+            ("/mapping remove", vec![("role", Opt::Role(gold)), ("product", text("Tools"))]),
             ("/license show", vec![("member", Opt::User(ana.user_id()))]),
             ("/license grant", vec![("member", Opt::User(ana.user_id())), ("product", text("Tools"))]),
             ("/license revoke", vec![("member", Opt::User(ana.user_id())), ("product", text("Tools"))]),
+            ("/sync status", vec![]),
             ("/sync confirm", vec![]),
         ] {
             let reply = t.discord.run(&ana, command, &options).await;
@@ -407,6 +436,11 @@ fn log_channel_without_permissions_is_refused_with_their_names() {
         let set = t.discord.choose(&owner, &panel, "setup:log", &[logs]).await;
         assert!(set.content.starts_with("✅"), "{set:?}");
         t.discord.next_message(logs).await;
+        for (denied, shown) in [(0, "✅ License events are posted in"), (1 << 11, "allow: Send Messages.")] {
+            guild.deny(logs, denied);
+            let status = t.discord.run(&owner, "/sync status", &[]).await.content;
+            assert!(status.starts_with("✅ The sync") && status.contains(shown), "{status}");
+        }
         t
     });
 }

@@ -219,8 +219,7 @@ fn a_deleted_role_revokes_no_license_until_an_admin_removes_the_mapping() {
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_none());
         let listed = t.discord.run(&guild.owner(), "/mapping list", &[]).await;
         assert!(listed.content.contains("was deleted"), "{listed:?}");
-        let options = [("role", Opt::Str(gold.to_string())), ("product", Opt::Str("Tools".into()))];
-        let removed = t.discord.run(&guild.owner(), "/mapping remove", &options).await;
+        let removed = t.remove_mapping(&guild, ("deleted_role", Opt::Str(gold.to_string())), "Tools").await;
         assert!(removed.content.contains("Licenses affected: 1."), "{removed:?}");
         t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
@@ -367,7 +366,15 @@ fn a_sync_that_would_revoke_many_licenses_waits_for_confirmation() {
         let kinds = t.event_kinds(&guild).await;
         assert!(!kinds.contains(&"license.revoked".to_owned()), "{kinds:?}");
         assert_eq!(kinds.iter().filter(|kind| *kind == "sync.breaker_tripped").count(), 1, "reported once");
-        let reply = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
+        let status = t.discord.run(&guild.owner(), "/sync status", &[]).await.content;
+        let asked = t.discord.run(&guild.owner(), "/sync confirm", &[]).await;
+        for shown in [&status, &asked.content] {
+            assert!(shown.contains("15 of 15 members with a license would lose it"), "{shown}");
+            assert!(shown.contains(&format!("<@&{gold}> → **Tools**: 15 members lost it")), "{shown}");
+        }
+        t.run_worker(RECONCILE_ROLES).await;
+        assert!(!t.event_kinds(&guild).await.contains(&"license.revoked".to_owned()), "asking revokes nothing");
+        let reply = t.discord.press(&guild.owner(), &asked, "sync:confirm").await;
         assert!(reply.content.contains("may revoke"), "{reply:?}");
         t.run_worker(RECONCILE_ROLES).await;
         t.wait_for_events_of_kind(&guild, "license.revoked", 15).await;

@@ -35,6 +35,7 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         assert_eq!(
             t.event_kinds(&guild).await,
             [
+                "mapping.created",
                 "user.role_changed",
                 "license.created",
                 "license.assigned",
@@ -205,7 +206,7 @@ fn with_direct_messages_closed_nothing_is_posted_publicly_and_key_shows_the_lice
 }
 
 #[test]
-fn the_log_channel_lists_events_in_order_without_keys() {
+fn the_log_channel_gets_one_line_per_act_with_member_and_product_and_without_keys() {
     it(|t| async {
         let guild = t.discord.guild("Makers");
         let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
@@ -217,19 +218,48 @@ fn the_log_channel_lists_events_in_order_without_keys() {
         assert!(t.discord.next_message(logs).await.content.contains("now posted in"));
         ana.grant(gold);
         let key = key_in(&t.discord.next_dm(&ana).await.content);
+        t.wait_until_idle().await;
+        t.advance(Duration::minutes(1));
+        ana.close_dms();
         ana.take(gold);
         t.wait_for_events_of_kind(&guild, "license.revoked", 1).await;
+        t.advance(Duration::minutes(1));
+        ana.grant(gold);
+        t.wait_for_events_of_kind(&guild, "license.key_undelivered", 1).await;
         t.run_worker(LOG_CHANNEL).await;
-        let mut kinds = Vec::new();
-        for _ in 0..5 {
+        let (owner, ana) = (format!("<@{}>", guild.owner().user_id()), format!("<@{}>", ana.user_id()));
+        let (product, role) = ("**Gold Tools**", format!("role <@&{gold}>"));
+        for (kinds, about) in [
+            ("`mapping.created`", vec![product, &role, &owner]),
+            ("`user.role_changed` `license.created` `license.assigned`", vec![&ana, product, "gained", &role]),
+            ("`user.role_changed` `license.revoked`", vec![&ana, product, "lost", &role, "entitlement\\_lost"]),
+            ("`user.role_changed` `license.created` `license.assigned` `license.key_undelivered`", vec![&ana, product]),
+        ] {
             let line = t.discord.next_message(logs).await.content;
-            assert!(!line.contains(&key), "{line}");
-            kinds.push(line.split('`').nth(1).unwrap_or_default().to_owned());
+            assert!(line.starts_with(&format!("{kinds} · ")) && !line.contains(&key), "{line}");
+            assert!(about.iter().all(|part| line.contains(part)), "{about:?}: {line}");
         }
-        let order =
-            ["user.role_changed", "license.created", "license.assigned", "user.role_changed", "license.revoked"];
-        assert_eq!(kinds, order);
         t.run_worker(LOG_CHANNEL).await;
+        t
+    });
+}
+
+#[test]
+fn a_log_line_that_cannot_be_posted_names_the_permissions_it_needs() {
+    it(|mut t| async {
+        let guild = t.discord.guild("Makers");
+        let (gold, ana, logs) = (guild.role("Gold"), guild.join("ana"), guild.channel("logs"));
+        t.wait_for_events(&guild).await;
+        let caller = t.caller(&guild).await;
+        dca_core::guilds::set_log_channel(t.core(), &caller, guild.id().into(), logs.into()).await.unwrap();
+        guild.deny(logs, 1 << 11);
+        t.map_role(&guild, "Gold Tools", gold, 0).await;
+        ana.grant(gold);
+        t.discord.next_dm(&ana).await;
+        t.expect_error("needs View Channel and Send Messages");
+        t.run_worker(LOG_CHANNEL).await;
+        t.wait_until_idle().await;
+        assert!(t.log.text().contains(&format!("log channel {logs} needs View Channel and Send Messages")));
         t
     });
 }

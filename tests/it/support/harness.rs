@@ -341,6 +341,13 @@ impl TestApp {
         reply
     }
 
+    /// Removes a mapping with `/mapping remove`, and confirms it.
+    pub async fn remove_mapping(&self, guild: &SimGuild, role: (&str, Opt), product: &str) -> Reply {
+        let options = [role, ("product", Opt::Str(product.to_owned()))];
+        let question = self.discord.run(&guild.owner(), "/mapping remove", &options).await;
+        self.discord.press(&guild.owner(), &question, "mapping:remove").await
+    }
+
     /// A guild with a product mapped to its role Gold, and a member without that role.
     pub async fn guild_with_product(&self, product: &str, grace_hours: i64) -> (SimGuild, u64, SimMember) {
         let guild = self.discord.guild("Makers");
