@@ -186,6 +186,8 @@ fn account_policy(config: &Config) -> AccountPolicy {
         max_concurrent_hashes: cores.saturating_sub(1),
         failures_per_account: config.limits.failures_per_account.get(),
         failures_per_network: config.limits.failures_per_network.get(),
+        sign_ins_per_account: config.limits.sign_ins_per_account.get(),
+        max_sessions: config.accounts.max_sessions.get(),
         emails_per_network: config.limits.emails_per_network.get(),
         admins_need_second_factor: config.accounts.admins_need_second_factor,
         app_name: config.accounts.app_name.clone(),

@@ -59,7 +59,7 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".into(),
         Reason::TooManySignIns => "Too many sign-ins at the moment. Try again in a few seconds.".into(),
         Reason::TooManyAttempts => "Too many attempts. Wait before you try again.".into(),
-        Reason::SignInTooOld => "Your sign-in is too old. Sign in again and retry within 15 minutes.".into(),
+        Reason::SignInTooOld => "Sign in again and retry within 15 minutes, or send your password.".into(),
         Reason::StateMismatch => "This sign-in was started in another browser or has expired. Start again.".into(),
         Reason::AdminsNeedSecondFactor => "Admins need a second factor. Set one up, then sign in again with it.".into(),
         Reason::UserNotBelow => "You can only manage users whose role is below yours.".into(),

@@ -64,6 +64,7 @@ tables! {
         role: Role,
         registered_at: Option<DateTimeUtc>,
         deletion_at: Option<DateTimeUtc>,
+        deletion_by_admin: bool,
     }
 
     /// A user's account at a provider.

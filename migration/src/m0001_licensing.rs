@@ -32,6 +32,11 @@ pub(crate) fn foreign_key_to(table: &str, column: &str, parent: &str) -> Foreign
         .to_owned()
 }
 
+/// A foreign key to a user who cannot be deleted while the row exists, so that no license is lost by accident.
+fn owner_key(table: &str) -> ForeignKeyCreateStatement {
+    foreign_key_to(table, "user_id", "users").on_delete(ForeignKeyAction::Restrict).to_owned()
+}
+
 pub(crate) fn index(table: &str, columns: &[&str]) -> IndexCreateStatement {
     let mut index = Index::create();
     index.table(table.to_owned()).name(format!("{table}_{}", columns.join("_")));
@@ -87,7 +92,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(uuid("user_id"))
             .primary_key(Index::create().col("tenant_id").col("user_id"))
             .foreign_key(&mut foreign_key_to("holders", "tenant_id", "tenants"))
-            .foreign_key(&mut foreign_key_to("holders", "user_id", "users"))
+            .foreign_key(&mut owner_key("holders"))
             .to_owned(),
         Table::create()
             .table("products")
@@ -142,7 +147,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_null("ends_at"))
             .col(boolean("suppressed"))
             .foreign_key(&mut foreign_key_to("entitlement_sources", "tenant_id", "tenants"))
-            .foreign_key(&mut foreign_key_to("entitlement_sources", "user_id", "users"))
+            .foreign_key(&mut owner_key("entitlement_sources"))
             .foreign_key(&mut foreign_key_to("entitlement_sources", "product_id", "products"))
             .index(
                 Index::create()
@@ -176,7 +181,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .foreign_key(&mut foreign_key_to("licenses", "tenant_id", "tenants"))
             .foreign_key(&mut foreign_key_to("licenses", "product_id", "products"))
             .foreign_key(&mut foreign_key_to("licenses", "policy_id", "policies"))
-            .foreign_key(&mut foreign_key_to("licenses", "user_id", "users"))
+            .foreign_key(&mut owner_key("licenses"))
             .to_owned(),
         Table::create()
             .table("events")

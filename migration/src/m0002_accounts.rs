@@ -2,7 +2,9 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::var_binary;
-use sea_orm_migration::schema::{big_integer, blob, integer, json_binary_null, text, text_null, uuid, uuid_null};
+use sea_orm_migration::schema::{
+    big_integer, blob, boolean, integer, json_binary_null, text, text_null, uuid, uuid_null,
+};
 
 use crate::m0001_licensing::{foreign_key_to, index, timestamp, timestamp_null};
 
@@ -16,13 +18,15 @@ impl MigrationName for Migration {
     }
 }
 
-/// New columns of `users` and `identities`. The two defaults are for existing rows: users known from Discord
+/// New columns of `users` and `identities`. The defaults are for existing rows: users known from Discord
 /// who never signed in.
 fn columns() -> Vec<(&'static str, ColumnDef)> {
     let mut status = text("status");
     let mut role = text("role");
+    let mut deletion_by_admin = boolean("deletion_by_admin");
     status.default("ACTIVE");
     role.default("USER");
+    deletion_by_admin.default(false);
     vec![
         ("users", text_null("email")),
         ("users", text_null("folded_email")),
@@ -34,6 +38,7 @@ fn columns() -> Vec<(&'static str, ColumnDef)> {
         ("users", role),
         ("users", timestamp_null("registered_at")),
         ("users", timestamp_null("deletion_at")),
+        ("users", deletion_by_admin),
         ("identities", text_null("name")),
         ("identities", ColumnDef::new("tokens_sealed").blob().null().to_owned()),
     ]

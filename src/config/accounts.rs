@@ -1,6 +1,6 @@
 //! User accounts.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::parse::{base_url, number, one_of, text};
 use super::reader::settings;
@@ -22,6 +22,8 @@ settings! {
         /// Lifetime of a session that is not refreshed.
         refresh_ttl: Duration = "DCA_REFRESH_TOKEN_SECONDS", seconds(3600..=7_776_000, "604800"),
             converted("REFRESH_TOKEN_TTL", DAYS_OR_SECONDS, seconds_or_days);
+        /// Sessions that a user may have at a time. A further sign-in ends the oldest.
+        max_sessions: NonZeroU32 = "DCA_MAX_SESSIONS_PER_USER", positive("20"), fallback("MAX_SESSIONS_PER_USER");
         /// Memory for one password hash (Argon2id with three passes).
         password_memory_kib: u32 = "DCA_PASSWORD_MEMORY_KIB", or("65536", number(12_288..=1_048_576)),
             expects("a whole number of KiB from 12288 to 1048576, for example 65536");

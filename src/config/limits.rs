@@ -18,6 +18,8 @@ settings! {
         failures_per_account: NonZeroU32 = "DCA_FAILURES_PER_ACCOUNT", positive("10");
         /// Wrong passwords or codes allowed per client network in 15 minutes.
         failures_per_network: NonZeroU32 = "DCA_FAILURES_PER_NETWORK", positive("100");
+        /// Sign-ins allowed per account in 15 minutes.
+        sign_ins_per_account: NonZeroU32 = "DCA_SIGN_INS_PER_ACCOUNT", positive("100");
         /// Emails that one client network may cause per hour.
         emails_per_network: NonZeroU32 = "DCA_LETTERS_PER_NETWORK", positive("60");
         /// Emails sent to one recipient domain per minute, in bursts of up to 10.

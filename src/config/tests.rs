@@ -37,6 +37,7 @@ DCA_APP_NAME | Ana's Shop | a\u{7}b
 DCA_FRONTEND_URL | https://app.example | app.example | https://app.example/ | https://x?a
 DCA_ACCESS_TOKEN_SECONDS | 60 | 59 | 3601
 DCA_REFRESH_TOKEN_SECONDS | 3600 | 3599 | 7776001 | 7d
+DCA_MAX_SESSIONS_PER_USER | 1 | 0 | many
 DCA_PASSWORD_MEMORY_KIB | 12288 | 12287 | 1048577 | 64M
 DCA_REQUIRE_SECOND_FACTOR | admins | all | yes
 DCA_COOKIE_NAME | session.id | a=b | a;b | a b
@@ -54,6 +55,7 @@ DCA_AUTH_FAILURES_PER_MINUTE | 1 | 0 | 1.5
 DCA_AUTH_PER_MINUTE | 1 | 0 | many
 DCA_FAILURES_PER_ACCOUNT | 1 | 0 | -1
 DCA_FAILURES_PER_NETWORK | 1 | 0 | many
+DCA_SIGN_INS_PER_ACCOUNT | 1 | 0 | many
 DCA_LETTERS_PER_NETWORK | 1 | 0 | many
 DCA_MAILS_PER_MINUTE | 1 | 0 | many
 DCA_DM_PER_MINUTE | 30 | 0 | many

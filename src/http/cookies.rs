@@ -101,6 +101,8 @@ pub(crate) enum CookieKind {
     /// The CSRF token (double submit). Readable by scripts.
     Csrf,
     OAuthState,
+    /// Identifies the browser that created an account.
+    SignUp,
     /// A pending sign-in that requires a second factor.
     SecondFactor,
 }
@@ -116,6 +118,7 @@ impl CookieKind {
             Self::Device => "dca_device",
             Self::Csrf => "csrf_token",
             Self::OAuthState => "dca_sign_in",
+            Self::SignUp => "dca_sign_up",
             Self::SecondFactor => "dca_second_factor",
         };
         if self.is_host(config) { format!("__Host-{base}") } else { base.to_owned() }
@@ -137,10 +140,12 @@ impl CookieKind {
             Self::Refresh if !self.is_host(config) => "/auth",
             _ => "/",
         };
+        // A frontend on another site must be able to send it, as the refresh token.
+        let has_same_site = is_refresh || self == Self::SignUp;
         let mut cookie = Cookie::build((self.name(config), value.to_owned()))
             .path(path)
             .http_only(self != Self::Csrf)
-            .same_site(settings.same_site.filter(|_| is_refresh).unwrap_or(SameSite::Lax))
+            .same_site(settings.same_site.filter(|_| has_same_site).unwrap_or(SameSite::Lax))
             .secure(settings.secure.filter(|_| is_refresh).unwrap_or(is_https(config)))
             .max_age(Duration::seconds(seconds));
         if let Some(domain) = settings.domain.clone().filter(|_| is_refresh) {

@@ -99,11 +99,13 @@ impl FromRequestParts<App> for Client {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let device = Cookies::of(app, &parts.headers).get(CookieKind::Device)?.map(str::to_owned);
+        let cookies = Cookies::of(app, &parts.headers);
+        let cookie = |kind| cookies.get(kind).map(|value| value.map(str::to_owned));
         let info = ClientInfo {
             network: network(client_ip_of(parts, app)),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
-            device,
+            device: cookie(CookieKind::Device)?,
+            sign_up: cookie(CookieKind::SignUp)?,
             locale: locale(&parts.headers),
         };
         Ok(Self { app: app.clone(), dialect: Dialect::of(parts), info })

@@ -10,7 +10,7 @@ pub(super) use utoipa::{IntoParams, ToSchema};
 pub(super) use uuid::Uuid;
 
 pub(super) use super::accounts::views::{MeView, Message, Names, RecoveryCodesView, RefreshTokenIn, Refusals};
-pub(super) use super::accounts::views::{SessionView, SignUpView, TokensView, UserView};
+pub(super) use super::accounts::views::{SessionView, SignUpView, TokensView, UserView, VerifiedView};
 pub(super) use super::compat::dialect::Dialect;
 pub(super) use super::cookies::{CookieKind, Cookies};
 pub(super) use super::extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query};

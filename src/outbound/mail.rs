@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use chrono::{DateTime, Datelike, Utc};
 use dca_core::limiter::{Bucket, Rate};
-use dca_core::{Core, accounts::emails::EmailData, outbox::EmailTemplate};
+use dca_core::{Core, accounts::emails::EmailData, outbox::EmailTemplate, users::Provider};
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 use super::templates::{EmailText, one_line};
 use super::{domains::Domains, mail_error::MailError, smtp::Server};
-use crate::config::Config;
+use crate::{config::Config, wording};
 
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
@@ -168,6 +168,7 @@ impl Mailer {
             locale: data.locale,
             name: &one_line(data.name.as_deref().unwrap_or_default()),
             app_name: &inner.app_name,
+            linked: &linked(&data.linked),
             url: &link(&inner.base, data.link.as_ref()),
         };
         let rendered = text.render_email(created_at.year()).map_err(|error| render_error(error.to_string()))?;
@@ -191,6 +192,15 @@ impl Mailer {
 
 fn link(base: &str, link: Option<&(&'static str, String)>) -> String {
     link.map_or_else(|| base.to_owned(), |(path, token)| format!("{base}{path}?token={token}"))
+}
+
+/// The linked accounts as text, for example `Discord (ana), Google`.
+fn linked(accounts: &[(Provider, Option<String>)]) -> String {
+    let account = |(provider, name): &(Provider, Option<String>)| match name {
+        Some(name) => format!("{} ({})", wording::provider(*provider), one_line(name)),
+        None => wording::provider(*provider).to_owned(),
+    };
+    accounts.iter().map(account).collect::<Vec<_>>().join(", ")
 }
 
 /// Converts the domain to ASCII (Punycode), which every mail server supports.

@@ -83,6 +83,7 @@ impl OAuthProviders {
             "expiresIn": token.expires_in().map(|lifetime| lifetime.as_secs()),
             "scopes": token.scopes(),
         });
+        anyhow::ensure!(is_id(&profile.subject), "the profile has an invalid user id");
         profile.tokens = tokens.to_string();
         Ok(profile)
     }
@@ -157,6 +158,11 @@ fn google(config: &Config) -> Result<Option<OAuthProvider>> {
             })
         },
     }))
+}
+
+/// Whether this can identify a user: two users must never share an empty ID.
+fn is_id(subject: &str) -> bool {
+    (1..=255).contains(&subject.len()) && subject.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Sends a request of the `oauth2` crate.

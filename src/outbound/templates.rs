@@ -15,6 +15,8 @@ pub(super) struct EmailText<'a> {
     /// The recipient's name; may be empty.
     pub(super) name: &'a str,
     pub(super) app_name: &'a str,
+    /// The linked accounts at providers; may be empty.
+    pub(super) linked: &'a str,
     pub(super) url: &'a str,
 }
 

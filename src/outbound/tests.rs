@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use dca_core::{accounts::emails::EmailData, outbox::EmailTemplate, users::Locale};
+use dca_core::users::{Locale, Provider};
+use dca_core::{accounts::emails::EmailData, outbox::EmailTemplate};
 use lettre::Message;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::ring, pki_types::PrivatePkcs8KeyDer};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -37,7 +38,8 @@ fn email_data(template: EmailTemplate, locale: Locale) -> EmailData {
         EmailTemplate::ResetPassword => Some(("/reset-password", token)),
         _ => None,
     };
-    EmailData { to: "ana@example.com".to_owned(), name: Some("Ana".to_owned()), locale, link }
+    let linked = vec![(Provider::Discord, Some("ana".to_owned())), (Provider::Google, None)];
+    EmailData { to: "ana@example.com".to_owned(), name: Some("Ana".to_owned()), locale, linked, link }
 }
 
 fn start() -> DateTime<Utc> {

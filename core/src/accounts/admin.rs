@@ -71,7 +71,8 @@ pub async fn get(core: &Core, id: UserId) -> Result<User> {
     users::find(core, id).await?.ok_or_else(|| Reason::NoUser.refusal())
 }
 
-/// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions. Refused with `NOT_FOUND`,
+/// Activates, suspends or bans a user. Suspending and banning end all of the user's sessions; activating also cancels a
+/// scheduled deletion. Refused with `NOT_FOUND`,
 /// `INSUFFICIENT_ROLE`, `VALIDATION_ERROR`.
 pub async fn set_status(
     core: &Core,
@@ -86,8 +87,13 @@ pub async fn set_status(
     if !matches!(status, AccountStatus::Active | AccountStatus::Suspended | AccountStatus::Banned) {
         return Err(Reason::InvalidStatus.refusal());
     }
-    if before == status {
+    let keeps_account = status == AccountStatus::Active && user.deletion_at.is_some();
+    if before == status && !keeps_account {
         return Ok(user);
+    }
+    if keeps_account {
+        (user.deletion_at, user.deletion_by_admin) = (None, false);
+        tx.record(NewEvent::account(admin.actor(), id, EventData::DeletionUndone {}));
     }
     let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
     // Activation must not stand in for email verification.
@@ -99,7 +105,9 @@ pub async fn set_status(
         sessions::end_all(&mut tx, id, None, &admin.actor(), status.as_str()).await?;
     }
     let (to, reason) = (user.status, user.status_reason.clone());
-    tx.record(NewEvent::account(admin.actor(), id, EventData::UserStatusChanged { from: before, to, reason }));
+    if before != to {
+        tx.record(NewEvent::account(admin.actor(), id, EventData::UserStatusChanged { from: before, to, reason }));
+    }
     tx.commit().await?;
     Ok(user)
 }
@@ -210,6 +218,7 @@ pub async fn create_admin(
         status: AccountStatus::Active,
         role: Role::SuperAdmin,
         deletion_at: None,
+        deletion_by_admin: false,
         ..user
     };
     if is_new {

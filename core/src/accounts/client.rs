@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::crypto::one_time::{hex, is_equal};
 use crate::crypto::seal::Purpose;
-use crate::{Core, users::Locale};
+use crate::{Core, ids::UserId, users::Locale};
 
 /// What is known about the client that sent a request.
 #[derive(Clone, Debug)]
@@ -15,12 +15,19 @@ pub struct ClientInfo {
     pub agent: Option<String>,
     /// The device cookie of a browser that signed in before.
     pub device: Option<String>,
+    /// The sign-up cookie of a browser that created an account.
+    pub sign_up: Option<String>,
     /// The preferred language.
     pub locale: Locale,
 }
 
 pub(crate) fn device_proof(core: &Core, device: &str, account: &str) -> String {
     hex(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}"))[..16])
+}
+
+/// The value of the sign-up cookie, which identifies the browser that created an account.
+pub(crate) fn sign_up_proof(core: &Core, user: UserId) -> String {
+    device_proof(core, "sign-up", &user.to_string())
 }
 
 /// The device id from the client's device cookie, if it was issued for this account.

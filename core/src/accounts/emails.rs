@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::crypto::{one_time as codec, seal::Purpose};
 use crate::outbox::{self, Delivery, EmailTemplate};
-use crate::users::{self, Locale};
+use crate::users::{self, Locale, Provider};
 use crate::{Core, Result, accounts::one_time, ids::UserId, tx::Tx};
 
 /// The path of the link in an email, and the purpose its token is derived for.
@@ -34,6 +34,8 @@ pub struct EmailData {
     pub name: Option<String>,
     /// The language of the email.
     pub locale: Locale,
+    /// The linked accounts at providers, and their names if those are safe to show.
+    pub linked: Vec<(Provider, Option<String>)>,
     /// Path and token of the link.
     pub link: Option<(&'static str, String)>,
 }
@@ -82,10 +84,12 @@ pub async fn load(
         }
         (Some(_), _) => return Ok(None),
     };
+    let linked = users::identities(core, user.id).await?.into_iter();
+    let linked = linked.map(|identity| (identity.provider, identity.name.filter(|name| is_plain_name(name)))).collect();
     let locale = user.locale.unwrap_or(Locale::En);
     // The name of an unverified account may have been chosen by someone other than the recipient.
     let name = user.name.filter(|name| user.email_verified_at.is_some() && is_plain_name(name));
-    Ok(Some(EmailData { to, name, locale, link }))
+    Ok(Some(EmailData { to, name, locale, linked, link }))
 }
 
 /// Whether a name contains nothing that email clients would turn into a link.

@@ -1,6 +1,7 @@
 //! Export and deletion of personal data.
 //!
-//! A deletion takes effect after 14 days; signing in before then cancels it. Licenses stay with the tenant, under
+//! A deletion takes effect after 14 days. If the user requested it, signing in before then cancels it; if an admin did,
+//! only an admin can cancel it. Licenses stay with the tenant, under
 //! the Discord account they were issued to. Events stay too, with the user's id and the network of the request.
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -9,11 +10,11 @@ use serde_json::{Value, json};
 
 use crate::accounts::sessions::{self, Principal};
 use crate::accounts::totp;
-use crate::accounts::{client::ClientInfo, emails, one_time, reauthentication::reauthenticate_with_second_factor};
+use crate::accounts::{client::ClientInfo, emails, one_time, reauthentication::reauthenticate};
 use crate::entity::{credential, event, guild_manager, license, one_time_token, session};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::users::{self, AccountStatus, Provider, User};
-use crate::{Code, Core, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
+use crate::{Core, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
 
 /// The time between the request and the deletion.
 const DELETION_DELAY: TimeDelta = TimeDelta::days(14);
@@ -61,7 +62,7 @@ pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
 }
 
 /// Schedules the deletion of an account and ends its sessions. Requires password and second factor again. Refused with
-/// `INVALID_CREDENTIALS`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
+/// `INVALID_CREDENTIALS`, `INVALID_SESSION`, `REQUIRES_2FA`, `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn schedule(
     core: &Core,
     client: &ClientInfo,
@@ -69,21 +70,23 @@ pub async fn schedule(
     password: Option<&str>,
     code: Option<&str>,
 ) -> Result<DateTime<Utc>> {
-    reauthenticate_with_second_factor(core, client, principal, password, code).await?;
-    let (id, mut tx) = (principal.user.id, Tx::begin(core).await?);
-    let user = users::lock(&tx, id).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
-    let deletion_at = schedule_in(&mut tx, user, &Actor::User(id)).await?;
+    let (tx, user) = reauthenticate(core, client, principal, password).await?.begin().await?;
+    let (mut tx, _) = totp::check(tx, client, &user, code).await?;
+    let deletion_at = schedule_in(&mut tx, user, &Actor::User(principal.user.id)).await?;
     tx.commit().await?;
     Ok(deletion_at)
 }
 
 pub(crate) async fn schedule_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
     let (id, deletion_at) = (user.id, user.deletion_at.unwrap_or(tx.now() + DELETION_DELAY));
+    let is_by_admin = *actor != Actor::User(id);
     user.deletion_at = Some(deletion_at);
+    user.deletion_by_admin |= is_by_admin;
     users::update(tx, &user).await?;
     sessions::end_all(tx, id, None, actor, "deletion").await?;
     tx.record(NewEvent::account(actor.clone(), id, EventData::DeletionPlanned { at: deletion_at }));
-    emails::send(tx, EmailTemplate::DeletionPlanned, id, None).await?;
+    let template = if is_by_admin { EmailTemplate::DeletionByAdmin } else { EmailTemplate::DeletionPlanned };
+    emails::send(tx, template, id, None).await?;
     Ok(deletion_at)
 }
 
@@ -107,8 +110,8 @@ pub async fn erase_due(core: &Core) -> Result<usize> {
 
 async fn erase(core: &Core, id: UserId) -> Result<()> {
     let mut tx = Tx::begin(core).await?;
-    let Some(user) = users::lock(&tx, id).await? else { return Ok(()) };
-    // The user signed in after the list was read, which cancels the deletion.
+    let Some(user) = users::lock_for_deletion(&tx, id).await? else { return Ok(()) };
+    // The deletion was canceled after the list was read.
     if user.deletion_at.is_none_or(|at| at > tx.now()) {
         return Ok(());
     }

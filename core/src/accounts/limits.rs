@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::accounts::client::{self, ClientInfo};
 use crate::{Core, ids::UserId, outbox::EmailTemplate, throttles::Limit, users::Email};
 
-/// The window in which failed attempts are counted.
+/// The window in which sign-ins and failed attempts are counted.
 const FAILURE_WINDOW: Duration = Duration::from_mins(15);
 /// Emails per template that unauthenticated requests may send to one address per hour.
 const EMAILS_PER_ADDRESS: u32 = 5;
@@ -30,6 +30,11 @@ pub(super) fn password_attempts(core: &Core, client: &ClientInfo, account: &str)
         None => Limit::new(core, "account", account, max, FAILURE_WINDOW),
     };
     [account, Limit::new(core, "network", &client.network, core.accounts.policy.failures_per_network, FAILURE_WINDOW)]
+}
+
+/// The limit on sign-ins to an account.
+pub(super) fn sign_ins(core: &Core, user: UserId) -> [Limit; 1] {
+    [Limit::new(core, "sign-in", &user.to_string(), core.accounts.policy.sign_ins_per_account, FAILURE_WINDOW)]
 }
 
 /// The limits on attempts at codes of a second factor.

@@ -32,10 +32,10 @@ mod totp;
 mod verification;
 
 pub use self::client::ClientInfo;
-pub use self::passwords::{change_password, request_reset, reset_password};
+pub use self::passwords::{change_password, check_reset_token, request_reset, reset_password};
 pub use self::policy::{AccountPolicy, Accounts};
 pub use self::profile::{Profile, change_profile};
-pub use self::registration::{SignUp, sign_up};
+pub use self::registration::{SignUp, SignedUp, sign_up};
 pub use self::sessions::{Principal, SignedIn};
 pub use self::sign_in::{SignIn, sign_in};
-pub use self::verification::{EmailVerification, resend_verification, verify_email};
+pub use self::verification::{EmailVerification, asks_for_password, resend_verification, verify_email};

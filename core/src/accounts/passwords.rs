@@ -14,6 +14,11 @@ pub async fn request_reset(core: &Core, client: &ClientInfo, email: &str) -> Res
     email_link(core, client, email, EmailTemplate::ResetPassword, |user| user.status != AccountStatus::Banned).await
 }
 
+/// Checks the token of a password reset link without using it. Refused with `INVALID_ONE_TIME_TOKEN`.
+pub async fn check_reset_token(core: &Core, token: &str) -> Result<()> {
+    one_time::find_valid(core, Purpose::ResetPassword, token).await.map(drop)
+}
+
 /// Sets a new password with the token that was sent by email, and ends every session. A second factor stays. Refused
 /// with `INVALID_ONE_TIME_TOKEN`, `VALIDATION_ERROR`.
 pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<()> {
@@ -32,7 +37,7 @@ pub async fn reset_password(core: &Core, token: &str, password: &str) -> Result<
 }
 
 /// Changes the password after checking the current one, and ends every other session. Refused with
-/// `INVALID_CREDENTIALS`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
+/// `INVALID_CREDENTIALS`, `INVALID_SESSION`, `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn change_password(
     core: &Core,
     client: &ClientInfo,
@@ -40,10 +45,10 @@ pub async fn change_password(
     current: &str,
     password: &str,
 ) -> Result<()> {
-    reauthenticate(core, client, principal, Some(current)).await?;
+    let reauthenticated = reauthenticate(core, client, principal, Some(current)).await?;
     let hash = hash_new_password(core, &principal.user, password).await?;
-    let mut tx = Tx::begin(core).await?;
-    replace_password(&mut tx, principal.user.id, hash, Some(principal), "password change").await?;
+    let (mut tx, user) = reauthenticated.begin().await?;
+    replace_password(&mut tx, user.id, hash, Some(principal), "password change").await?;
     tx.commit().await
 }
 
@@ -52,6 +57,7 @@ async fn hash_new_password(core: &Core, user: &User, password: &str) -> Result<S
     core.accounts.passwords.hash_new(password, &[email, name, &core.accounts.policy.app_name]).await
 }
 
+/// The user's row must be locked.
 async fn replace_password(
     tx: &mut Tx,
     id: UserId,
@@ -59,7 +65,6 @@ async fn replace_password(
     except: Option<&Principal>,
     reason: &'static str,
 ) -> Result<()> {
-    users::lock(tx, id).await?;
     set_password(tx, id, hash).await?;
     one_time::end_all(tx, Purpose::ResetPassword, id).await?;
     sessions::end_all(tx, id, except.map(|principal| principal.session.id), &Actor::User(id), reason).await?;

@@ -19,6 +19,10 @@ pub struct AccountPolicy {
     pub failures_per_account: u32,
     /// Failed passwords or codes allowed per network in 15 minutes.
     pub failures_per_network: u32,
+    /// Sign-ins allowed per account in 15 minutes.
+    pub sign_ins_per_account: u32,
+    /// Sessions that a user may have at a time. A further sign-in ends the oldest.
+    pub max_sessions: u32,
     /// Emails that requests from one network may cause per hour.
     pub emails_per_network: u32,
     /// Whether `ADMIN` and higher roles require a second factor.

@@ -11,14 +11,15 @@ use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::accounts::reauthentication::reauthenticate_unless_recent;
 use crate::accounts::sessions::{self, Principal, SecondFactor, SignedIn};
-use crate::accounts::{client::ClientInfo, credentials::password_of, one_time, profile::name, totp};
+use crate::accounts::{client::ClientInfo, credentials::password_of, emails, one_time, profile::name, totp};
 use crate::crypto::one_time::{self as codec, hex, is_equal};
 use crate::crypto::seal::Purpose;
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
 use crate::users::{self, Email, Provider, User};
-use crate::{Caller, Code, Core, Error, Reason, Result, entitlements, tx::Tx};
+use crate::{Caller, Code, Core, Error, Reason, Result, entitlements, outbox::EmailTemplate, tx::Tx};
 
 /// How long the user has to authorize at the provider, or to enter their second factor.
 const LIFETIME: TimeDelta = TimeDelta::minutes(10);
@@ -75,15 +76,31 @@ fn verifier(core: &Core, id: uuid::Uuid) -> String {
     hex(&core.keys().mac(Purpose::CodeVerifier, &id.to_string()))
 }
 
-/// Starts a sign-in; with `link`, links the provider's account to the signed-in user instead.
-pub async fn start_sign_in(core: &Core, provider: Provider, link: Option<&Principal>) -> Result<AuthorizationRequest> {
-    let state = OAuthState { provider, link: link.map(|principal| (principal.user.id, principal.session.id)) };
-    let tx = Tx::begin(core).await?;
+/// Starts a sign-in.
+pub async fn start_sign_in(core: &Core, provider: Provider) -> Result<AuthorizationRequest> {
+    start(Tx::begin(core).await?, OAuthState { provider, link: None }).await
+}
+
+/// Starts to link a provider's account to the signed-in user. Requires the password, or a sign-in of the last 15
+/// minutes. Refused with `INVALID_CREDENTIALS`, `INVALID_SESSION`, `RATE_LIMIT_EXCEEDED`.
+pub async fn start_link(
+    core: &Core,
+    client: &ClientInfo,
+    principal: &Principal,
+    provider: Provider,
+    password: Option<&str>,
+) -> Result<AuthorizationRequest> {
+    let (tx, user) = reauthenticate_unless_recent(core, client, principal, password).await?.begin().await?;
+    start(tx, OAuthState { provider, link: Some((user.id, principal.session.id)) }).await
+}
+
+async fn start(tx: Tx, state: OAuthState) -> Result<AuthorizationRequest> {
+    let core = tx.core().clone();
     let data = serde_json::to_value(state).map_err(|error| Error::Internal(error.to_string()))?;
     let token = one_time::create(&tx, Purpose::SignIn, None, LIFETIME, Some(data)).await?;
     tx.commit().await?;
     let state = codec::encode(core.keys(), Purpose::SignIn, token.id);
-    Ok(AuthorizationRequest { state, verifier: verifier(core, token.id) })
+    Ok(AuthorizationRequest { state, verifier: verifier(&core, token.id) })
 }
 
 /// Verifies the `state` of a callback against the browser's cookie and consumes it. Refused with `SIGN_IN_FAILED`.
@@ -110,18 +127,35 @@ pub async fn verify_callback(
     Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id), link: stored.link })
 }
 
-/// Signs in the user of this profile, or links the profile to `principal` or to the user who started the link. Refused
-/// with `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` if the provider's account is linked to another user.
+impl OAuthCallback {
+    /// Links to the signed-in user, even if the callback belongs to a sign-in. [`start_link`] has not reauthenticated the
+    /// user then, so this does. Refused in the same way.
+    pub async fn link_to(
+        self,
+        core: &Core,
+        client: &ClientInfo,
+        principal: &Principal,
+        password: Option<&str>,
+    ) -> Result<Self> {
+        let link = Some((principal.user.id, principal.session.id));
+        if self.link != link {
+            // The session is checked again when the account is linked.
+            _ = reauthenticate_unless_recent(core, client, principal, password).await?;
+        }
+        Ok(Self { link, ..self })
+    }
+}
+
+/// Signs in the user of this profile, or links the profile to the user who started the link. Refused with
+/// `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`; `CONFLICT` if the provider's account is linked to another user.
 pub async fn complete_sign_in(
     core: &Core,
     client: &ClientInfo,
     callback: &OAuthCallback,
-    principal: Option<&Principal>,
     profile: ProviderProfile,
 ) -> Result<SignInOutcome> {
     let mut tx = Tx::begin(core).await?;
-    let requested_by = principal.map(|principal| (principal.user.id, principal.session.id));
-    if let Some((owner, session)) = requested_by.or(callback.link) {
+    if let Some((owner, session)) = callback.link {
         link(&mut tx, callback.provider, owner, session, &profile).await?;
         tx.commit().await?;
         return Ok(SignInOutcome::Linked(callback.provider));
@@ -129,9 +163,7 @@ pub async fn complete_sign_in(
     let id = users::ensure_in(&tx, callback.provider, &profile.subject).await?;
     let mut user = users::lock(&tx, id).await?.ok_or_else(|| Code::SignInFailed.refusal())?;
     let is_new = user.registered_at.is_none();
-    if is_new {
-        register(&mut tx, callback.provider, &mut user, client, &profile).await?;
-    }
+    let is_email_in_use = is_new && register(&mut tx, callback.provider, &mut user, client, &profile).await?;
     store_profile(&tx, callback.provider, &user, &profile).await?;
     user.ensure_active()?;
     if totp::is_enabled(&tx, user.id).await? {
@@ -142,7 +174,7 @@ pub async fn complete_sign_in(
     }
     let signed_in = sessions::open(&mut tx, client, user, callback.provider.into(), SecondFactor::NotEnabled).await?;
     tx.commit().await?;
-    Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, ..signed_in })))
+    Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, is_email_in_use, ..signed_in })))
 }
 
 /// Completes a sign-in that requires a second factor. A wrong code counts against the throttle and leaves the token
@@ -168,21 +200,24 @@ pub async fn complete_with_second_factor(
 }
 
 /// Turns a user who is at most known as a Discord member into a registered account. The account gets the
-/// provider's verified email unless it has a verified owner here; unverified accounts with it are deleted.
+/// provider's verified email; unverified accounts with it are deleted. If it has a verified owner here, the account
+/// gets no email, and the result is `true`.
 async fn register(
     tx: &mut Tx,
     provider: Provider,
     user: &mut User,
     client: &ClientInfo,
     profile: &ProviderProfile,
-) -> Result<()> {
+) -> Result<bool> {
     // The status stays, so that registering does not lift a ban.
     user.registered_at = Some(tx.now());
     user.locale = Some(client.locale);
     user.name = profile.name.as_deref().and_then(|text| name(text).ok());
+    let mut is_email_in_use = false;
     if let Some(email) = profile.verified_email.as_deref().and_then(|text| Email::parse(text).ok()) {
         let accounts = users::lock_all_with_email(tx, &email.folded).await?;
-        if accounts.iter().all(|account| account.email_verified_at.is_none()) {
+        is_email_in_use = accounts.iter().any(|account| account.email_verified_at.is_some());
+        if !is_email_in_use {
             for account in accounts {
                 users::delete(tx, account.id).await?;
             }
@@ -194,7 +229,7 @@ async fn register(
     users::update(tx, user).await?;
     let data = EventData::UserRegistered { sign_up: SignUpData { method: provider.as_str(), network: None } };
     tx.record(NewEvent::account(Actor::User(user.id), user.id, data));
-    Ok(())
+    Ok(is_email_in_use)
 }
 
 async fn link(
@@ -205,12 +240,8 @@ async fn link(
     profile: &ProviderProfile,
 ) -> Result<()> {
     let conflict = || Reason::LinkedElsewhere { provider }.refusal();
-    let user = users::lock(tx, owner).await?.ok_or_else(|| Code::InvalidSession.refusal())?;
-    user.ensure_active()?;
     // If the session was revoked since, its owner may not have started this link.
-    if !sessions::is_live(tx, session).await? {
-        return Err(Code::InvalidSession.refusal());
-    }
+    let user = sessions::lock_user(tx, owner, session).await?;
     let identity = users::identity(tx, provider, &profile.subject).await?;
     if identity.as_ref().is_none_or(|identity| identity.user_id != owner) {
         if users::identities(tx, owner).await?.iter().any(|linked| linked.provider == provider) {
@@ -231,6 +262,7 @@ async fn link(
             }
         }
         tx.record(NewEvent::account(Actor::User(owner), owner, EventData::IdentityLinked { provider }));
+        emails::send(tx, EmailTemplate::SignInMethodsChanged, owner, None).await?;
     }
     store_profile(tx, provider, &user, profile).await
 }
@@ -245,12 +277,18 @@ async fn store_profile(tx: &Tx, provider: Provider, user: &User, profile: &Provi
     users::store_provider_tokens(tx, &identity, display_name, sealed).await
 }
 
-/// Unlinks a provider's account from the signed-in user. Refused with `CONFLICT` if it is the only way to sign in or
-/// holds licenses; `NOT_FOUND` if it is not linked.
-pub async fn unlink(core: &Core, principal: &Principal, provider: Provider) -> Result<()> {
-    let id = principal.user.id;
-    let mut tx = Tx::begin(core).await?;
-    users::lock(&tx, id).await?;
+/// Unlinks a provider's account from the signed-in user. Requires the password, or a sign-in of the last 15 minutes.
+/// Refused as [`start_link`]; with `CONFLICT` if it is the only way to sign in or holds licenses; `NOT_FOUND` if it is
+/// not linked.
+pub async fn unlink(
+    core: &Core,
+    client: &ClientInfo,
+    principal: &Principal,
+    provider: Provider,
+    password: Option<&str>,
+) -> Result<()> {
+    let (mut tx, user) = reauthenticate_unless_recent(core, client, principal, password).await?.begin().await?;
+    let id = user.id;
     // Checked under the lock: two concurrent requests could otherwise remove both ways to sign in.
     let others = users::identities(&tx, id).await?.into_iter().any(|other| other.provider != provider);
     if !others && password_of(&tx, id).await?.is_none() {
@@ -263,5 +301,6 @@ pub async fn unlink(core: &Core, principal: &Principal, provider: Provider) -> R
         return Err(Reason::ProviderNotLinked.refusal());
     }
     tx.record(NewEvent::account(Actor::User(id), id, EventData::IdentityUnlinked { provider }));
+    emails::send(&mut tx, EmailTemplate::SignInMethodsChanged, id, None).await?;
     tx.commit().await
 }

@@ -3,14 +3,14 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, sea_query::OnConflict};
 
-use crate::accounts::reauthentication::{reauthenticate, reauthenticate_with_second_factor};
+use crate::accounts::reauthentication::reauthenticate;
 use crate::accounts::sessions::{self, Principal, SecondFactor};
 use crate::accounts::totp::{self, check, consume_totp_code, find, new_recovery_codes, remove};
 use crate::accounts::{client::ClientInfo, emails, limits};
 use crate::entity::second_factor::{self, Column};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::{Code, Core, Error, Reason, Result, crypto::seal::Purpose, db, ids::UserId, outbox::EmailTemplate};
-use crate::{throttles, tx::Tx, users};
+use crate::{throttles, tx::Tx};
 
 pub use super::totp::{is_enabled, list_enabled};
 
@@ -30,21 +30,19 @@ pub async fn set_up(
     principal: &Principal,
     password: Option<&str>,
 ) -> Result<TotpSetup> {
-    reauthenticate(core, client, principal, password).await?;
-    let tx = Tx::begin(core).await?;
-    users::lock(&tx, principal.user.id).await?;
-    if find(&tx, principal.user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
+    let (tx, user) = reauthenticate(core, client, principal, password).await?.begin().await?;
+    if find(&tx, user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
         return Err(Reason::SecondFactorExists.refusal());
     }
     let secret = totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32();
-    let (user_id, created_at) = (principal.user.id, tx.now());
+    let (user_id, created_at) = (user.id, tx.now());
     let secret_sealed = core.keys().seal(&core.ids, Purpose::TotpSeal, user_id.0, &secret);
     let row = second_factor::Model { user_id, secret_sealed, created_at, confirmed_at: None, last_step: 0 };
     let changing = [Column::SecretSealed, Column::CreatedAt, Column::LastStep];
     let update = OnConflict::column(Column::UserId).update_columns(changing).to_owned();
     second_factor::Entity::insert(row.into_active_model()).on_conflict(update).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
-    let url = totp::totp(core, &principal.user, &secret)?.to_url();
+    let url = totp::totp(core, &user, &secret)?.to_url();
     Ok(TotpSetup { secret, url: url.map_err(|error| Error::Internal(error.to_string()))? })
 }
 
@@ -54,10 +52,10 @@ pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, cod
     let id = principal.user.id;
     throttles::acquire_now(core, &limits::code_attempts(core, client, id)).await?;
     let mut tx = Tx::begin(core).await?;
-    users::lock(&tx, id).await?;
+    let user = sessions::lock_user(&tx, id, principal.session.id).await?;
     let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());
     let factor = factor.ok_or_else(|| Reason::SecondFactorNotStarted.refusal())?;
-    if !consume_totp_code(&tx, &principal.user, &factor, code).await? {
+    if !consume_totp_code(&tx, &user, &factor, code).await? {
         return Err(Code::InvalidSecondFactor.refusal());
     }
     db::update([(Column::ConfirmedAt, tx.now().into())], [Column::UserId.eq(id)]).exec(tx.db()).await?;
@@ -70,7 +68,7 @@ pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, cod
 }
 
 /// Disables the second factor. Requires the password and a code. Refused with `INVALID_CREDENTIALS`,
-/// `INVALID_2FA_CODE`, `REQUIRES_2FA`, `CONFLICT`.
+/// `INVALID_2FA_CODE`, `REQUIRES_2FA`, `INVALID_SESSION`, `CONFLICT`.
 pub async fn disable(
     core: &Core,
     client: &ClientInfo,
@@ -78,29 +76,31 @@ pub async fn disable(
     password: Option<&str>,
     code: &str,
 ) -> Result<()> {
-    let checked = reauthenticate_with_second_factor(core, client, principal, password, Some(code)).await?;
-    if checked == SecondFactor::NotEnabled {
+    let (tx, user) = reauthenticate(core, client, principal, password).await?.begin().await?;
+    let (mut tx, second_factor) = check(tx, client, &user, Some(code)).await?;
+    if second_factor == SecondFactor::NotEnabled {
         return Err(Reason::NoSecondFactor.refusal());
     }
-    let mut tx = Tx::begin(core).await?;
-    remove(&tx, principal.user.id).await?;
-    record_change(&mut tx, principal.user.id, "disabled").await?;
+    remove(&tx, user.id).await?;
+    record_change(&mut tx, user.id, "disabled").await?;
     tx.commit().await
 }
 
-/// Replaces the recovery codes. Refused with `INVALID_2FA_CODE`, `REQUIRES_2FA`.
+/// Replaces the recovery codes. Refused with `INVALID_2FA_CODE`, `REQUIRES_2FA`, `INVALID_SESSION`.
 pub async fn renew_recovery_codes(
     core: &Core,
     client: &ClientInfo,
     principal: &Principal,
     code: &str,
 ) -> Result<Vec<String>> {
-    let (mut tx, second_factor) = check(Tx::begin(core).await?, client, &principal.user, Some(code)).await?;
+    let tx = Tx::begin(core).await?;
+    let user = sessions::lock_user(&tx, principal.user.id, principal.session.id).await?;
+    let (mut tx, second_factor) = check(tx, client, &user, Some(code)).await?;
     if second_factor == SecondFactor::NotEnabled {
         return Err(Reason::NoSecondFactor.refusal());
     }
-    let codes = new_recovery_codes(&tx, principal.user.id).await?;
-    record_change(&mut tx, principal.user.id, "new recovery codes").await?;
+    let codes = new_recovery_codes(&tx, user.id).await?;
+    record_change(&mut tx, user.id, "new recovery codes").await?;
     tx.commit().await?;
     Ok(codes)
 }

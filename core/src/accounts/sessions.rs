@@ -15,13 +15,13 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter,
 use sha2::{Digest, Sha256};
 
 use crate::accounts::client::{ClientInfo, device_proof, known_device};
-use crate::accounts::emails;
+use crate::accounts::{emails, limits};
 use crate::crypto::{access_token, seal::Purpose};
 use crate::entity::{refresh_token, session};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::ids::{SessionId, UserId};
 use crate::users::{self, AccountStatus, SignInMethod, User};
-use crate::{Code, Core, Error, Reason, Result, db, outbox::EmailTemplate, tx::Tx};
+use crate::{Code, Core, Error, Reason, Result, db, outbox::EmailTemplate, throttles, tx::Tx};
 
 pub use crate::entity::session::Model as Session;
 
@@ -67,9 +67,12 @@ pub struct SignedIn {
     pub device: String,
     /// Whether this sign-in created the account.
     pub is_new: bool,
+    /// Whether the email address of the new account belongs to another account, which it could be linked to instead.
+    pub is_email_in_use: bool,
 }
 
-/// Opens a session for a user whose row is locked. Cancels a scheduled deletion of the account.
+/// Opens a session for a user whose row is locked, and ends the oldest ones beyond the limit. Cancels a deletion that the
+/// user requested. Refused with `RATE_LIMIT_EXCEEDED`.
 pub(crate) async fn open(
     tx: &mut Tx,
     client: &ClientInfo,
@@ -78,7 +81,9 @@ pub(crate) async fn open(
     second_factor: SecondFactor,
 ) -> Result<SignedIn> {
     user.ensure_active()?;
-    if user.deletion_at.take().is_some() {
+    throttles::acquire(tx, &limits::sign_ins(tx.core(), user.id)).await?;
+    if user.deletion_at.is_some() && !user.deletion_by_admin {
+        user.deletion_at = None;
         users::update(tx, &user).await?;
         tx.record(NewEvent::account(Actor::User(user.id), user.id, EventData::DeletionUndone {}));
     }
@@ -100,8 +105,20 @@ pub(crate) async fn open(
     let (session_id, network) = (session.id, session.network.clone());
     let signed_in = EventData::SignedIn { method, session_id, network, second_factor: is_verified };
     tx.record(NewEvent::account(Actor::User(user.id), user.id, signed_in));
+    end_oldest(tx, &session).await?;
     let refresh = insert_refresh_token(tx, &session, 1).await?;
     issue_tokens(tx, client, user, session, refresh)
+}
+
+/// Ends the oldest sessions of a user, so that there is room for this new one.
+async fn end_oldest(tx: &mut Tx, new: &Session) -> Result<()> {
+    let room = usize::try_from(tx.core().accounts.policy.max_sessions - 1).unwrap_or(usize::MAX);
+    let others = [session::Column::UserId.eq(new.user_id), session::Column::Id.ne(new.id)];
+    let newest_first = others.into_iter().fold(active(tx.core()), QueryFilter::filter).all(tx.db()).await?;
+    for session in newest_first.into_iter().skip(room) {
+        end_in(tx, new.user_id, session.id, &Actor::System, "too many sessions").await?;
+    }
+    Ok(())
 }
 
 fn issue_tokens(
@@ -124,6 +141,7 @@ fn issue_tokens(
         user,
         session,
         is_new: false,
+        is_email_in_use: false,
     })
 }
 
@@ -311,10 +329,14 @@ pub(crate) async fn owner(core: &Core, id: SessionId) -> Result<Option<UserId>> 
     Ok(session::Entity::find_by_id(id).one(core.db.read()).await?.map(|session| session.user_id))
 }
 
-/// Whether a session is active, within the transaction.
-pub(crate) async fn is_live(tx: &Tx, id: SessionId) -> Result<bool> {
-    let session = active(tx.core()).filter(session::Column::Id.eq(id));
-    Ok(session.one(tx.db()).await?.is_some())
+/// Locks the user of a session. Refused with `INVALID_SESSION` if the session has ended; `ACCOUNT_SUSPENDED`,
+/// `ACCOUNT_BANNED`.
+pub(crate) async fn lock_user(tx: &Tx, user: UserId, session: SessionId) -> Result<User> {
+    let ended = || Code::InvalidSession.refusal();
+    let user = users::lock(tx, user).await?.ok_or_else(ended)?;
+    user.ensure_active()?;
+    let session = active(tx.core()).filter(session::Column::Id.eq(session)).one(tx.db()).await?;
+    session.map(|_| user).ok_or_else(ended)
 }
 
 /// Marks a session as verified with a second factor.

@@ -4,9 +4,16 @@ use super::decide::{SourceState, end, merge};
 use super::{Entitlement, store};
 use crate::{Caller, Result, ids::UserId, licenses, tx::Tx, users};
 
-/// Moves sources and licenses of `from` to `into`. Of two licenses for one product the one in use is kept, or
-/// else that of `into`; the other one is revoked.
+/// Moves sources and licenses of `from`, who is going to be deleted, to `into`. Of two licenses for one product the one
+/// in use is kept, or else that of `into`; the other one is revoked.
 pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> Result<()> {
+    merge_now(tx, caller, from, into).await?;
+    // A transaction that began before the lock may have added something. Afterwards nothing can be added.
+    users::lock_for_deletion(tx, from).await?;
+    merge_now(tx, caller, from, into).await
+}
+
+async fn merge_now(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> Result<()> {
     for tenant in users::holder_tenants(tx, from).await? {
         users::lock_holder(tx, tenant, from.min(into)).await?;
         users::lock_holder(tx, tenant, from.max(into)).await?;

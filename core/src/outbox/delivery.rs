@@ -105,7 +105,11 @@ string_enum! {
         /// A refresh token was reused; you were signed out everywhere.
         SessionsEnded => "sessions-ended",
         SecondFactorChanged => "second-factor-changed",
+        /// An account at a provider was linked or unlinked.
+        SignInMethodsChanged => "sign-in-methods-changed",
         /// Your account will be deleted. Sign in to keep it.
         DeletionPlanned => "deletion-planned",
+        /// An admin scheduled the deletion of your account.
+        DeletionByAdmin => "deletion-by-admin",
     }
 }

@@ -36,6 +36,7 @@ pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
         role: Role::User,
         registered_at: None,
         deletion_at: None,
+        deletion_by_admin: false,
     }
 }
 
@@ -162,6 +163,11 @@ pub(crate) async fn lock(tx: &Tx, id: UserId) -> Result<Option<User>> {
     Ok(user::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(tx.db()).await?)
 }
 
+/// A user by id, locked until the transaction ends, so that nobody can add a row that refers to the user.
+pub(crate) async fn lock_for_deletion(tx: &Tx, id: UserId) -> Result<Option<User>> {
+    Ok(user::Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?)
+}
+
 /// The user who verified an email address, and the newest user who has not verified it.
 pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<User>; 2]> {
     let with_email = user::Entity::find().filter(user::Column::FoldedEmail.eq(&email.folded));
@@ -191,6 +197,7 @@ pub(crate) async fn update(tx: &Tx, user: &User) -> Result<()> {
     Ok(())
 }
 
+/// Deletes a user. Fails if they have licenses or entitlements.
 pub(crate) async fn delete(tx: &Tx, id: UserId) -> Result<()> {
     user::Entity::delete_by_id(id).exec(tx.db()).await?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Sign-up, email verification, sign-in, token refresh, sign-out and password reset.
 
 use axum::extract::State;
-use dca_core::accounts::{self, SignIn, SignUp, SignedIn, providers, sessions};
+use dca_core::accounts::{self, EmailVerification, SignIn, SignUp, SignedIn, providers, sessions};
 
 use crate::http::prelude::*;
 
@@ -19,33 +19,48 @@ pub(crate) struct SignUpRequest {
 /// Create an account
 ///
 /// Sends an email with a verification link. If the email already has an account, its owner is notified instead;
-/// the response is the same.
+/// the response is the same. Sets a cookie, so that the link needs no password in this browser.
 #[utoipa::path(post, path = "/auth/signup", tag = "accounts", request_body = SignUpRequest,
     responses((status = 201, body = SignUpView), Refusals))]
-pub(crate) async fn sign_up(client: Client, JsonBody(form): JsonBody<SignUpRequest>) -> StatusResult<SignUpView> {
+pub(crate) async fn sign_up(
+    mut cookies: Cookies,
+    client: Client,
+    JsonBody(form): JsonBody<SignUpRequest>,
+) -> Result<(StatusCode, Cookies, Json<SignUpView>), Problem> {
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let user_id = accounts::sign_up(&client.app.core, &client.info, form).await?.0;
-    let message = "User created. Please verify your email.";
-    Ok((StatusCode::CREATED, Json(client.dialect.sign_up(SignUpView { message, user_id, names: Names::new() }))))
+    let signed_up = accounts::sign_up(&client.app.core, &client.info, form).await?;
+    cookies.set(CookieKind::SignUp, &signed_up.proof, SIGN_UP_SECONDS);
+    let (user_id, message) = (signed_up.user.0, "User created. Please verify your email.");
+    let view = client.dialect.sign_up(SignUpView { message, user_id, names: Names::new() });
+    Ok((StatusCode::CREATED, cookies, Json(view)))
 }
 
-/// The token of an email link.
+/// The lifetime of the sign-up cookie, in seconds: that of the verification link.
+const SIGN_UP_SECONDS: i64 = 24 * 3_600;
+
+/// The token of a verification link.
 #[derive(Deserialize, ToSchema)]
-pub(crate) struct TokenRequest {
+pub(crate) struct VerifyRequest {
     token: String,
+    /// The password of the sign-up. Without it, the password stays only if this browser signed up.
+    password: Option<String>,
 }
 
 /// Verify an email
 ///
-/// Requires the token from the verification email.
-#[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = TokenRequest,
-    responses((status = 201, body = Message), Refusals))]
+/// Requires the token from the verification email. If neither this browser signed up nor the password is sent, the
+/// password of the sign-up is deleted, because someone else may have chosen it, and the user gets an email with a link to
+/// choose one.
+#[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = VerifyRequest,
+    responses((status = 201, body = VerifiedView), Refusals))]
 pub(crate) async fn verify_email(
-    State(app): State<App>,
-    JsonBody(form): JsonBody<TokenRequest>,
-) -> StatusResult<Message> {
-    accounts::verify_email(&app.core, &form.token).await?;
-    Ok((StatusCode::CREATED, Message::json("Email verified successfully")))
+    client: Client,
+    JsonBody(form): JsonBody<VerifyRequest>,
+) -> StatusResult<VerifiedView> {
+    let password = form.password.as_deref();
+    let outcome = accounts::verify_email(&client.app.core, &client.info, &form.token, password).await?;
+    let password_required = outcome == EmailVerification::NeedsPassword;
+    Ok((StatusCode::CREATED, Json(VerifiedView { message: "Email verified successfully", password_required })))
 }
 
 /// The email of an account.

@@ -1,5 +1,6 @@
 //! Account routes. `auth`: sign-up, sign-in, sessions and passwords. `account`: the signed-in user's own account.
-//! `providers`: sign-in with Discord or Google. `pages`: HTML pages for links in emails if no frontend is configured.
+//! `providers`: sign-in with Discord or Google. `pages` and
+//! `page_text`: HTML pages for links in emails if no frontend is configured.
 
 use axum::{Json, extract::State};
 use dca_core::crypto::access_token;
@@ -11,6 +12,7 @@ use crate::App;
 
 pub(super) mod account;
 pub(super) mod auth;
+mod page_text;
 pub(super) mod pages;
 pub(super) mod providers;
 pub(super) mod views;

@@ -4,12 +4,13 @@
 use askama::Template;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Redirect, Response};
-use axum::{Form, Router, extract::State, extract::rejection::FormRejection, routing::get};
+use axum::{Form, Router, extract::State, extract::rejection::FormRejection, routing::get, routing::post};
 use dca_core::accounts::{self, EmailVerification, providers};
 use dca_core::{Code, users::Locale};
 use serde::Deserialize;
 use url::Url;
 
+use super::page_text::PageText;
 use crate::http::cookies::{CookieKind, Cookies};
 use crate::http::extract::{Client, Query, locale};
 use crate::{App, http::problem::Problem};
@@ -30,7 +31,9 @@ const REFERRER: &str = "same-origin";
 pub(crate) fn routes() -> Router<App> {
     Router::new()
         .route("/verify", get(verify).post(submit_verify))
+        .route("/verify/resend", post(resend_verification))
         .route("/reset-password", get(reset).post(submit_reset))
+        .route("/reset-password/resend", post(resend_reset))
         .route("/second-factor", get(second_factor).post(submit_second_factor))
         .route("/pages.css", get(style))
 }
@@ -55,6 +58,8 @@ struct PageForm<'a> {
     token: Option<&'a str>,
     field: Option<Field>,
     button: &'static str,
+    /// A second button, which submits `without_password`.
+    alternative: Option<&'static str>,
 }
 
 struct Field {
@@ -65,87 +70,38 @@ struct Field {
 }
 
 /// Name, kind and autocomplete of the fields.
-const PASSWORD: [&str; 3] = ["password", "password", "new-password"];
+const NEW_PASSWORD: [&str; 3] = ["password", "password", "new-password"];
+const CURRENT_PASSWORD: [&str; 3] = ["password", "password", "current-password"];
+const EMAIL: [&str; 3] = ["email", "email", "email"];
 const CODE: [&str; 3] = ["code", "text", "one-time-code"];
 
-#[derive(Clone, Copy)]
-pub(super) enum PageText {
-    Verify,
-    Verified,
-    /// The email is confirmed, and an email with a link to choose a password was sent.
-    NeedsPassword,
-    Reset,
-    PasswordSet,
-    SecondFactor,
-    SignedIn,
-    Linked,
-    Refused,
-}
-
 impl PageText {
-    const fn texts(self, locale: Locale) -> (&'static str, &'static str) {
-        use Locale::{En, Es};
-        match (self, locale) {
-            (Self::Verify, En) => ("Confirm your email address", "Select Confirm if this email address is yours."),
-            (Self::Verify, Es) => {
-                ("Confirma tu correo electrónico", "Pulsa Confirmar si este correo electrónico es tuyo.")
-            }
-            (Self::Verified, En) => ("Your email address is confirmed", "You can now sign in."),
-            (Self::Verified, Es) => ("Tu correo electrónico está confirmado", "Ya puedes iniciar sesión."),
-            (Self::NeedsPassword, En) => (
-                "Your email address is confirmed",
-                "There was more than one sign-up with it, so we emailed you a link to choose a password.",
-            ),
-            (Self::NeedsPassword, Es) => (
-                "Tu correo electrónico está confirmado",
-                "Hubo más de un registro con él. Te hemos enviado un enlace para elegir una contraseña.",
-            ),
-            (Self::Reset, En) => {
-                ("Choose a new password", "Use at least 8 characters. You will be signed out on all devices.")
-            }
-            (Self::Reset, Es) => (
-                "Elige una contraseña nueva",
-                "Usa al menos 8 caracteres. Se cerrará la sesión en todos tus dispositivos.",
-            ),
-            (Self::PasswordSet, En) => ("Your password is set", "You can now sign in with your new password."),
-            (Self::PasswordSet, Es) => {
-                ("Tu contraseña está guardada", "Ya puedes iniciar sesión con tu contraseña nueva.")
-            }
-            (Self::SecondFactor, En) => {
-                ("Two-factor authentication", "Enter the code from your authenticator app, or a recovery code.")
-            }
-            (Self::SecondFactor, Es) => (
-                "Autenticación en dos pasos",
-                "Escribe el código de tu aplicación de autenticación o un código de recuperación.",
-            ),
-            (Self::SignedIn, En) => ("You are signed in", "You can close this page."),
-            (Self::SignedIn, Es) => ("Has iniciado sesión", "Puedes cerrar esta página."),
-            (Self::Linked, En) => ("Your account is linked", "You can close this page."),
-            (Self::Linked, Es) => ("Tu cuenta está vinculada", "Puedes cerrar esta página."),
-            (Self::Refused, En) => ("Something went wrong", "Go back and try again."),
-            (Self::Refused, Es) => ("Algo ha salido mal", "Vuelve atrás e inténtalo de nuevo."),
-        }
-    }
-
     fn form(self, token: Option<&str>, locale: Locale) -> Option<PageForm<'_>> {
-        let (action, button, field) = match (self, locale) {
-            (Self::Verify, Locale::En) => ("/verify", "Confirm", None),
-            (Self::Verify, Locale::Es) => ("/verify", "Confirmar", None),
-            (Self::Reset, Locale::En) => ("/reset-password", "Set password", Some(("New password", PASSWORD))),
-            (Self::Reset, Locale::Es) => {
-                ("/reset-password", "Guardar contraseña", Some(("Contraseña nueva", PASSWORD)))
+        let or = |english, spanish| if locale == Locale::Es { spanish } else { english };
+        let password = (or("Password", "Contraseña"), CURRENT_PASSWORD);
+        let new_password = (or("New password", "Contraseña nueva"), NEW_PASSWORD);
+        let email = (or("Email address", "Correo electrónico"), EMAIL);
+        let send = or("Send a new link", "Enviar un enlace nuevo");
+        let (action, button, field) = match self {
+            Self::Verify => ("/verify", or("Confirm", "Confirmar"), None),
+            Self::VerifyWithPassword => ("/verify", or("Confirm", "Confirmar"), Some(password)),
+            Self::VerifyAgain => ("/verify/resend", send, Some(email)),
+            Self::Reset => ("/reset-password", or("Set password", "Guardar contraseña"), Some(new_password)),
+            Self::ResetAgain => ("/reset-password/resend", send, Some(email)),
+            Self::SecondFactor => {
+                ("/second-factor", or("Sign in", "Iniciar sesión"), Some((or("Code", "Código"), CODE)))
             }
-            (Self::SecondFactor, Locale::En) => ("/second-factor", "Sign in", Some(("Code", CODE))),
-            (Self::SecondFactor, Locale::Es) => ("/second-factor", "Iniciar sesión", Some(("Código", CODE))),
             _ => return None,
         };
         let field = field.map(|(label, [name, kind, autocomplete])| Field { label, name, kind, autocomplete });
-        Some(PageForm { action, token, field, button })
+        let without_password = or("Continue without a password", "Continuar sin contraseña");
+        let alternative = matches!(self, Self::VerifyWithPassword).then_some(without_password);
+        Some(PageForm { action, token, field, button, alternative })
     }
 }
 
 fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, problem: Option<&Problem>) -> Response {
-    let (title, text) = page_text.texts(locale);
+    let (title, text) = page_text.in_language(locale);
     let page = Page {
         lang: locale.as_str(),
         app_name: &app.config.accounts.app_name,
@@ -195,26 +151,83 @@ struct LinkParams {
     token: String,
 }
 
-async fn verify(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
-    verify_page(&app, &headers, &link.token)
+async fn verify(client: Client, Query(link): Query<LinkParams>) -> Response {
+    verify_page(&client, &link.token).await
 }
 
 /// Asks to confirm the email that the token was sent to.
-pub(crate) fn verify_page(app: &App, headers: &HeaderMap, token: &str) -> Response {
-    page(app, locale(headers), PageText::Verify, Some(token), None)
+pub(crate) async fn verify_page(client: &Client, token: &str) -> Response {
+    let asks = accounts::asks_for_password(&client.app.core, &client.info, token).await;
+    let text = asks.map(|asks| if asks { PageText::VerifyWithPassword } else { PageText::Verify });
+    link_page(client, text, PageText::VerifyAgain, token)
 }
 
-async fn submit_verify(State(app): State<App>, headers: HeaderMap, form: FormResult<LinkParams>) -> Response {
-    let token = form.map(|Form(form)| form.token).unwrap_or_default();
-    match accounts::verify_email(&app.core, &token).await {
-        Ok(EmailVerification::Ready) => text_page(&app, &headers, PageText::Verified),
-        Ok(EmailVerification::NeedsPassword) => text_page(&app, &headers, PageText::NeedsPassword),
-        Err(refused) => page(&app, locale(&headers), PageText::Refused, None, Some(&refused.into())),
+/// The page of a link, or the one that offers a new link if the token is invalid.
+fn link_page(client: &Client, text: dca_core::Result<PageText>, again: PageText, token: &str) -> Response {
+    let (app, locale) = (&client.app, client.info.locale);
+    match text.map_err(Problem::from) {
+        Ok(text) => page(app, locale, text, Some(token), None),
+        Err(problem) if problem.code == Code::InvalidOneTimeToken => page(app, locale, again, None, None),
+        Err(problem) => page(app, locale, PageText::Refused, None, Some(&problem)),
     }
 }
 
-async fn reset(State(app): State<App>, headers: HeaderMap, Query(link): Query<LinkParams>) -> Response {
-    page(&app, locale(&headers), PageText::Reset, Some(&link.token), None)
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct VerifyForm {
+    token: String,
+    password: String,
+    without_password: String,
+}
+
+async fn submit_verify(client: Client, headers: HeaderMap, form: FormResult<VerifyForm>) -> Response {
+    let form = form.map(|Form(form)| form).unwrap_or_default();
+    let app = &client.app;
+    let password = form.without_password.is_empty().then_some(form.password.as_str());
+    match accounts::verify_email(&app.core, &client.info, &form.token, password).await {
+        Ok(EmailVerification::Ready) => text_page(app, &headers, PageText::Verified),
+        Ok(EmailVerification::NeedsPassword) => text_page(app, &headers, PageText::NeedsPassword),
+        Err(refused) => {
+            let problem = Problem::from(refused);
+            let (text, token) = match problem.code {
+                Code::InvalidCredentials => (PageText::VerifyWithPassword, Some(form.token.as_str())),
+                Code::InvalidOneTimeToken => (PageText::VerifyAgain, None),
+                _ => (PageText::Refused, None),
+            };
+            page(app, client.info.locale, text, token, Some(&problem))
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct EmailForm {
+    email: String,
+}
+
+async fn resend_verification(client: Client, form: FormResult<EmailForm>) -> Response {
+    let email = form.map(|Form(form)| form.email).unwrap_or_default();
+    let sent = accounts::resend_verification(&client.app.core, &client.info, &email).await;
+    sent_page(&client, sent, PageText::VerifyAgain)
+}
+
+async fn resend_reset(client: Client, form: FormResult<EmailForm>) -> Response {
+    let email = form.map(|Form(form)| form.email).unwrap_or_default();
+    let sent = accounts::request_reset(&client.app.core, &client.info, &email).await;
+    sent_page(&client, sent, PageText::ResetAgain)
+}
+
+fn sent_page(client: &Client, sent: dca_core::Result<()>, again: PageText) -> Response {
+    let (app, locale) = (&client.app, client.info.locale);
+    match sent.map_err(Problem::from) {
+        Ok(()) => page(app, locale, PageText::LinkSent, None, None),
+        Err(problem) => page(app, locale, again, None, Some(&problem)),
+    }
+}
+
+async fn reset(client: Client, Query(link): Query<LinkParams>) -> Response {
+    let is_valid = accounts::check_reset_token(&client.app.core, &link.token).await;
+    link_page(&client, is_valid.map(|()| PageText::Reset), PageText::ResetAgain, &link.token)
 }
 
 #[derive(Default, Deserialize)]
@@ -230,10 +243,12 @@ async fn submit_reset(State(app): State<App>, headers: HeaderMap, form: FormResu
         Ok(()) => text_page(&app, &headers, PageText::PasswordSet),
         Err(refused) => {
             let problem = Problem::from(refused);
-            // A weak password can be corrected, an expired token cannot.
-            let can_retry = problem.code == Code::ValidationError;
-            let text = if can_retry { PageText::Reset } else { PageText::Refused };
-            page(&app, locale(&headers), text, Some(&form.token), Some(&problem))
+            let (text, token) = match problem.code {
+                Code::ValidationError => (PageText::Reset, Some(form.token.as_str())),
+                Code::InvalidOneTimeToken => (PageText::ResetAgain, None),
+                _ => (PageText::Refused, None),
+            };
+            page(&app, locale(&headers), text, token, Some(&problem))
         }
     }
 }

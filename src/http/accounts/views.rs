@@ -59,6 +59,15 @@ impl Message {
     }
 }
 
+/// A verified email address.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct VerifiedView {
+    pub(crate) message: &'static str,
+    /// Whether the user must choose a password first, with the link in the email that was just sent.
+    pub(crate) password_required: bool,
+}
+
 /// The names under which clients of earlier systems read the values of a view.
 pub(crate) type Names = Map<String, Value>;
 
@@ -141,6 +150,10 @@ pub(crate) struct TokensView {
     pub(crate) user: UserView,
     /// Whether this sign-in created the account.
     pub(crate) is_new_user: bool,
+    /// Whether another account has the email address of this new one. Offer to sign in to that account and link the
+    /// provider to it instead.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) email_in_use: bool,
     /// The refresh token. Present only for clients that store it themselves; otherwise it is in a cookie.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) refresh_token: Option<String>,
@@ -167,6 +180,7 @@ impl TokensView {
             session_id: signed_in.session.id.0,
             user: UserView::of(core, signed_in.user).await?,
             is_new_user: signed_in.is_new,
+            email_in_use: signed_in.is_email_in_use,
             refresh_token: (place == RefreshTokenIn::Body).then_some(signed_in.refresh_token),
             names: Names::new(),
         })

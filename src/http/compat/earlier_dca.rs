@@ -1,9 +1,9 @@
 //! The earlier DCA-Auth: its routes under `/api`, its error format `{error: {code, message, …}}`, its
 //! `X-Correlation-ID` header, and the refresh token in the body and in a cookie of its own.
 
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::routing::{get, patch, post};
-use axum::{Router, extract::State, response::Response};
+use axum::{Router, response::Response};
 use dca_core::Code;
 use serde_json::{Value, json};
 
@@ -11,7 +11,8 @@ use super::dialect::{Conventions, Routes, message};
 use crate::http::accounts::views::{RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
 use crate::http::accounts::{account, auth, pages, providers};
 use crate::http::admin::{roles, sessions, users};
-use crate::{App, http::cookies::CookieKind, http::extract::PathParams, http::problem::Problem};
+use crate::http::extract::{Client, PathParams};
+use crate::{App, http::cookies::CookieKind, http::problem::Problem};
 
 pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
@@ -62,8 +63,8 @@ fn routes() -> Router<App> {
 }
 
 /// Mail programs prefetch links, so opening the link of an email only shows a page to confirm it.
-async fn verify_page(State(app): State<App>, headers: HeaderMap, PathParams(token): PathParams<String>) -> Response {
-    pages::verify_page(&app, &headers, &token)
+async fn verify_page(client: Client, PathParams(token): PathParams<String>) -> Response {
+    pages::verify_page(&client, &token).await
 }
 
 fn status(code: Code) -> Option<StatusCode> {

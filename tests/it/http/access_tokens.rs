@@ -198,6 +198,7 @@ fn a_token_of_another_installation_is_refused() {
             network: "192.0.2.0/24".to_owned(),
             agent: None,
             device: Some(device),
+            sign_up: None,
             locale: dca_core::users::Locale::En,
         };
         assert_eq!(code_of(sessions::refresh(&other_core, &client, &refresh).await), Some(Code::InvalidSession));

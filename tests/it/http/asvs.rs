@@ -79,6 +79,12 @@ const COVERED: &[(&str, &str)] = &[
     ("T-04", "http::linking::an_email_verified_by_a_provider_replaces_an_unverified_account"),
     ("T-04", "http::emailed_links::verifying_an_email_discards_passwords_set_before"),
     ("T-04", "http::tokens::a_pending_link_ends_with_its_session"),
+    (
+        "T-04",
+        "http::emailed_links::the_password_of_a_sign_up_stays_only_if_its_browser_or_the_password_verifies_the_email",
+    ),
+    ("T-04 7.5.1", "http::linking::linking_and_unlinking_need_the_password_or_a_recent_sign_in_and_notify_the_owner"),
+    ("7.1.2", "http::refresh_tokens::a_sign_in_beyond_the_session_limit_ends_the_oldest_session"),
     ("7.2.1 7.4.1", "http::refresh_tokens::a_revoked_session_ends_on_every_instance_immediately"),
     ("7.2.3 9.1.1 9.1.2 9.1.3 9.2.1 9.2.2 9.2.3 9.2.4", "http::access_tokens::a_forged_access_token_is_refused"),
     ("JW-1 JW-3 JW-4 JW-5 JW-6 JW-7 JW-9 16.3.3", "http::access_tokens::a_forged_access_token_is_refused"),

@@ -1,14 +1,15 @@
 //! Links in emails: verification of an address, and password resets.
 
 use chrono::TimeDelta;
+use dca_core::users::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::accounts::{cookie, form, shape};
 use crate::support::{
-    accounts::{signed_in_admin, user_id},
+    accounts::{Authenticator, post, reset_token, signed_in_admin, signed_in_as, user_id},
     browser::{Browser, PASSWORD},
-    fixtures::rows,
+    fixtures::{log_head, rows},
     harness::it_unstarted,
 };
 
@@ -143,7 +144,7 @@ fn verifying_an_email_discards_passwords_set_before() {
             assert_eq!(squatter.post("/auth/signup", squatter_form(email)).await.status, 201);
         }
         let squatter_token = mail.next("ana@x.example").await.token();
-        // Ana signs up for the same email. Whichever link she opens, no password set before remains valid.
+        // Ana signs up for the same email, but opens the link of the other sign-up.
         ana.post("/auth/signup", form("ana@x.example")).await;
         let token = mail.next("ana@x.example").await.token();
         assert_eq!(ana.post("/auth/verify-email", json!({ "token": squatter_token })).await.status, 201);
@@ -165,6 +166,102 @@ fn verifying_an_email_discards_passwords_set_before() {
         assert_eq!(Browser::new(&t).sign_in("eva@x.example").await.status, 200);
         assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 2);
         mail.forget("eva@x.example");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn the_password_of_a_sign_up_stays_only_if_its_browser_or_the_password_verifies_the_email() {
+    it_unstarted(|mut t| async {
+        let mail = t.start_mail_sink().await;
+        t.start_without_bot().await;
+        for (email, same_browser, password, stays) in [
+            ("ana@a.example", true, Value::Null, true),
+            ("ben@b.example", false, json!(PASSWORD), true),
+            ("eva@c.example", false, Value::Null, false),
+            ("ida@d.example", false, json!(""), false),
+        ] {
+            let browser = Browser::new(&t);
+            browser.post("/auth/signup", form(email)).await;
+            let token = mail.next(email).await.token();
+            let opener = if same_browser { browser } else { Browser::new(&t) };
+            if !password.is_null() {
+                let wrong = json!({ "token": token, "password": "not this one" });
+                let other = Browser::new(&t);
+                assert_eq!(other.post("/auth/verify-email", wrong).await.code(), "INVALID_CREDENTIALS", "{email}");
+            }
+            let verified = opener.post("/auth/verify-email", json!({ "token": token, "password": password })).await;
+            assert_eq!((verified.status, &verified.body["passwordRequired"]), (201, &json!(!stays)), "{email}");
+            let (subject, status) = if stays { ("Welcome!", 200) } else { ("Reset your password", 401) };
+            assert_eq!(mail.next(email).await.subject, subject, "{email}");
+            assert_eq!(Browser::new(&t).sign_in(email).await.status, status, "{email}");
+        }
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn signing_up_again_with_the_same_password_resends_the_link_and_keeps_the_password() {
+    it_unstarted(|mut t| async {
+        let mail = t.start_mail_sink().await;
+        t.start_without_bot().await;
+        let (phone, laptop) = (Browser::new(&t), Browser::new(&t));
+        let first = phone.post("/auth/signup", form("ana@x.example")).await;
+        let again = laptop.post("/auth/signup", form("Ana@x.example")).await;
+        assert_eq!((again.status, &again.body["user_id"]), (201, &first.body["user_id"]));
+        assert_eq!(shape(&first).1, shape(&again).1.clone(), "the headers are the same");
+        let tokens = [mail.next("ana@x.example").await.token(), mail.next("ana@x.example").await.token()];
+        assert_ne!(tokens[0], tokens[1]);
+        let verified = phone.post("/auth/verify-email", json!({ "token": tokens[1] })).await;
+        assert_eq!(verified.body["passwordRequired"], false);
+        assert_eq!(mail.next("ana@x.example").await.subject, "Welcome!");
+        assert_eq!(Browser::new(&t).sign_in("ana@x.example").await.status, 200);
+        assert_eq!(rows(t.core().db.writer(), "SELECT id FROM users").await.len(), 1);
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn a_password_reset_wins_over_a_sensitive_operation_in_progress() {
+    it_unstarted(|mut t| async {
+        let mail = t.start_mail_sink().await;
+        t.start_with_limits(&[]).await;
+        let change = json!({ "currentPassword": PASSWORD, "newPassword": "brass-Lantern-92 orbit" });
+        for (email, method, path, body, kind) in [
+            ("ana@a.example", "POST", "/auth/change-password", change, "user.password_changed"),
+            ("ben@b.example", "DELETE", "/me", json!({ "password": PASSWORD }), "user.deletion_planned"),
+            (
+                "eva@c.example",
+                "POST",
+                "/auth/2fa/disable",
+                json!({ "password": PASSWORD }),
+                "user.second_factor_changed",
+            ),
+        ] {
+            let (browser, id) = signed_in_as(&t, email, Role::User).await;
+            let mut body = body;
+            if path.contains("2fa") {
+                let (app, _) = Authenticator::enabled(&t, &browser).await;
+                t.advance_when_idle(TimeDelta::seconds(30)).await;
+                body["code"] = json!(app.code(t.clock.now()));
+                mail.next(email).await;
+            }
+            let reset = json!({ "token": reset_token(&t, &mail, email).await, "password": "velvet-Harbor-38 comet" });
+            let before = log_head(t.core()).await;
+            let (reset, operation) = futures::join!(
+                post(&t, "/auth/reset-password", reset),
+                browser.ask(method.parse().unwrap(), path, body, &[])
+            );
+            let sql = format!("SELECT kind, after FROM events WHERE seq > {before} AND kind = '{kind}' ORDER BY seq");
+            let done = rows(t.core().db.writer(), &sql).await;
+            assert_eq!((reset.status, operation.code()), (201, "INVALID_SESSION"), "{path}: {operation:?}");
+            let by_reset = done.iter().filter(|event| event["after"].to_string().contains("password reset")).count();
+            assert_eq!(done.len(), by_reset, "{path} of {id}: {done:?}");
+            mail.next(email).await;
+        }
         mail.finish();
         t
     });

@@ -6,6 +6,7 @@ use dca_core::{
     licenses,
     users::{self, Provider, Role},
 };
+use sea_orm_migration::sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -212,22 +213,53 @@ fn cleanup_deletes_unverified_accounts_and_expired_rows() {
 }
 
 #[test]
-fn user_can_undo_a_deletion_scheduled_by_an_admin() {
+fn a_deletion_by_an_admin_is_undone_only_by_an_admin() {
     it_unstarted(|mut t| async {
+        let mail = t.start_mail_sink().await;
         t.start_with_limits(&[]).await;
         let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
-        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
-        let scheduled = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
-        assert_eq!(scheduled.status, 202, "{scheduled:?}");
-        assert_eq!(ana.get("/me").await.code(), "INVALID_SESSION");
-        // Repeating the request does not move the date.
-        t.advance_when_idle(TimeDelta::minutes(10)).await;
-        let again = delete(&root, &format!("/admin/users/{id}"), Value::Null).await;
-        assert_eq!(again.body["deletionAt"], scheduled.body["deletionAt"]);
-        assert_eq!(login(&t, "ana@x.example").await.status, 200);
-        t.advance_when_idle(TimeDelta::days(20)).await;
+        for (email, kept) in [("ana@a.example", true), ("ben@b.example", false)] {
+            let (user, id) = signed_in_as(&t, email, Role::User).await;
+            // A deletion that the user requested becomes the admin's.
+            assert_eq!(delete(&user, "/me", json!({ "password": PASSWORD })).await.status, 202);
+            mail.next(email).await;
+            let path = format!("/admin/users/{id}");
+            let scheduled = delete(&root, &path, Value::Null).await;
+            assert_eq!(scheduled.status, 202, "{scheduled:?}");
+            let text = mail.next(email).await.text;
+            assert!(text.contains("An administrator of DCA-Auth has decided to delete your account."), "{text}");
+            assert_eq!(user.get("/me").await.code(), "INVALID_SESSION");
+            // The user can still sign in, for example to export their data.
+            let again = sign_in_as(&t, email).await;
+            assert_eq!(again.get("/me").await.body["deletionAt"], scheduled.body["deletionAt"]);
+            if kept {
+                let active = json!({ "status": "ACTIVE" });
+                let user = root.ask(reqwest::Method::PATCH, &path, active, &[]).await;
+                assert_eq!((user.status, &user.body["deletionAt"]), (200, &Value::Null), "{user:?}");
+            }
+        }
+        t.advance_when_idle(TimeDelta::days(14)).await;
         t.run_worker(CLEANUP).await;
-        assert_eq!(login(&t, "ana@x.example").await.status, 200);
+        assert_eq!(login(&t, "ana@a.example").await.status, 200);
+        assert_eq!(login(&t, "ben@b.example").await.code(), "INVALID_CREDENTIALS");
+        mail.finish();
+        t
+    });
+}
+
+#[test]
+fn the_database_refuses_to_delete_a_user_with_licenses() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        tenant.license(&tenant.product("Gold", "GOLD").await, 42).await;
+        for table in ["licenses", "entitlement_sources", "holders"] {
+            let deleted = t.core().db.writer().execute_unprepared("DELETE FROM users").await;
+            assert!(deleted.is_err(), "with a row in {table}");
+            assert_eq!(count(&t, table).await, 1);
+            execute(t.core(), &format!("DELETE FROM {table}")).await;
+        }
+        execute(t.core(), "DELETE FROM users").await;
         t
     });
 }

@@ -1,9 +1,15 @@
 //! Linking accounts at providers, and what happens to emails and licenses.
 
-use dca_core::{entitlements, ids::UserId, licenses, products};
+use chrono::TimeDelta;
+use dca_core::{
+    entitlements,
+    ids::UserId,
+    licenses, products,
+    users::{self, Provider},
+};
 use serde_json::{Value, json};
 
-use super::sign_in::{ProviderAccount, count, open, with_providers};
+use super::sign_in::{ProviderAccount, count, open, param, query, with_providers};
 use crate::support::{
     accounts::user_id,
     browser::{Browser, PASSWORD},
@@ -19,7 +25,9 @@ fn a_matching_email_does_not_link_accounts() {
         let local = Browser::signed_in(&t, &mail, "ana@x.example").await;
         let browser = Browser::new(&t);
         let by_discord = ProviderAccount::discord(&t, "ana").with_email("ANA@x.example", true);
-        let theirs = by_discord.sign_in(&browser).await.body["user"].clone();
+        let signed_in = by_discord.sign_in(&browser).await.body;
+        assert_eq!((&signed_in["isNewUser"], &signed_in["emailInUse"]), (&json!(true), &json!(true)));
+        let theirs = signed_in["user"].clone();
         assert_ne!(theirs["id"].as_str().unwrap(), user_id(&local).await);
         assert_eq!((&theirs["email"], &theirs["email_verified"]), (&Value::Null, &json!(false)));
         assert_eq!(local.get("/me").await.body["discordId"], Value::Null);
@@ -34,8 +42,12 @@ fn a_matching_email_does_not_link_accounts() {
         let again = by_google.sign_in(&Browser::new(&t)).await;
         assert_eq!((&again.body["user"]["id"], &again.body["isNewUser"]), (&eva["id"], &json!(false)));
         // Two providers with the same email.
-        let other =
-            ProviderAccount::discord(&t, "eva").with_email("eva@x.example", true).sign_in(&Browser::new(&t)).await;
+        let by_discord = ProviderAccount::discord(&t, "eva").with_email("eva@x.example", true);
+        let page = by_discord.start(&browser).await;
+        let page = open(&browser, &by_discord.consent(&page)).await;
+        assert!(page.text.contains("another account already has your email address"), "{page:?}");
+        let other = by_discord.sign_in(&Browser::new(&t)).await;
+        assert_eq!(other.body["emailInUse"], Value::Null, "only said when the account is created");
         assert_ne!(other.body["user"]["id"], eva["id"]);
         assert_eq!(other.body["user"]["email"], Value::Null);
         assert_eq!(count(&t, "users").await, 5, "including the unverified account");
@@ -130,6 +142,10 @@ fn a_provider_account_is_linked_from_a_session_and_to_one_user() {
         let mut statuses = [first.status, second.status];
         statuses.sort_unstable();
         assert_eq!(statuses, [200, 409], "of two concurrent requests, one is refused");
+        t.wait_until_idle().await;
+        for email in ["ana@x.example", "ben@x.example"] {
+            mail.forget(email);
+        }
         mail.finish();
         google.finish();
         t
@@ -149,6 +165,7 @@ fn linking_discord_brings_existing_and_later_licenses() {
         let account = ProviderAccount::Discord(t.discord.clone(), ana.clone());
         let linked = account.link(&browser).await;
         assert_eq!(linked.status, 200, "{linked:?}");
+        mail.next("ana@x.example").await;
         let id = user_id(&browser).await;
         let licenses = licenses_of(&t, &guild, &ana).await;
         assert_eq!(licenses.len(), 1);
@@ -202,6 +219,7 @@ fn linking_discord_to_an_account_with_licenses_keeps_the_license_in_use() {
 
             let linked = ProviderAccount::Discord(t.discord.clone(), member.clone()).link(&browser).await;
             assert_eq!(linked.status, 200, "{linked:?}");
+            mail.next(&format!("{name}@x.example")).await;
             assert_eq!(t.validate(&api_key, &keys[in_use]).await["code"], "VALID", "{name}");
             assert_eq!(t.validate(&api_key, &keys[other]).await["code"], "REVOKED", "{name}");
             let licenses = licenses_of(&t, &guild, &member).await;
@@ -213,6 +231,102 @@ fn linking_discord_to_an_account_with_licenses_keeps_the_license_in_use() {
             assert_eq!(t.validate(&api_key, &keys[in_use]).await["code"], "VALID", "{name}");
         }
         mail.finish();
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn linking_and_unlinking_need_the_password_or_a_recent_sign_in_and_notify_the_owner() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
+        t.start_without_bot().await;
+        let browser = Browser::signed_in(&t, &mail, "ana@x.example").await;
+        let (discord, by_google) = (ProviderAccount::discord(&t, "ana"), ProviderAccount::google(&google, "117", None));
+        let next_notice = async || {
+            let email = mail.next("ana@x.example").await;
+            assert_eq!(email.subject, "Your sign-in methods were changed");
+            email.text
+        };
+        assert_eq!(discord.link(&browser).await.status, 200, "the sign-in is recent");
+        let notice = next_notice().await;
+        assert!(notice.contains("Now these can sign in to it: Discord (ana)."), "{notice}");
+
+        t.advance_when_idle(TimeDelta::minutes(15) + TimeDelta::seconds(1)).await;
+        assert_eq!(browser.post("/auth/refresh", Value::Null).await.status, 200);
+        let password = json!({ "password": PASSWORD });
+        for path in ["/auth/google/link", "/auth/discord/unlink"] {
+            for body in [Value::Null, json!({ "password": "not this one" }), json!({ "password": "" })] {
+                let refused = browser.post(path, body.clone()).await;
+                assert_eq!((refused.status, refused.code()), (401, "INVALID_CREDENTIALS"), "{path} {body}");
+            }
+        }
+        let started = browser.post("/auth/google/link", password.clone()).await;
+        let callback = by_google.consent(started.body["authUrl"].as_str().unwrap());
+        assert_eq!(browser.get(&callback).await.status, 200, "the password is not needed again");
+        let notice = next_notice().await;
+        assert!(notice.contains("Discord (ana), Google (Ana Lima)."), "{notice}");
+        assert_eq!(browser.post("/auth/google/unlink", password.clone()).await.status, 200);
+        assert!(!next_notice().await.contains("Google (Ana Lima)"));
+
+        // The callback of a sign-in does not replace the confirmation.
+        for (password, status) in [(Value::Null, 401), (json!(PASSWORD), 200)] {
+            let started = browser.post("/auth/google", Value::Null).await;
+            let callback = query(&by_google.consent(started.body["authUrl"].as_str().unwrap()));
+            let (code, state) = (param(&callback, "code"), param(&callback, "state"));
+            let body = json!({ "code": code, "state": state, "password": password });
+            let linked = browser.post("/auth/google/link", body).await;
+            assert_eq!(linked.status, status, "{linked:?}");
+        }
+        next_notice().await;
+        browser.post("/auth/reset-password-request", json!({ "email": "ana@x.example" })).await;
+        let reset = mail.next("ana@x.example").await.text;
+        assert!(reset.contains("Discord (ana), Google (Ana Lima). A new password does not change that."), "{reset}");
+        mail.finish();
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn a_role_given_while_accounts_are_merged_is_not_lost() {
+    it_unstarted(|mut t| async {
+        let (mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
+        t.start().await;
+        let (guild, gold, _) = t.guild_with_product("Gold Tools", 0).await;
+        let api_key = t.api_key(&guild, "Gold Tools").await;
+        for n in 0..6 {
+            let member = guild.join(&format!("ana{n}"));
+            users::ensure(t.core(), Provider::Discord, &member.user_id().to_string()).await.unwrap();
+            let browser = Browser::signed_in(&t, &mail, &format!("ana{n}@x{n}.example")).await;
+            let account = ProviderAccount::Discord(t.discord.clone(), member.clone());
+            let (linked, key) = futures::join!(account.link(&browser), async {
+                member.grant(gold);
+                key_in(&t.discord.next_dm(&member).await.content)
+            });
+            assert_eq!(linked.status, 200, "{linked:?}");
+            mail.next(&format!("ana{n}@x{n}.example")).await;
+            let licenses = licenses_of(&t, &guild, &member).await;
+            assert_eq!(licenses.len(), 1);
+            assert_eq!(licenses[0].user_id.unwrap().to_string(), user_id(&browser).await);
+            assert_eq!(t.validate(&api_key, &key).await["code"], "VALID");
+        }
+        mail.finish();
+        google.finish();
+        t
+    });
+}
+
+#[test]
+fn an_invalid_user_id_of_a_provider_is_refused() {
+    it_unstarted(|mut t| async {
+        let google = with_providers(&mut t).await;
+        t.start_without_bot().await;
+        for subject in ["", "\0", "1\0", " ", "1\u{202e}", &"1".repeat(256)] {
+            let refused = ProviderAccount::google(&google, subject, None).sign_in(&Browser::new(&t)).await;
+            assert_eq!((refused.status, refused.code()), (400, "SIGN_IN_FAILED"), "{subject:?}: {refused:?}");
+        }
+        assert_eq!((count(&t, "users").await, count(&t, "identities").await), (0, 0));
         google.finish();
         t
     });

@@ -234,3 +234,30 @@ fn a_duplicate_cookie_is_ignored() {
         t
     });
 }
+
+#[test]
+fn a_sign_in_beyond_the_session_limit_ends_the_oldest_session() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[("MAX_SESSIONS_PER_USER", "3")]).await;
+        create_account(&t, "ana@x.example", Role::User).await;
+        create_account(&t, "ben@x.example", Role::User).await;
+        let ben = sign_in_as(&t, "ben@x.example").await;
+        let mut browsers = Vec::new();
+        for _ in 0..5 {
+            browsers.push(sign_in_as(&t, "ana@x.example").await);
+            t.advance(TimeDelta::seconds(1));
+        }
+        for (n, browser) in browsers.iter().enumerate() {
+            let code = if n < 2 { "INVALID_SESSION" } else { "" };
+            assert_eq!(browser.get("/me").await.code(), code, "session {n}");
+            assert_eq!(browser.post("/auth/refresh", Value::Null).await.code(), code, "session {n}");
+        }
+        assert_eq!(ben.get("/me").await.status, 200);
+        let ended = events_of_kind(t.core(), "session.revoked").await;
+        assert!(
+            ended.len() == 2 && ended.iter().all(|event| event["after"].to_string().contains("too many sessions")),
+            "{ended:?}"
+        );
+        t
+    });
+}

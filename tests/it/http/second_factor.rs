@@ -172,7 +172,9 @@ fn password_reset_and_provider_sign_in_do_not_bypass_the_second_factor() {
             crate::support::accounts::callback_params(&google, &person, started.body["authUrl"].as_str().unwrap());
         assert_eq!(ana.post("/auth/google/link", json!({ "state": state, "code": code })).await.status, 200);
         let (app, recovery) = Authenticator::enabled(&t, &ana).await;
-        mail.next("ana@x.example").await;
+        for subject in ["Your sign-in methods were changed", "Your two-factor authentication was changed"] {
+            assert_eq!(mail.next("ana@x.example").await.subject, subject);
+        }
 
         let token = reset_token(&t, &mail, "ana@x.example").await;
         let reset = json!({ "token": token, "password": "another-Ketchup-42" });

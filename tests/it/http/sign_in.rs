@@ -197,7 +197,7 @@ fn sign_in_with_a_provider_works_with_redirects_json_and_pages() {
 #[test]
 fn the_browser_returns_to_the_frontend_with_a_cookie_and_no_token_in_the_url() {
     it_unstarted(|mut t| async {
-        let google = with_providers(&mut t).await;
+        let (_mail, google) = (t.start_mail_sink().await, with_providers(&mut t).await);
         t.set("APP_FRONTEND_URL", "https://app.example");
         t.start_without_bot().await;
         for account in [ProviderAccount::discord(&t, "ana"), ProviderAccount::google(&google, "117", None)] {
@@ -215,6 +215,12 @@ fn the_browser_returns_to_the_frontend_with_a_cookie_and_no_token_in_the_url() {
             assert_eq!(
                 (response.status, response.header("location")),
                 (302, "https://app.example/auth/cb?linked=true")
+            );
+            let declined = account.decline(&account.start(&browser).await);
+            let response = browser.get(&declined).await;
+            assert_eq!(
+                (response.status, response.header("location")),
+                (302, "https://app.example/auth/cb?error=SIGN_IN_FAILED")
             );
         }
         google.finish();
