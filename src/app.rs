@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::{fs, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
-use dca_commands::{Bot, DiscordClient, GatewayStatus};
+use chrono::{DateTime, Utc};
+use dca_commands::{Bot, DiscordClient, GatewayState, GatewayStatus};
 use dca_core::limiter::{Bucket, Rate};
 use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -76,8 +77,10 @@ impl App {
         _ = rustls::crypto::ring::default_provider().install_default();
         let core = open_core(&config, &inputs).await?;
         let discord = config.discord.token.as_ref().map(|token| {
-            DiscordClient::new(token.expose(), config.discord.api_url.as_deref(), config.discord.delivery_timeout)
+            let (api_url, timeout) = (config.discord.api_url.as_deref(), config.discord.delivery_timeout);
+            DiscordClient::new(token.expose(), api_url, timeout, core.clock.clone())
         });
+        let discord = discord.transpose()?;
         let connected = discord.clone().filter(|_| parts.contains(&Part::Bot));
         let bot = connected.map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
         let without_server = if core.db.is_shared() { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles };
@@ -121,28 +124,30 @@ impl App {
         if self.core.db.is_shared() { "cluster" } else { "embedded" }
     }
 
-    /// Whether the bot should be connected to Discord and is not.
-    pub(crate) fn is_bot_disconnected(&self) -> bool {
-        let is_waiting =
-            |status: &GatewayStatus| matches!(status, GatewayStatus::Connecting | GatewayStatus::Refused(_));
-        self.bot.as_ref().is_some_and(|bot| is_waiting(&bot.status.borrow()))
+    /// The status of the Discord connection, with a word and a description for people.
+    pub(crate) fn discord_status(&self) -> DiscordStatus {
+        let off = |detail: &str| DiscordStatus { name: "off", detail: detail.to_owned(), since: None, healthy: true };
+        let Some(bot) = &self.bot else {
+            let has_token = self.discord.is_some();
+            return off(if has_token {
+                "the gateway runs in another process (--only)"
+            } else {
+                "no DCA_DISCORD_TOKEN"
+            });
+        };
+        let GatewayState { status, since } = bot.gateway.borrow().clone();
+        let healthy = matches!(status, GatewayStatus::Connected | GatewayStatus::Standby);
+        DiscordStatus { name: status.name(), detail: status.detail().to_owned(), since: Some(since), healthy }
     }
+}
 
-    /// The status of the Discord connection: one word and a description.
-    pub(crate) fn discord_status(&self) -> (&'static str, String) {
-        match (&self.bot, &self.discord) {
-            (None, None) => ("off", "no DCA_DISCORD_TOKEN".to_owned()),
-            (None, Some(_)) => ("off", "the gateway runs in another process (--only)".to_owned()),
-            (Some(bot), _) => match bot.status.borrow().clone() {
-                GatewayStatus::Standby => {
-                    ("standby", "connected from another instance, or about to connect".to_owned())
-                }
-                GatewayStatus::Connecting => ("connecting", "connecting to Discord".to_owned()),
-                GatewayStatus::Connected => ("ok", "receiving events".to_owned()),
-                GatewayStatus::Refused(reason) => ("refused", reason),
-            },
-        }
-    }
+/// See [`App::discord_status`].
+pub(crate) struct DiscordStatus {
+    pub name: &'static str,
+    pub detail: String,
+    pub since: Option<DateTime<Utc>>,
+    /// Whether events arrive, here or at another instance.
+    pub healthy: bool,
 }
 
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");

@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use dca_core::{Core, DiscordUserId, GuildId, workers::Lease};
 use tokio::sync::watch;
+use tracing::{error, info, warn};
 
 use crate::{rest::DiscordClient, updates::UpdateBuffer};
 
@@ -17,8 +19,52 @@ pub enum GatewayStatus {
     Connecting,
     /// Connected; events arrive.
     Connected,
+    /// Connected, but Discord has not answered the last heartbeat.
+    Silent,
+    /// The connection was lost or could not be made; contains why.
+    Reconnecting(String),
+    /// No new session may be started for now; contains why.
+    Limited(String),
     /// Discord refuses the connection until an operator acts; contains what to do.
     Refused(String),
+}
+
+impl GatewayStatus {
+    /// Every [`GatewayStatus::name`].
+    pub const NAMES: [&str; 7] = ["standby", "connecting", "ok", "silent", "reconnecting", "limited", "refused"];
+
+    /// One word, for `/health` and metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Standby => "standby",
+            Self::Connecting => "connecting",
+            Self::Connected => "ok",
+            Self::Silent => "silent",
+            Self::Reconnecting(_) => "reconnecting",
+            Self::Limited(_) => "limited",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    /// A description for people.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Standby => "connected from another instance, or about to connect",
+            Self::Connecting => "connecting to Discord",
+            Self::Connected => "receiving events",
+            Self::Silent => "Discord has not answered the last heartbeat",
+            Self::Reconnecting(detail) | Self::Limited(detail) | Self::Refused(detail) => detail,
+        }
+    }
+}
+
+/// A status, and since when.
+#[derive(Clone, Debug)]
+pub struct GatewayState {
+    /// The status.
+    pub status: GatewayStatus,
+    /// When it began.
+    pub since: DateTime<Utc>,
 }
 
 /// The bot: state shared by commands and workers.
@@ -30,7 +76,7 @@ pub struct Bot {
     /// How long the gateway lease lasts without being renewed.
     pub lease_duration: Duration,
     /// The status of the gateway connection.
-    pub status: watch::Sender<GatewayStatus>,
+    pub gateway: watch::Sender<GatewayState>,
     pub(crate) lease: Mutex<Option<Lease>>,
     pub(crate) updates: UpdateBuffer,
 }
@@ -38,15 +84,45 @@ pub struct Bot {
 impl Bot {
     /// A bot that is not connected yet.
     pub fn new(core: Core, discord: DiscordClient, lease_duration: Duration) -> Arc<Self> {
-        let status = watch::Sender::new(GatewayStatus::Standby);
+        let gateway = watch::Sender::new(GatewayState { status: GatewayStatus::Standby, since: core.clock.now() });
         Arc::new(Self {
             core,
             discord,
             lease_duration,
-            status,
+            gateway,
             lease: Mutex::new(None),
             updates: UpdateBuffer::default(),
         })
+    }
+
+    /// Sets the status of the gateway connection. A change is one line in the log.
+    pub(crate) fn set_status(&self, status: GatewayStatus) {
+        let changed = self.gateway.send_if_modified(|state| {
+            let changed = state.status.name() != status.name();
+            if changed {
+                state.since = self.core.clock.now();
+            }
+            state.status = status.clone();
+            changed
+        });
+        let (name, detail) = (status.name(), status.detail());
+        match status {
+            _ if !changed => {}
+            GatewayStatus::Refused(_) => error!(status = name, "{detail} The license API keeps running."),
+            GatewayStatus::Silent | GatewayStatus::Reconnecting(_) | GatewayStatus::Limited(_) => {
+                warn!(status = name, "Discord: {detail}");
+            }
+            _ => info!(status = name, "Discord: {detail}"),
+        }
+    }
+
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self.gateway.borrow().status, GatewayStatus::Refused(_))
+    }
+
+    /// A random number from 0 to 1.
+    pub(crate) fn random(&self) -> f64 {
+        f64::from(u32::from_be_bytes(self.core.ids.bytes())) / f64::from(u32::MAX)
     }
 
     /// The gateway lease, while this instance holds it.

@@ -30,7 +30,7 @@ pub fn fix(error: &DiscordError) -> &'static str {
             "Get a new token in Developer Portal → Bot → Reset Token and set DCA_DISCORD_TOKEN."
         }
         DiscordError::Forbidden(_) | DiscordError::Unknown(_) => "Invite the bot again with the link in the README.",
-        DiscordError::RateLimited | DiscordError::DmLimited => "Wait a few minutes, then try again.",
+        DiscordError::RateLimited(_) | DiscordError::DmLimited => "Wait a few minutes, then try again.",
         DiscordError::DmClosed | DiscordError::Transient(_) => {
             "Try again. If it keeps failing, check status.discord.com."
         }

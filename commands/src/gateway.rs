@@ -2,23 +2,25 @@
 //! writes of a former holder.
 //!
 //! ```text
-//! lease -> client -> READY -> collector callback (inline, in order) -> UpdateBuffer -> observe
-//!                          \-> reconciliation (worker `reconcile_roles`): what was missed before
+//! lease -> connection -> events, in order -> UpdateBuffer -> observe
+//!                    \-> READY -> reconciliation (worker `reconcile_roles`): what was missed before
 //! ```
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use dca_core::entitlements;
 use dca_core::workers::{self, Lease};
-use serenity::all::{Client, ClientBuilder, Command, CreateCommand, GatewayIntents};
-use serenity::{gateway::GatewayError, http::Http};
+use dca_core::{entitlements, identifies};
 use tokio::{task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::warn;
 
 use crate::bot::{Bot, GatewayStatus};
-use crate::{context::CommandError, framework, rest::DiscordError, updates::store_updates};
+use crate::connection::{Connection, Disconnect, Session};
+use crate::{context::CommandError, framework::Framework, updates::store_updates};
+
+/// After a connection that lasted this long, the next failure counts as the first.
+const STABLE: Duration = Duration::from_mins(1);
 
 /// How long storing the remaining updates may take after the connection ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -31,23 +33,23 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError
         match acquire(&bot).await {
             Ok(Some(lease)) => {
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
-                bot.status.send_replace(GatewayStatus::Connecting);
+                bot.set_status(GatewayStatus::Connecting);
                 let listened = listen(&bot, &lease, &stop).await;
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
                     warn!(%error, "could not release the gateway lease; it expires on its own");
                 }
-                if !matches!(*bot.status.borrow(), GatewayStatus::Refused(_)) {
-                    bot.status.send_replace(GatewayStatus::Standby);
+                if !bot.is_refused() {
+                    bot.set_status(GatewayStatus::Standby);
                 }
                 listened?;
             }
             Ok(None) => {}
             Err(error) => warn!(%error, "could not acquire the gateway lease; retrying"),
         }
-        let pause = match *bot.status.borrow() {
-            GatewayStatus::Refused(_) => Duration::from_hours(1),
-            _ => (bot.lease_duration / 8).min(Duration::from_secs(1)),
+        let pause = match bot.is_refused() {
+            true => Duration::from_hours(1),
+            false => (bot.lease_duration / 8).min(Duration::from_secs(1)),
         };
         tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(pause) => {} }
     }
@@ -65,28 +67,36 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
     Ok(lease)
 }
 
-/// Stays connected until the client ends, the lease is lost, `stop`, or a panic of the task that stores updates.
+/// Stays connected until the lease is lost, `stop`, a refusal by Discord, or a panic of the task that stores updates.
 async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Result<(), JoinError> {
-    let mut client = match connect(bot).await {
-        Ok(client) => client,
+    let framework = match Framework::new(bot.clone()).await {
+        Ok(framework) => framework,
         Err(error) => {
-            warn!(error = %CommandError::from(error), "could not connect to Discord; retrying");
+            warn!(error = %CommandError::from(error), "could not set up the commands; retrying");
             return Ok(());
         }
     };
-    let shards = client.shard_manager.clone();
     let mut store_task = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
         async move { store_updates(&bot.core, &bot.updates, &lease).await }
     });
+    let disconnect = stop.child_token();
+    let connection = async {
+        if let Some(refusal) = stay_connected(bot, &framework, &disconnect).await {
+            bot.set_status(GatewayStatus::Refused(refusal.to_owned()));
+        }
+        disconnect.cancel();
+    };
     let mut stored = Ok(());
-    tokio::select! {
-        ended = client.start() => if let Err(error) = ended { report_disconnect(bot, &error) },
-        () = renew_lease(bot, lease) => warn!("lost the gateway lease; disconnecting from Discord"),
-        () = stop.cancelled() => {}
-        ended = &mut store_task => stored = ended,
-    }
-    shards.shutdown_all().await;
+    let supervision = async {
+        tokio::select! {
+            () = renew_lease(bot, lease) => warn!("lost the gateway lease; disconnecting from Discord"),
+            () = disconnect.cancelled() => {}
+            ended = &mut store_task => stored = ended,
+        }
+        disconnect.cancel();
+    };
+    tokio::join!(connection, supervision);
     if stored.is_ok() {
         _ = tokio::time::timeout(FLUSH_TIMEOUT, bot.updates.drained()).await;
     }
@@ -94,36 +104,67 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Resu
     stored
 }
 
-async fn connect(bot: &Arc<Bot>) -> serenity::Result<Client> {
-    let data = bot.clone();
-    let framework = poise::Framework::builder()
-        .options(framework::options())
-        .setup(move |ctx, _, framework| {
-            Box::pin(async move {
-                let commands = poise::builtins::create_application_commands(&framework.options().commands);
-                register(ctx.http.clone(), commands).await;
-                Ok(data)
-            })
-        })
-        .build();
-    let intents = GatewayIntents::GUILDS | GatewayIntents::GUILD_MEMBERS;
-    ClientBuilder::new_with_http(bot.discord.client(), intents).framework(framework).await
+/// Connects again whenever the connection ends, after a pause that doubles with each failure, until `stop`. Returns what
+/// an operator must do if Discord refuses the connection.
+async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &CancellationToken) -> Option<&'static str> {
+    let (mut session, mut failures) = (None, 0);
+    loop {
+        let started = Instant::now();
+        let connected = stop.run_until_cancelled(connect(bot, &mut session)).await?;
+        let ended = match connected {
+            Ok(connection) => connection.run(|event| framework.handle(event), stop).await,
+            Err(reason) => Err(reason),
+        };
+        let reason = ended.err()?;
+        if reason.fix().is_some() {
+            return reason.fix();
+        }
+        if reason.ends_session() {
+            session = None;
+        }
+        if started.elapsed() >= STABLE {
+            failures = 0;
+        }
+        // Discord asks for a pause of 1 to 5 seconds before a new session.
+        let doublings = if session.is_some() { failures } else { failures.max(3) };
+        let mut pause = Duration::from_millis(500 << doublings.min(9)).mul_f64(0.5 + bot.random() / 2.0);
+        if let Disconnect::Limited(wait) = reason {
+            pause = wait.min(Duration::from_mins(1));
+            bot.set_status(GatewayStatus::Limited(format!("{reason}. The log says why earlier sessions ended.")));
+        } else {
+            bot.set_status(GatewayStatus::Reconnecting(format!("{reason}; reconnecting")));
+        }
+        stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        failures += 1;
+    }
 }
 
-/// Registers the slash commands. Retries in the background, since nothing waits for it; an error returned
-/// from the framework's setup would leave it without event handling for good.
-async fn register(http: Arc<Http>, commands: Vec<CreateCommand>) {
-    let Err(error) = Command::set_global_commands(&http, commands.clone()).await else { return };
-    warn!(error = %DiscordError::from(error), "could not register the slash commands; retrying");
-    tokio::spawn(async move {
-        for pause in (0..10).map(|n| Duration::from_secs(1 << n)) {
-            tokio::time::sleep(pause).await;
-            if Command::set_global_commands(&http, commands.clone()).await.is_ok() {
-                return info!("slash commands registered");
-            }
-        }
-        error!("could not register the slash commands; check status.discord.com, then restart");
-    });
+/// Resumes the session, or starts a new one.
+async fn connect<'a>(bot: &'a Bot, session: &'a mut Option<Session>) -> Result<Connection<'a>, Disconnect> {
+    let url = match session {
+        // An address that does not work is not used again.
+        Some(known) => known.url.take(),
+        None => Some(new_session_url(bot).await?),
+    };
+    let url = match url {
+        Some(url) => url,
+        None => bot.discord.gateway().await?.url,
+    };
+    Connection::open(bot, url, session).await
+}
+
+/// The gateway's address, once the daily limit allows another session.
+async fn new_session_url(bot: &Bot) -> Result<String, Disconnect> {
+    let gateway = bot.discord.gateway().await?;
+    let limit = gateway.session_start_limit;
+    if limit.remaining == 0 {
+        return Err(Disconnect::Limited(Duration::from_millis(limit.reset_after)));
+    }
+    // A tenth is left for other programs that use the same token.
+    match identifies::reserve(&bot.core, limit.total - limit.total / 10).await? {
+        Some(wait) => Err(Disconnect::Limited(wait)),
+        None => Ok(gateway.url),
+    }
 }
 
 /// Renews the lease. Returns when this instance can no longer be sure that it holds it.
@@ -139,20 +180,4 @@ async fn renew_lease(bot: &Bot, lease: &Lease) {
             Ok(Err(_)) | Err(_) => {}
         }
     }
-}
-
-/// Logs why the connection ended, and what to do if only an operator can fix it.
-fn report_disconnect(bot: &Bot, error: &serenity::Error) {
-    let message = match error {
-        serenity::Error::Gateway(GatewayError::InvalidAuthentication | GatewayError::NoAuthentication) => {
-            "Discord rejected the bot token (4004). Get a new one in Developer Portal → Bot → Reset Token, set DCA_DISCORD_TOKEN, then restart."
-        }
-        serenity::Error::Gateway(GatewayError::DisallowedGatewayIntents | GatewayError::InvalidGatewayIntents) => {
-            "Discord rejected the Server Members intent (4013/4014). Turn on Server Members Intent in Developer Portal → \
-             Bot → Privileged Gateway Intents, then restart."
-        }
-        _ => return warn!("the connection to Discord ended; reconnecting"),
-    };
-    error!("{message} The license API keeps running.");
-    bot.status.send_replace(GatewayStatus::Refused(message.to_owned()));
 }

@@ -2,7 +2,7 @@
 //! texts. This crate contains no HTTP server and no SQL.
 //!
 //! ```text
-//! gateway: ordered callbacks -> UpdateBuffer -> dca_core::entitlements::observe
+//! gateway: events, in order -> UpdateBuffer -> dca_core::entitlements::observe
 //! command: defer -> check permissions -> one call into core -> a text from `reply`
 //! rest:    every outbound call to Discord
 //! ```
@@ -14,8 +14,10 @@ pub mod rest;
 
 mod bot;
 mod component;
+mod connection;
 mod context;
 mod framework;
+mod rate_limits;
 mod updates;
 
 mod key;
@@ -24,6 +26,6 @@ mod mapping;
 mod setup;
 mod sync;
 
-pub use bot::{Bot, GatewayStatus};
+pub use bot::{Bot, GatewayState, GatewayStatus};
 pub use rest::DiscordClient;
 pub use rest::PERMISSIONS;

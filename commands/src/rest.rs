@@ -2,11 +2,19 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dca_core::{ChannelId, DiscordUserId, GuildId, RoleId};
-use serenity::builder::{CreateAllowedMentions, CreateMessage};
-use serenity::http::{Http, HttpBuilder, HttpError};
+use dca_core::{ChannelId, Clock, DiscordUserId, GuildId, RoleId};
+use reqwest::header::{AUTHORIZATION, HeaderMap};
+use reqwest::{Method, RequestBuilder, StatusCode};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
+use serenity::http::{Http, HttpBuilder};
 use serenity::model::application::{ApplicationFlags, CurrentApplicationInfo};
-use serenity::model::{Permissions, channel::Nonce, guild::Member, id};
+use serenity::model::channel::GuildChannel;
+use serenity::model::guild::{Member, PartialGuild};
+use serenity::model::{Permissions, gateway::BotGateway, id};
+
+use crate::rate_limits::{self, RateLimits};
 
 /// The permissions that the invite link requests: View Channels and Send Messages, for the log channel.
 pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11;
@@ -26,84 +34,116 @@ pub enum DiscordError {
     /// The bot opens direct messages too fast (40003), or was flagged for it (20026). All of them must pause.
     #[error("Discord does not allow new direct messages for now")]
     DmLimited,
-    /// The rate limit was exceeded (429).
-    #[error("too many requests")]
-    RateLimited,
+    /// A rate limit was reached (429). The next request may be sent after this time.
+    #[error("too many requests; the next one is possible in {} s", .0.as_secs_f64().ceil())]
+    RateLimited(Duration),
     /// The bot token was rejected (401).
     #[error("Discord rejected the bot token")]
     Unauthorized,
     /// The bot lacks access (403, with Discord's code); retrying does not help.
     #[error("the bot lacks access ({0})")]
-    Forbidden(isize),
+    Forbidden(i64),
     /// A temporary failure: no response, 5xx.
     #[error("Discord is not available ({0})")]
     Transient(String),
 }
 
-impl From<serenity::Error> for DiscordError {
-    fn from(error: serenity::Error) -> Self {
-        let serenity::Error::Http(HttpError::UnsuccessfulRequest(response)) = &error else {
-            return Self::Transient(brief(&error));
-        };
-        match (response.status_code.as_u16(), response.error.code) {
+impl DiscordError {
+    /// The error of a response: what its JSON says, or its status if a proxy in between sent it.
+    fn of(status: StatusCode, headers: &HeaderMap, body: &Value) -> Self {
+        match (status.as_u16(), body["code"].as_i64().unwrap_or_default()) {
             (_, 50007 | 50278) => Self::DmClosed,
             (_, 40003 | 20026) => Self::DmLimited,
-            (429, _) => Self::RateLimited,
+            (429, _) => Self::RateLimited(rate_limits::retry_after(headers, body)),
             (401, _) => Self::Unauthorized,
             (_, 10003) => Self::Unknown("channel"),
             (_, 10004) => Self::Unknown("server"),
             (_, 10007 | 10013) => Self::Unknown("member"),
-            (403, code) => Self::Forbidden(code),
+            // 0 is a general error, 40333 a block by Discord's own proxy.
+            (403, code) if !matches!(code, 0 | 40333) => Self::Forbidden(code),
             (status, _) => Self::Transient(format!("status {status}")),
         }
     }
 }
 
-/// The kind of a serenity error; its text may contain a URL.
-fn brief(error: &serenity::Error) -> String {
-    match error {
-        serenity::Error::Http(HttpError::Request(error)) if error.is_timeout() => "timed out".to_owned(),
-        serenity::Error::Http(HttpError::Request(_)) => "no connection".to_owned(),
-        serenity::Error::Json(_) => "invalid response".to_owned(),
-        _ => "unexpected error".to_owned(),
+impl From<reqwest::Error> for DiscordError {
+    /// The text of a [`reqwest::Error`] may contain a URL.
+    fn from(error: reqwest::Error) -> Self {
+        Self::Transient(if error.is_timeout() { "timed out" } else { "no connection" }.to_owned())
     }
 }
 
 /// Calls to Discord, as the bot.
 #[derive(Clone)]
 pub struct DiscordClient {
-    http: Arc<Http>,
+    http: reqwest::Client,
+    limits: Arc<RateLimits>,
     token: Arc<str>,
     api_url: Option<String>,
-    timeout: Duration,
 }
 
 impl DiscordClient {
-    /// A client with this token. `api_url` replaces `https://discord.com`; serenity's rate limiter is off
-    /// then, because it would ignore the replacement.
-    pub fn new(token: &str, api_url: Option<&str>, timeout: Duration) -> Self {
-        let client =
-            Self { http: Arc::new(Http::new("")), token: token.into(), api_url: api_url.map(Into::into), timeout };
-        Self { http: Arc::new(client.client()), ..client }
+    /// A client with this token. `api_url` replaces `https://discord.com`. Fails if the system has no TLS.
+    pub fn new(token: &str, api_url: Option<&str>, timeout: Duration, clock: Clock) -> reqwest::Result<Self> {
+        let roots = webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter();
+        let roots = roots.map(|der| reqwest::Certificate::from_der(der)).collect::<reqwest::Result<Vec<_>>>()?;
+        let http = reqwest::Client::builder()
+            .tls_certs_only(roots)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("DiscordBot (DCA-Auth, ", env!("CARGO_PKG_VERSION"), ")"))
+            .timeout(timeout)
+            .build()?;
+        let limits = Arc::new(RateLimits::new(clock));
+        Ok(Self { http, limits, token: token.into(), api_url: api_url.map(Into::into) })
     }
 
-    /// A client for serenity's gateway and interactions.
-    pub(crate) fn client(&self) -> Http {
-        let builder = HttpBuilder::new(&self.token);
-        match &self.api_url {
-            Some(url) => builder.proxy(url).ratelimiter_disabled(true).build(),
-            None => builder.build(),
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// A client for the responses to interactions, which Discord exempts from the limits of the bot.
+    pub(crate) fn interactions(&self) -> Http {
+        let builder = HttpBuilder::new(&self.token).ratelimiter_disabled(true);
+        self.api_url.iter().fold(builder, |builder, url| builder.proxy(url)).build()
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, DiscordError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    /// Sends a request, unless a rate limit is known to forbid it.
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<T, DiscordError> {
+        let route = rate_limits::route(&method, path);
+        if let Some(wait) = self.limits.remaining(&route) {
+            return Err(DiscordError::RateLimited(wait));
         }
+        let base = self.api_url.as_deref().unwrap_or("https://discord.com");
+        let request = self.http.request(method, format!("{base}/api/v10{path}"));
+        let request = request.header(AUTHORIZATION, format!("Bot {}", self.token));
+        let request = body.iter().fold(request, RequestBuilder::json);
+        let response = request.send().await?;
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
+        self.limits.learn(route, status, &headers, &body);
+        if !status.is_success() {
+            return Err(DiscordError::of(status, &headers, &body));
+        }
+        parse(body)
     }
 
-    async fn call<T>(&self, call: impl Future<Output = serenity::Result<T>>) -> Result<T, DiscordError> {
-        let result = tokio::time::timeout(self.timeout, call).await;
-        result.map_err(|_| DiscordError::Transient("timed out".to_owned()))?.map_err(DiscordError::from)
+    /// The address of the gateway, and how many sessions may be started.
+    pub(crate) async fn gateway(&self) -> Result<BotGateway, DiscordError> {
+        self.get("/gateway/bot").await
     }
 
     /// The application of the token, and whether the Server Members intent is enabled for it.
     pub async fn application(&self) -> Result<(CurrentApplicationInfo, bool), DiscordError> {
-        let info = self.call(self.http.get_current_application_info()).await?;
+        let info: CurrentApplicationInfo = self.get("/oauth2/applications/@me").await?;
         let members = ApplicationFlags::GATEWAY_GUILD_MEMBERS | ApplicationFlags::GATEWAY_GUILD_MEMBERS_LIMITED;
         let allowed = info.flags.is_some_and(|flags| flags.intersects(members));
         Ok((info, allowed))
@@ -111,7 +151,7 @@ impl DiscordClient {
 
     /// The bot's own user.
     pub async fn bot_user(&self) -> Result<DiscordUserId, DiscordError> {
-        Ok(self.call(self.http.get_current_user()).await?.id.get().into())
+        Ok(self.get::<Object>("/users/@me").await?.id.get().into())
     }
 
     /// One page of a guild's members with their roles, by ascending id, starting after `after`.
@@ -120,15 +160,13 @@ impl DiscordClient {
         guild: GuildId,
         after: DiscordUserId,
     ) -> Result<Vec<(DiscordUserId, Vec<RoleId>)>, DiscordError> {
-        let guild = id::GuildId::new(guild.into());
-        let page = self.call(self.http.get_guild_members(guild, Some(PAGE), Some(after.into()))).await?;
+        let page: Vec<MemberJson> = self.get(&format!("/guilds/{guild}/members?limit={PAGE}&after={after}")).await?;
         Ok(page.into_iter().map(|member| (member.user.id.get().into(), roles_of(&member))).collect())
     }
 
     /// A member's roles; `None` if they are not in the guild.
     pub async fn member(&self, guild: GuildId, user: DiscordUserId) -> Result<Option<Vec<RoleId>>, DiscordError> {
-        let call = self.http.get_member(id::GuildId::new(guild.into()), id::UserId::new(user.into()));
-        match self.call(call).await {
+        match self.get(&format!("/guilds/{guild}/members/{user}")).await {
             Ok(member) => Ok(Some(roles_of(&member))),
             Err(DiscordError::Unknown("member")) => Ok(None),
             Err(other) => Err(other),
@@ -137,7 +175,7 @@ impl DiscordClient {
 
     /// A guild's roles.
     pub async fn roles(&self, guild: GuildId) -> Result<Vec<RoleId>, DiscordError> {
-        let roles = self.call(self.http.get_guild_roles(id::GuildId::new(guild.into()))).await?;
+        let roles: Vec<Object> = self.get(&format!("/guilds/{guild}/roles")).await?;
         Ok(roles.iter().map(|role| role.id.get().into()).collect())
     }
 
@@ -148,35 +186,53 @@ impl DiscordClient {
         guild: GuildId,
         channel: ChannelId,
     ) -> Result<Option<Vec<&'static str>>, DiscordError> {
-        let (guild, channel) = (id::GuildId::new(guild.into()), id::ChannelId::new(channel.into()));
-        let channels = self.call(self.http.get_channels(guild)).await?;
-        let Some(channel) = channels.into_iter().find(|known| known.id == channel) else { return Ok(None) };
-        let bot = self.call(self.http.get_current_user()).await?.id;
-        let bot = self.call(self.http.get_member(guild, bot)).await?;
-        let granted = self.call(self.http.get_guild(guild)).await?.user_permissions_in(&channel, &bot);
+        let channels: Vec<GuildChannel> = self.get(&format!("/guilds/{guild}/channels")).await?;
+        let Some(channel) = channels.into_iter().find(|known| known.id.get() == u64::from(channel)) else {
+            return Ok(None);
+        };
+        let bot = self.bot_user().await?;
+        let mut member: Value = self.get(&format!("/guilds/{guild}/members/{bot}")).await?;
+        // serenity's type has this member, Discord's response does not.
+        member["guild_id"] = guild.to_string().into();
+        let member: Member = parse(member)?;
+        let guild: PartialGuild = self.get(&format!("/guilds/{guild}")).await?;
+        let granted = guild.user_permissions_in(&channel, &member);
         Ok(Some((Permissions::from_bits_truncate(PERMISSIONS) - granted).get_permission_names()))
     }
 
     /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
     /// `nonce` within minutes.
     pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
-        let channel = self.call(id::UserId::new(user.into()).create_dm_channel(&self.http)).await?;
-        self.call(channel.id.send_message(&self.http, once(text, nonce))).await.map(drop)
+        let recipient = json!({ "recipient_id": user.to_string() });
+        let channel: Object = self.call(Method::POST, "/users/@me/channels", Some(recipient)).await?;
+        self.line(channel.id.get().into(), text, nonce).await
     }
 
     /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
     pub async fn line(&self, channel: ChannelId, text: &str, nonce: &str) -> Result<(), DiscordError> {
-        let message = once(text, nonce);
-        self.call(id::ChannelId::new(channel.into()).send_message(&self.http, message)).await.map(drop)
+        let message = json!({
+            "content": text, "nonce": nonce, "enforce_nonce": true, "allowed_mentions": { "parse": [] },
+        });
+        self.call(Method::POST, &format!("/channels/{channel}/messages"), Some(message)).await.map(|IgnoredAny| ())
     }
 }
 
-/// A message without pings that Discord sends once.
-fn once(text: &str, nonce: &str) -> CreateMessage {
-    let message = CreateMessage::new().content(text).allowed_mentions(CreateAllowedMentions::new());
-    message.nonce(Nonce::String(nonce.to_owned())).enforce_nonce(true)
+fn parse<T: DeserializeOwned>(body: Value) -> Result<T, DiscordError> {
+    serde_json::from_value(body).map_err(|_| DiscordError::Transient("invalid response".to_owned()))
 }
 
-fn roles_of(member: &Member) -> Vec<RoleId> {
+/// The parts of Discord's objects that are used. Other parts may change.
+#[derive(Deserialize)]
+struct Object {
+    id: id::GenericId,
+}
+
+#[derive(Deserialize)]
+struct MemberJson {
+    user: Object,
+    roles: Vec<id::RoleId>,
+}
+
+fn roles_of(member: &MemberJson) -> Vec<RoleId> {
     member.roles.iter().map(|role| role.get().into()).collect()
 }

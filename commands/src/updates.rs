@@ -1,6 +1,6 @@
 //! What Discord reports while this instance is connected, in order: buffered without waiting, then stored.
 //!
-//! The gateway's callback only buffers the newest roles of a (guild, member) with a `Stamp`. An update leaves the
+//! The gateway connection only buffers the newest roles of a (guild, member) with a `Stamp`. An update leaves the
 //! buffer when its observation has committed, so that a database outage loses nothing and a burst of updates costs
 //! one decision.
 
@@ -11,8 +11,8 @@ use std::time::Duration;
 use dca_core::entitlements::{self, Stamp};
 use dca_core::workers::{self, Lease};
 use dca_core::{Core, DiscordUserId, GuildId, Result, RoleId, guilds, mappings};
-use futures::{StreamExt, stream::BoxStream};
-use serenity::all::{Event, Guild};
+use futures::StreamExt;
+use serenity::all::Event;
 use serenity::model::id;
 use tokio::sync::Notify;
 use tracing::warn;
@@ -56,8 +56,6 @@ pub(crate) struct UpdateBuffer {
     buffered: Mutex<Buffered>,
     wake: Notify,
     stored: Notify,
-    /// Keeps the callback registered; each READY replaces it.
-    pub(crate) collector: Mutex<Option<BoxStream<'static, ()>>>,
 }
 
 #[derive(Default)]
@@ -66,6 +64,8 @@ struct Buffered {
     members: HashMap<(GuildId, DiscordUserId), PendingUpdate>,
     /// Members updated since the last reconciliation began; its member list is older.
     recent: HashSet<(GuildId, DiscordUserId)>,
+    /// Guilds in an outage: Discord sends no events about them.
+    unavailable: HashSet<GuildId>,
 }
 
 impl Buffered {
@@ -113,21 +113,23 @@ impl UpdateBuffer {
             Event::GuildRoleDelete(e) => {
                 self.push_guild_change(GuildChange::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into()));
             }
-            Event::GuildCreate(e) => self.push_joined(&e.guild),
-            Event::GuildDelete(e) if !e.guild.unavailable => {
-                self.push_guild_change(GuildChange::Left(e.guild.id.get().into()));
+            Event::GuildCreate(e) => {
+                let id = e.guild.id.get().into();
+                self.push_guild_change(GuildChange::Joined(id, e.guild.name.clone()));
+                if self.lock().unavailable.remove(&id) {
+                    self.push_guild_change(GuildChange::Gap);
+                }
             }
+            Event::GuildDelete(e) if e.guild.unavailable => {
+                self.lock().unavailable.insert(e.guild.id.get().into());
+            }
+            Event::GuildDelete(e) => self.push_guild_change(GuildChange::Left(e.guild.id.get().into())),
             Event::Unknown(e) if HANDLED_EVENTS.contains(&e.kind.as_str()) => {
                 warn!(kind = e.kind, "could not parse a gateway event; starting a reconciliation");
                 self.push_guild_change(GuildChange::Gap);
             }
             _ => {}
         }
-    }
-
-    /// Buffers that the bot is in a guild.
-    pub(crate) fn push_joined(&self, guild: &Guild) {
-        self.push_guild_change(GuildChange::Joined(guild.id.get().into(), guild.name.clone()));
     }
 
     pub(crate) fn push_guild_change(&self, change: GuildChange) {
@@ -198,7 +200,13 @@ async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, c
                 guilds::record_leave(core, guild.id).await?;
             }
         }
-        GuildChange::Joined(guild, name) => guilds::record_join(core, guild, &name).await.map(drop)?,
+        GuildChange::Joined(guild, name) => {
+            let known = guilds::find(core, guild).await?;
+            guilds::record_join(core, guild, &name).await?;
+            if known.is_some_and(|known| known.left_at.is_some()) {
+                workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?;
+            }
+        }
         GuildChange::Left(guild) => guilds::record_leave(core, guild).await?,
         GuildChange::RoleDeleted(guild, role) => mappings::set_role_deleted(core, guild, role).await?,
         GuildChange::Gap => workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?,

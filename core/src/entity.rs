@@ -47,6 +47,8 @@ tables! {
         name: String,
         log_channel_id: Option<ChannelId>,
         left_at: Option<DateTimeUtc>,
+        failed_reads: i32,
+        next_read_at: Option<DateTimeUtc>,
         created_at: DateTimeUtc,
     }
 
@@ -206,6 +208,12 @@ tables! {
         token: i64,
         last_run: Option<DateTimeUtc>,
         last_result: Option<String>,
+    }
+
+    /// An IDENTIFY that was sent to the Discord gateway.
+    identify "gateway_identifies" {
+        #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
+        sent_at: DateTimeUtc,
     }
 
     /// A data encryption key, encrypted with the master key.

@@ -27,7 +27,9 @@ pub async fn record_join(core: &Core, id: GuildId, name: &str) -> Result<Guild> 
     let tx = Tx::begin(core).await?;
     if Entity::find_by_id(id).one(tx.db()).await?.is_none() {
         let (tenant_id, created_at) = (tenants::insert(&tx, name).await?, tx.now());
-        let guild = Guild { id, tenant_id, name: name.to_owned(), log_channel_id: None, left_at: None, created_at };
+        let name = name.to_owned();
+        let (log_channel_id, left_at, failed_reads, next_read_at) = (None, None, 0, None);
+        let guild = Guild { id, tenant_id, name, log_channel_id, left_at, failed_reads, next_read_at, created_at };
         if !db::insert_if_new(tx.db(), guild.into_active_model()).await? {
             // Another instance inserted the guild first; its tenant is used.
             tenants::delete(&tx, tenant_id).await?;

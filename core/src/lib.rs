@@ -22,6 +22,7 @@ pub mod entitlements;
 pub mod error;
 pub mod events;
 pub mod guilds;
+pub mod identifies;
 pub mod ids;
 pub mod keyring;
 pub mod licenses;

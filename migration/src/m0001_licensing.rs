@@ -62,6 +62,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("name"))
             .col(big_integer_null("log_channel_id"))
             .col(timestamp_null("left_at"))
+            .col(integer("failed_reads"))
+            .col(timestamp_null("next_read_at"))
             .col(timestamp("created_at"))
             .foreign_key(&mut foreign_key_to("guilds", "tenant_id", "tenants"))
             .to_owned(),
@@ -224,6 +226,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp_null("last_run"))
             .col(text_null("last_result"))
             .to_owned(),
+        Table::create().table("gateway_identifies").col(uuid("id").primary_key()).col(timestamp("sent_at")).to_owned(),
         Table::create()
             .table("keyring")
             .col(uuid("id").primary_key())

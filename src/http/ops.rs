@@ -5,10 +5,11 @@ use std::time::Duration;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::State};
+use dca_commands::GatewayStatus;
 use dca_core::{outbox, workers};
 use serde_json::{Value, json};
 
-use crate::App;
+use crate::{App, app::DiscordStatus};
 
 /// How long the database may take to answer a probe.
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,8 +26,8 @@ async fn database_answers(app: &App) -> bool {
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
     let database = database_answers(&app).await;
-    let (discord, detail) = app.discord_status();
-    let healthy = database && !app.is_bot_disconnected();
+    let discord = app.discord_status();
+    let healthy = database && discord.healthy;
     let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let report = json!({
         "status": match (database, healthy) { (false, _) => "down", (true, false) => "degraded", (true, true) => "ok" },
@@ -34,7 +35,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
         "mode": app.mode(),
         "checks": {
             "database": { "status": if database { "ok" } else { "down" } },
-            "discord": { "status": discord, "detail": detail },
+            "discord": { "status": discord.name, "detail": discord.detail, "since": discord.since },
         },
     });
     (status, Json(report)).into_response()
@@ -61,11 +62,20 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not_ready", "checks": checks }))).into_response()
 }
 
+/// Sets one gauge per status: since when it is the current one, or 0.
+fn record_discord_status(discord: &DiscordStatus) {
+    metrics::gauge!("discord_bot_connected").set(f64::from(u8::from(discord.name == "ok")));
+    for name in GatewayStatus::NAMES {
+        let since = discord.since.filter(|_| name == discord.name).map_or(0, |since| since.timestamp());
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        metrics::gauge!("dca_gateway_status_since_timestamp_seconds", "status" => name).set(since as f64);
+    }
+}
+
 /// Retrieve metrics in the Prometheus text format
 #[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = String)))]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
-    let (state, _) = app.discord_status();
-    metrics::gauge!("discord_bot_connected").set(f64::from(u8::from(state == "ok")));
+    record_discord_status(&app.discord_status());
     if let Ok(depth) = outbox::queue_depth(&app.core).await {
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         let to_f64 = |n: u64| n as f64;

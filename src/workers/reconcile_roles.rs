@@ -1,5 +1,7 @@
 //! Reconciles roles: reads all members of every guild that has a role mapping, page by page.
 
+use std::time::Duration;
+
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::guilds::{self, Guild};
 use dca_core::{DiscordUserId, GuildId, RoleId, entitlements, entitlements::reconcile::Summary};
@@ -85,15 +87,17 @@ async fn roles_of(discord: &DiscordClient, guild: GuildId) -> Result<Vec<RoleId>
     with_retries(|| discord.roles(guild)).await
 }
 
+/// How long a reconciliation waits for a rate limit.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
 /// Tries a read up to three times, so that one failed page does not fail the whole reconciliation.
 async fn with_retries<T, F: Future<Output = Result<T, DiscordError>>>(
     mut read: impl FnMut() -> F,
 ) -> Result<T, DiscordError> {
     for pause in [1, 3] {
         match read().await {
-            Err(DiscordError::Transient(_) | DiscordError::RateLimited) => {
-                tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
-            }
+            Err(DiscordError::Transient(_)) => tokio::time::sleep(Duration::from_secs(pause)).await,
+            Err(DiscordError::RateLimited(wait)) => tokio::time::sleep(wait.min(LONGEST_PAUSE)).await,
             result => return result,
         }
     }

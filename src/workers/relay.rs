@@ -220,8 +220,7 @@ fn outcome_of(app: &App, result: Result<(), DiscordError>) -> Outcome {
             Outcome::Wait(DM_PAUSE)
         }
         Err(error @ (DiscordError::Forbidden(_) | DiscordError::Unknown(_))) => Outcome::Dead(error.to_string()),
-        Err(error @ (DiscordError::RateLimited | DiscordError::Unauthorized | DiscordError::Transient(_))) => {
-            Outcome::Failed(error.to_string())
-        }
+        Err(DiscordError::RateLimited(wait)) => Outcome::Wait(wait),
+        Err(error @ (DiscordError::Unauthorized | DiscordError::Transient(_))) => Outcome::Failed(error.to_string()),
     }
 }

@@ -14,8 +14,8 @@ fn next_random(seed: &mut u64) -> u64 {
 }
 
 async fn wait_for_status(t: &TestApp, wanted: impl Fn(&GatewayStatus) -> bool) {
-    let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
-    let reached = tokio::time::timeout(LIMIT, status.wait_for(|status| wanted(status))).await;
+    let mut gateway = t.app().bot.as_ref().unwrap().gateway.subscribe();
+    let reached = tokio::time::timeout(LIMIT, gateway.wait_for(|state| wanted(&state.status))).await;
     reached.expect("the status was never reached").unwrap();
 }
 
@@ -107,7 +107,7 @@ fn role_changes_during_downtime_are_applied_once() {
 fn reconciliation_covers_a_gateway_gap() {
     it(|t| async {
         let (_, gold, ana) = t.guild_with_product("Tools", 24).await;
-        let mut status = t.app().bot.as_ref().unwrap().status.subscribe();
+        let mut status = t.app().bot.as_ref().unwrap().gateway.subscribe();
         status.mark_unchanged();
         t.discord.refuse_gateway(true);
         t.discord.forget_sessions();

@@ -35,7 +35,7 @@ fn probes_report_an_unavailable_database_and_other_routes_keep_responding() {
             "status": "ok", "version": env!("CARGO_PKG_VERSION"), "mode": mode,
             "checks": {
                 "database": { "status": "ok" },
-                "discord": { "status": "off", "detail": "no DCA_DISCORD_TOKEN" },
+                "discord": { "status": "off", "detail": "no DCA_DISCORD_TOKEN", "since": null },
             },
         });
         assert_eq!((health.status, health.json()), (200, report));

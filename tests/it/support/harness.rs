@@ -251,18 +251,19 @@ impl TestApp {
     pub async fn start_without_waiting(&mut self) {
         let app = self.build().await;
         let stop = CancellationToken::new();
+        let mut running = app.clone().start().await.unwrap();
         for &transport in outbox::Transport::ALL {
-            tokio::spawn(relay::run(app.clone(), transport, stop.clone()));
+            running.spawn(format!("relay {transport}"), relay::run(app.clone(), transport, stop.clone()));
         }
-        self.running = Some((app.start().await.unwrap(), stop));
+        self.running = Some((running, stop));
     }
 
     /// Returns once the bot is connected, its events are stored, and roles were reconciled.
     pub async fn wait_until_reconciled(&self) {
         let bot = self.app().bot.clone().unwrap();
         self.discord.connected().await;
-        let mut status = bot.status.subscribe();
-        let connected = status.wait_for(|status| *status == dca_commands::GatewayStatus::Connected);
+        let mut gateway = bot.gateway.subscribe();
+        let connected = gateway.wait_for(|state| state.status == dca_commands::GatewayStatus::Connected);
         tokio::time::timeout(LIMIT, connected).await.expect("the bot never connected").unwrap();
         tokio::time::timeout(LIMIT, bot.drained()).await.expect("the events of Discord were not stored in time");
         self.app().run_worker(workers::RECONCILE_ROLES).await.unwrap();

@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use super::session::{Frame, Session};
 use super::state::{Inner, State};
 
-const HEARTBEAT_MILLIS: u64 = 41_250;
+const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(41_250);
 const GUILDS: u64 = 1 << 0;
 const GUILD_MEMBERS: u64 = 1 << 1;
 const INVALID_TOKEN: u16 = 4004;
@@ -72,6 +72,9 @@ impl State {
         let token = data["token"].as_str().unwrap_or("").trim_start_matches("Bot ");
         if self.reject_token || token != self.token() {
             return Err(INVALID_TOKEN);
+        }
+        if let Some(code) = self.gateway.close_identify {
+            return Err(code);
         }
         let intents = data["intents"].as_u64().unwrap_or(0);
         if self.disallow_intents && intents & GUILD_MEMBERS != 0 {
@@ -132,15 +135,20 @@ impl State {
 
 /// Handles the WebSocket upgrade on `/gw`.
 pub(super) async fn connect(SharedState(sim): SharedState<Arc<Inner>>, upgrade: WebSocketUpgrade) -> Response {
-    if sim.lock().refuse_gateway {
+    sim.change(|state| state.gateway_connections += 1);
+    if sim.lock().gateway.refuse {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
     upgrade.on_upgrade(|socket| run_connection(socket, sim))
 }
 
 async fn run_connection(mut socket: WebSocket, sim: Arc<Inner>) {
+    if sim.lock().gateway.drop {
+        return;
+    }
     let (connection, mut frames) = unbounded_channel();
-    let hello = json!({ "op": 10, "d": { "heartbeat_interval": HEARTBEAT_MILLIS } });
+    let interval = sim.lock().gateway.heartbeat_interval.unwrap_or(HEARTBEAT_INTERVAL).as_millis();
+    let hello = json!({ "op": 10, "d": { "heartbeat_interval": interval } });
     let _ = connection.send(Frame::Payload(hello));
     let mut session = None;
     let mut ends_session = false;
@@ -188,6 +196,7 @@ fn handle_payload(
     session: &mut Option<String>,
 ) {
     let reply = match payload["op"].as_u64() {
+        Some(1) if state.gateway.silent => return,
         Some(1) => Frame::Payload(json!({ "op": 11 })),
         Some(2) => match state.identify(connection.clone(), &payload["d"]) {
             Ok(id) => return *session = Some(id),

@@ -39,6 +39,7 @@ mod tests;
 mod values;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::any;
@@ -182,6 +183,11 @@ impl SimDiscord {
         self.inner.lock().sessions_begun
     }
 
+    /// How many connections were attempted.
+    pub fn gateway_connections(&self) -> usize {
+        self.inner.lock().gateway_connections
+    }
+
     /// How many IDENTIFYs were received, including refused ones.
     pub fn identifies(&self) -> usize {
         self.inner.lock().identifies
@@ -222,7 +228,32 @@ impl SimDiscord {
 
     /// While set, new gateway connections are refused (503).
     pub fn refuse_gateway(&self, refuse: bool) {
-        self.inner.change(|state| state.refuse_gateway = refuse);
+        self.inner.change(|state| state.gateway.refuse = refuse);
+    }
+
+    /// While set, new gateway connections are dropped right after the upgrade.
+    pub fn drop_gateway(&self, drop: bool) {
+        self.inner.change(|state| state.gateway.drop = drop);
+    }
+
+    /// While set, every IDENTIFY is answered with this close code.
+    pub fn close_identify(&self, code: Option<u16>) {
+        self.inner.change(|state| state.gateway.close_identify = code);
+    }
+
+    /// While set, heartbeats are not answered.
+    pub fn silence(&self, silent: bool) {
+        self.inner.change(|state| state.gateway.silent = silent);
+    }
+
+    /// Sets the heartbeat interval of new connections.
+    pub fn heartbeat_interval(&self, interval: Duration) {
+        self.inner.change(|state| state.gateway.heartbeat_interval = Some(interval));
+    }
+
+    /// Sets how many sessions may still be started, and when that number is reset.
+    pub fn limit_sessions(&self, remaining: u64, reset_after: Duration) {
+        self.inner.change(|state| state.gateway.session_limit = Some((remaining, reset_after)));
     }
 
     /// While set, the Server Members Intent is switched off in the developer portal: the application's flags lack

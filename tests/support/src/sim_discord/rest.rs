@@ -159,13 +159,7 @@ impl State {
         let body = &call.body;
         match (call.method.as_str(), path.as_slice()) {
             ("GET", ["gateway"]) => ok(json!({ "url": self.gateway_url() })),
-            ("GET", ["gateway", "bot"]) => ok(json!({
-                "url": self.gateway_url(), "shards": 1,
-                "session_start_limit": {
-                    "total": 1000, "remaining": 1000_usize.saturating_sub(self.identifies),
-                    "reset_after": 14_400_000, "max_concurrency": 1,
-                },
-            })),
+            ("GET", ["gateway", "bot"]) => ok(self.gateway_json()),
             ("GET", ["users", "@me"]) => ok(self.me_json()),
             ("GET", ["oauth2", "applications", "@me"]) => ok(self.application_json()),
             ("GET", ["applications", _, "commands"]) => self.list_commands(None),
@@ -230,6 +224,15 @@ impl State {
             }
             _ => Err(self.unknown_route(method, &call.path)),
         }
+    }
+
+    fn gateway_json(&self) -> Value {
+        let usual = (1000_u64.saturating_sub(self.identifies as u64), Duration::from_hours(4));
+        let (remaining, reset_after) = self.gateway.session_limit.unwrap_or(usual);
+        let limit = json!({
+            "total": 1000, "remaining": remaining, "reset_after": reset_after.as_millis(), "max_concurrency": 1,
+        });
+        json!({ "url": self.gateway_url(), "shards": 1, "session_start_limit": limit })
     }
 
     pub fn unknown_route(&mut self, method: &str, path: &str) -> RestResponse {

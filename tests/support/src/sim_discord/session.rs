@@ -21,6 +21,23 @@ pub(super) enum Frame {
     Cut,
 }
 
+/// How the gateway differs from one that works.
+#[derive(Default)]
+pub(super) struct GatewayFaults {
+    /// New connections get status 503.
+    pub refuse: bool,
+    /// New connections are dropped after the upgrade.
+    pub drop: bool,
+    /// An IDENTIFY is answered with this close code.
+    pub close_identify: Option<u16>,
+    /// Heartbeats are not answered.
+    pub silent: bool,
+    /// Instead of Discord's usual one.
+    pub heartbeat_interval: Option<Duration>,
+    /// How many sessions may be started, and when the number is reset.
+    pub session_limit: Option<(u64, Duration)>,
+}
+
 /// A gateway session and its dispatches.
 pub(super) struct Session {
     pub intents: u64,

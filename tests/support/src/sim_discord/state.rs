@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::json::{LOADING, is_ephemeral, timestamp, write_content};
-use super::session::{Interaction, Session};
+use super::session::{GatewayFaults, Interaction, Session};
 use super::values::{Dm, Fault, SeenRequest};
 use crate::oauth::AuthServer;
 use crate::shared::{History, Shared};
@@ -114,10 +114,11 @@ pub(super) struct State {
     pub commands: BTreeMap<Option<u64>, Vec<Value>>,
     pub oauth: AuthServer,
     pub sessions: BTreeMap<String, Session>,
+    pub gateway_connections: usize,
     pub identifies: usize,
     pub sessions_begun: usize,
     pub resumes: usize,
-    pub refuse_gateway: bool,
+    pub gateway: GatewayFaults,
     pub disallow_intents: bool,
     pub reject_token: bool,
     pub faults: Vec<Fault>,
@@ -153,10 +154,11 @@ impl State {
             commands: BTreeMap::new(),
             oauth,
             sessions: BTreeMap::new(),
+            gateway_connections: 0,
             identifies: 0,
             sessions_begun: 0,
             resumes: 0,
-            refuse_gateway: false,
+            gateway: GatewayFaults::default(),
             disallow_intents: false,
             reject_token: false,
             faults: Vec::new(),
