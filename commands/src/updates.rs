@@ -199,6 +199,7 @@ async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, c
             for guild in guilds::list_joined(core).await?.iter().filter(|guild| !present.contains(&guild.id)) {
                 guilds::record_leave(core, guild.id).await?;
             }
+            guilds::retry_reads(core).await?;
         }
         GuildChange::Joined(guild, name) => {
             let known = guilds::find(core, guild).await?;

@@ -1,7 +1,9 @@
-//! Guilds: joining and leaving, and the log channel.
+//! Guilds: joining and leaving, when to read their members, and the log channel.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 
 use crate::entity::guild::{Column, Entity};
 use crate::ids::TenantId;
@@ -17,6 +19,43 @@ pub async fn find(core: &Core, id: GuildId) -> Result<Option<Guild>> {
 /// The guilds the bot is in.
 pub async fn list_joined(core: &Core) -> Result<Vec<Guild>> {
     Ok(Entity::find().filter(Column::LeftAt.is_null()).order_by_asc(Column::Id).all(core.db.read()).await?)
+}
+
+/// The guilds the bot is in, except those that are not to be read again yet.
+pub async fn list_readable(core: &Core) -> Result<Vec<Guild>> {
+    let is_due = Condition::any().add(Column::NextReadAt.is_null()).add(Column::NextReadAt.lte(core.clock.now()));
+    let readable = Entity::find().filter(Column::LeftAt.is_null()).filter(is_due);
+    Ok(readable.order_by_asc(Column::Id).all(core.db.read()).await?)
+}
+
+/// Records that a guild was read.
+pub async fn record_read(core: &Core, guild: &Guild) -> Result<()> {
+    if guild.failed_reads > 0 {
+        store_reads(core, guild.id, 0, None).await?;
+    }
+    Ok(())
+}
+
+/// Records that a guild, and not Discord as a whole, could not be read. The time to the next attempt doubles with each
+/// failure, starting with half an `interval`. Returns it.
+pub async fn record_failed_read(core: &Core, guild: &Guild, interval: Duration) -> Result<DateTime<Utc>> {
+    let halves = (2 << guild.failed_reads.clamp(0, 6)) - 1;
+    let next = core.clock.now() + std::cmp::min(interval / 2 * halves, Duration::from_hours(6));
+    store_reads(core, guild.id, guild.failed_reads + 1, Some(next)).await?;
+    Ok(next)
+}
+
+async fn store_reads(core: &Core, id: GuildId, failed: i32, next: Option<DateTime<Utc>>) -> Result<()> {
+    let changes = [(Column::FailedReads, failed.into()), (Column::NextReadAt, next.into())];
+    db::update(changes, [Column::Id.eq(id)]).exec(core.db.writer()).await?;
+    Ok(())
+}
+
+/// Lets all guilds be read again now.
+pub async fn retry_reads(core: &Core) -> Result<()> {
+    let due = [(Column::NextReadAt, None::<DateTime<Utc>>.into())];
+    db::update(due, [Column::NextReadAt.is_not_null()]).exec(core.db.writer()).await?;
+    Ok(())
 }
 
 /// Records that the bot is in this guild. A new guild gets its own tenant.
@@ -35,7 +74,8 @@ pub async fn record_join(core: &Core, id: GuildId, name: &str) -> Result<Guild> 
             tenants::delete(&tx, tenant_id).await?;
         }
     }
-    let changes = [(Column::Name, name.into()), (Column::LeftAt, None::<DateTime<Utc>>.into())];
+    let never = || None::<DateTime<Utc>>.into();
+    let changes = [(Column::Name, name.into()), (Column::LeftAt, never()), (Column::NextReadAt, never())];
     let known = db::update(changes, [Column::Id.eq(id)]).exec_with_returning(tx.db()).await?;
     tx.commit().await?;
     known.into_iter().next().ok_or_else(|| Error::Internal(format!("guild {id} disappeared")))

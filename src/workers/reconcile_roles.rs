@@ -23,30 +23,40 @@ pub const RECONCILE_ROLES: ScheduledWorker = ScheduledWorker {
     run: |app| Box::pin(run(app)),
 };
 
-/// Reconciles all guilds. If a guild cannot be read completely, no license of it is revoked and the other guilds
-/// are still reconciled; then the run fails.
+/// Reconciles all guilds. If a guild cannot be read completely, no license of it is revoked and it is read again later,
+/// while the others keep their interval. If Discord answers for no guild, the run fails.
 async fn run(app: &App) -> anyhow::Result<String> {
-    let (mut read, mut failed, mut total) = (0, 0, Summary::default());
+    let (mut read, mut failed, mut total) = (0, Vec::new(), Summary::default());
     match &app.bot {
         Some(bot) => bot.begin_reconcile(),
         // Another process receives the gateway events; continue after its stamps.
         None => entitlements::catch_up_stamps(&app.core).await?,
     }
-    for guild in guilds::list_joined(&app.core).await? {
-        let id = guild.id;
-        match reconcile_guild(app, guild).await {
+    for guild in guilds::list_readable(&app.core).await? {
+        match reconcile_guild(app, guild.clone()).await {
             Ok(summary) => {
                 read += 1;
                 total = total.and(summary);
+                guilds::record_read(&app.core, &guild).await?;
             }
-            Err(error) => {
-                failed += 1;
-                warn!(guild = %id, error = format!("{error:#}"), "could not read a guild completely; no license was revoked");
-            }
+            Err(error) => failed.push((guild, error)),
         }
     }
-    anyhow::ensure!(failed == 0, "could not read {failed} of {} guilds completely", failed + read);
-    Ok(format!("{read} guilds, {total:?}"))
+    let unread = failed.len();
+    let is_refusal = |error: &anyhow::Error| {
+        matches!(error.downcast_ref(), Some(DiscordError::Forbidden(_) | DiscordError::Unknown(_)))
+    };
+    let is_general = read == 0 && !failed.iter().any(|(_, error)| is_refusal(error));
+    for (guild, error) in failed {
+        let (id, error) = (guild.id, format!("{error:#}"));
+        warn!(guild = %id, error, "could not read a guild completely; no license was revoked");
+        if !is_general {
+            let next = guilds::record_failed_read(&app.core, &guild, app.config.discord.reconcile_interval).await?;
+            info!(guild = %id, %next, "the guild is read again later");
+        }
+    }
+    anyhow::ensure!(unread == 0 || !is_general, "could not read any of {unread} guilds");
+    Ok(format!("{read} guilds, {unread} not readable, {total:?}"))
 }
 
 async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
