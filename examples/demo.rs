@@ -2,11 +2,14 @@
 //! command line.
 //!
 //! A member gets a role and a key, the key is valid, the member loses the role, the key is revoked. Then the
-//! service keeps running so that you can try it. With `-- --once` it exits, with code 0 if every step succeeded.
+//! service keeps running so that you can try it: type `give ana Gold` or `take ana Gold`, or connect a bot of your own
+//! to the simulated Discord. With `-- --once` it exits, with code 0 if every step held.
 
+use std::io::{self, IsTerminal};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::{net::TcpListener, panic::AssertUnwindSafe, path::Path, process, time::Duration};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Parser;
 use dca_auth::{
     App, Config,
@@ -15,12 +18,18 @@ use dca_auth::{
     process::Running,
     telemetry,
 };
-use dca_test_support::{Opt, SimDiscord};
+use dca_test_support::{Opt, SimDiscord, SimGuild};
 use futures::FutureExt;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 /// The time limit of a step.
 const LIMIT: Duration = Duration::from_secs(20);
+
+const STEPS: u8 = 8;
+
+/// How many steps held.
+static HELD: AtomicU8 = AtomicU8::new(0);
 
 fn main() -> Result<process::ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,15 +56,71 @@ async fn run_demo(once: bool) -> Result<()> {
         Ok(running)
     })
     .await?;
-    let result = run_steps(&running, &discord, data.path()).await;
+    let guild = discord.guild("Makers");
+    let result = run_steps(&running, &discord, &guild, data.path()).await;
+    println!("\n{} of {STEPS} steps held", HELD.load(Ordering::Relaxed));
     if result.is_ok() && !once {
-        let url = &running.app.config.http.public_url;
-        println!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API     {url}/licenses/validate");
-        println!("   docs    {url}/docs\n   health  {url}/health");
-        tokio::signal::ctrl_c().await?;
+        interact(&running, &discord, &guild).await?;
     }
     running.stop().await?;
     result
+}
+
+/// Keeps the service running until Ctrl-C or the end of the terminal's input, and changes roles as typed.
+async fn interact(running: &Running, discord: &SimDiscord, guild: &SimGuild) -> Result<()> {
+    let url = &running.app.config.http.public_url;
+    println!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API      {url}/licenses/validate");
+    println!("   docs     {url}/docs\n   health   {url}/health");
+    println!("   Discord  {} (simulated), bot token {}", discord.base_url(), discord.token());
+    println!("Type `give ana Gold` or `take ana Gold` to change a member's roles.");
+    let mut lines = stdin_lines();
+    loop {
+        let line = tokio::select! {
+            signal = tokio::signal::ctrl_c() => return Ok(signal?),
+            line = lines.recv() => line,
+        };
+        match line {
+            Some(line) => match change_role(running, discord, guild, &line).await {
+                Ok(reply) => print_indented(&reply),
+                Err(error) => print_indented(&format!("{error:#}")),
+            },
+            None if io::stdin().is_terminal() => return Ok(()),
+            None => return Ok(tokio::signal::ctrl_c().await?),
+        }
+    }
+}
+
+/// The lines of standard input. A thread reads them, because reading cannot be canceled.
+fn stdin_lines() -> mpsc::UnboundedReceiver<String> {
+    let (sender, lines) = mpsc::unbounded_channel();
+    std::thread::spawn(move || io::stdin().lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    lines
+}
+
+/// Performs `give NAME ROLE` or `take NAME ROLE`. Returns the bot's reply to the member's `/key` after that. A name that
+/// is not a member's joins the server.
+async fn change_role(running: &Running, discord: &SimDiscord, guild: &SimGuild, line: &str) -> Result<String> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let [verb @ ("give" | "take"), name, role] = words[..] else {
+        bail!("write `give NAME ROLE` or `take NAME ROLE`, for example `give ana Gold`")
+    };
+    let role = guild.role_named(role).with_context(|| format!("there is no role {role}; try Gold"))?;
+    let member = guild.member_named(name).unwrap_or_else(|| guild.join(name));
+    if verb == "give" {
+        member.grant(role)
+    } else {
+        member.take(role)
+    }
+    wait_for_bot(running, discord, guild).await?;
+    Ok(format!("{name}: /key\nbot: {}", discord.run(&member, "/key", &[]).await.content))
+}
+
+/// Waits until the bot has stored all earlier gateway events. They arrive in order, so after the reply to a command
+/// everything before it has arrived.
+async fn wait_for_bot(running: &Running, discord: &SimDiscord, guild: &SimGuild) -> Result<()> {
+    discord.run(&guild.owner(), "/key", &[]).await;
+    running.app.bot.as_ref().context("this process runs no bot")?.drained().await;
+    Ok(())
 }
 
 /// Does what `dca-auth serve` does, with the settings from a map instead of the environment.
@@ -77,20 +142,12 @@ async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
     App::build(config, &[Part::Api, Part::Bot, Part::Workers], inputs).await?.start().await
 }
 
-async fn run_steps(running: &Running, discord: &SimDiscord, data: &Path) -> Result<()> {
-    let bot = running.app.bot.clone().context("this process runs no bot")?;
+async fn run_steps(running: &Running, discord: &SimDiscord, guild: &SimGuild, data: &Path) -> Result<()> {
     let url = format!("{}/licenses/validate", running.app.config.http.public_url);
-    let guild = discord.guild("Makers");
     let (owner, gold, ana) = (guild.owner(), guild.role("Gold"), guild.join("ana"));
-    // Waits until the bot has stored all earlier gateway events. They arrive in order, so after the reply to a
-    // command everything before it has arrived.
-    let wait_for_bot = async || {
-        discord.run(&owner, "/key", &[]).await;
-        bot.drained().await;
-    };
 
     step(2, "The server's owner runs /setup and chooses the role for the product", async {
-        wait_for_bot().await;
+        wait_for_bot(running, discord, guild).await?;
         // Without a grace period, so that the license ends together with the role.
         let options = [("product", Opt::Str("Studio".to_owned())), ("grace_hours", Opt::Int(0))];
         let panel = discord.run(&owner, "/setup", &options).await;
@@ -126,7 +183,7 @@ async fn run_steps(running: &Running, discord: &SimDiscord, data: &Path) -> Resu
 
     step(6, "Ana loses the role. There is no grace period, so the license ends immediately", async {
         ana.take(gold);
-        wait_for_bot().await;
+        wait_for_bot(running, discord, guild).await?;
         let reply = discord.run(&ana, "/key", &[]).await;
         print_indented(&format!("Ana: /key\nbot: {}", reply.content));
         ensure!(!reply.content.contains(&key), "the bot should no longer show the key");
@@ -160,6 +217,9 @@ async fn step<T>(number: u8, title: &str, work: impl Future<Output = Result<T>>)
         Ok(Err(_)) => Err(anyhow!("panicked; see the message above")),
         Err(_) => Err(anyhow!("timed out after {LIMIT:?}")),
     };
+    if result.is_ok() {
+        HELD.fetch_add(1, Ordering::Relaxed);
+    }
     result.with_context(|| format!("step {number} failed ({title})"))
 }
 

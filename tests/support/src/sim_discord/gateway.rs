@@ -17,6 +17,8 @@ use super::session::{Frame, Session};
 use super::state::{Inner, State};
 
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(41_250);
+/// Members per chunk.
+const CHUNK: usize = 1000;
 const GUILDS: u64 = 1 << 0;
 const GUILD_MEMBERS: u64 = 1 << 1;
 const INVALID_TOKEN: u16 = 4004;
@@ -116,6 +118,46 @@ impl State {
         Some(id.to_owned())
     }
 
+    /// Answers a request for the members of a guild: all, the given ones, or those whose name starts with the query.
+    fn send_members(&mut self, connection: &UnboundedSender<Frame>, request: &Value) {
+        let id = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok());
+        let Some(guild) = id(&request["guild_id"]).filter(|guild| self.guilds.contains_key(guild)) else { return };
+        let (query, limit) = (request["query"].as_str().unwrap_or(""), request["limit"].as_u64().unwrap_or(0));
+        let wanted: Option<Vec<u64>> = match &request["user_ids"] {
+            Value::Array(users) => Some(users.iter().filter_map(id).collect()),
+            user => id(user).map(|user| vec![user]),
+        };
+        let is_wanted = |user: &u64| match &wanted {
+            Some(users) => users.contains(user),
+            None => self.users[user].name.starts_with(query),
+        };
+        let limit = if limit == 0 { usize::MAX } else { usize::try_from(limit).unwrap_or(usize::MAX) };
+        let members: Vec<u64> = self.guilds[&guild].members.keys().copied().filter(is_wanted).take(limit).collect();
+        let is_unknown = |user: &u64| !members.contains(user);
+        let unknown = wanted.iter().flatten().copied().filter(is_unknown).map(|user| user.to_string());
+        let unknown: Vec<String> = unknown.collect();
+        // An empty result is one empty chunk.
+        let chunks: Vec<&[u64]> = if members.is_empty() { vec![&[]] } else { members.chunks(CHUNK).collect() };
+        let count = chunks.len();
+        let chunks = chunks.into_iter().enumerate().map(|(index, users)| {
+            let mut chunk = json!({
+                "guild_id": guild.to_string(), "chunk_index": index, "chunk_count": count, "not_found": unknown,
+                "members": users.iter().map(|user| self.member_json(guild, *user)).collect::<Vec<_>>(),
+            });
+            if !request["nonce"].is_null() {
+                chunk["nonce"] = request["nonce"].clone();
+            }
+            chunk
+        });
+        let chunks: Vec<Value> = chunks.collect();
+        let is_asking = |session: &&mut Session| {
+            session.connection.as_ref().is_some_and(|current| current.same_channel(connection))
+        };
+        if let Some(session) = self.sessions.values_mut().find(is_asking) {
+            chunks.iter().for_each(|chunk| session.dispatch("GUILD_MEMBERS_CHUNK", chunk));
+        }
+    }
+
     /// Handles the end of a connection. Close codes 1000 and 1001 of the client end its session.
     fn disconnected(&mut self, session: &str, connection: &UnboundedSender<Frame>, ends_session: bool) {
         self.note(format!("gateway: {session} disconnected"));
@@ -207,8 +249,9 @@ fn handle_payload(
             Some(id) => return *session = Some(id),
             None => Frame::Payload(json!({ "op": 9, "d": false })),
         },
-        // Presence updates have no reply.
-        Some(3) => return,
+        Some(8) => return state.send_members(connection, &payload["d"]),
+        // Presence and voice updates have no reply.
+        Some(3 | 4) => return,
         _ => return state.violation(format!("gateway payload the Sim does not model: {payload}")),
     };
     let _ = connection.send(reply);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::state::{Channel, Inner, State};
+use super::state::{Channel, Inner, Role, State};
 
 /// A handle to a guild.
 #[derive(Clone)]
@@ -84,6 +84,22 @@ impl SimGuild {
             Some(Channel::Guild { denied, .. }) => *denied = permissions,
             _ => panic!("SimDiscord: {channel} is not a channel of a guild"),
         });
+    }
+
+    /// The role of this name, ignoring case.
+    pub fn role_named(&self, name: &str) -> Option<u64> {
+        let has_name = |role: &Role| role.name.eq_ignore_ascii_case(name);
+        self.change(|state, guild| {
+            state.guilds[&guild].roles.iter().find(|(_, role)| has_name(role)).map(|(id, _)| *id)
+        })
+    }
+
+    /// The member of this name, ignoring case.
+    pub fn member_named(&self, name: &str) -> Option<SimMember> {
+        let has_name = |state: &State, user: &u64| state.users[user].name.eq_ignore_ascii_case(name);
+        let found =
+            |state: &mut State, guild| state.guilds[&guild].members.keys().copied().find(|user| has_name(state, user));
+        self.change(found).map(|user| self.member(user))
     }
 
     /// A new user joins.

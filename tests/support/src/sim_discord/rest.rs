@@ -91,7 +91,12 @@ pub(super) async fn serve(
         }
         _ => {}
     }
-    respond(&answer, &HeaderMap::new())
+    let mut headers = HeaderMap::new();
+    if let Some(FaultKind::Exhausts(seconds)) = fault {
+        headers.insert("x-ratelimit-remaining", "0".parse().expect("a number"));
+        headers.insert("x-ratelimit-reset-after", seconds.to_string().parse().expect("a number"));
+    }
+    respond(&answer, &headers)
 }
 
 /// The response of a fault that prevents the request.
@@ -117,7 +122,7 @@ fn fault_response(fault: &FaultKind) -> Option<Response> {
             let response = Response::builder().status(429).header(CONTENT_TYPE, "text/html");
             Some(response.body(Body::from(page)).expect("a page"))
         }
-        FaultKind::Slow(_) | FaultKind::Drop | FaultKind::Hold => None,
+        FaultKind::Exhausts(_) | FaultKind::Slow(_) | FaultKind::Drop | FaultKind::Hold => None,
     }
 }
 
@@ -126,7 +131,9 @@ fn respond(answer: &RestResponse, headers: &HeaderMap) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("a status");
     response.headers_mut().extend(headers.clone());
-    response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a type"));
+    if !answer.body.is_null() {
+        response.headers_mut().insert(CONTENT_TYPE, "application/json".parse().expect("a type"));
+    }
     response
 }
 
@@ -161,12 +168,17 @@ impl State {
             ("GET", ["gateway"]) => ok(json!({ "url": self.gateway_url() })),
             ("GET", ["gateway", "bot"]) => ok(self.gateway_json()),
             ("GET", ["users", "@me"]) => ok(self.me_json()),
-            ("GET", ["oauth2", "applications", "@me"]) => ok(self.application_json()),
+            ("GET", ["oauth2", "applications", "@me"] | ["applications", "@me"]) => ok(self.application_json()),
             ("GET", ["applications", _, "commands"]) => self.list_commands(None),
+            ("POST", ["applications", _, "commands"]) => self.post_command(None, body),
             ("PUT", ["applications", _, "commands"]) => self.put_commands(None, body),
             ("GET", ["applications", _, "guilds", guild, "commands"]) => {
                 let guild = self.accessible_guild(guild)?;
                 self.list_commands(Some(guild))
+            }
+            ("POST", ["applications", _, "guilds", guild, "commands"]) => {
+                let guild = self.accessible_guild(guild)?;
+                self.post_command(Some(guild), body)
             }
             ("PUT", ["applications", _, "guilds", guild, "commands"]) => {
                 let guild = self.accessible_guild(guild)?;
@@ -263,23 +275,35 @@ impl State {
     fn put_commands(&mut self, guild: Option<u64>, body: &Value) -> RestResult {
         let earlier = self.commands.remove(&guild).unwrap_or_default();
         let wanted = body.as_array().cloned().unwrap_or_default();
-        let commands = wanted.iter().map(|wanted| {
-            let same = |known: &&Value| known["name"] == wanted["name"];
-            let id = earlier.iter().find(same).map(|known| known["id"].clone());
-            let id = id.unwrap_or_else(|| json!(self.id().to_string()));
-            let mut command = json!({
-                "id": id, "application_id": self.application.to_string(), "type": 1, "description": "",
-                "version": self.id().to_string(), "nsfw": false, "integration_types": [0],
-                "contexts": null, "default_member_permissions": null,
-            });
-            if let Some(guild) = guild {
-                command["guild_id"] = json!(guild.to_string());
-            }
-            merged(command, without_nulls(wanted))
-        });
-        let commands: Vec<Value> = commands.collect();
+        let commands: Vec<Value> = wanted.iter().map(|wanted| self.command_json(guild, wanted, &earlier)).collect();
         self.commands.insert(guild, commands.clone());
         ok(json!(commands))
+    }
+
+    /// Creates a command, or replaces the one with the same name.
+    fn post_command(&mut self, guild: Option<u64>, wanted: &Value) -> RestResult {
+        let mut commands = self.commands.remove(&guild).unwrap_or_default();
+        let command = self.command_json(guild, wanted, &commands);
+        let before = commands.len();
+        commands.retain(|known| known["name"] != wanted["name"]);
+        let status = if commands.len() < before { 200 } else { 201 };
+        commands.push(command.clone());
+        self.commands.insert(guild, commands);
+        Ok(RestResponse { status, body: command })
+    }
+
+    fn command_json(&mut self, guild: Option<u64>, wanted: &Value, earlier: &[Value]) -> Value {
+        let same = earlier.iter().find(|known| known["name"] == wanted["name"]);
+        let id = same.map_or_else(|| json!(self.id().to_string()), |known| known["id"].clone());
+        let mut command = json!({
+            "id": id, "application_id": self.application.to_string(), "type": 1, "description": "",
+            "version": self.id().to_string(), "nsfw": false, "integration_types": [0],
+            "contexts": null, "default_member_permissions": null,
+        });
+        if let Some(guild) = guild {
+            command["guild_id"] = json!(guild.to_string());
+        }
+        merged(command, without_nulls(wanted))
     }
 
     // Guilds and members.

@@ -169,7 +169,7 @@ async fn the_application_is_described_and_registers_commands() {
     assert!(rest.get("/gateway").await["url"].as_str().unwrap().ends_with("/gw"));
     assert_eq!(rest.get("/gateway/bot").await["shards"], 1);
     assert_eq!(rest.get("/users/@me").await["id"], discord.bot_id().to_string());
-    rest.get("/oauth2/applications/@me").await;
+    assert_eq!(rest.get("/oauth2/applications/@me").await, rest.get("/applications/@me").await);
 
     for scope in [format!("/applications/{app}"), format!("/applications/{app}/guilds/{id}")] {
         let (status, first) = rest.send(&format!("PUT {scope}/commands"), commands()).await;
@@ -177,6 +177,11 @@ async fn the_application_is_described_and_registers_commands() {
         let (_, again) = rest.send(&format!("PUT {scope}/commands"), commands()).await;
         assert_eq!(first[0]["id"], again[0]["id"], "a command of the same name keeps its id");
         assert_eq!(rest.get(&format!("{scope}/commands")).await, again);
+        for (name, status, count) in [("second", 201, 2), ("second", 200, 2)] {
+            let command = json!({ "name": name, "description": "One more", "type": 1 });
+            assert_eq!(rest.send(&format!("POST {scope}/commands"), command).await.0, status);
+            assert_eq!(rest.get(&format!("{scope}/commands")).await.as_array().unwrap().len(), count);
+        }
     }
     discord.finish();
 }
@@ -365,6 +370,30 @@ async fn a_session_starts_disconnects_resumes_and_expires() {
     let url = format!("{}/gw", discord.base_url().replace("http", "ws"));
     assert!(connect_async(url).await.is_err());
     assert_eq!((discord.sessions(), discord.identifies()), (2, 4));
+    discord.finish();
+}
+
+#[tokio::test]
+async fn a_bot_requests_members_by_id_by_name_or_all() {
+    let Fixture { discord, guild, ana, .. } = fixture().await;
+    let mut bot = Bot::identify(&discord).await;
+    bot.expect("READY").await;
+    bot.expect("GUILD_CREATE").await;
+    let id = guild.id().to_string();
+    guild.seed(1_000, &[]);
+    for (request, sizes, unknown) in [
+        (json!({ "guild_id": id, "query": "", "limit": 0, "nonce": "n" }), vec![1_000, 3], vec![]),
+        (json!({ "guild_id": id, "query": "an", "limit": 5 }), vec![1], vec![]),
+        (json!({ "guild_id": id, "user_ids": [ana.user_id().to_string(), "1"], "limit": 0 }), vec![1], vec!["1"]),
+        (json!({ "guild_id": id, "query": "nobody", "limit": 0 }), vec![0], vec![]),
+    ] {
+        bot.send(8, request.clone()).await;
+        for size in sizes {
+            let chunk = bot.expect("GUILD_MEMBERS_CHUNK").await["d"].clone();
+            assert_eq!(chunk["members"].as_array().unwrap().len(), size, "{request}");
+            assert_eq!((&chunk["nonce"], &chunk["not_found"]), (&request["nonce"], &json!(unknown)));
+        }
+    }
     discord.finish();
 }
 

@@ -137,6 +137,8 @@ pub enum FaultKind {
     },
     /// A 429 of Cloudflare, as an HTML page; the request is not performed.
     CloudflareHtml,
+    /// The request is performed, and was the last one that its bucket allows for these seconds.
+    Exhausts(f64),
     /// The response is delayed.
     Slow(Duration),
     /// The request is performed, but the connection is cut before the response.
