@@ -107,9 +107,9 @@ async fn change_role(running: &Running, discord: &SimDiscord, guild: &SimGuild, 
     let role = guild.role_named(role).with_context(|| format!("there is no role {role}; try Gold"))?;
     let member = guild.member_named(name).unwrap_or_else(|| guild.join(name));
     if verb == "give" {
-        member.grant(role)
+        member.grant(role);
     } else {
-        member.take(role)
+        member.take(role);
     }
     wait_for_bot(running, discord, guild).await?;
     Ok(format!("{name}: /key\nbot: {}", discord.run(&member, "/key", &[]).await.content))

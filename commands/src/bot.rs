@@ -102,12 +102,15 @@ impl Bot {
             if changed {
                 state.since = self.core.clock.now();
             }
-            state.status = status.clone();
+            state.status = status;
             changed
         });
+        if !changed {
+            return;
+        }
+        let status = &self.gateway.borrow().status;
         let (name, detail) = (status.name(), status.detail());
         match status {
-            _ if !changed => {}
             GatewayStatus::Refused(_) => error!(status = name, "{detail} The license API keeps running."),
             GatewayStatus::Silent | GatewayStatus::Reconnecting(_) | GatewayStatus::Limited(_) => {
                 warn!(status = name, "Discord: {detail}");

@@ -117,11 +117,12 @@ impl<'a> Connection<'a> {
             let (mut socket, _) = connect_async(address).await?;
             loop {
                 if let Some(GatewayEvent::Hello(millis)) = parse(socket.next().await)? {
-                    return Ok::<_, Disconnect>((socket, Duration::from_millis(millis)));
+                    return Ok::<_, Disconnect>((socket, Duration::from_millis(millis.max(1_000))));
                 }
             }
         };
-        let (socket, period) = time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| Disconnect::Silent)??;
+        let (socket, period) =
+            time::timeout(CONNECT_TIMEOUT, Box::pin(connect)).await.map_err(|_| Disconnect::Silent)??;
         // Spread over the first period, so that a restart of Discord does not make all bots send at once.
         let mut heartbeats = time::interval_at(Instant::now() + period.mul_f64(bot.random()), period);
         heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);

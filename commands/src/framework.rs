@@ -117,7 +117,7 @@ impl Framework {
     /// Handles an event without waiting: interactions in a task each, everything else in order.
     pub fn handle(self: &Arc<Self>, event: Event) {
         match event {
-            Event::Ready(event) => self.handle_ready(event.ready),
+            Event::Ready(event) => self.handle_ready(&event.ready),
             Event::InteractionCreate(event) => {
                 let (framework, interaction) = (self.clone(), event.interaction);
                 tokio::spawn(async move { framework.interact(interaction).await });
@@ -126,7 +126,7 @@ impl Framework {
         }
     }
 
-    fn handle_ready(&self, ready: Ready) {
+    fn handle_ready(&self, ready: &Ready) {
         let updates = &self.bot.updates;
         updates.push_guild_change(GuildChange::Ready(ready.guilds.iter().map(|guild| guild.id.get().into()).collect()));
         // A reconciliation finds what happened before this session.
@@ -147,7 +147,7 @@ impl Framework {
             user_data: &self.bot,
             shard_manager: &self.shard_manager,
         };
-        poise::dispatch_event(framework, FullEvent::InteractionCreate { interaction }).await;
+        Box::pin(poise::dispatch_event(framework, FullEvent::InteractionCreate { interaction })).await;
     }
 }
 

@@ -29,17 +29,24 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Discord refuses the connection and only an operator can fix it, the rest of the process keeps running. Fails if the
 /// task that stores updates panicked.
 pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError> {
+    let mut short_leases = 0;
     loop {
+        let mut pause = (bot.lease_duration / 8).min(Duration::from_secs(1));
         match acquire(&bot).await {
             Ok(Some(lease)) => {
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
                 bot.set_status(GatewayStatus::Connecting);
+                let started = Instant::now();
                 let listened = listen(&bot, &lease, &stop).await;
+                short_leases = if started.elapsed() < STABLE { short_leases + 1 } else { 0 };
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
                     warn!(%error, "could not release the gateway lease; it expires on its own");
                 }
-                if !bot.is_refused() {
+                pause = pause_after(&bot, short_leases);
+                if bot.is_refused() {
+                    pause = Duration::from_hours(1);
+                } else {
                     bot.set_status(GatewayStatus::Standby);
                 }
                 listened?;
@@ -47,10 +54,6 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError
             Ok(None) => {}
             Err(error) => warn!(%error, "could not acquire the gateway lease; retrying"),
         }
-        let pause = match bot.is_refused() {
-            true => Duration::from_hours(1),
-            false => (bot.lease_duration / 8).min(Duration::from_secs(1)),
-        };
         tokio::select! { () = stop.cancelled() => return Ok(()), () = tokio::time::sleep(pause) => {} }
     }
 }
@@ -126,8 +129,7 @@ async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &Cancellati
             failures = 0;
         }
         // Discord asks for a pause of 1 to 5 seconds before a new session.
-        let doublings = if session.is_some() { failures } else { failures.max(3) };
-        let mut pause = Duration::from_millis(500 << doublings.min(9)).mul_f64(0.5 + bot.random() / 2.0);
+        let mut pause = pause_after(bot, if session.is_some() { failures } else { failures.max(3) });
         if let Disconnect::Limited(wait) = reason {
             pause = wait.min(Duration::from_mins(1));
             bot.set_status(GatewayStatus::Limited(format!("{reason}. The log says why earlier sessions ended.")));
@@ -137,6 +139,11 @@ async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &Cancellati
         stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
         failures += 1;
     }
+}
+
+/// Up to half a second, doubled with each failure to at most four minutes; half of it is random.
+fn pause_after(bot: &Bot, failures: u32) -> Duration {
+    Duration::from_millis(500 << failures.min(9)).mul_f64(0.5 + bot.random() / 2.0)
 }
 
 /// Resumes the session, or starts a new one.

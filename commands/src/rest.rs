@@ -104,7 +104,7 @@ impl DiscordClient {
     /// A client for the responses to interactions, which Discord exempts from the limits of the bot.
     pub(crate) fn interactions(&self) -> Http {
         let builder = HttpBuilder::new(&self.token).ratelimiter_disabled(true);
-        self.api_url.iter().fold(builder, |builder, url| builder.proxy(url)).build()
+        self.api_url.iter().fold(builder, HttpBuilder::proxy).build()
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, DiscordError> {

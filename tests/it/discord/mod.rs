@@ -1,5 +1,7 @@
 //! Slash commands, gateway events, and licenses that follow roles.
 
 mod commands;
+mod connection;
 mod gateway;
 mod license_lifecycle;
+mod rate_limits;

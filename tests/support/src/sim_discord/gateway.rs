@@ -154,7 +154,9 @@ impl State {
             session.connection.as_ref().is_some_and(|current| current.same_channel(connection))
         };
         if let Some(session) = self.sessions.values_mut().find(is_asking) {
-            chunks.iter().for_each(|chunk| session.dispatch("GUILD_MEMBERS_CHUNK", chunk));
+            for chunk in &chunks {
+                session.dispatch("GUILD_MEMBERS_CHUNK", chunk);
+            }
         }
     }
 

@@ -170,7 +170,7 @@ impl State {
             ("GET", ["users", "@me"]) => ok(self.me_json()),
             ("GET", ["oauth2", "applications", "@me"] | ["applications", "@me"]) => ok(self.application_json()),
             ("GET", ["applications", _, "commands"]) => self.list_commands(None),
-            ("POST", ["applications", _, "commands"]) => self.post_command(None, body),
+            ("POST", ["applications", _, "commands"]) => Ok(self.post_command(None, body)),
             ("PUT", ["applications", _, "commands"]) => self.put_commands(None, body),
             ("GET", ["applications", _, "guilds", guild, "commands"]) => {
                 let guild = self.accessible_guild(guild)?;
@@ -178,7 +178,7 @@ impl State {
             }
             ("POST", ["applications", _, "guilds", guild, "commands"]) => {
                 let guild = self.accessible_guild(guild)?;
-                self.post_command(Some(guild), body)
+                Ok(self.post_command(Some(guild), body))
             }
             ("PUT", ["applications", _, "guilds", guild, "commands"]) => {
                 let guild = self.accessible_guild(guild)?;
@@ -281,7 +281,7 @@ impl State {
     }
 
     /// Creates a command, or replaces the one with the same name.
-    fn post_command(&mut self, guild: Option<u64>, wanted: &Value) -> RestResult {
+    fn post_command(&mut self, guild: Option<u64>, wanted: &Value) -> RestResponse {
         let mut commands = self.commands.remove(&guild).unwrap_or_default();
         let command = self.command_json(guild, wanted, &commands);
         let before = commands.len();
@@ -289,7 +289,7 @@ impl State {
         let status = if commands.len() < before { 200 } else { 201 };
         commands.push(command.clone());
         self.commands.insert(guild, commands);
-        Ok(RestResponse { status, body: command })
+        RestResponse { status, body: command }
     }
 
     fn command_json(&mut self, guild: Option<u64>, wanted: &Value, earlier: &[Value]) -> Value {
