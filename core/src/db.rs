@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
-use sea_orm::{DbBackend, EntityTrait, QueryFilter, UpdateMany};
+use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, ConnectOptions, ConnectionTrait, Database};
+use sea_orm::{DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, UpdateMany};
 
 use crate::Result;
 
@@ -99,6 +99,32 @@ where
     let all = C::EntityName::update_many();
     let update = changes.into_iter().fold(all, |update, (column, value)| update.col_expr(column, value));
     filters.into_iter().fold(update, UpdateMany::filter)
+}
+
+/// The number of rows that one statement of a cleanup deletes, so that it does not block other writers for long.
+const BATCH: u64 = 500;
+
+/// Deletes the rows that match the filter, in batches; `key` is the primary key. Returns how many.
+pub(crate) async fn delete_in_batches<C: ColumnTrait>(
+    db: &impl ConnectionTrait,
+    key: C,
+    filter: impl Into<Condition>,
+) -> Result<u64>
+where
+    C::EntityName: EntityTrait<Column = C>,
+{
+    let filter = filter.into();
+    let batch = C::EntityName::find().select_only().column(key).filter(filter.clone()).limit(BATCH).into_query();
+    // The filter is repeated, because a row may have changed since the subquery read it.
+    let delete = C::EntityName::delete_many().filter(key.in_subquery(batch)).filter(filter);
+    let mut total = 0;
+    loop {
+        let deleted = delete.clone().exec(db).await?.rows_affected;
+        total += deleted;
+        if deleted < BATCH {
+            return Ok(total);
+        }
+    }
 }
 
 /// Where a query reads from: the pool, or a transaction.

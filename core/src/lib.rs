@@ -14,6 +14,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod bus;
 mod caller;
+pub mod cleanup;
 pub mod clock;
 mod core;
 pub mod crypto;

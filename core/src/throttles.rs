@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QuerySelect, sea_query::Expr};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QuerySelect, sea_query::Expr};
 
 use crate::crypto::{one_time::hex, seal::Purpose};
 use crate::entity::throttle::{Column, Entity, Model};
@@ -118,6 +118,5 @@ pub(crate) async fn refund(tx: &Tx, limits: &[Limit]) -> Result<()> {
 
 /// Deletes expired windows. Returns how many.
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
-    let expired = Entity::delete_many().filter(Column::ResetsAt.lt(core.clock.now()));
-    Ok(expired.exec(core.db.writer()).await?.rows_affected)
+    db::delete_in_batches(core.db.writer(), Column::Name, Column::ResetsAt.lt(core.clock.now())).await
 }

@@ -265,20 +265,24 @@ fn indexes() -> Vec<IndexCreateStatement> {
     vec![
         index("identities", &["user_id"]),
         index("guilds", &["tenant_id"]),
+        index("role_mappings", &["guild_id"]),
+        index("holders", &["user_id"]),
         index("entitlement_sources", &["reference", "user_id"]),
         index("entitlement_sources", &["ends_at"]),
         index("entitlement_sources", &["stamp"]),
         index("licenses", &["tenant_id", "user_id"]),
-        index("licenses", &["expires_at"]),
+        index("licenses", &["user_id"]),
         index("events", &["tenant_id", "seq"]),
+        index("events", &["at"]),
         index("outbox", &["state", "transport", "due_at"]),
         index("outbox", &["ordering_key", "state"]),
         index("outbox", &["kind", "due_at"]),
+        index("outbox", &["state", "due_at"]),
     ]
 }
 
 /// Partial indexes, which the query builder does not support. The SQL works on both databases.
-const PARTIAL_INDEXES: [&str; 3] = [
+const PARTIAL_INDEXES: [&str; 4] = [
     // At most one license per user and product that is not revoked.
     "CREATE UNIQUE INDEX licenses_unrevoked ON licenses (user_id, product_id) \
      WHERE revoked_at IS NULL AND user_id IS NOT NULL",
@@ -287,6 +291,9 @@ const PARTIAL_INDEXES: [&str; 3] = [
     // Licenses in their grace period.
     "CREATE INDEX licenses_sources_end_at ON licenses (sources_end_at) \
      WHERE revoked_at IS NULL AND sources_end_at IS NOT NULL",
+    // Licenses whose expiry is still to be reported.
+    "CREATE INDEX licenses_unannounced ON licenses (expires_at) \
+     WHERE revoked_at IS NULL AND expired_seen_at IS NULL",
 ];
 
 #[async_trait::async_trait]

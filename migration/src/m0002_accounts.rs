@@ -129,8 +129,11 @@ fn indexes() -> Vec<IndexCreateStatement> {
     vec![
         index("users", &["folded_email"]),
         index("users", &["deletion_at"]),
+        index("users", &["status", "created_at"]),
         index("sessions", &["user_id"]),
         index("sessions", &["expires_at"]),
+        index("sessions", &["revoked_at"]),
+        index("refresh_tokens", &["expires_at"]),
         index("one_time_tokens", &["user_id", "purpose"]),
         index("one_time_tokens", &["expires_at"]),
         index("throttles", &["resets_at"]),
@@ -140,9 +143,13 @@ fn indexes() -> Vec<IndexCreateStatement> {
     ]
 }
 
-/// Several users may have the same unverified email, but only one can have verified it.
-const VERIFIED_EMAIL_INDEX: &str =
-    "CREATE UNIQUE INDEX users_email ON users (folded_email) WHERE email_verified_at IS NOT NULL";
+/// Partial indexes, which the query builder does not support. The SQL works on both databases.
+const PARTIAL_INDEXES: [&str; 2] = [
+    // Several users may have the same unverified email, but only one can have verified it.
+    "CREATE UNIQUE INDEX users_email ON users (folded_email) WHERE email_verified_at IS NOT NULL",
+    // The list of users, which contains only those who signed up.
+    "CREATE INDEX users_registered ON users (created_at, id) WHERE registered_at IS NOT NULL",
+];
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
@@ -156,7 +163,9 @@ impl MigrationTrait for Migration {
         for index in indexes() {
             manager.create_index(index).await?;
         }
-        manager.get_connection().execute_unprepared(VERIFIED_EMAIL_INDEX).await?;
+        for sql in PARTIAL_INDEXES {
+            manager.get_connection().execute_unprepared(sql).await?;
+        }
         Ok(())
     }
 
@@ -165,7 +174,10 @@ impl MigrationTrait for Migration {
             manager.drop_table(Table::drop().table(table.clone()).to_owned()).await?;
         }
         // SQLite cannot drop a column that is used by an index.
-        for name in ["users_email", "users_folded_email", "users_deletion_at", "events_subject_seq"] {
+        let user_indexes = ["email", "registered", "folded_email", "deletion_at", "status_created_at"];
+        let names =
+            user_indexes.map(|name| format!("users_{name}")).into_iter().chain(["events_subject_seq".to_owned()]);
+        for name in names {
             manager.get_connection().execute_unprepared(&format!("DROP INDEX {name}")).await?;
         }
         for (table, column) in columns().iter().rev() {

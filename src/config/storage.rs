@@ -1,6 +1,7 @@
 //! Files, database and Redis.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -30,6 +31,9 @@ settings! {
         /// Prefix of all Redis keys.
         redis_prefix: String = "DCA_REDIS_PREFIX", or("dca", prefix),
             expects("letters, digits and the characters -_.: only, for example dca");
+        /// Days for which events are kept. If unset, they are kept forever.
+        event_retention: Option<Duration> = "DCA_EVENT_RETENTION_DAYS", optional(days),
+            expects("a whole number of days from 30 to 3650, for example 365");
         /// Key that encrypts the keyring. If unset, it is generated and stored in DCA_DATA_DIR.
         master_key: Option<Secret> = "DCA_MASTER_KEY", optional(master_key), secret(),
             expects("32 random bytes in base64 or base64url, for example the output of `openssl rand -base64 32`");
@@ -38,6 +42,10 @@ settings! {
 
 const PRISMA_URL: &str = "a postgres: URL; parameters that only Prisma knows are removed";
 const ON_LOCALHOST: &str = "a database on localhost with a port from 1 to 65535";
+
+fn days(value: &str) -> Option<Duration> {
+    number(30..=3650)(value).map(|days: u64| Duration::from_hours(24 * days))
+}
 
 fn directory(value: &str) -> Option<PathBuf> {
     let path = PathBuf::from(value);

@@ -10,16 +10,14 @@ use serde_json::{Value, json};
 
 use crate::accounts::sessions::{self, Principal};
 use crate::accounts::totp;
-use crate::accounts::{client::ClientInfo, emails, one_time, reauthentication::reauthenticate};
+use crate::accounts::{client::ClientInfo, emails, reauthentication::reauthenticate};
 use crate::entity::{credential, event, guild_manager, license, one_time_token, session};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::users::{self, AccountStatus, Provider, User};
-use crate::{Core, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx};
+use crate::{Core, Result, ids::UserId, outbox::EmailTemplate, tx::Tx};
 
 /// The time between the request and the deletion.
 const DELETION_DELAY: TimeDelta = TimeDelta::days(14);
-/// How long an account with an unverified email is kept.
-const UNVERIFIED_LIFETIME: TimeDelta = TimeDelta::days(7);
 
 /// Everything stored about a user, as JSON.
 pub async fn export(core: &Core, principal: &Principal) -> Result<Value> {
@@ -90,9 +88,8 @@ pub(crate) async fn schedule_in(tx: &mut Tx, mut user: User, actor: &Actor) -> R
     Ok(deletion_at)
 }
 
-/// Erases the accounts whose deletion is due and returns how many. Also deletes unverified accounts, tokens,
-/// sessions and throttles that have expired.
-pub async fn erase_due(core: &Core) -> Result<usize> {
+/// Erases the accounts whose deletion is due and returns how many.
+pub(crate) async fn erase_due(core: &Core) -> Result<u64> {
     let due = users::list_due_for_deletion(core).await?;
     let mut erased = 0;
     for user in due {
@@ -101,10 +98,6 @@ pub async fn erase_due(core: &Core) -> Result<usize> {
             Err(error) => tracing::error!(%user, %error, "account could not be erased; the next run tries again"),
         }
     }
-    users::delete_unverified(core, core.clock.now() - UNVERIFIED_LIFETIME).await?;
-    one_time::delete_old(core).await?;
-    sessions::delete_old(core).await?;
-    throttles::delete_old(core).await?;
     Ok(erased)
 }
 

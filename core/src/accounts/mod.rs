@@ -18,7 +18,7 @@ pub mod emails;
 pub mod erasure;
 pub mod guild_managers;
 mod limits;
-mod one_time;
+pub(crate) mod one_time;
 mod passwords;
 mod policy;
 mod profile;

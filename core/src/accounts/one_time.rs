@@ -1,7 +1,7 @@
 //! The `one_time_tokens` table: the purpose and validity of tokens that work once.
 
 use chrono::{DateTime, Duration, Utc};
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -67,8 +67,10 @@ pub(crate) async fn end_all(tx: &Tx, purpose: Purpose, user: UserId) -> Result<(
     Ok(())
 }
 
-/// Deletes tokens that expired more than a week ago and returns how many.
+/// Deletes tokens that expired more than a week ago and returns how many. The state of a sign-in with a provider, which
+/// anyone can create, is deleted as soon as it has expired.
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
-    let old = Entity::delete_many().filter(Column::ExpiresAt.lt(core.clock.now() - Duration::days(7)));
-    Ok(old.exec(core.db.writer()).await?.rows_affected)
+    let now = core.clock.now();
+    let is_old = Column::ExpiresAt.lt(now - Duration::days(7)).or(Column::Purpose.eq(Purpose::SignIn));
+    db::delete_in_batches(core.db.writer(), Column::Id, Column::ExpiresAt.lt(now).and(is_old)).await
 }

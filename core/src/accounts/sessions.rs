@@ -357,5 +357,11 @@ pub(crate) async fn clear_second_factor(tx: &Tx, user: UserId) -> Result<()> {
 pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
     let cutoff = core.clock.now() - MAX_LIFETIME;
     let ended = Condition::any().add(session::Column::ExpiresAt.lt(cutoff)).add(session::Column::RevokedAt.lt(cutoff));
-    Ok(session::Entity::delete_many().filter(ended).exec(core.db.writer()).await?.rows_affected)
+    db::delete_in_batches(core.db.writer(), session::Column::Id, ended).await
+}
+
+/// Deletes refresh tokens that have expired, used or not, and returns how many.
+pub(crate) async fn delete_expired_tokens(core: &Core) -> Result<u64> {
+    let expired = refresh_token::Column::ExpiresAt.lt(core.clock.now());
+    db::delete_in_batches(core.db.writer(), refresh_token::Column::Hash, expired).await
 }

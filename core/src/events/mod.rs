@@ -3,6 +3,8 @@
 //! Updating the head and inserting the events are the last statements before a commit, so that commit order
 //! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder};
 use sea_orm::{QuerySelect, sea_query::Expr};
@@ -81,6 +83,12 @@ pub(crate) async fn list_from(core: &Core, seq: i64, limit: u64) -> Result<Vec<E
 pub async fn list(core: &Core, scope: &Scope, limit: u64) -> Result<Vec<Event>> {
     let own = event::Entity::find().filter(event::Column::TenantId.eq(scope.tenant()));
     Ok(own.order_by_desc(event::Column::Seq).limit(limit).all(core.db.read()).await?)
+}
+
+/// Deletes events older than `age` and returns how many.
+pub(crate) async fn delete_older_than(core: &Core, age: Duration) -> Result<u64> {
+    let old = event::Column::At.lt(core.clock.now() - age);
+    db::delete_in_batches(core.db.writer(), event::Column::Seq, old).await
 }
 
 tokio::task_local! {

@@ -238,8 +238,9 @@ pub(crate) fn key_dm(license: LicenseId) -> (Delivery, String) {
 }
 
 /// Deletes completed deliveries that were due more than 30 days ago. Returns how many.
-pub async fn delete_old(core: &Core) -> Result<u64> {
+pub(crate) async fn delete_old(core: &Core) -> Result<u64> {
     let cutoff = core.clock.now() - Duration::from_hours(720);
-    let completed = Entity::delete_many().filter(Column::State.ne(PENDING)).filter(Column::DueAt.lt(cutoff));
-    Ok(completed.exec(core.db.writer()).await?.rows_affected)
+    let completed = DeliveryState::ALL.iter().copied().filter(|state| *state != PENDING);
+    let old = Column::State.is_in(completed).and(Column::DueAt.lt(cutoff));
+    db::delete_in_batches(core.db.writer(), Column::Id, old).await
 }

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, SelectStatement};
 use sea_orm::{ActiveModelTrait, ActiveValue::NotSet, ColumnTrait, Condition, EntityTrait, IntoActiveModel};
 use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
@@ -203,12 +203,11 @@ pub(crate) async fn delete(tx: &Tx, id: UserId) -> Result<()> {
     Ok(())
 }
 
-/// Deletes unverified sign-ups created before `since`. Returns how many.
-pub(crate) async fn delete_unverified(core: &Core, since: DateTime<Utc>) -> Result<u64> {
-    let expired = user::Entity::delete_many()
-        .filter(user::Column::Status.eq(AccountStatus::Pending))
-        .filter(user::Column::CreatedAt.lt(since));
-    Ok(expired.exec(core.db.writer()).await?.rows_affected)
+/// Deletes sign-ups that were not verified within a week. Returns how many.
+pub(crate) async fn delete_unverified(core: &Core) -> Result<u64> {
+    let cutoff = core.clock.now() - TimeDelta::days(7);
+    let expired = user::Column::Status.eq(AccountStatus::Pending).and(user::Column::CreatedAt.lt(cutoff));
+    db::delete_in_batches(core.db.writer(), user::Column::Id, expired).await
 }
 
 /// Users whose deletion is due.

@@ -115,7 +115,7 @@ fn no_personal_data_is_left_14_days_after_a_deletion() {
             ("users", 1),
             ("credentials", 1),
             ("sessions", 1),
-            ("refresh_tokens", 1),
+            ("refresh_tokens", 0),
             ("second_factors", 0),
             ("recovery_codes", 0),
             ("one_time_tokens", 0),

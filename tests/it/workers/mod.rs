@@ -1,4 +1,5 @@
 //! Deliveries and scheduled work.
 
+mod cleanup;
 mod mail;
 mod outbox;
