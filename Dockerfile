@@ -20,6 +20,9 @@ RUN apt-get update \
  && install -d -o 10001 -g 10001 -m 0700 /data
 COPY --from=build /usr/local/bin/dca-auth /usr/local/bin/dca-auth
 # Loopback is not reachable from outside the container. The program's own default is 127.0.0.1:3000.
+# On 0.0.0.0 it does not start without DCA_PUBLIC_URL. Set DCA_TRUSTED_PROXIES too if a proxy is in front of it:
+#   docker run -v dca-data:/data -p 127.0.0.1:3000:3000 \
+#     -e DCA_PUBLIC_URL=https://auth.example.com -e DCA_TRUSTED_PROXIES=172.17.0.1 dca-auth
 ENV DCA_DATA_DIR=/data \
     DCA_HTTP_ADDR=0.0.0.0:3000
 # Numeric, so that platforms can verify that it is not root.

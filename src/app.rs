@@ -7,7 +7,8 @@
 
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::{fs, num::NonZeroU32, sync::Arc, time::Duration};
+use std::sync::{Arc, Once};
+use std::{fs, num::NonZeroU32, time::Duration};
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
@@ -16,9 +17,11 @@ use dca_core::limiter::{Bucket, Rate};
 use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use url::Url;
 
 use crate::outbound::mail::{Mailer, WithoutServer};
-use crate::{config::Config, master_key, outbound::dm_pause::DmPause, outbound::oauth::OAuthProviders, telemetry};
+use crate::{config::Config, master_key, outbound::dm_pause::DmPause, outbound::oauth::OAuthProviders};
+use crate::{telemetry, tls_roots};
 
 /// The parts of the service, which can run in separate processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,6 +70,8 @@ pub struct App {
     /// Renders the metrics.
     pub metrics: PrometheusHandle,
     pub(crate) dm_pause: DmPause,
+    /// Logs once that a proxy is not trusted.
+    pub(crate) proxy_warning: Arc<Once>,
     parts: Arc<[Part]>,
     accepts_requests: Arc<AtomicBool>,
 }
@@ -94,6 +99,7 @@ impl App {
             mailer,
             metrics: inputs.metrics,
             dm_pause: DmPause::default(),
+            proxy_warning: Arc::new(Once::new()),
             parts: parts.into(),
             accepts_requests: Arc::new(AtomicBool::new(true)),
         })
@@ -207,18 +213,35 @@ pub async fn open_database(config: &Config) -> Result<Db> {
         let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
         file.with_context(|| format!("cannot write the database file {path}"))?;
     }
-    let connected = Db::connect(url, config.storage.database_pool_size).await;
+    let connected = Db::connect(&with_private_ca(url, config), config.storage.database_pool_size).await;
     connected.context("cannot open the database. Check DCA_DATABASE_URL")
+}
+
+/// Adds the private certificate authorities to a Postgres URL that names none.
+fn with_private_ca(url: &str, config: &Config) -> String {
+    const PARAMETER: &str = "sslrootcert";
+    let (Some(file), Ok(mut url)) = (&config.storage.ca_file, Url::parse(url)) else { return url.to_owned() };
+    if url.scheme().starts_with("postgres") && url.query_pairs().all(|(name, _)| name != PARAMETER) {
+        url.query_pairs_mut().append_pair(PARAMETER, &file.to_string_lossy());
+    }
+    url.into()
 }
 
 /// Applies pending migrations. Instances may call this at the same time.
 pub async fn migrate(db: &Db) -> Result<()> {
-    dca_migration::up(db.writer()).await.context("cannot migrate the database")
+    dca_migration::up(db.writer()).await.map_err(dca_core::Error::from).context("cannot migrate the database")
 }
 
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {
     let Some(url) = &config.storage.redis_url else { return Ok(None) };
-    let client = redis::Client::open(url.expose()).context("cannot use DCA_REDIS_URL")?;
+    let client = match tls_roots::private(config)?.filter(|_| url.expose().starts_with("rediss:")) {
+        None => redis::Client::open(url.expose()),
+        Some(private) => {
+            let root_cert = Some(tls_roots::with_public(private));
+            redis::Client::build_with_tls(url.expose(), redis::TlsCertificates { client_tls: None, root_cert })
+        }
+    };
+    let client = client.context("cannot use DCA_REDIS_URL or DCA_TLS_CA_FILE")?;
     let timeout = Duration::from_millis(500);
     let settings = ConnectionManagerConfig::new()
         .set_number_of_retries(1)

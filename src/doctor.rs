@@ -1,6 +1,7 @@
 //! `dca-auth doctor`: checks the installation and suggests a fix for each problem.
 
 use dca_commands::{checks, reply, rest};
+use dca_core::health::{self, DatabaseHealth};
 use dca_core::mappings::{self, Mapping};
 use dca_core::{Caller, ChannelId, GuildId, guilds};
 use dca_migration::{Migrator, MigratorTrait};
@@ -55,6 +56,10 @@ pub async fn check_database(config: &Config) -> Vec<Finding> {
         Ok(pending) => Finding::off("migrations", &format!("{} pending; `dca-auth serve` applies them", pending.len())),
         Err(error) => return vec![Finding::fail("database", error.to_string(), fix)],
     };
+    if schema.outcome == Outcome::Ok && health::check(&db).await == DatabaseHealth::DiskFull {
+        let fix = "Free some space on the disk of the database, or enlarge it.";
+        return vec![Finding::fail("database", "its disk is full, so nothing can be written", fix), schema];
+    }
     vec![Finding::ok("database", if db.is_shared() { "reachable (cluster)" } else { "reachable (embedded)" }), schema]
 }
 

@@ -12,6 +12,7 @@ mod master_key;
 mod outbound;
 pub mod process;
 pub mod telemetry;
+mod tls_roots;
 mod wording;
 pub mod workers;
 

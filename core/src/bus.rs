@@ -8,7 +8,7 @@ use redis::{AsyncCommands, Client, aio::ConnectionManager};
 use tokio::sync::broadcast;
 use tracing::{debug, warn};
 
-use crate::string_enum::string_enum;
+use crate::{log_limit::LogLimit, string_enum::string_enum};
 
 string_enum! {
     /// The kind of work that may be waiting.
@@ -60,12 +60,14 @@ impl Bus {
 }
 
 async fn forward(client: Client, channel: String, local: broadcast::WeakSender<Topic>) {
+    let warnings = LogLimit::default();
     while local.upgrade().is_some() {
         match listen(&client, &channel, &local).await {
             Ok(()) => debug!("Redis closed the notification subscription; subscribing again"),
-            Err(error) => {
+            Err(error) if warnings.allows() => {
                 warn!(%error, "not subscribed to Redis; retrying, no notifications from other instances until then");
             }
+            Err(error) => debug!(%error, "not subscribed to Redis"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }

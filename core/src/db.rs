@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, ConnectOptions, ConnectionTrait, Database};
 use sea_orm::{DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, UpdateMany};
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
 /// Postgres, one pool for both.
@@ -17,8 +19,14 @@ pub struct Db {
     reader: DatabaseConnection,
 }
 
-/// The limit for acquiring a connection, for a `SQLite` lock and for a Postgres statement.
+/// The limit for acquiring a `SQLite` connection, for a `SQLite` lock and for a Postgres statement.
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The limit for acquiring a Postgres connection. A request gets an answer soon, even if Postgres is away.
+const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
+
+/// How long Postgres may take to accept the first connection.
+const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Db {
     /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections. Fails if the database cannot be reached or
@@ -29,10 +37,11 @@ impl Db {
             let reader = Database::connect(sqlite_options(url, pool.min(8), "on")).await?;
             return Ok(Self { writer, reader });
         }
+        check_postgres(url).await?;
         let mut options = ConnectOptions::new(url);
         options
             .max_connections(pool)
-            .acquire_timeout(TIMEOUT)
+            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
             .sqlx_logging(false)
             .map_sqlx_postgres_opts(|options| options.options([("statement_timeout", "10s"), ("TimeZone", "UTC")]));
         let pool = Database::connect(options).await?;
@@ -64,6 +73,25 @@ impl Db {
         self.reader.close_by_ref().await?;
         Ok(self.writer.close_by_ref().await?)
     }
+}
+
+/// Connects once, because the pool retries a refused connection in silence and then reports only a timeout.
+async fn check_postgres(url: &str) -> Result<()> {
+    let options: PgConnectOptions = url.parse().map_err(|error: sqlx::Error| Error::Internal(error.to_string()))?;
+    let cause = match tokio::time::timeout(FIRST_CONNECTION_TIMEOUT, options.connect()).await {
+        Ok(Ok(connection)) => {
+            _ = connection.close().await;
+            return Ok(());
+        }
+        Ok(Err(sqlx::Error::Io(error))) => error.to_string(),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no response within {} seconds", FIRST_CONNECTION_TIMEOUT.as_secs()),
+    };
+    let server = match options.get_socket() {
+        Some(path) => path.display().to_string(),
+        None => format!("{}:{}", options.get_host(), options.get_port()),
+    };
+    Err(Error::Internal(format!("PostgreSQL at {server}: {cause}")))
 }
 
 fn sqlite_options(url: &str, pool: u32, query_only: &'static str) -> ConnectOptions {

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use sea_orm::{DbErr, RuntimeErr, sqlx::error::DatabaseError};
+
 use crate::users::{Provider, Role};
 use crate::{crypto::license_key::Malformed, string_enum::string_enum};
 
@@ -171,7 +173,7 @@ pub enum Error {
     Refused(#[from] Refusal),
     /// The database failed or cannot be reached.
     #[error("database: {0}")]
-    Database(#[from] sea_orm::DbErr),
+    Database(DbErr),
     /// An invalid internal state, such as a wrong master key or a row that cannot be decrypted.
     #[error("{0}")]
     Internal(String),
@@ -180,7 +182,24 @@ pub enum Error {
 /// The result of a core call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Not derived with `#[from]`, which would make the driver's error the source too: its message would be repeated.
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
+    }
+}
+
 impl Error {
+    /// Whether the database could not write because its disk is full.
+    pub fn is_disk_full(&self) -> bool {
+        /// `SQLITE_FULL`, and `disk_full` of Postgres.
+        const CODES: [&str; 2] = ["13", "53100"];
+        let Self::Database(DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = self else { return false };
+        let RuntimeErr::SqlxError(error) = cause else { return false };
+        let code = error.as_database_error().and_then(DatabaseError::code);
+        code.is_some_and(|code| CODES.contains(&code.as_ref()))
+    }
+
     /// The code to report to the caller.
     pub const fn code(&self) -> Code {
         match self {

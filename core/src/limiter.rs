@@ -9,7 +9,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use redis::{Script, aio::ConnectionManager};
 use tracing::warn;
 
-use crate::{Clock, string_enum::string_enum};
+use crate::{Clock, log_limit::LogLimit, string_enum::string_enum};
 
 string_enum! {
     /// The kind of request to limit.
@@ -52,6 +52,7 @@ struct Inner {
     shared: Option<(ConnectionManager, String, Script)>,
     /// When Redis may be used again after a failure.
     redis_paused_until: Mutex<Option<Instant>>,
+    warnings: LogLimit,
 }
 
 /// How long Redis is not used after a failure, so that a stalled Redis does not slow every request.
@@ -79,7 +80,12 @@ impl Limiter {
             (bucket, (rate, RateLimiter::keyed(quota)))
         });
         let shared = shared.map(|(connection, prefix)| (connection, format!("{prefix}:limit"), Script::new(GCRA)));
-        Self(Arc::new(Inner { buckets: buckets.collect(), shared, redis_paused_until: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            buckets: buckets.collect(),
+            shared,
+            redis_paused_until: Mutex::new(None),
+            warnings: LogLimit::default(),
+        }))
     }
 
     /// Counts a request against a bucket. Fails with the time to wait if the limit is exceeded.
@@ -100,7 +106,9 @@ impl Limiter {
                 Ok(0) => return Ok(()),
                 Ok(wait) => return Err(Duration::from_micros(wait)),
                 Err(error) => {
-                    warn!(%error, "Redis does not respond; rate limits are not shared between instances until it does");
+                    if self.0.warnings.allows() {
+                        warn!(%error, "Redis does not respond; rate limits are not shared between instances until it does");
+                    }
                     *paused_until() = Some(Instant::now() + REDIS_PAUSE);
                 }
             }

@@ -1,12 +1,12 @@
 //! The HTTP server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use url::Url;
 
-use super::parse::{base_url, number};
+use super::parse::{base_url, number, readable_file};
 use super::reader::{Reader, settings};
 use super::setting::Setting;
 
@@ -17,7 +17,7 @@ settings! {
         addr: SocketAddr = "DCA_HTTP_ADDR", or("127.0.0.1:3000", |text| text.parse().ok()),
             expects("an IP address and port, for example 127.0.0.1:3000"),
             converted("PORT", PORT, bind_all), converted("APP_PORT", PORT, bind_all);
-        /// URL under which clients reach the service. If unset, it is derived from DCA_HTTP_ADDR.
+        /// URL under which clients reach the service. Required if DCA_HTTP_ADDR is 0.0.0.0 or a public address; otherwise derived from it.
         public_url: String = "DCA_PUBLIC_URL", or_else(base_url, String::new), default("http://127.0.0.1:3000"),
             expects("an http or https URL without query and trailing slash, for example https://example.com");
         /// Certificate and key of the listener; plain HTTP if `None`.
@@ -45,13 +45,30 @@ pub struct TlsFiles {
 }
 
 impl HttpConfig {
-    /// Sets the public URL from the address if it is not configured.
-    pub(super) fn derive_public_url(&mut self) {
-        if self.public_url.is_empty() {
-            let scheme = if self.tls.is_some() { "https" } else { "http" };
-            self.public_url = format!("{scheme}://{}", self.addr);
+    /// Sets the public URL from the address if it is not configured. Links in emails would lead nowhere, and browsers
+    /// would be refused, if other machines use another URL.
+    pub(super) fn derive_public_url(&mut self, reader: &mut Reader) {
+        if !self.public_url.is_empty() {
+            return;
         }
+        if is_unspecified_or_public(self.addr.ip()) {
+            reader.fault(format!(
+                "The service listens on {}, which other machines can reach. Set DCA_PUBLIC_URL to the URL that they \
+                 use, for example DCA_PUBLIC_URL=https://auth.example.com.",
+                self.addr
+            ));
+        }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        self.public_url = format!("{scheme}://{}", self.addr);
     }
+}
+
+fn is_unspecified_or_public(address: IpAddr) -> bool {
+    let is_local = match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+    };
+    !is_local
 }
 
 impl TlsFiles {
@@ -68,10 +85,6 @@ impl TlsFiles {
         }
         cert.zip(key).map(|(cert, key)| Self { cert, key })
     }
-}
-
-fn readable_file(value: &str) -> Option<PathBuf> {
-    fs::read(value).ok().map(|_| value.into())
 }
 
 fn bind_all(values: &[&str]) -> Option<String> {

@@ -20,7 +20,7 @@ settings! {
         /// Password for the mail server.
         password: Option<Secret> = "DCA_SMTP_PASSWORD", optional(|value| text(value).map(Secret)), secret(),
             fallback("MAIL_PASS"), expects("text without control characters");
-        /// Encryption of the mail server connection. auto is tls on port 465, opportunistic on loopback, else starttls.
+        /// Encryption of the mail server connection. auto is tls on port 465, opportunistic on loopback, else starttls. opportunistic sends no password without TLS.
         tls: SmtpTls = "DCA_SMTP_TLS", or("auto", one_of(&TLS_MODES)), expects("auto, starttls, tls, opportunistic or none");
         /// Sender of emails.
         from: String = "DCA_MAIL_FROM", or("DCA-Auth <no-reply@localhost>", mailbox), fallback("MAIL_FROM"),
@@ -37,7 +37,7 @@ pub enum SmtpTls {
     StartTls,
     /// Implicit TLS.
     Tls,
-    /// STARTTLS if the server offers it, without verifying the certificate.
+    /// STARTTLS if the server offers it, without verifying the certificate. Without TLS, no password is sent.
     Opportunistic,
     /// No encryption.
     None,

@@ -67,7 +67,7 @@ impl Config {
     fn read(reader: &mut Reader) -> Self {
         let storage = StorageConfig::read(reader);
         let mut http = HttpConfig::read(reader);
-        http.derive_public_url();
+        http.derive_public_url(reader);
         Self {
             discord: DiscordConfig::read(reader),
             oauth: OAuthConfig::read(reader),

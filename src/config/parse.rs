@@ -1,6 +1,6 @@
 //! Secret values, and the parsers that several groups of settings share. The settings describe the expected value.
 
-use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
+use std::{fmt, fs, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
 use url::Url;
 
@@ -32,6 +32,10 @@ pub(super) fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Option<T>
 
 pub(super) fn text(value: &str) -> Option<String> {
     (!value.contains(char::is_control)).then(|| value.to_owned())
+}
+
+pub(super) fn readable_file(value: &str) -> Option<PathBuf> {
+    fs::read(value).ok().map(|_| value.into())
 }
 
 pub(super) fn token(value: &str) -> Option<Secret> {

@@ -12,9 +12,10 @@ DCA_DATABASE_URL | postgres://u:hush@h/d | hush | mysql://hush@h/d | postgres:hu
 DCA_DATABASE_POOL_SIZE | 1000 | 0 | 1001 | -1 | ten
 DCA_REDIS_URL | rediss://u:hush@h:6380/1 | hush | http://hush | redis:hush | unix:
 DCA_REDIS_PREFIX | dca:a-1 | a b | é
+DCA_TLS_CA_FILE | /dev/null | /nowhere.pem | /
 DCA_EVENT_RETENTION_DAYS | 365 | 29 | 3651 | 1y
 DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
-DCA_HTTP_ADDR | [::]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
+DCA_HTTP_ADDR | [::1]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
 DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x
 DCA_TLS_CERT_FILE | /dev/null | /nowhere.pem | /
 DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
@@ -170,6 +171,23 @@ fn invalid_values_are_reported_by_name_and_all_at_once() {
 }
 
 #[test]
+fn an_address_that_other_machines_can_reach_needs_a_public_url() {
+    for addr in ["0.0.0.0:3000", "[::]:3000", "[::ffff:0.0.0.0]:3000", "203.0.113.7:80", "[2001:db8::7]:443"] {
+        let fault = faults(&[("DCA_HTTP_ADDR", addr)]);
+        let addr: std::net::SocketAddr = addr.parse().unwrap();
+        let expected = format!(
+            "The service listens on {addr}, which other machines can reach. Set DCA_PUBLIC_URL to the URL that they use, \
+             for example DCA_PUBLIC_URL=https://auth.example.com."
+        );
+        assert_eq!(fault, expected);
+        load(&[("DCA_HTTP_ADDR", &addr.to_string()), ("DCA_PUBLIC_URL", "https://auth.example.com")]);
+    }
+    for addr in ["127.0.0.1:1", "[::1]:1", "10.1.2.3:1", "192.168.1.1:1", "172.20.0.1:1", "[fd00::1]:1"] {
+        assert_eq!(load(&[("DCA_HTTP_ADDR", addr)]).http.public_url, format!("http://{addr}"));
+    }
+}
+
+#[test]
 fn secrets_are_redacted_in_debug_and_read_from_files() {
     let secrets = || cases().filter(|(name, ..)| is_secret(name));
     let direct = map(secrets().map(|(name, good, _)| (name, good)));
@@ -239,10 +257,11 @@ fn environment_takes_precedence_over_the_toml_file() {
 
 #[test]
 fn settings_of_earlier_systems_are_read_in_their_own_format() {
-    let config = load(&[("APP_PORT", "4000"), ("PORT", "8080"), ("JWT_SECRET", "h")]);
+    let url = ("DCA_PUBLIC_URL", "https://dca.example");
+    let config = load(&[url, ("APP_PORT", "4000"), ("PORT", "8080"), ("JWT_SECRET", "h")]);
     assert_eq!(config.http.addr.to_string(), "0.0.0.0:8080");
     assert_eq!(config.unused_settings, ["APP_PORT", "JWT_SECRET"]);
-    assert_eq!(load(&[("APP_PORT", "4000")]).http.addr.port(), 4000);
+    assert_eq!(load(&[url, ("APP_PORT", "4000")]).http.addr.port(), 4000);
     for (value, expected) in [
         ("postgresql://u:p@h:5432/d?schema=public", "postgresql://u:p@h:5432/d"),
         ("postgres://h/d?pgbouncer=true&sslmode=require", "postgres://h/d?sslmode=require"),

@@ -13,6 +13,7 @@ use dca_core::accounts::{ClientInfo, Principal, sessions};
 use dca_core::{AppCaller, Code, Error, api_keys, limiter::Bucket, users::Locale};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
+use tracing::warn;
 
 use super::cookies::{CookieKind, Cookies};
 use super::{compat::dialect::Dialect, problem::Problem};
@@ -21,12 +22,11 @@ use crate::App;
 /// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
 /// a trusted proxy. Entries added by other hosts are ignored.
 pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let is_trusted = |ip: &IpAddr| trusted.iter().any(|net| net.contains(ip));
     let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
     let mut client = peer.to_canonical();
     for hop in hops.iter().rev() {
-        if !is_trusted(&client) {
+        if !is_trusted(trusted, client) {
             break;
         }
         let Ok(ip) = hop.parse::<IpAddr>() else { break };
@@ -84,7 +84,20 @@ impl FromRequestParts<App> for ClientIp {
 
 fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
-    client_ip(&app.config.http.trusted_proxies, peer, &parts.headers)
+    let trusted = &app.config.http.trusted_proxies;
+    if parts.headers.contains_key("x-forwarded-for") && !is_trusted(trusted, peer.to_canonical()) {
+        app.proxy_warning.call_once(|| {
+            warn!(
+                "{peer} sent X-Forwarded-For, but is not in DCA_TRUSTED_PROXIES, so the header is ignored. If it is your \
+                 proxy, all its clients share one address and its rate limits: set DCA_TRUSTED_PROXIES={peer}"
+            );
+        });
+    }
+    client_ip(trusted, peer, &parts.headers)
+}
+
+fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
+    trusted.iter().any(|network| network.contains(&address))
 }
 
 /// What is known about the client from its request, and what a handler needs to answer it.

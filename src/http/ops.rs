@@ -1,43 +1,42 @@
 //! Health, liveness and readiness probes, and metrics.
 
-use std::time::Duration;
-
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::State};
 use dca_commands::GatewayStatus;
-use dca_core::{outbox, workers};
+use dca_core::health::{self, DatabaseHealth};
+use dca_core::outbox;
 use serde_json::{Value, json};
 
 use crate::{App, app::DiscordStatus};
 
-/// How long the database may take to answer a probe.
-const TIMEOUT: Duration = Duration::from_secs(1);
-
-async fn database_answers(app: &App) -> bool {
-    // Reads a table, so that a database without its schema counts as down.
-    matches!(tokio::time::timeout(TIMEOUT, workers::list(&app.core)).await, Ok(Ok(_)))
-}
+const DISK_FULL: &str = "The disk of the database is full, so nothing can be written. Free some space or enlarge it.";
 
 /// Retrieve health status
 ///
-/// `status` is `ok`, `degraded` if the bot is not connected to Discord while the API works, or `down` (with status
-/// 503) if the database is unavailable.
+/// `status` is `ok`, `degraded` if the bot is not connected to Discord or the database's disk is full while the API can
+/// still validate licenses, or `down` (with status 503) if the database is unavailable.
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
-    let database = database_answers(&app).await;
+    let database = health::check(&app.core.db).await;
     let discord = app.discord_status();
-    let healthy = database && discord.healthy;
-    let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let report = json!({
-        "status": match (database, healthy) { (false, _) => "down", (true, false) => "degraded", (true, true) => "ok" },
+    let (status, word) = match database {
+        DatabaseHealth::Down => (StatusCode::SERVICE_UNAVAILABLE, "down"),
+        DatabaseHealth::Ok if discord.healthy => (StatusCode::OK, "ok"),
+        DatabaseHealth::Ok | DatabaseHealth::DiskFull => (StatusCode::OK, "degraded"),
+    };
+    let mut report = json!({
+        "status": word,
         "version": env!("CARGO_PKG_VERSION"),
         "mode": app.mode(),
         "checks": {
-            "database": { "status": if database { "ok" } else { "down" } },
+            "database": { "status": database.as_str() },
             "discord": { "status": discord.name, "detail": discord.detail, "since": discord.since },
         },
     });
+    if database == DatabaseHealth::DiskFull {
+        report["checks"]["database"]["detail"] = DISK_FULL.into();
+    }
     (status, Json(report)).into_response()
 }
 
@@ -51,15 +50,19 @@ pub(super) async fn live() -> Json<Value> {
 
 /// Check readiness
 ///
-/// Returns 503 while the database is unavailable or the instance is shutting down.
+/// Returns 503 while the database is unavailable or its disk is full, or the instance is shutting down.
 #[utoipa::path(get, path = "/ready", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn ready(State(app): State<App>) -> Response {
-    let (stopping, database) = (!app.is_ready(), database_answers(&app).await);
-    if database && !stopping {
+    let (stopping, database) = (!app.is_ready(), health::check(&app.core.db).await);
+    if database == DatabaseHealth::Ok && !stopping {
         return Json(json!({ "status": "ready" })).into_response();
     }
-    let checks = json!({ "database": database, "accepting": !stopping });
-    (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "not_ready", "checks": checks }))).into_response()
+    let checks = json!({ "database": database == DatabaseHealth::Ok, "accepting": !stopping });
+    let mut report = json!({ "status": "not_ready", "checks": checks });
+    if database == DatabaseHealth::DiskFull {
+        report["detail"] = DISK_FULL.into();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, Json(report)).into_response()
 }
 
 /// Sets one gauge per status: since when it is the current one, or 0.

@@ -7,17 +7,17 @@
 //! or link.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use chrono::{DateTime, Datelike, Utc};
 use dca_core::limiter::{Bucket, Rate};
-use dca_core::{Core, accounts::emails::EmailData, outbox::EmailTemplate, users::Provider};
+use dca_core::{Core, accounts::emails::EmailData, log_limit::LogLimit, outbox::EmailTemplate, users::Provider};
 use lettre::message::header::{HeaderName, HeaderValue};
 use lettre::message::{Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message};
-use tokio::{fs, io::AsyncWriteExt, time::Instant};
+use tokio::{fs, io::AsyncWriteExt};
 use tracing::{error, info};
 use url::Host;
 use uuid::Uuid;
@@ -28,8 +28,8 @@ use crate::{config::Config, wording};
 
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// The shortest interval between two log lines about a misconfigured mail server.
-const REPORT_INTERVAL: Duration = Duration::from_mins(1);
+/// How long an email waits if no mail server is configured.
+const RETRY_INTERVAL: Duration = Duration::from_mins(1);
 
 /// Sends emails. Cheap to clone.
 #[derive(Clone)]
@@ -42,7 +42,7 @@ struct Inner {
     base: String,
     app_name: String,
     domains: Domains,
-    last_report: Mutex<Option<Instant>>,
+    reports: LogLimit,
 }
 
 /// What happens to emails if no mail server is configured.
@@ -73,7 +73,7 @@ impl Mailer {
     pub fn new(config: &Config, without_server: WithoutServer) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
         let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
-        let destination = match (Server::new(&config.mail, email.domain())?, without_server) {
+        let destination = match (Server::new(config, email.domain())?, without_server) {
             (Some(server), _) => MailDestination::Server(server),
             (None, WithoutServer::KeepQueued) => MailDestination::Disabled,
             (None, WithoutServer::WriteFiles) => MailDestination::Folder(config.storage.data_dir.join("mail")),
@@ -84,7 +84,7 @@ impl Mailer {
             base: config.accounts.frontend_url.clone().unwrap_or_else(|| config.http.public_url.clone()),
             app_name: config.accounts.app_name.clone(),
             domains: Domains::new(Rate::per_minute(config.limits.emails_per_minute).every),
-            last_report: Mutex::default(),
+            reports: LogLimit::default(),
         })))
     }
 
@@ -116,7 +116,7 @@ impl Mailer {
         match &self.0.destination {
             MailDestination::Server(server) => self.send_to_server(core, server, &email).await,
             MailDestination::Folder(folder) => write_file(folder, &email).await,
-            MailDestination::Disabled => Err(MailError::Wait(REPORT_INTERVAL)),
+            MailDestination::Disabled => Err(MailError::Wait(RETRY_INTERVAL)),
         }
     }
 
@@ -135,19 +135,12 @@ impl Mailer {
         let result = server.send(&email.message).await;
         match &result {
             Err(MailError::Deferred(_)) => domains.pause(&permit, core.clock.now()),
-            Err(error @ MailError::Misconfigured { .. }) => self.report(error),
+            Err(error @ MailError::Misconfigured { .. }) if self.0.reports.allows() => {
+                error!("{error}. Emails stay queued and are retried. {}", error.fix());
+            }
             _ => {}
         }
         result
-    }
-
-    /// Logs the error, at most once per [`REPORT_INTERVAL`].
-    fn report(&self, error: &MailError) {
-        let mut last_report = self.0.last_report.lock().unwrap_or_else(PoisonError::into_inner);
-        if last_report.is_none_or(|reported_at| reported_at.elapsed() >= REPORT_INTERVAL) {
-            *last_report = Some(Instant::now());
-            error!("{error}. Emails stay queued and are retried. {}", error.fix());
-        }
     }
 
     /// Prepares the email, identical for every attempt, so that duplicates have the same `Message-ID`.

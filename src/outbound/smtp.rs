@@ -4,14 +4,15 @@ use std::{error::Error as _, fmt, io, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
-use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
 use lettre::{Message, transport::smtp::Error};
 use tokio::time::timeout;
 
 use super::mail_error::MailError;
-use crate::config::{MailConfig, SmtpTls};
+use crate::config::{Config, MailConfig, SmtpTls};
+use crate::tls_roots;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -26,6 +27,8 @@ pub(super) struct Server {
     hello: ClientId,
     tls: Tls,
     credentials: Option<Credentials>,
+    /// Not with `auto`, which is opportunistic only if the password stays on this machine.
+    needs_tls_to_sign_in: bool,
     command_timeout: Duration,
 }
 
@@ -62,13 +65,17 @@ impl fmt::Display for Stage {
 
 impl Server {
     /// The configured server, if any. `hello` is the domain sent in `EHLO`.
-    pub(super) fn new(settings: &MailConfig, hello: &str) -> Result<Option<Self>> {
+    pub(super) fn new(config: &Config, hello: &str) -> Result<Option<Self>> {
+        let settings = &config.mail;
         let Some(host) = settings.host.clone() else { return Ok(None) };
-        let tls = Tls::new(settings, &host).context("cannot use DCA_SMTP_HOST with TLS")?;
+        let private_ca = tls_roots::private(config)?;
+        let tls = Tls::new(settings, &host, private_ca.as_deref()).context("cannot use DCA_SMTP_HOST with TLS")?;
         let password = settings.password.as_ref().map_or("", |password| password.expose()).to_owned();
         let credentials = settings.user.clone().map(|user| Credentials::new(user, password));
         let hello = ClientId::Domain(hello.to_owned());
-        Ok(Some(Self { host, port: settings.port, hello, tls, credentials, command_timeout: COMMAND_TIMEOUT }))
+        let needs_tls_to_sign_in = settings.tls == SmtpTls::Opportunistic && credentials.is_some();
+        let (port, command_timeout) = (settings.port, COMMAND_TIMEOUT);
+        Ok(Some(Self { host, port, hello, tls, credentials, needs_tls_to_sign_in, command_timeout }))
     }
 
     #[cfg(test)]
@@ -121,6 +128,10 @@ impl Server {
             Tls::Opportunistic(parameters) if server.can_starttls() => {
                 self.step(Stage::Tls, server.starttls(parameters.clone(), &self.hello)).await?;
             }
+            Tls::Opportunistic(_) if self.needs_tls_to_sign_in => {
+                let reason = "the mail server does not offer TLS, so the password was not sent".to_owned();
+                return Err(MailError::Misconfigured { setting: "DCA_SMTP_TLS, DCA_SMTP_USER", reason });
+            }
             Tls::Opportunistic(_) | Tls::Implicit(_) | Tls::None => {}
         }
         if let Some(credentials) = &self.credentials {
@@ -135,8 +146,11 @@ impl Server {
 }
 
 impl Tls {
-    fn new(settings: &MailConfig, host: &str) -> Result<Self, Error> {
-        let parameters = || TlsParameters::new(host.to_owned());
+    fn new(settings: &MailConfig, host: &str, private_ca: Option<&[u8]>) -> Result<Self, Error> {
+        let parameters = || {
+            let private = Certificate::from_pem(private_ca.unwrap_or_default())?;
+            TlsParameters::builder(host.to_owned()).add_root_certificate(private).build_rustls()
+        };
         // An attacker who can forge a certificate can also remove the STARTTLS offer, so verification would add no
         // protection here, and would reject the self-signed servers that this mode is for.
         let unchecked = || {
@@ -183,7 +197,9 @@ fn classify(stage: Stage, error: &Error) -> MailError {
         // Client errors contain no reply; they say what the server does not support.
         Stage::Tls if error.is_client() => misconfigured("DCA_SMTP_TLS"),
         Stage::SignIn if error.is_client() => misconfigured("DCA_SMTP_USER, DCA_SMTP_TLS"),
-        Stage::Hello | Stage::Tls if is_tls_error(error) => misconfigured("DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS"),
+        Stage::Hello | Stage::Tls if is_tls_error(error) => {
+            misconfigured("DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS, DCA_TLS_CA_FILE")
+        }
         _ if error.is_response() => MailError::Transient(format!("{stage}: incomplete or invalid response")),
         _ => MailError::Transient(format!("{stage}: {error}")),
     }

@@ -203,7 +203,7 @@ async fn send(settings: &[(&str, &str)], port: u16) -> Result<(), MailError> {
     let server_settings = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str())];
     let config = config(&[&server_settings, settings].concat());
     let server =
-        Server::new(&config.mail, "makers.example").unwrap().unwrap().with_command_timeout(Duration::from_millis(200));
+        Server::new(&config, "makers.example").unwrap().unwrap().with_command_timeout(Duration::from_millis(200));
     let message = email(&mailer(&[]), EmailTemplate::VerifyEmail, &email_data(EmailTemplate::VerifyEmail, Locale::En));
     server.send(&message).await
 }
@@ -226,7 +226,7 @@ type Case = (&'static [(&'static str, &'static str)], &'static [&'static str], &
 async fn smtp_errors_are_classified_by_stage_and_code() {
     const USER: (&str, &str) = ("DCA_SMTP_USER", "makers");
     const HELLO: &str = "250-sink\r\n250 AUTH PLAIN";
-    let cases: [Case; 18] = [
+    let cases: [Case; 20] = [
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok", "221 bye"], "sent"),
         // A missing reply to QUIT does not matter.
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok"], "sent"),
@@ -251,8 +251,19 @@ async fn smtp_errors_are_classified_by_stage_and_code() {
         (
             &[("DCA_SMTP_TLS", "tls")],
             &["220 hi", "250 sink"],
-            "misconfigured, DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS: connection to the mail server failed: \
+            "misconfigured, DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS, DCA_TLS_CA_FILE: connection to the mail server failed: \
              Connection error: Connection error: received corrupt message of type InvalidContentType",
+        ),
+        // On loopback, `auto` may send the password without TLS.
+        (
+            &[USER, ("DCA_SMTP_TLS", "auto")],
+            &["220 hi", HELLO, "235 ok", "250 ok", "250 ok", "354 go", "250 ok"],
+            "sent",
+        ),
+        (
+            &[USER, ("DCA_SMTP_TLS", "opportunistic")],
+            &["220 hi", HELLO, "235 ok"],
+            "misconfigured, DCA_SMTP_TLS, DCA_SMTP_USER: the mail server does not offer TLS, so the password was not sent",
         ),
         (&[], &["554 go away"], "misconfigured, DCA_SMTP_HOST: 554: connection to the mail server failed"),
         (&[], &["421 later"], "transient: 421: connection to the mail server failed"),
@@ -336,7 +347,8 @@ async fn self_signed_certificate_is_accepted_only_with_opportunistic_tls() {
     assert_eq!(describe(send(&[("DCA_SMTP_TLS", "auto")], self_signed_server()).await), "sent", "on loopback");
     let result = describe(send(&[("DCA_SMTP_TLS", "starttls")], self_signed_server()).await);
     assert!(
-        result.starts_with("misconfigured, DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS: TLS negotiation"),
+        result
+            .starts_with("misconfigured, DCA_SMTP_HOST, DCA_SMTP_PORT, DCA_SMTP_TLS, DCA_TLS_CA_FILE: TLS negotiation"),
         "{result}"
     );
     assert!(result.contains("certificate"), "{result}");

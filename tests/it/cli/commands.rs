@@ -20,10 +20,10 @@ use crate::support::{
 
 /// Exit code, standard output and standard error of a command.
 #[derive(Debug)]
-struct CommandOutput {
-    code: i32,
-    out: String,
-    err: String,
+pub struct CommandOutput {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 /// The binary with only the settings of the test, `changed` on top.
@@ -33,7 +33,7 @@ pub fn binary(t: &TestApp, args: &[&str], changed: &[(&str, &str)]) -> Command {
     command
 }
 
-fn run(mut command: Command) -> CommandOutput {
+pub fn run(mut command: Command) -> CommandOutput {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     CommandOutput { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }

@@ -63,6 +63,36 @@ fn probes_report_an_unavailable_database_and_other_routes_keep_responding() {
     });
 }
 
+#[test]
+fn a_proxy_that_is_not_trusted_is_logged_once() {
+    it_unstarted(|mut t| async {
+        for (trusted, expected) in [("", 1), ("127.0.0.1", 0)] {
+            t.set("DCA_TRUSTED_PROXIES", trusted);
+            t.start_without_bot().await;
+            let before = t.log.text().len();
+            for _ in 0..3 {
+                let request = Request::new("GET /live").with("X-Forwarded-For", "203.0.113.9");
+                assert_eq!(request.ask(t.addr()).await.unwrap().status, 200);
+            }
+            let log = t.log.text().split_off(before);
+            assert_eq!(log.matches("set DCA_TRUSTED_PROXIES=127.0.0.1").count(), expected, "{log}");
+            t.stop().await;
+        }
+        t
+    });
+}
+
+#[test]
+fn deployment_files_demand_a_public_url_and_pass_on_proxies_and_the_mail_server() {
+    let mail = ["DCA_SMTP_HOST", "DCA_SMTP_USER", "DCA_SMTP_PASSWORD", "DCA_MAIL_FROM"];
+    for (name, settings) in [("Dockerfile", &[][..]), ("compose.yaml", &mail), ("fly.toml", &mail)] {
+        let file = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+        for setting in ["DCA_PUBLIC_URL", "DCA_TRUSTED_PROXIES"].iter().chain(settings) {
+            assert!(file.contains(setting), "{setting} in {name}");
+        }
+    }
+}
+
 /// The value of the first series whose line starts with `series`.
 fn metric(metrics: &str, series: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with(series));

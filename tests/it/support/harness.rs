@@ -277,6 +277,11 @@ impl TestApp {
         }
     }
 
+    /// Leaves the app without stopping it, as if it were killed.
+    pub fn abandon(&mut self) {
+        self.running = None;
+    }
+
     /// The running app.
     pub fn app(&self) -> &App {
         &self.running.as_ref().expect("the app is stopped").0.app
