@@ -90,17 +90,21 @@ discord_ids! {
 
 /// Generates ids, keys and nonces, from the operating system or from a seed in tests.
 #[derive(Clone, Debug)]
-pub struct Ids(Option<Arc<Mutex<StdRng>>>);
+pub struct Ids {
+    seeded: Option<Arc<Mutex<StdRng>>>,
+    /// The timestamp of the last `UUIDv7`, in milliseconds, and the 12-bit counter within it.
+    last: Arc<Mutex<(u64, u16)>>,
+}
 
 impl Ids {
     /// Uses the operating system's CSPRNG.
-    pub const fn system() -> Self {
-        Self(None)
+    pub fn system() -> Self {
+        Self { seeded: None, last: Arc::default() }
     }
 
     /// Produces a repeatable sequence, for tests.
     pub fn seeded(seed: u64) -> Self {
-        Self(Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))))
+        Self { seeded: Some(Arc::new(Mutex::new(StdRng::seed_from_u64(seed)))), last: Arc::default() }
     }
 
     /// `N` random bytes.
@@ -109,7 +113,7 @@ impl Ids {
     /// If the operating system provides no randomness.
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
-        match &self.0 {
+        match &self.seeded {
             Some(seeded) => seeded.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(&mut bytes),
             None => SysRng.try_fill_bytes(&mut bytes).expect("operating system randomness"),
         }
@@ -118,11 +122,9 @@ impl Ids {
 
     /// A `UUIDv7` (RFC 9562). Ids sort by `now`, and by order of generation within a millisecond.
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
-        /// The last timestamp used, in milliseconds, and the 12-bit counter within it.
-        static LAST: Mutex<(u64, u16)> = Mutex::new((0, 0));
         let now = now.timestamp_millis().max(0).cast_unsigned();
         let (millis, count) = {
-            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             *last = match *last {
                 (millis, 0xFFF) if millis >= now => (millis + 1, 0),
                 (millis, count) if millis >= now && millis - now < 1_000 => (millis, count + 1),
