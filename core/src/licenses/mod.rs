@@ -199,15 +199,16 @@ pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec
     unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()
 }
 
-/// The newest licenses of a user with a tenant, one per product, that have ended.
+/// The license of each product that a user had last with a tenant, if it has ended.
 pub async fn list_ended(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<EndedLicense>> {
     let (now, licenses) = (core.clock.now(), store::list_of(core, scope, user).await?);
     let mut ended = Vec::new();
     for product in products::list(core, scope).await? {
-        let newest = licenses.iter().find(|license| license.product_id == product.id);
-        let Some(license) = newest.filter(|license| license.state(now) == LicenseState::Revoked) else { continue };
-        let by_admin = license.revoke_reason.as_deref().is_some_and(|reason| reason != ENTITLEMENT_LOST);
-        let at = license.revoked_at.or(license.sources_end_at).unwrap_or(now);
+        let of_product = licenses.iter().filter(|license| license.product_id == product.id);
+        // `None` if one of them has not ended.
+        let all: Option<Vec<_>> = of_product.map(|license| Some((license.ended_at(now)?, license))).collect();
+        let Some((at, last)) = all.into_iter().flatten().max_by_key(|(at, _)| *at) else { continue };
+        let by_admin = last.revoke_reason.as_deref().is_some_and(|reason| reason != ENTITLEMENT_LOST);
         ended.push(EndedLicense { product: product.name, at, by_admin });
     }
     Ok(ended)

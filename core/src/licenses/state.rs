@@ -59,9 +59,14 @@ impl From<&License> for LicenseFacts {
 }
 
 impl LicenseFacts {
+    /// When it was revoked, or its grace ended; `None` if neither has happened at `now`.
+    pub fn ended_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.revoked_at.or(self.sources_end_at.filter(|ends_at| *ends_at <= now))
+    }
+
     /// The state at `now`.
     pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
-        if self.revoked_at.is_some() || self.sources_end_at.is_some_and(|ends_at| ends_at <= now) {
+        if self.ended_at(now).is_some() {
             LicenseState::Revoked
         } else if self.expires_at.is_some_and(|expires_at| expires_at <= now) {
             LicenseState::Expired
@@ -76,6 +81,11 @@ impl LicenseFacts {
 }
 
 impl License {
+    /// When it was revoked, or its grace ended; `None` if neither has happened at `now`.
+    pub fn ended_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        LicenseFacts::from(self).ended_at(now)
+    }
+
     /// The state at `now`.
     pub fn state(&self, now: DateTime<Utc>) -> LicenseState {
         LicenseFacts::from(self).state(now)
