@@ -115,6 +115,7 @@ impl Bot {
             GatewayStatus::Silent | GatewayStatus::Reconnecting(_) | GatewayStatus::Limited(_) => {
                 warn!(status = name, "Discord: {detail}");
             }
+            GatewayStatus::Connected => info!(status = name, "Discord is connected"),
             _ => info!(status = name, "Discord: {detail}"),
         }
     }

@@ -120,7 +120,8 @@ impl State {
 
     /// Answers a request for the members of a guild: all, the given ones, or those whose name starts with the query.
     fn send_members(&mut self, connection: &UnboundedSender<Frame>, request: &Value) {
-        let id = |value: &Value| value.as_str().and_then(|text| text.parse::<u64>().ok());
+        // Discord accepts ids as numbers too.
+        let id = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
         let Some(guild) = id(&request["guild_id"]).filter(|guild| self.guilds.contains_key(guild)) else { return };
         let (query, limit) = (request["query"].as_str().unwrap_or(""), request["limit"].as_u64().unwrap_or(0));
         let wanted: Option<Vec<u64>> = match &request["user_ids"] {

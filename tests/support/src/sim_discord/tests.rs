@@ -383,7 +383,7 @@ async fn a_bot_requests_members_by_id_by_name_or_all() {
     guild.seed(1_000, &[]);
     for (request, sizes, unknown) in [
         (json!({ "guild_id": id, "query": "", "limit": 0, "nonce": "n" }), vec![1_000, 3], vec![]),
-        (json!({ "guild_id": id, "query": "an", "limit": 5 }), vec![1], vec![]),
+        (json!({ "guild_id": guild.id(), "query": "an", "limit": 5 }), vec![1], vec![]),
         (json!({ "guild_id": id, "user_ids": [ana.user_id().to_string(), "1"], "limit": 0 }), vec![1], vec!["1"]),
         (json!({ "guild_id": id, "query": "nobody", "limit": 0 }), vec![0], vec![]),
     ] {
