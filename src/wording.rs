@@ -97,8 +97,9 @@ pub const fn title(code: Code) -> &'static str {
         Code::NoApiKey => "Send an API key as X-API-Key or as a Bearer token.",
         Code::InvalidApiKey => "This API key is not valid.",
         Code::BadRequest => "The request is malformed.",
-        Code::UnsupportedMediaType => "Send application/json.",
+        Code::UnsupportedMediaType => "The content type of the body is not supported. Send application/json.",
         Code::PayloadTooLarge => "The request body is too large.",
+        Code::HeadersTooLarge => "The request has too many headers, or they are too large.",
         Code::ValidationError => "The request has a wrong or missing field.",
         Code::MethodNotAllowed => "This route does not support this method.",
         Code::RateLimitExceeded => "Too many requests.",
@@ -123,6 +124,47 @@ pub const fn title(code: Code) -> &'static str {
         Code::InsufficientRole => "Your role does not allow this.",
         Code::AccessDenied => "This request is not allowed from this origin.",
         Code::SignInFailed => "The sign-in was not completed.",
+    }
+}
+
+/// What to do about a problem, for the catalog of codes.
+pub const fn advice(code: Code) -> &'static str {
+    match code {
+        Code::NotFound => "Check the path and the ID. What your key or role may not see is reported as not found too.",
+        Code::MalformedKey => "Enter the key as it was sent, for example STUDIO-5FWM-4TA3-8QAZ-E0EE-JHDN-SGB2-20N5.",
+        Code::NoApiKey | Code::InvalidApiKey => {
+            "Create a key with `dca-auth apikey create --product NAME` and send it as `X-API-Key: dca_sk_…`."
+        }
+        Code::BadRequest => "`detail` says where the body, the query or a header cannot be read.",
+        Code::UnsupportedMediaType => "Set the header `Content-Type: application/json`.",
+        Code::PayloadTooLarge => "A body may have at most 16 KiB.",
+        Code::HeadersTooLarge => "Send at most 64 headers with 32 KiB in total. Delete the cookies of this site.",
+        Code::ValidationError => "Correct the fields that `errors` lists.",
+        Code::MethodNotAllowed => "The `Allow` header lists the methods.",
+        Code::RateLimitExceeded => "Wait for the seconds in `Retry-After`. `RateLimit` shows what is left.",
+        Code::RequestTimeout => "A request may take 30 seconds, including its body. Send it again.",
+        Code::Unavailable => "Send the request again after the seconds in `Retry-After`.",
+        Code::Internal => "Report it to the operator with the `X-Request-Id` of the response.",
+        Code::InvalidTransition => "Read the license again. A revoked license stays revoked; issue a new one.",
+        Code::Conflict => "`detail` says what is in the way. Change that first.",
+        Code::RoleUnmanageable => "Choose another role, or move the bot's role above it.",
+        Code::NoToken => "For example `Authorization: Bearer eyJ…`.",
+        Code::InvalidToken => "Sign in again.",
+        Code::TokenExpired => "Get a new one with `POST /auth/refresh`.",
+        Code::InvalidSession => "The session has ended. Sign in again.",
+        Code::TokenReuseDetected => "A refresh token was used twice, so all sessions were ended. Sign in again.",
+        Code::NoRefreshToken => "Send the cookie that the sign-in set, or `refreshToken` in the body.",
+        Code::InvalidOneTimeToken => "Request a new email; each link works once.",
+        Code::InvalidCredentials => "Check the email address and the password, or reset the password.",
+        Code::EmailNotVerified => "Open the link in the verification email, or request it again.",
+        Code::AccountSuspended | Code::AccountBanned => "Ask the operator.",
+        Code::RequiresSecondFactor => {
+            "Send the code as `twoFactorCode`, or with `twoFactorToken` to `/auth/2fa/verify`."
+        }
+        Code::InvalidSecondFactor => "Enter the current code of your authenticator app, or an unused recovery code.",
+        Code::InsufficientRole => "Ask an admin for the role that the API reference names for this route.",
+        Code::AccessDenied => "Add the origin of your page to `DCA_CORS_ORIGINS`, and send the `X-CSRF-Token`.",
+        Code::SignInFailed => "Start the sign-in again, in the same browser.",
     }
 }
 

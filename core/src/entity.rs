@@ -58,6 +58,7 @@ tables! {
         created_at: DateTimeUtc,
         email: Option<String>,
         folded_email: Option<String>,
+        folded_name: Option<String>,
         email_verified_at: Option<DateTimeUtc>,
         name: Option<String>,
         locale: Option<Locale>,

@@ -20,6 +20,7 @@ string_enum! {
         BadRequest => "BAD_REQUEST",
         UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
         PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+        HeadersTooLarge => "HEADERS_TOO_LARGE",
         ValidationError => "VALIDATION_ERROR",
         MethodNotAllowed => "METHOD_NOT_ALLOWED",
         RateLimitExceeded => "RATE_LIMIT_EXCEEDED",

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use std::{collections::HashMap, num::NonZeroU32};
 
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter, middleware::StateInformationMiddleware};
 use redis::{Script, aio::ConnectionManager};
 use tracing::warn;
 
@@ -47,8 +49,10 @@ impl Rate {
 #[derive(Clone)]
 pub struct Limiter(Arc<Inner>);
 
+type LocalLimiter = RateLimiter<String, DefaultKeyedStateStore<String>, DefaultClock, StateInformationMiddleware>;
+
 struct Inner {
-    buckets: HashMap<Bucket, (Rate, DefaultKeyedRateLimiter<String>)>,
+    buckets: HashMap<Bucket, (Rate, LocalLimiter)>,
     shared: Option<(ConnectionManager, String, Script)>,
     /// When Redis may be used again after a failure.
     redis_paused_until: Mutex<Option<Instant>>,
@@ -58,14 +62,15 @@ struct Inner {
 /// How long Redis is not used after a failure, so that a stalled Redis does not slow every request.
 const REDIS_PAUSE: Duration = Duration::from_secs(2);
 
-/// `KEYS[1]`: bucket. `ARGV`: now, interval and tolerance in µs. Returns 0, or the µs to wait.
+/// `KEYS[1]`: bucket. `ARGV`: now, interval and tolerance in µs. Returns the number of requests that are left, or the
+/// negative number of µs to wait.
 const GCRA: &str = "
 local now, every, burst = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tat = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
 local wait = tat + every - burst - now
-if wait > 0 then return wait end
+if wait > 0 then return -wait end
 redis.call('SET', KEYS[1], string.format('%.0f', tat + every), 'PX', math.ceil((tat + every - now) / 1000))
-return 0";
+return math.floor(-wait / every)";
 
 impl Limiter {
     /// Creates buckets with these rates. With `shared`, they are stored in Redis under `<prefix>:limit:`.
@@ -77,7 +82,7 @@ impl Limiter {
             let quota = Quota::with_period(rate.every.max(Duration::from_nanos(1)))
                 .expect("a period is never zero")
                 .allow_burst(rate.burst);
-            (bucket, (rate, RateLimiter::keyed(quota)))
+            (bucket, (rate, RateLimiter::keyed(quota).with_middleware()))
         });
         let shared = shared.map(|(connection, prefix)| (connection, format!("{prefix}:limit"), Script::new(GCRA)));
         Self(Arc::new(Inner {
@@ -88,9 +93,15 @@ impl Limiter {
         }))
     }
 
-    /// Counts a request against a bucket. Fails with the time to wait if the limit is exceeded.
-    pub async fn check(&self, bucket: Bucket, key: &str) -> Result<(), Duration> {
-        let Some((rate, local)) = self.0.buckets.get(&bucket) else { return Ok(()) };
+    /// The rate of a bucket, if it is limited.
+    pub fn rate(&self, bucket: Bucket) -> Option<Rate> {
+        self.0.buckets.get(&bucket).map(|(rate, _)| *rate)
+    }
+
+    /// Counts a request against a bucket. Returns how many more are allowed at once, or fails with the time to wait if
+    /// the limit is exceeded.
+    pub async fn check(&self, bucket: Bucket, key: &str) -> Result<u32, Duration> {
+        let Some((rate, local)) = self.0.buckets.get(&bucket) else { return Ok(u32::MAX) };
         let paused_until = || self.0.redis_paused_until.lock().unwrap_or_else(PoisonError::into_inner);
         let is_paused = paused_until().is_some_and(|until| until > Instant::now());
         if let Some((connection, prefix, script)) = self.0.shared.as_ref().filter(|_| !is_paused) {
@@ -100,11 +111,11 @@ impl Limiter {
                 .arg(Clock::system().now().timestamp_micros())
                 .arg(every)
                 .arg(every.saturating_mul(rate.burst.get().into()))
-                .invoke_async::<u64>(&mut connection.clone())
+                .invoke_async::<i64>(&mut connection.clone())
                 .await;
             match response {
-                Ok(0) => return Ok(()),
-                Ok(wait) => return Err(Duration::from_micros(wait)),
+                Ok(left) if left >= 0 => return Ok(u32::try_from(left).unwrap_or(u32::MAX)),
+                Ok(wait) => return Err(Duration::from_micros(wait.unsigned_abs())),
                 Err(error) => {
                     if self.0.warnings.allows() {
                         warn!(%error, "Redis does not respond; rate limits are not shared between instances until it does");
@@ -113,8 +124,9 @@ impl Limiter {
                 }
             }
         }
-        let now = governor::clock::DefaultClock::default().now();
-        local.check_key(&key.to_owned()).map_err(|not_until| not_until.wait_time_from(now))
+        let now = DefaultClock::default().now();
+        let checked = local.check_key(&key.to_owned());
+        checked.map(|state| state.remaining_burst_capacity()).map_err(|not_until| not_until.wait_time_from(now))
     }
 
     /// Drops the buckets that have refilled. Called regularly to bound memory use.

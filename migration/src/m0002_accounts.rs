@@ -32,6 +32,7 @@ fn columns() -> Vec<(&'static str, ColumnDef)> {
         ("users", text_null("folded_email")),
         ("users", timestamp_null("email_verified_at")),
         ("users", text_null("name")),
+        ("users", text_null("folded_name")),
         ("users", text_null("locale")),
         ("users", status),
         ("users", text_null("status_reason")),
@@ -128,6 +129,7 @@ fn tables() -> Vec<TableCreateStatement> {
 fn indexes() -> Vec<IndexCreateStatement> {
     vec![
         index("users", &["folded_email"]),
+        index("users", &["folded_name"]),
         index("users", &["deletion_at"]),
         index("users", &["status", "created_at"]),
         index("sessions", &["user_id"]),
@@ -174,7 +176,7 @@ impl MigrationTrait for Migration {
             manager.drop_table(Table::drop().table(table.clone()).to_owned()).await?;
         }
         // SQLite cannot drop a column that is used by an index.
-        let user_indexes = ["email", "registered", "folded_email", "deletion_at", "status_created_at"];
+        let user_indexes = ["email", "registered", "folded_email", "folded_name", "deletion_at", "status_created_at"];
         let names =
             user_indexes.map(|name| format!("users_{name}")).into_iter().chain(["events_subject_seq".to_owned()]);
         for name in names {

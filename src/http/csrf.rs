@@ -12,7 +12,11 @@ use dca_core::Code;
 use url::Url;
 
 use super::cookies::{CookieKind, Cookies};
-use super::{compat::dialect::Dialect, extract::bearer, problem::Problem};
+use super::{
+    compat::dialect::Dialect,
+    extract::{bearer, is_form},
+    problem::Problem,
+};
 use crate::{App, Config};
 
 pub(super) async fn protect(
@@ -29,7 +33,9 @@ pub(super) async fn protect(
 fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request) -> Result<(), Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
-    if is_safe || !headers.contains_key(header::COOKIE) || bearer(headers).is_some() {
+    // Pages of other sites can submit forms without asking first, for example to sign somebody in.
+    let may_be_forged = headers.contains_key(header::COOKIE) || is_form(headers);
+    if is_safe || !may_be_forged || bearer(headers).is_some() {
         return Ok(());
     }
     if !is_allowed_page(config, headers).unwrap_or(true) {

@@ -1,22 +1,27 @@
 //! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
-//! and body.
+//! and body. Every invalid field is reported.
 
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
-use axum::body::{Bytes, HttpBody};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Query as AxumQuery, Request};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
-use axum::response::IntoResponse;
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use dca_core::accounts::{ClientInfo, Principal, sessions};
 use dca_core::{AppCaller, Code, Error, api_keys, limiter::Bucket, users::Locale};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tracing::warn;
+use url::form_urlencoded;
 
 use super::cookies::{CookieKind, Cookies};
-use super::{compat::dialect::Dialect, problem::Problem};
+use super::problem::{FieldError, Problem};
+use super::{compat::dialect::Dialect, quota};
 use crate::App;
 
 /// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
@@ -50,8 +55,8 @@ impl FromRequestParts<App> for ApiKey {
         match api_keys::authenticate(&app.core, key).await {
             Ok(caller) => Ok(Self { caller, client }),
             Err(refused @ Error::Refused(_)) => {
-                let allowed = app.core.limiter.check(Bucket::AuthFailure, &client.to_string()).await;
-                Err(allowed.map_or_else(Problem::rate_limited, |()| refused.into()))
+                quota::count(app, Bucket::AuthFailure, &client.to_string()).await?;
+                Err(refused.into())
             }
             Err(other) => Err(other.into()),
         }
@@ -181,9 +186,8 @@ pub struct Query<T>(pub T);
 impl<T: DeserializeOwned> FromRequestParts<App> for Query<T> {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let query = AxumQuery::<T>::from_request_parts(parts, app).await;
-        Ok(Self(query.map_err(|_| Problem::new(Code::BadRequest, "The query string has an invalid parameter."))?.0))
+    async fn from_request_parts(parts: &mut Parts, _: &App) -> Result<Self, Problem> {
+        Ok(Self(parse_form(parts.uri.query().unwrap_or_default().as_bytes())?))
     }
 }
 
@@ -199,53 +203,105 @@ impl<T: DeserializeOwned + Send> FromRequestParts<App> for PathParams<T> {
     }
 }
 
-/// A JSON body. Unknown fields are ignored, so that newer clients work with older servers.
+/// A JSON body, or a form in dialects that accept forms. Unknown fields are ignored, so that newer clients work with
+/// older servers.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
+        let (parts, body) = request.into_parts();
+        let is_form = Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers);
+        if !is_form && !is_json(&parts.headers) {
             return Err(Problem::of(Code::UnsupportedMediaType));
         }
-        let bytes = Bytes::from_request(request, app).await.map_err(body_error)?;
-        if bytes.trim_ascii_start().starts_with(b"[") {
-            // serde would deserialize an array into a struct by position.
-            return Err(Problem::new(Code::ValidationError, "The body must be a JSON object, for example {}."));
-        }
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| json_error(&error))?;
-        json.end().map_err(|_| {
-            Problem::new(Code::BadRequest, "The body must be a single JSON value, without text after it.")
-        })?;
-        Ok(Self(parsed))
+        let bytes = Bytes::from_request(Request::from_parts(parts, body), app).await.map_err(body_error)?;
+        Ok(Self(if is_form { parse_form(&bytes)? } else { parse_json(&bytes)? }))
     }
+}
+
+/// Reads the body before anything else. If a request is refused before its body has arrived, hyper closes the connection
+/// without notice, and the client's next request on it fails.
+pub(super) async fn read_body(request: Request, next: Next) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await.map_err(body_error)?;
+    Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
+}
+
+fn essence(headers: &HeaderMap) -> String {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = essence(headers);
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// The problem of a JSON error. The parser's message is left out because it may quote the value.
-fn json_error(error: &serde_path_to_error::Error<serde_json::Error>) -> Problem {
-    let inner = error.inner();
-    if !inner.is_data() {
-        let detail = format!("The body is not valid JSON at line {}, column {}.", inner.line(), inner.column());
-        return Problem::new(Code::BadRequest, detail);
+pub(super) fn is_form(headers: &HeaderMap) -> bool {
+    essence(headers) == "application/x-www-form-urlencoded"
+}
+
+fn parse_form<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
+    let fields = serde_urlencoded::Deserializer::new(form_urlencoded::parse(text));
+    serde_path_to_error::deserialize(fields).map_err(|error| match field_error(&error) {
+        Some(error) => Problem::invalid(vec![error]),
+        None => Problem::of(Code::ValidationError),
+    })
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let not_an_object = || Problem::new(Code::ValidationError, "The body must be a JSON object, for example {}.");
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        // serde would deserialize an array into a struct by position.
+        return Err(not_an_object());
     }
-    // For a missing or duplicate field, only the parser's message has the name, not the path.
-    let message = inner.to_string();
-    let field = ["missing field `", "duplicate field `"].iter().find_map(|prefix| message.strip_prefix(prefix));
-    let field = field.and_then(|rest| rest.split('`').next()).map(str::to_owned);
-    let path = error.path().to_string();
-    let problem = Problem::of(Code::ValidationError);
-    match field.or_else(|| (path != ".").then_some(path)) {
-        Some(field) => problem.with_field(field),
-        None => problem,
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let inner = error.inner();
+        if !inner.is_data() {
+            let detail = format!("The body is not valid JSON at line {}, column {}.", inner.line(), inner.column());
+            return Problem::new(Code::BadRequest, detail);
+        }
+        field_error(&error).map_or_else(not_an_object, |first| Problem::invalid(invalid_fields::<T>(bytes, first)))
+    })?;
+    json.end()
+        .map_err(|_| Problem::new(Code::BadRequest, "The body must be a single JSON value, without text after it."))?;
+    Ok(parsed)
+}
+
+/// All invalid fields of an object. The parser stops at the first, so each one is replaced by a string before the next
+/// try.
+fn invalid_fields<T: DeserializeOwned>(bytes: &[u8], first: FieldError) -> Vec<FieldError> {
+    let mut errors = vec![first];
+    let Ok(mut object) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return errors };
+    while let Some(last) = errors.last() {
+        object.insert(last.field.clone(), "".into());
+        let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(object.clone())) else { break };
+        match field_error(&error) {
+            Some(next) if errors.iter().all(|known| known.field != next.field) => errors.push(next),
+            _ => break,
+        }
     }
+    errors
+}
+
+/// The invalid field, and what is wrong with it. Only those parts of the parser's message are used that never quote the
+/// value.
+fn field_error<E: Display>(error: &serde_path_to_error::Error<E>) -> Option<FieldError> {
+    let message = error.inner().to_string();
+    let message = message.split(" at line ").next().unwrap_or_default();
+    let named = |prefix| Some(message.strip_prefix(prefix)?.split('`').next()?.to_owned());
+    let (field, fault) = if let Some(field) = named("missing field `") {
+        (field, "is required".to_owned())
+    } else if let Some(field) = named("duplicate field `") {
+        (field, "is given more than once".to_owned())
+    } else {
+        let expected = message.rsplit_once(", expected ").map(|(_, expected)| format!("must be {expected}"));
+        (error.path().to_string(), expected.unwrap_or_else(|| "is not valid".to_owned()))
+    };
+    (field != ".").then(|| FieldError { message: format!("{field} {fault}"), field })
 }
 
 fn body_error(rejection: BytesRejection) -> Problem {

@@ -1,16 +1,20 @@
 //! License validation for apps.
 
-use axum::{Json, extract::State};
+use std::collections::BTreeMap;
+
+use axum::{Json, extract::State, http::HeaderMap};
 use chrono::{DateTime, Utc};
 use dca_core::licenses::{self, Question, Verdict, VerdictCode};
 use dca_core::{ids::ProductId, limiter::Bucket};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Response};
+use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{ApiKey, JsonBody};
-use super::problem::Problem;
-use crate::{App, wording};
+use super::problem::{self, Problem};
+use super::quota;
+use crate::{App, http::schemas, wording};
 
 /// A license key to validate.
 #[derive(Deserialize, ToSchema)]
@@ -19,7 +23,7 @@ pub struct ValidateRequest {
     /// The license key as the user typed it. Case and spaces are ignored, and look-alike characters such as `O`
     /// and `0` are treated as the same. `key` is accepted as an alias.
     #[serde(alias = "key")]
-    #[schema(example = "ACME-67H9-S2ZS-VN6F-YHCR-F3GP-KWKT-GCZJ")]
+    #[schema(example = "STUDIO-5FWM-4TA3-8QAZ-E0EE-JHDN-SGB2-20N5")]
     license_key: String,
     /// The product that the license must be for. Useful if the API key covers several products.
     product_id: Option<Uuid>,
@@ -28,12 +32,19 @@ pub struct ValidateRequest {
 /// The result of a validation. Invalid keys are reported with status 200 too.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(example = json!({
+    "valid": true, "code": "VALID", "detail": "License is valid.", "warnings": [],
+    "checkedAt": "2026-11-21T03:48:28.864477Z",
+    "license": {
+        "id": "01a1fc38-462e-700d-8a24-1b00a6834fc4", "keyHint": "STUDIO-…-20N5", "state": "active",
+        "productId": "01a1fc38-45b8-7004-b3a1-5d1a2f6e0c27", "policyId": "01a1fc38-45b8-7005-9ef2-83c40d7715ab",
+        "expiresAt": null,
+    },
+}))]
 pub struct ValidateResponse {
     /// Whether the license is valid now.
     valid: bool,
-    /// `VALID`, or why the license is not valid: `MALFORMED_KEY`, `NOT_FOUND`, `PRODUCT_MISMATCH`, `REVOKED`,
-    /// `EXPIRED` or `NOT_ASSIGNED`.
-    #[schema(example = "VALID")]
+    #[schema(value_type = schemas::VerdictCode)]
     code: &'static str,
     /// A sentence that you can show to the user.
     detail: String,
@@ -43,6 +54,7 @@ pub struct ValidateResponse {
     checked_at: DateTime<Utc>,
     /// The position of the typing error in a malformed key, in characters from 1, if it can be determined.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     position: Option<usize>,
     /// The license. `null` if there is none that the API key may read.
     license: Option<LicenseView>,
@@ -56,7 +68,7 @@ pub struct LicenseView {
     id: Uuid,
     /// The prefix and the last group of the key, for example `ACME-…-GCZJ`.
     key_hint: String,
-    /// `assigned`, `active`, `expired`, `revoked` or `generated`.
+    #[schema(value_type = schemas::LicenseState)]
     state: &'static str,
     /// The product that the license is for.
     product_id: Uuid,
@@ -87,6 +99,14 @@ impl From<Verdict> for ValidateResponse {
     }
 }
 
+struct ValidateProblems;
+
+impl IntoResponses for ValidateProblems {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problem::responses(&[400, 401, 413, 415, 422, 429, 503])
+    }
+}
+
 /// Validate a license key
 ///
 /// Returns status 200 for every key, whether it is valid or not. See `valid` and `code`.
@@ -98,24 +118,18 @@ impl From<Verdict> for ValidateResponse {
     request_body = ValidateRequest,
     responses(
         (status = 200, description = "The result of the validation", body = ValidateResponse),
-        (status = 400, description = "The body is not valid JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 401, description = "Missing or invalid API key", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 16 KiB", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The content type is not application/json", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Invalid or missing field", body = Problem, content_type = "application/problem+json"),
-        (status = 429, description = "Too many requests; see Retry-After", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The database is unavailable; see Retry-After", body = Problem, content_type = "application/problem+json"),
+        ValidateProblems,
     )
 )]
 pub(super) async fn validate(
     State(app): State<App>,
     ApiKey { caller, client }: ApiKey,
     JsonBody(request): JsonBody<ValidateRequest>,
-) -> Result<Json<ValidateResponse>, Problem> {
+) -> Result<(HeaderMap, Json<ValidateResponse>), Problem> {
     let bucket = format!("api_key:{}:{client}", caller.key);
-    app.core.limiter.check(Bucket::Validate, &bucket).await.map_err(Problem::rate_limited)?;
+    let headers = quota::count(&app, Bucket::Validate, &bucket).await?;
     let question = Question { key: request.license_key, product: request.product_id.map(ProductId) };
     let verdict = licenses::validate(&app.core, &caller, &question).await?;
     metrics::counter!("license_verifications_total", "result" => verdict.code.as_str()).increment(1);
-    Ok(Json(verdict.into()))
+    Ok((HeaderMap::from_iter(headers), Json(verdict.into())))
 }

@@ -19,8 +19,7 @@ use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::{Modify, OpenApi};
+use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
@@ -32,12 +31,17 @@ mod compat;
 mod cookies;
 mod csrf;
 mod extract;
+mod home;
 mod idle_timeout;
 mod licenses;
+mod openapi;
 mod ops;
 mod prelude;
 mod problem;
+mod quota;
 mod rate_limit;
+mod request_head;
+mod schemas;
 mod trace;
 
 const BODY_LIMIT: usize = 16 * 1024;
@@ -46,28 +50,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-#[derive(OpenApi)]
-#[openapi(
-    info(title = "DCA-Auth", description = "Validate license keys of Discord communities, and manage user accounts."),
-    modifiers(&SecuritySchemes)
-)]
-struct Doc;
-
-struct SecuritySchemes;
-
-impl Modify for SecuritySchemes {
-    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
-        let components = api.components.get_or_insert_default();
-        let header = SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::new("X-API-Key")));
-        components.add_security_scheme("api_key", header);
-        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
-        components.add_security_scheme("bearer", bearer);
-    }
-}
-
 /// All routes except those of accounts, with their documentation.
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(Doc::openapi())
+    OpenApiRouter::with_openapi(openapi::Doc::openapi())
         .routes(routes!(licenses::validate))
         .routes(routes!(ops::health))
         .routes(routes!(ops::live))
@@ -82,7 +67,7 @@ fn account_routes() -> OpenApiRouter<App> {
 
 /// Returns the OpenAPI description of the API.
 pub fn openapi() -> utoipa::openapi::OpenApi {
-    routes().merge(account_routes()).split_for_parts().1
+    openapi::complete(routes().merge(account_routes()).split_for_parts().1)
 }
 
 fn router(app: App) -> Router {
@@ -90,24 +75,26 @@ fn router(app: App) -> Router {
         let csrf = middleware::from_fn_with_state(app.clone(), csrf::protect);
         routes.layer(csrf).layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
     };
-    let (router, mut api) = routes().split_for_parts();
-    let (accounts, accounts_api) = account_routes().split_for_parts();
-    api.merge(accounts_api);
+    let (router, accounts) = (routes().split_for_parts().0, account_routes().split_for_parts().0);
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
     };
-    // By default, Swagger UI sends the description to an online validator.
-    let docs = SwaggerUi::new("/docs").config(Config::default().validator_url("none")).url("/openapi.json", api);
+    // By default, Swagger UI sends the document to an online validator, and its top bar has inline styles.
+    let docs = Config::default().validator_url("none").use_base_layout();
+    let docs = SwaggerUi::new("/docs").config(docs).url("/openapi.json", openapi());
     let router = router
         .merge(compat::routes(accounts, protect))
         .merge(protect(accounts::pages::routes()))
+        .merge(home::routes())
         .merge(docs)
         .fallback(|| async {
             Problem::new(Code::NotFound, "There is no such route. See /docs for a list of all routes.")
         })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
+        .layer(middleware::from_fn(extract::read_body))
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
+        .layer(middleware::from_fn(request_head::check))
         .layer(CatchPanicLayer::custom(|_| Problem::of(Code::Internal).into_response()))
         .layer(header("x-content-type-options", "nosniff"))
         .layer(header("x-frame-options", "DENY"))
@@ -120,7 +107,8 @@ fn router(app: App) -> Router {
     } else {
         router
     };
-    router.layer(middleware::from_fn_with_state(app.clone(), trace::trace_request)).with_state(app)
+    let router = router.layer(middleware::from_fn_with_state(app.clone(), trace::trace_request));
+    router.layer(middleware::from_fn_with_state(app.clone(), problem::render)).with_state(app)
 }
 
 /// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
@@ -128,7 +116,8 @@ fn cors(config: &crate::Config) -> CorsLayer {
     let origins = csrf::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
     let csrf_token = HeaderName::from_static("x-csrf-token");
     let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, csrf_token].into_iter();
-    let exposed = [header::RETRY_AFTER, HeaderName::from_static("x-request-id")].into_iter();
+    let exposed =
+        ["retry-after", "x-request-id", "ratelimit", "ratelimit-policy"].map(HeaderName::from_static).into_iter();
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)
@@ -204,8 +193,8 @@ async fn watch_listener(addr: SocketAddr, interval: Duration) -> io::Error {
 
 fn limit_request_heads(server: &mut Server<SocketAddr>) {
     let builder = server.http_builder();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64).max_buf_size(32 * 1024);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(32 * 1024);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(100).max_buf_size(64 * 1024);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(64 * 1024);
 }
 
 #[cfg(test)]

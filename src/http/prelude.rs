@@ -10,9 +10,10 @@ pub(super) use utoipa::{IntoParams, ToSchema};
 pub(super) use uuid::Uuid;
 
 pub(super) use super::accounts::views::{MeView, Message, Names, RecoveryCodesView, RefreshTokenIn, Refusals};
-pub(super) use super::accounts::views::{SessionView, SignUpView, TokensView, UserView, VerifiedView};
+pub(super) use super::accounts::views::{SessionView, SignUpView, TokensView, TotpSetupView, UserView, VerifiedView};
 pub(super) use super::compat::dialect::Dialect;
 pub(super) use super::cookies::{CookieKind, Cookies};
 pub(super) use super::extract::{Client, CurrentUser, JsonBody, OptionalJson, PathParams, Query};
 pub(super) use super::problem::{JsonResult, Problem, StatusResult};
+pub(super) use super::schemas;
 pub(super) use crate::App;

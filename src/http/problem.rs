@@ -1,15 +1,20 @@
 //! Problem details (RFC 9457), and the HTTP status of each code.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use axum::Json;
+use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Json, extract::Request, extract::State, middleware::Next};
 use dca_core::{Code, Error, Refusal, users::Locale};
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
+use utoipa::openapi::{Ref, RefOr, Response as ResponseDoc};
 
-use crate::wording;
+use super::schemas;
+use crate::{App, wording};
 
 /// The JSON with a status other than 200 that a handler returns, or a problem.
 pub type StatusResult<T> = Result<(StatusCode, Json<T>), Problem>;
@@ -17,36 +22,79 @@ pub type StatusResult<T> = Result<(StatusCode, Json<T>), Problem>;
 /// The JSON that a handler returns, or a problem.
 pub type JsonResult<T> = Result<Json<T>, Problem>;
 
-/// An error in the `application/problem+json` format.
-#[derive(Clone, Debug, Serialize, ToSchema)]
+/// An error. [`render`] writes it as `application/problem+json`.
+#[derive(Clone, Debug)]
 pub struct Problem {
-    /// A URI that identifies the type of problem. Each `code` has one.
+    pub(super) code: Code,
+    pub(super) detail: String,
+    pub(super) errors: Vec<FieldError>,
+    /// Members that a dialect adds.
+    pub(super) names: Map<String, Value>,
+    status: StatusCode,
+    two_factor_token: Option<Box<str>>,
+    /// Headers of the response, such as `Retry-After`.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// An invalid field.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The name of the field. A field of an object in the body has a path such as `a.b`.
+    #[schema(example = "email")]
+    pub(super) field: String,
+    /// What is wrong with it.
+    #[schema(example = "email is required")]
+    pub(super) message: String,
+}
+
+/// An error in the `application/problem+json` format (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem, example = json!({
+    "type": "https://auth.example.com/errors#INVALID_API_KEY", "title": "This API key is not valid.", "status": 401,
+    "code": "INVALID_API_KEY", "detail": "This API key is not valid.",
+}))]
+pub(super) struct Document<'a> {
+    /// The URL of the description of `code`.
     #[serde(rename = "type")]
-    kind: Box<str>,
+    #[schema(format = "uri")]
+    kind: String,
     /// A short description of the type of problem.
     title: &'static str,
     /// The HTTP status code.
     status: u16,
     /// A stable code for programmatic use.
-    #[schema(value_type = String, example = "INVALID_API_KEY")]
-    pub(super) code: Code,
+    #[schema(value_type = schemas::Code)]
+    code: Code,
     /// What went wrong in this request, and what to do about it.
-    pub(super) detail: String,
-    /// The field that caused the problem, if any.
+    detail: &'a str,
+    /// The first invalid field, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) field: Option<String>,
+    #[schema(nullable = false)]
+    field: Option<&'a str>,
+    /// The invalid fields, if any.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [FieldError],
     /// If a two-factor code is required: the token to send with it to `/auth/2fa/verify`.
     #[serde(rename = "twoFactorToken", skip_serializing_if = "Option::is_none")]
-    two_factor_token: Option<Box<str>>,
-    #[serde(skip)]
-    retry: Option<Duration>,
+    #[schema(nullable = false)]
+    two_factor_token: Option<&'a str>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    names: &'a Map<String, Value>,
 }
 
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        let (kind, status) = (format!("urn:dca-auth:{code}").into_boxed_str(), status(code).as_u16());
-        let (title, detail) = (wording::title(code), detail.into());
-        Self { kind, title, status, code, detail, field: None, two_factor_token: None, retry: None }
+        Self {
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            names: Map::new(),
+            status: status(code),
+            two_factor_token: None,
+            headers: Vec::new(),
+        }
     }
 
     /// Creates a problem whose detail is the description of its code.
@@ -54,9 +102,25 @@ impl Problem {
         Self::new(code, wording::title(code))
     }
 
+    /// One or more fields are invalid; the detail is about the first.
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = errors.first().map_or_else(String::new, |error| error.message.clone());
+        Self { errors, ..Self::new(Code::ValidationError, detail) }
+    }
+
+    /// A field is invalid.
+    pub(super) fn invalid_field(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::invalid(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
     /// Too many requests; the client can retry after `wait`.
     pub fn rate_limited(wait: Duration) -> Self {
-        Self { retry: Some(wait), ..Self::of(Code::RateLimitExceeded) }
+        Self { headers: vec![retry_after(wait)], ..Self::of(Code::RateLimitExceeded) }
+    }
+
+    pub(super) fn with_headers(mut self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
+        self.headers.extend(headers);
+        self
     }
 
     /// The detail in the reader's language. In Spanish it depends on the code only.
@@ -68,11 +132,7 @@ impl Problem {
     }
 
     pub(super) fn http_status(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    pub(super) fn retry_after_header(&self) -> Option<(HeaderName, HeaderValue)> {
-        self.retry.map(retry_after)
+        self.status
     }
 
     /// A two-factor code is required; `token` identifies the pending sign-in.
@@ -82,25 +142,38 @@ impl Problem {
 
     /// Replaces the status with the one that a dialect's clients expect.
     pub(super) fn set_status(&mut self, status: StatusCode) {
-        self.status = status.as_u16();
+        self.status = status;
     }
 
-    pub fn with_field(self, field: String) -> Self {
-        Self { field: Some(field), ..self }
+    fn body(&self, public_url: &str) -> Body {
+        let document = Document {
+            kind: format!("{public_url}/errors#{}", self.code),
+            title: wording::title(self.code),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            field: self.errors.first().map(|error| error.field.as_str()),
+            errors: &self.errors,
+            two_factor_token: self.two_factor_token.as_deref(),
+            names: &self.names,
+        };
+        Body::from(serde_json::to_string(&document).unwrap_or_default())
     }
 }
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused(Refusal { reason, retry_after }) => Self {
-                field: reason.field().map(str::to_owned),
-                retry: retry_after,
-                ..Self::new(reason.code(), wording::refusal(&reason))
-            },
+            Error::Refused(Refusal { reason, retry_after: retry }) => {
+                let detail = wording::refusal(&reason).into_owned();
+                let error = |field: &str| FieldError { field: field.to_owned(), message: detail.clone() };
+                let errors = reason.field().map(error).into_iter().collect();
+                let headers = retry.map(retry_after).into_iter().collect();
+                Self { errors, headers, ..Self::new(reason.code(), detail) }
+            }
             Error::Database(ref error) => {
                 tracing::error!(%error, "database error");
-                Self { retry: Some(Duration::from_secs(2)), ..Self::of(Code::Unavailable) }
+                Self { headers: vec![retry_after(Duration::from_secs(2))], ..Self::of(Code::Unavailable) }
             }
             Error::Internal(_) => {
                 tracing::error!(%error, "internal error");
@@ -111,22 +184,56 @@ impl From<Error> for Problem {
 }
 
 impl IntoResponse for Problem {
+    /// The response without its body, which [`render`] writes.
     fn into_response(self) -> Response {
-        let (status, retry) = (self.http_status(), self.retry_after_header());
-        let mut response = (status, Json(&self)).into_response();
-        // Dialects read it to add members to the body.
-        response.extensions_mut().insert(self);
+        let mut response = self.status.into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if status == StatusCode::UNAUTHORIZED {
+        if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dca-auth\""));
         }
-        headers.extend(retry);
+        headers.extend(self.headers.clone());
+        response.extensions_mut().insert(self);
         response
     }
 }
 
-fn status(code: Code) -> StatusCode {
+/// Writes the body of a problem. This is the last step: dialects change problems before, and the type is a URL of
+/// this service.
+pub(super) async fn render(State(app): State<App>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.status_mut() = problem.status;
+        *response.body_mut() = problem.body(&app.config.http.public_url);
+    }
+    response
+}
+
+/// Describes the problems that a route may return, by their statuses. They share one response and one schema.
+pub(super) fn responses(statuses: &[u16]) -> BTreeMap<String, RefOr<ResponseDoc>> {
+    let response = |status: &u16| {
+        let description = match status {
+            400 => "The request is malformed, or a token is invalid or expired",
+            401 => "Not authenticated, or wrong credentials",
+            403 => "Not allowed for this account",
+            404 => "Not found",
+            409 => "Conflicts with the current state",
+            413 => "The body is larger than 16 KiB",
+            415 => "The content type is not supported",
+            422 => "A field is missing or invalid; see `errors`",
+            429 => "Too many requests; see `Retry-After` and `RateLimit`",
+            _ => "The service is unavailable; see `Retry-After`",
+        };
+        let mut shared = Ref::from_response_name("Problem");
+        description.clone_into(&mut shared.description);
+        (status.to_string(), RefOr::Ref(shared))
+    };
+    statuses.iter().map(response).collect()
+}
+
+/// The HTTP status of a code, where no dialect differs.
+pub(super) fn status(code: Code) -> StatusCode {
     match code {
         Code::BadRequest | Code::InvalidOneTimeToken | Code::SignInFailed => StatusCode::BAD_REQUEST,
         Code::NoApiKey
@@ -150,6 +257,7 @@ fn status(code: Code) -> StatusCode {
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Code::InvalidTransition | Code::Conflict => StatusCode::CONFLICT,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Code::MalformedKey | Code::ValidationError | Code::RoleUnmanageable => StatusCode::UNPROCESSABLE_ENTITY,
         Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,

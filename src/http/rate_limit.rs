@@ -5,7 +5,7 @@ use axum::{middleware::Next, response::Response};
 use dca_core::limiter::Bucket;
 
 use super::extract::{ClientIp, network};
-use super::problem::Problem;
+use super::{problem::Problem, quota};
 use crate::App;
 
 pub(super) async fn limit(
@@ -14,6 +14,8 @@ pub(super) async fn limit(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    app.core.limiter.check(Bucket::Auth, &network(client)).await.map_err(Problem::rate_limited)?;
-    Ok(next.run(request).await)
+    let headers = quota::count(&app, Bucket::Auth, &network(client)).await?;
+    let mut response = next.run(request).await;
+    response.headers_mut().extend(headers);
+    Ok(response)
 }

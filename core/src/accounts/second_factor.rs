@@ -5,7 +5,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, sea_query::OnConflict};
 
 use crate::accounts::reauthentication::reauthenticate;
 use crate::accounts::sessions::{self, Principal, SecondFactor};
-use crate::accounts::totp::{self, check, consume_totp_code, find, new_recovery_codes, remove};
+use crate::accounts::totp::{self, check, consume_totp_code, find, new_secret, remove, store_recovery_codes};
 use crate::accounts::{client::ClientInfo, emails, limits};
 use crate::entity::second_factor::{self, Column};
 use crate::events::{Actor, EventData, NewEvent};
@@ -20,6 +20,8 @@ pub struct TotpSetup {
     pub secret: String,
     /// The `otpauth://` URL, to be shown as a QR code.
     pub url: String,
+    /// The recovery codes, which are valid once the second factor is enabled.
+    pub recovery_codes: Vec<String>,
 }
 
 /// Creates a TOTP secret, which takes effect once [`enable`] confirms it with a code. Requires the password again.
@@ -34,7 +36,7 @@ pub async fn set_up(
     if find(&tx, user.id).await?.is_some_and(|factor| factor.confirmed_at.is_some()) {
         return Err(Reason::SecondFactorExists.refusal());
     }
-    let secret = totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32();
+    let secret = new_secret(core);
     let (user_id, created_at) = (user.id, tx.now());
     let secret_sealed = core.keys().seal(&core.ids, Purpose::TotpSeal, user_id.0, &secret);
     let row = second_factor::Model { user_id, secret_sealed, created_at, confirmed_at: None, last_step: 0 };
@@ -43,7 +45,8 @@ pub async fn set_up(
     second_factor::Entity::insert(row.into_active_model()).on_conflict(update).exec_without_returning(tx.db()).await?;
     tx.commit().await?;
     let url = totp::totp(core, &user, &secret)?.to_url();
-    Ok(TotpSetup { secret, url: url.map_err(|error| Error::Internal(error.to_string()))? })
+    let url = url.map_err(|error| Error::Internal(error.to_string()))?;
+    Ok(TotpSetup { recovery_codes: totp::recovery_codes(core, user_id, &secret), secret, url })
 }
 
 /// Enables the second factor with a code of the app and ends every other session. Returns the recovery codes, which are
@@ -59,7 +62,8 @@ pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, cod
         return Err(Code::InvalidSecondFactor.refusal());
     }
     db::update([(Column::ConfirmedAt, tx.now().into())], [Column::UserId.eq(id)]).exec(tx.db()).await?;
-    let codes = new_recovery_codes(&tx, id).await?;
+    let secret = core.keys().unseal(Purpose::TotpSeal, id.0, &factor.secret_sealed)?;
+    let codes = store_recovery_codes(&tx, id, &secret).await?;
     sessions::set_second_factor_verified(&tx, principal.session.id).await?;
     sessions::end_all(&mut tx, id, Some(principal.session.id), &Actor::User(id), "second factor").await?;
     record_change(&mut tx, id, "enabled").await?;
@@ -99,7 +103,7 @@ pub async fn renew_recovery_codes(
     if second_factor == SecondFactor::NotEnabled {
         return Err(Reason::NoSecondFactor.refusal());
     }
-    let codes = new_recovery_codes(&tx, user.id).await?;
+    let codes = store_recovery_codes(&tx, user.id, &new_secret(core)).await?;
     record_change(&mut tx, user.id, "new recovery codes").await?;
     tx.commit().await?;
     Ok(codes)

@@ -11,7 +11,8 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, TimeDelta, Utc};
 use sea_orm::sea_query::Expr;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel};
+use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
 use crate::accounts::client::{ClientInfo, device_proof, known_device};
@@ -314,6 +315,11 @@ pub async fn list(core: &Core, user: UserId) -> Result<Vec<Session>> {
 /// A page of the active sessions of all users, newest first.
 pub async fn list_all(core: &Core, page: u64, size: u64) -> Result<Vec<Session>> {
     Ok(active(core).offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?)
+}
+
+/// The number of active sessions of all users.
+pub async fn count(core: &Core) -> Result<u64> {
+    Ok(active(core).count(core.db.read()).await?)
 }
 
 fn active(core: &Core) -> sea_orm::Select<session::Entity> {

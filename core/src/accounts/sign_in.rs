@@ -8,8 +8,8 @@ use crate::{Code, Core, Result, crypto::password::PasswordMatch, ids::UserId, th
 
 /// A sign-in form.
 pub struct SignIn {
-    /// The email address.
-    pub email: String,
+    /// The email address, the ID of a linked Discord account, or a name that no other user has.
+    pub identifier: String,
     /// The password.
     pub password: String,
     /// A code of the second factor, or a recovery code.
@@ -20,13 +20,12 @@ pub struct SignIn {
 /// with `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
 /// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<SignedIn> {
-    // An invalid address is handled like an unknown one, so that the response does not differ.
-    let email = Email::parse(&form.email).ok();
-    let account = email.as_ref().map_or_else(|| form.email.to_lowercase(), |email| email.folded.clone());
+    let email = Email::parse(&form.identifier).ok();
+    let account = email.as_ref().map_or_else(|| form.identifier.to_lowercase(), |email| email.folded.clone());
     let attempts = limits::password_attempts(core, client, &account);
     throttles::acquire_now(core, &attempts).await?;
 
-    let matched = verify_password(core, email.as_ref(), &form.password).await;
+    let matched = verify_password(core, email.as_ref(), &form).await;
     let (owner, matched) = throttles::refund_on_error(core, &attempts, matched).await?;
     let Some((user, stored_hash, outcome)) = matched else {
         return Err(reauthentication::refuse(core, client, owner).await?);
@@ -55,18 +54,18 @@ pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<S
     Ok(signed_in)
 }
 
-/// Finds the user with this address and password, and returns it with the matching hash. Tries the verified owner of
+/// Finds the user with this identifier and password, and returns it with the matching hash. Tries the verified owner of
 /// the address, then the latest unverified account. If neither matches, two hashes have always been compared, so
 /// that the timing does not reveal whether the address is known. Also returns the id of the address's user, for the
 /// event log.
 async fn verify_password(
     core: &Core,
     email: Option<&Email>,
-    password: &str,
+    form: &SignIn,
 ) -> Result<(Option<UserId>, Option<(User, String, PasswordMatch)>)> {
     let [owner, unverified] = match email {
         Some(email) => users::find_by_email(core, email).await?,
-        None => [None, None],
+        None => [users::find_by_handle(core, &form.identifier).await?, None],
     };
     let id = owner.as_ref().or(unverified.as_ref()).map(|user| user.id);
     for user in [owner, unverified] {
@@ -74,7 +73,7 @@ async fn verify_password(
             Some(user) => password_of(core, user.id).await?,
             None => None,
         };
-        let outcome = core.accounts.passwords.compare(password, stored_hash.clone()).await?;
+        let outcome = core.accounts.passwords.compare(&form.password, stored_hash.clone()).await?;
         if let (Some(user), Some(stored_hash)) = (user, stored_hash)
             && outcome != PasswordMatch::No
         {

@@ -112,14 +112,25 @@ fn recovery_code_hash(core: &Core, user: UserId, code: &str) -> Vec<u8> {
     core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
 }
 
-pub(super) async fn new_recovery_codes(tx: &Tx, user: UserId) -> Result<Vec<String>> {
+/// A new TOTP secret, in base32.
+pub(super) fn new_secret(core: &Core) -> String {
+    totp_rs::Secret::from(core.ids.bytes::<20>()).to_base32()
+}
+
+/// The recovery codes that belong to a secret. They are derived, so that they can be shown when the secret is created,
+/// and stored when it is confirmed.
+pub(super) fn recovery_codes(core: &Core, user: UserId, secret: &str) -> Vec<String> {
+    let code = |n| {
+        let symbols = base32::text(&core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{secret}:{n}")));
+        [&symbols[..6], &symbols[6..12], &symbols[12..18], &symbols[18..RECOVERY_SYMBOLS]].join("-")
+    };
+    (0..RECOVERY_CODES).map(code).collect()
+}
+
+/// Replaces a user's recovery codes.
+pub(super) async fn store_recovery_codes(tx: &Tx, user: UserId, secret: &str) -> Result<Vec<String>> {
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
-    let codes: Vec<String> = (0..RECOVERY_CODES)
-        .map(|_| {
-            let symbols = base32::text(&tx.core().ids.bytes::<RECOVERY_SYMBOLS>());
-            [&symbols[..6], &symbols[6..12], &symbols[12..18], &symbols[18..]].join("-")
-        })
-        .collect();
+    let codes = recovery_codes(tx.core(), user, secret);
     let row = |code: &String| {
         let lookup = recovery_code_hash(tx.core(), user, code);
         recovery_code::Model { lookup, user_id: user, used_at: None }.into_active_model()

@@ -28,6 +28,7 @@ pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
         created_at: now,
         email: None,
         folded_email: None,
+        folded_name: None,
         email_verified_at: None,
         name: None,
         locale: None,
@@ -177,6 +178,21 @@ pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<
     Ok([owner, unverified])
 }
 
+/// The user with this Discord ID, or the only user with this name, in any case, and a verified email address.
+pub(crate) async fn find_by_handle(core: &Core, handle: &str) -> Result<Option<User>> {
+    if handle.contains(char::is_control) {
+        return Ok(None);
+    }
+    if let Some(user) = find_by_identity(core, Provider::Discord, handle).await? {
+        return find(core, user).await;
+    }
+    let named = user::Entity::find()
+        .filter(user::Column::FoldedName.eq(handle.trim().to_lowercase()))
+        .filter(user::Column::EmailVerifiedAt.is_not_null());
+    let named = named.limit(2).all(core.db.read()).await?;
+    Ok(<[User; 1]>::try_from(named).ok().map(|[user]| user))
+}
+
 /// All users with an email address, verified or not, locked in the order of their ids. The address is
 /// locked too, in case there are none.
 pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
@@ -186,13 +202,16 @@ pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str) -> Result<V
 }
 
 pub(crate) async fn insert(tx: &Tx, user: User) -> Result<()> {
+    let user = User { folded_name: user.name.as_deref().map(str::to_lowercase), ..user };
     user::Entity::insert(user.into_active_model()).exec_without_returning(tx.db()).await?;
     Ok(())
 }
 
 /// Stores a user that the caller has locked.
 pub(crate) async fn update(tx: &Tx, user: &User) -> Result<()> {
-    let row = user::ActiveModel { created_at: NotSet, ..user.clone().into_active_model().reset_all() };
+    let folded_name = user.name.as_deref().map(str::to_lowercase);
+    let row = User { folded_name, ..user.clone() }.into_active_model().reset_all();
+    let row = user::ActiveModel { created_at: NotSet, ..row };
     user::Entity::update(row).exec(tx.db()).await?;
     Ok(())
 }

@@ -34,9 +34,9 @@ pub(crate) async fn with_session(user: CurrentUser) -> JsonResult<MeView> {
 pub(crate) struct ChangeRequest {
     /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(alias = "username")]
+    #[schema(max_length = 100, example = "Ana")]
     name: Option<String>,
-    /// The language of emails: `en` or `es`.
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schemas::Locale>)]
     locale: Option<Locale>,
 }
 
@@ -53,9 +53,11 @@ pub(crate) async fn change(user: CurrentUser, JsonBody(form): JsonBody<ChangeReq
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ConfirmRequest {
     /// Required if the account has a password.
+    #[schema(format = Password, example = "plow-Ketchup-41")]
     password: Option<String>,
     /// A two-factor code. Required if two-factor authentication is enabled.
     #[serde(rename = "twoFactorCode", alias = "code")]
+    #[schema(example = "123456")]
     code: Option<String>,
 }
 
@@ -90,9 +92,11 @@ pub(crate) async fn export(user: CurrentUser) -> Result<(HeaderMap, Json<Value>)
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct ChangePasswordRequest {
     #[serde(rename = "currentPassword", alias = "current_password", alias = "oldPassword")]
+    #[schema(format = Password, example = "plow-Ketchup-41")]
     current: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
     #[serde(rename = "newPassword", alias = "new_password", alias = "password")]
+    #[schema(format = Password, min_length = 8, max_length = 128, example = "brass-Lantern-92")]
     new: String,
 }
 
@@ -126,16 +130,6 @@ pub(crate) async fn end_session(user: CurrentUser, PathParams(id): PathParams<Uu
     Ok(Message::json("Session revoked"))
 }
 
-/// The secret for an authenticator app.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct TotpSetupView {
-    /// The secret for manual entry.
-    secret: String,
-    /// The `otpauth` URL to show as a QR code.
-    otpauth_url: String,
-}
-
 /// Set up two-factor authentication
 ///
 /// Returns a secret for an authenticator app. Confirm it with a code at `/auth/2fa/enable`.
@@ -147,13 +141,14 @@ pub(crate) async fn set_up_second_factor(
     OptionalJson(form): OptionalJson<ConfirmRequest>,
 ) -> JsonResult<TotpSetupView> {
     let setup = second_factor::set_up(&user.app.core, &client.info, &user.principal, form.password.as_deref()).await?;
-    Ok(Json(TotpSetupView { secret: setup.secret, otpauth_url: setup.url }))
+    Ok(Json(user.dialect.totp_setup(TotpSetupView::of(setup)?)))
 }
 
 /// A two-factor code.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct CodeRequest {
     #[serde(alias = "twoFactorCode", alias = "token")]
+    #[schema(example = "123456")]
     code: String,
 }
 

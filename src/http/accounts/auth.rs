@@ -8,11 +8,14 @@ use crate::http::prelude::*;
 /// The account to create.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct SignUpRequest {
+    #[schema(format = Email, example = "ana@example.com")]
     email: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected.
+    #[schema(format = Password, min_length = 8, max_length = 128, example = "plow-Ketchup-41")]
     password: String,
     /// The display name: one line of 1 to 100 characters. `username` is accepted as an alias.
     #[serde(alias = "username")]
+    #[schema(max_length = 100, example = "Ana")]
     name: String,
 }
 
@@ -27,12 +30,14 @@ pub(crate) async fn sign_up(
     client: Client,
     JsonBody(form): JsonBody<SignUpRequest>,
 ) -> Result<(StatusCode, Cookies, Json<SignUpView>), Problem> {
+    let (core, created_at) = (&client.app.core, client.app.core.clock.now());
+    let (email, name) = (form.email.trim().to_owned(), form.name.trim().to_owned());
     let form = SignUp { email: form.email, password: form.password, name: form.name };
-    let signed_up = accounts::sign_up(&client.app.core, &client.info, form).await?;
+    let signed_up = accounts::sign_up(core, &client.info, form).await?;
     cookies.set(CookieKind::SignUp, &signed_up.proof, SIGN_UP_SECONDS);
     let (user_id, message) = (signed_up.user.0, "User created. Please verify your email.");
-    let view = client.dialect.sign_up(SignUpView { message, user_id, names: Names::new() });
-    Ok((StatusCode::CREATED, cookies, Json(view)))
+    let view = SignUpView { message, user_id, email, name, created_at, names: Names::new() };
+    Ok((StatusCode::CREATED, cookies, Json(client.dialect.sign_up(view))))
 }
 
 /// The lifetime of the sign-up cookie, in seconds: that of the verification link.
@@ -66,6 +71,7 @@ pub(crate) async fn verify_email(
 /// The email of an account.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct EmailRequest {
+    #[schema(format = Email, example = "ana@example.com")]
     email: String,
 }
 
@@ -85,12 +91,16 @@ pub(crate) async fn resend_verification(
 /// The credentials of an account.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct SignInRequest {
-    /// `identifier` is accepted as an alias.
-    #[serde(alias = "identifier")]
+    /// The email address, the ID of a linked Discord account, or a name that no other user has. `identifier`, `username`
+    /// and `discordId` are accepted as aliases.
+    #[serde(alias = "identifier", alias = "username", alias = "discordId")]
+    #[schema(example = "ana@example.com")]
     email: String,
+    #[schema(format = Password, example = "plow-Ketchup-41")]
     password: String,
     /// A code from the authenticator app, or a recovery code. Required if two-factor authentication is enabled.
     #[serde(rename = "twoFactorCode", alias = "code")]
+    #[schema(example = "123456")]
     two_factor_code: Option<String>,
 }
 
@@ -104,7 +114,7 @@ pub(crate) async fn sign_in(
     client: Client,
     JsonBody(form): JsonBody<SignInRequest>,
 ) -> Result<Response, Problem> {
-    let form = SignIn { email: form.email, password: form.password, code: form.two_factor_code };
+    let form = SignIn { identifier: form.email, password: form.password, code: form.two_factor_code };
     let signed_in = accounts::sign_in(&client.app.core, &client.info, form).await?;
     open_session(&client, cookies, signed_in).await
 }
@@ -124,8 +134,9 @@ pub(super) async fn tokens(client: &Client, signed_in: SignedIn, place: RefreshT
 /// A two-factor code for a pending sign-in.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct SecondFactorRequest {
-    /// A code from the authenticator app, or a recovery code.
-    #[serde(alias = "twoFactorCode")]
+    /// A code from the authenticator app, or a recovery code. `token` is accepted as an alias.
+    #[serde(alias = "twoFactorCode", alias = "token")]
+    #[schema(example = "123456")]
     code: String,
     /// The `twoFactorToken` of the problem that asked for the code. If omitted, it is read from the cookie.
     #[serde(rename = "twoFactorToken")]
@@ -258,6 +269,7 @@ pub(crate) struct ResetRequest {
     token: String,
     /// 8 to 128 characters. Passwords that are easy to guess are rejected. `newPassword` is accepted as an alias.
     #[serde(alias = "newPassword")]
+    #[schema(format = Password, min_length = 8, max_length = 128, example = "plow-Ketchup-41")]
     password: String,
 }
 

@@ -115,7 +115,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
         Ok(html) => {
             let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];
             let mut response = (status, headers, Html(html)).into_response();
-            response.headers_mut().extend(problem.and_then(Problem::retry_after_header));
+            response.headers_mut().extend(problem.into_iter().flat_map(|problem| problem.headers.clone()));
             response
         }
         Err(error) => {
@@ -125,7 +125,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
     }
 }
 
-pub(super) fn wants_page(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_page(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).is_some_and(|text| text.contains("text/html"))
 }
 

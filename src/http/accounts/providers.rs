@@ -16,6 +16,7 @@ const STATE_SECONDS: i64 = 600;
 pub(crate) struct AuthorizationUrl {
     /// The provider's authorization page, to open in the browser.
     #[serde(rename = "authUrl")]
+    #[schema(format = "uri")]
     auth_url: String,
 }
 
@@ -37,7 +38,7 @@ async fn start(
 /// Sign in with a provider
 ///
 /// Redirects to the authorization page of `discord` or `google`.
-#[utoipa::path(get, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
+#[utoipa::path(get, path = "/auth/{provider}", tag = "accounts", params(("provider" = schemas::Provider, Path)),
     responses((status = 302, description = "Redirect to the provider"), Refusals))]
 pub(crate) async fn begin(
     State(app): State<App>,
@@ -51,7 +52,7 @@ pub(crate) async fn begin(
 /// Start a sign-in with a provider
 ///
 /// Returns the URL of the authorization page, for clients that open it themselves.
-#[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = String, Path)),
+#[utoipa::path(post, path = "/auth/{provider}", tag = "accounts", params(("provider" = schemas::Provider, Path)),
     responses((status = 200, body = AuthorizationUrl), Refusals))]
 pub(crate) async fn begin_as_json(
     State(app): State<App>,
@@ -65,9 +66,12 @@ pub(crate) async fn begin_as_json(
 /// The parameters that the provider sends to the callback.
 #[derive(Default, Deserialize, IntoParams, ToSchema)]
 pub(crate) struct OAuthCallbackParams {
+    #[param(nullable = false)]
     code: Option<String>,
+    #[param(nullable = false)]
     state: Option<String>,
     /// The error code, if there is no `code`.
+    #[param(nullable = false)]
     error: Option<String>,
 }
 
@@ -77,7 +81,7 @@ pub(crate) struct OAuthCallbackParams {
 /// `linked=true` after a link, `emailInUse=true` if another account has the email address of the new one, or `error` and
 /// the code of the problem; otherwise returns a page or JSON.
 #[utoipa::path(get, path = "/auth/{provider}/callback", tag = "accounts",
-    params(("provider" = String, Path), OAuthCallbackParams),
+    params(("provider" = schemas::Provider, Path), OAuthCallbackParams),
     responses((status = 200, body = TokensView), (status = 302, description = "Redirect to the frontend"), Refusals))]
 pub(crate) async fn callback(
     PathParams(provider): PathParams<Provider>,
@@ -146,7 +150,7 @@ fn redirect(url: &str) -> Response {
 ///
 /// For clients that receive the provider's redirect themselves. Requires the cookie that was set when the sign-in
 /// started.
-#[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = String, Path)),
+#[utoipa::path(post, path = "/auth/{provider}/callback", tag = "accounts", params(("provider" = schemas::Provider, Path)),
     request_body = OAuthCallbackParams, responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn callback_as_json(
     PathParams(provider): PathParams<Provider>,
@@ -210,7 +214,7 @@ pub(crate) struct LinkRequest {
 /// Without a `code`, returns the URL of the authorization page. With a `code`, completes the link. Requires the password,
 /// or a sign-in of the last 15 minutes. The user is notified by email.
 #[utoipa::path(post, path = "/auth/{provider}/link", tag = "accounts", security(("bearer" = [])),
-    params(("provider" = String, Path)), request_body = Option<LinkRequest>,
+    params(("provider" = schemas::Provider, Path)), request_body = Option<LinkRequest>,
     responses((status = 200, body = AuthorizationUrl), Refusals))]
 pub(crate) async fn link(
     PathParams(provider): PathParams<Provider>,
@@ -242,7 +246,7 @@ pub(crate) struct PasswordRequest {
 ///
 /// Requires the password, or a sign-in of the last 15 minutes. The user is notified by email.
 #[utoipa::path(post, path = "/auth/{provider}/unlink", tag = "accounts", security(("bearer" = [])),
-    params(("provider" = String, Path)), request_body = Option<PasswordRequest>,
+    params(("provider" = schemas::Provider, Path)), request_body = Option<PasswordRequest>,
     responses((status = 200, body = Message), Refusals))]
 pub(crate) async fn unlink(
     PathParams(provider): PathParams<Provider>,

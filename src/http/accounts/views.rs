@@ -1,49 +1,31 @@
 //! The native views of accounts: each value once, in camel case. A dialect adds the names of earlier systems.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use chrono::{DateTime, Utc};
 use dca_core::accounts::{SignedIn, second_factor};
 use dca_core::ids::{SessionId, UserId};
 use dca_core::users::{self, AccountStatus, Locale, Role, SignInMethod, User};
-use dca_core::{Core, accounts::sessions::Session};
+use dca_core::{Core, Error, accounts::second_factor::TotpSetup, accounts::sessions::Session};
+use qrcode::{QrCode, render::svg};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::openapi::{RefOr, Response};
 use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
-use crate::http::problem::Problem;
+use crate::http::problem::{self, Problem};
+use crate::http::schemas;
 
 /// The problems that any account route may return.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "only describes responses; handlers return Problem")]
-pub(crate) enum Refusals {
-    /// Malformed request, or invalid or expired token
-    #[response(status = 400, content_type = "application/problem+json")]
-    BadRequest(#[to_schema] Problem),
-    /// Not signed in, or wrong credentials
-    #[response(status = 401, content_type = "application/problem+json")]
-    Unauthorized(#[to_schema] Problem),
-    /// Not allowed for this account
-    #[response(status = 403, content_type = "application/problem+json")]
-    Forbidden(#[to_schema] Problem),
-    /// Not found
-    #[response(status = 404, content_type = "application/problem+json")]
-    NotFound(#[to_schema] Problem),
-    /// Conflicts with the current state
-    #[response(status = 409, content_type = "application/problem+json")]
-    Conflict(#[to_schema] Problem),
-    /// The body is larger than 16 KiB
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(#[to_schema] Problem),
-    /// The content type is not application/json
-    #[response(status = 415, content_type = "application/problem+json")]
-    UnsupportedMediaType(#[to_schema] Problem),
-    /// Too many attempts; see Retry-After
-    #[response(status = 429, content_type = "application/problem+json")]
-    RateLimited(#[to_schema] Problem),
-    /// The database is unavailable; see Retry-After
-    #[response(status = 503, content_type = "application/problem+json")]
-    Unavailable(#[to_schema] Problem),
+pub(crate) struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        problem::responses(&[400, 401, 403, 404, 409, 413, 415, 429, 503])
+    }
 }
 
 /// A confirmation.
@@ -77,6 +59,9 @@ pub(crate) type Names = Map<String, Value>;
 pub(crate) struct SignUpView {
     pub(crate) message: &'static str,
     pub(crate) user_id: Uuid,
+    pub(crate) email: String,
+    pub(crate) name: String,
+    pub(crate) created_at: DateTime<Utc>,
     #[serde(flatten)]
     #[schema(ignore)]
     pub(crate) names: Names,
@@ -87,18 +72,19 @@ pub(crate) struct SignUpView {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct UserView {
     pub(crate) id: Uuid,
+    #[schema(format = Email, example = "ana@example.com")]
     pub(crate) email: Option<String>,
     pub(crate) is_email_verified: bool,
+    #[schema(example = "Ana")]
     pub(crate) name: Option<String>,
     /// The user's Discord ID, if a Discord account is linked.
+    #[schema(example = "80351110224678912")]
     pub(crate) discord_id: Option<String>,
-    /// `PENDING`, `ACTIVE`, `SUSPENDED` or `BANNED`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::AccountStatus)]
     pub(crate) status: AccountStatus,
-    /// `USER`, `PREMIUM`, `MODERATOR`, `ADMIN` or `SUPER_ADMIN`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::Role)]
     pub(crate) role: Role,
-    #[schema(value_type = Option<String>)]
+    #[schema(value_type = Option<schemas::Locale>)]
     pub(crate) locale: Option<Locale>,
     pub(crate) two_factor_enabled: bool,
     pub(crate) created_at: DateTime<Utc>,
@@ -143,8 +129,10 @@ impl UserView {
 pub(crate) struct TokensView {
     pub(crate) access_token: String,
     /// `Bearer`.
+    #[schema(example = "Bearer")]
     pub(crate) token_type: &'static str,
     /// The lifetime of the access token in seconds.
+    #[schema(example = 900)]
     pub(crate) expires_in: i64,
     pub(crate) session_id: Uuid,
     pub(crate) user: UserView,
@@ -187,6 +175,38 @@ impl TokensView {
     }
 }
 
+/// The secret for an authenticator app.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct TotpSetupView {
+    /// The secret for manual entry.
+    #[schema(example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
+    secret: String,
+    /// The `otpauth` URL that the QR code contains.
+    otpauth_url: String,
+    /// The QR code, as a data URL of an SVG image.
+    qr_code: String,
+    #[serde(skip)]
+    pub(crate) recovery_codes: Vec<String>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    pub(crate) names: Names,
+}
+
+impl TotpSetupView {
+    pub(crate) fn of(setup: TotpSetup) -> Result<Self, Problem> {
+        let qr_code = QrCode::new(&setup.url).map_err(|error| Error::Internal(error.to_string()))?;
+        let image = qr_code.render::<svg::Color<'_>>().min_dimensions(240, 240).build();
+        Ok(Self {
+            secret: setup.secret,
+            otpauth_url: setup.url,
+            qr_code: format!("data:image/svg+xml;base64,{}", STANDARD.encode(image)),
+            recovery_codes: setup.recovery_codes,
+            names: Names::new(),
+        })
+    }
+}
+
 /// Recovery codes. They cannot be retrieved again.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -203,12 +223,12 @@ pub(crate) struct RecoveryCodesView {
 pub(crate) struct SessionView {
     id: Uuid,
     user_id: Uuid,
-    /// The sign-in method: `password`, `discord` or `google`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::SignInMethod)]
     method: SignInMethod,
     /// The `User-Agent` of the client.
     user_agent: Option<String>,
     /// The network of the client: /24 for IPv4, /64 for IPv6.
+    #[schema(example = "203.0.113.0/24")]
     ip: String,
     created_at: DateTime<Utc>,
     /// When the session was last refreshed.

@@ -5,7 +5,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::App;
 
 pub(super) mod outbox;
-mod params;
+pub(super) mod params;
 pub(super) mod roles;
 pub(super) mod sessions;
 pub(super) mod users;

@@ -10,11 +10,12 @@ use crate::http::prelude::*;
 #[derive(Deserialize, IntoParams)]
 pub(crate) struct OutboxQuery {
     /// The page number, starting at 1.
+    #[param(nullable = false, minimum = 1, default = 1)]
     page: Option<u64>,
-    /// The number of entries per page, 1 to 100. Defaults to 20.
+    /// The number of entries per page.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<u64>,
-    /// `pending`, `sent`, `undelivered` or `dead`.
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schemas::DeliveryState>, nullable = false)]
     state: Option<DeliveryState>,
 }
 
@@ -23,11 +24,11 @@ pub(crate) struct OutboxQuery {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DeliveryView {
     id: Uuid,
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::DeliveryKind)]
     kind: DeliveryKind,
     /// The IDs of the objects that the delivery refers to.
     about: Value,
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::DeliveryState)]
     state: DeliveryState,
     attempt: i32,
     due_at: DateTime<Utc>,

@@ -1,7 +1,7 @@
 //! Parameters that several administration routes have in common.
 
-use dca_core::{Code, GuildId};
-use serde::Deserialize;
+use dca_core::GuildId;
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::http::problem::Problem;
@@ -10,24 +10,49 @@ use crate::http::problem::Problem;
 #[derive(Deserialize, IntoParams)]
 pub(crate) struct PageQuery {
     /// The page number, starting at 1.
-    pub(super) page: Option<u64>,
-    /// The number of entries per page, 1 to 100. Defaults to 20.
-    pub(super) limit: Option<u64>,
+    #[param(nullable = false, minimum = 1, default = 1)]
+    pub(crate) page: Option<u64>,
+    /// The number of entries per page.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
+    pub(crate) limit: Option<u64>,
 }
 
 /// Validated `page` and `limit` parameters.
 #[derive(Clone, Copy)]
-pub(super) struct PageParams {
+pub(crate) struct PageParams {
     pub(super) page: u64,
     pub(super) size: u64,
 }
 
 impl PageParams {
-    pub(super) fn of(page: Option<u64>, size: Option<u64>) -> Result<Self, Problem> {
+    pub(crate) fn of(page: Option<u64>, size: Option<u64>) -> Result<Self, Problem> {
         let (page, size) = (page.unwrap_or(1), size.unwrap_or(20));
-        let valid = (1..=1_000_000).contains(&page) && (1..=100).contains(&size);
-        let invalid = || Problem::new(Code::ValidationError, "page must be 1 to 1000000, and limit 1 to 100.");
-        valid.then_some(Self { page, size }).ok_or_else(invalid)
+        if !(1..=1_000_000).contains(&page) {
+            return Err(Problem::invalid_field("page", "page must be 1 to 1000000"));
+        }
+        if !(1..=100).contains(&size) {
+            return Err(Problem::invalid_field("limit", "limit must be 1 to 100"));
+        }
+        Ok(Self { page, size })
+    }
+}
+
+/// The position of a page in its list.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Pagination {
+    total: u64,
+    page: u64,
+    pages: u64,
+    limit: u64,
+    has_next: bool,
+    has_prev: bool,
+}
+
+impl Pagination {
+    pub(crate) fn of(PageParams { page, size }: PageParams, total: u64) -> Self {
+        let pages = total.div_ceil(size);
+        Self { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 }
     }
 }
 
@@ -38,7 +63,7 @@ pub(crate) struct ReasonRequest {
 }
 
 pub(super) fn guild_id(text: &str) -> Result<GuildId, Problem> {
-    let invalid =
-        |_| Problem::new(Code::ValidationError, "guildId must be a Discord server ID, for example 80351110224678912.");
+    let message = "guildId must be a Discord server ID, for example 80351110224678912";
+    let invalid = |_| Problem::invalid_field("guildId", message);
     text.parse().map(GuildId).map_err(invalid)
 }

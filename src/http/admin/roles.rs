@@ -47,10 +47,8 @@ async fn change_role(user: CurrentUser, form: &RoleRequest, change: RoleChange) 
         }
         return user.dialect.user_view(core, admin::get(core, id).await?).await;
     }
-    let invalid = || {
-        let detail = "Unknown role. GET /admin/roles lists the roles, for example MODERATOR.";
-        Problem::new(Code::ValidationError, detail).with_field("role".to_owned())
-    };
+    let invalid =
+        || Problem::invalid_field("role", "Unknown role. GET /admin/roles lists the roles, for example MODERATOR.");
     let role: Role = form.role.parse().map_err(|_| invalid())?;
     let changed = match change {
         RoleChange::Assign => admin::set_role(core, admin, id, role).await?,

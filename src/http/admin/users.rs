@@ -3,7 +3,7 @@
 use dca_core::accounts::{admin, guild_managers};
 use dca_core::users::{AccountStatus, UserFilter};
 
-use super::params::{PageParams, ReasonRequest, guild_id};
+use super::params::{PageParams, Pagination, ReasonRequest, guild_id};
 use crate::http::prelude::*;
 
 /// Filters the list of users.
@@ -11,16 +11,20 @@ use crate::http::prelude::*;
 #[serde(rename_all = "camelCase")]
 pub(crate) struct UsersQuery {
     /// The page number, starting at 1.
+    #[param(nullable = false, minimum = 1, default = 1)]
     page: Option<u64>,
-    /// The number of entries per page, 1 to 100. Defaults to 20.
+    /// The number of entries per page.
+    #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<u64>,
     /// Part of a name or email.
+    #[param(nullable = false)]
     search: Option<String>,
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schemas::AccountStatus>, nullable = false)]
     status: Option<AccountStatus>,
-    #[param(value_type = Option<String>)]
+    #[param(value_type = Option<schemas::Role>, nullable = false)]
     role: Option<Role>,
     /// Only users with licenses in this Discord server. Managers of the server can use this filter too.
+    #[param(nullable = false, example = "80351110224678912")]
     guild_id: Option<String>,
 }
 
@@ -29,18 +33,6 @@ pub(crate) struct UsersQuery {
 pub(crate) struct UsersPage {
     users: Vec<UserView>,
     pagination: Pagination,
-}
-
-/// The position of the page in the list.
-#[derive(Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-struct Pagination {
-    total: u64,
-    page: u64,
-    pages: u64,
-    limit: u64,
-    has_next: bool,
-    has_prev: bool,
 }
 
 /// List users
@@ -53,7 +45,7 @@ pub(crate) async fn list(user: CurrentUser, Query(query): Query<UsersQuery>) -> 
     let guild = query.guild_id.as_deref().map(guild_id).transpose()?;
     let search = query.search.filter(|text| !text.is_empty());
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
-        return Err(Problem::new(Code::ValidationError, "search must be one line of at most 254 bytes."));
+        return Err(Problem::invalid_field("search", "search must be one line of at most 254 bytes"));
     }
     let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
     let (rows, total) = match guild {
@@ -61,8 +53,7 @@ pub(crate) async fn list(user: CurrentUser, Query(query): Query<UsersQuery>) -> 
         None => admin::list(&user.app.core, user.principal, &filter, page, size).await?,
     };
     let users = UserView::list(&user.app.core, rows).await?.into_iter().map(|row| user.dialect.user(row)).collect();
-    let pages = total.div_ceil(size);
-    let pagination = Pagination { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 };
+    let pagination = Pagination::of(PageParams { page, size }, total);
     Ok(Json(UsersPage { users, pagination }))
 }
 
@@ -80,7 +71,7 @@ pub(crate) async fn get(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> 
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct UpdateStatusRequest {
     /// `ACTIVE`, `SUSPENDED` or `BANNED`.
-    #[schema(value_type = String)]
+    #[schema(value_type = schemas::AccountStatus)]
     status: AccountStatus,
     /// The reason for the change.
     reason: Option<String>,

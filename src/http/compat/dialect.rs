@@ -5,7 +5,8 @@ use axum::{Json, extract::FromRequestParts, http::StatusCode, http::request::Par
 use dca_core::{Code, Core, users::User};
 use serde_json::{Value, json};
 
-use crate::http::accounts::views::{Names, RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
+use crate::http::accounts::views::{Names, RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView};
+use crate::http::accounts::views::{TotpSetupView, UserView};
 use crate::http::problem::{JsonResult, Problem};
 use crate::{App, http::cookies::CookieKind};
 
@@ -21,6 +22,8 @@ pub(crate) struct Conventions {
     pub(super) routes: Routes,
     pub(crate) refresh_cookie: CookieKind,
     pub(crate) refresh_token_in: RefreshTokenIn,
+    /// Whether bodies may be form-encoded instead of JSON.
+    pub(crate) accepts_forms: bool,
     /// The paths that require the CSRF token (double submit) if they are authenticated by cookie.
     pub(super) double_submit: &'static [&'static str],
     /// A header with the client's own ID of the request, which is returned in responses and errors.
@@ -32,6 +35,7 @@ pub(crate) struct Conventions {
     pub(super) sign_up: fn(&SignUpView) -> Value,
     pub(super) user: fn(&UserView) -> Value,
     pub(super) tokens: fn(&TokensView) -> Value,
+    pub(super) totp_setup: fn(&TotpSetupView) -> Value,
     pub(super) recovery_codes: fn(&RecoveryCodesView) -> Value,
 }
 
@@ -46,6 +50,7 @@ pub(super) const NATIVE: Conventions = Conventions {
     routes: Routes::Native,
     refresh_cookie: CookieKind::Refresh,
     refresh_token_in: RefreshTokenIn::Cookie,
+    accepts_forms: false,
     double_submit: &[],
     correlation_header: None,
     status: |_| None,
@@ -53,6 +58,7 @@ pub(super) const NATIVE: Conventions = Conventions {
     sign_up: |_| Value::Null,
     user: |_| Value::Null,
     tokens: |_| Value::Null,
+    totp_setup: |_| Value::Null,
     recovery_codes: |_| Value::Null,
 };
 
@@ -102,6 +108,11 @@ impl Dialect {
         view
     }
 
+    pub(crate) fn totp_setup(self, mut view: TotpSetupView) -> TotpSetupView {
+        view.names = self.names(|system| (system.totp_setup)(&view));
+        view
+    }
+
     pub(crate) fn recovery_codes(self, mut view: RecoveryCodesView) -> RecoveryCodesView {
         view.names = self.names(|system| (system.recovery_codes)(&view));
         view
@@ -129,13 +140,11 @@ impl<S: Sync> FromRequestParts<S> for Dialect {
     }
 }
 
-/// The `message` of an error: the problem's detail; for an invalid field, in an array of one.
+/// The `message` of an error: the problem's detail; for invalid fields, an array with a message for each.
 pub(super) fn message(problem: &Problem) -> Value {
     match problem.code {
-        Code::ValidationError => match problem.field.as_deref().filter(|field| !problem.detail.contains(*field)) {
-            Some(field) => json!([format!("{field}: {}", problem.detail)]),
-            None => json!([problem.detail]),
-        },
+        Code::ValidationError if problem.errors.is_empty() => json!([problem.detail]),
+        Code::ValidationError => problem.errors.iter().map(|error| error.message.as_str()).collect(),
         _ => json!(problem.detail),
     }
 }

@@ -1,23 +1,24 @@
 //! The earlier DCA-Auth: its routes under `/api`, its error format `{error: {code, message, …}}`, its
 //! `X-Correlation-ID` header, and the refresh token in the body and in a cookie of its own.
 
-use axum::http::StatusCode;
-use axum::routing::{get, patch, post};
-use axum::{Router, response::Response};
-use dca_core::Code;
-use serde_json::{Value, json};
+use std::collections::HashMap;
+
+use axum::extract::{FromRequest, Request, State};
+use axum::routing::{MethodRouter, get, post};
+use axum::{Router, middleware::map_response};
+use dca_core::{accounts, accounts::admin, users::UserFilter};
 
 use super::dialect::{Conventions, Routes, message};
-use crate::http::accounts::views::{RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView, UserView};
 use crate::http::accounts::{account, auth, pages, providers};
+use crate::http::admin::params::{PageParams, PageQuery, Pagination, ReasonRequest};
 use crate::http::admin::{roles, sessions, users};
-use crate::http::extract::{Client, PathParams};
-use crate::{App, http::cookies::CookieKind, http::problem::Problem};
+use crate::http::prelude::*;
 
 pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,
+    accepts_forms: false,
     double_submit: &["/api/auth/refresh", "/api/auth/logout"],
     correlation_header: Some("x-correlation-id"),
     status,
@@ -25,6 +26,7 @@ pub(super) static SYSTEM: Conventions = Conventions {
     sign_up,
     user,
     tokens,
+    totp_setup,
     recovery_codes,
 };
 
@@ -36,9 +38,9 @@ fn routes() -> Router<App> {
         .route("/api/auth/logout", post(auth::sign_out))
         .route("/api/auth/logout-all", post(auth::sign_out_everywhere))
         .route("/api/auth/me", get(account::with_session))
-        .route("/api/auth/password/reset-request", post(auth::request_reset))
-        .route("/api/auth/password/reset", post(auth::reset_password))
-        .route("/api/auth/verify-email", post(auth::verify_email))
+        .route("/api/auth/password/reset-request", ok(post(auth::request_reset)))
+        .route("/api/auth/password/reset", ok(post(auth::reset_password)))
+        .route("/api/auth/verify-email", ok(post(auth::verify_email)))
         .route("/api/auth/verify-email/{token}", get(verify_page))
         .route("/api/auth/2fa/setup", post(account::set_up_second_factor))
         .route("/api/auth/2fa/enable", post(account::enable_second_factor))
@@ -51,13 +53,13 @@ fn routes() -> Router<App> {
         .route("/api/users/profile", get(account::profile).patch(account::change))
         .route("/api/users/change-password", post(account::change_password))
         .route("/api/users", get(users::list))
-        .route("/api/users/{id}", patch(users::change).get(users::get).delete(users::delete))
-        .route("/api/users/{id}/ban", post(users::ban))
-        .route("/api/users/{id}/unban", post(users::unban))
-        .route("/api/users/{id}/sessions", get(sessions::sessions).delete(sessions::end_sessions))
-        .route("/api/admin/sessions", get(sessions::all_sessions))
+        .route("/api/users/{id}", ok(get(get_user).patch(change_user).delete(users::delete)))
+        .route("/api/users/{id}/ban", post(ban))
+        .route("/api/users/{id}/unban", post(unban))
+        .route("/api/users/{id}/sessions", get(user_sessions).delete(sessions::end_sessions))
+        .route("/api/admin/sessions", get(all_sessions))
         .route("/api/admin/sessions/{id}/revoke", post(sessions::end_session))
-        .route("/api/admin/roles", get(roles::roles))
+        .route("/api/admin/roles", get(assigned_roles))
         .route("/api/admin/roles/assign", post(roles::assign_role))
         .route("/api/admin/roles/revoke", post(roles::revoke_role))
 }
@@ -65,6 +67,80 @@ fn routes() -> Router<App> {
 /// Mail programs prefetch links, so opening the link of an email only shows a page to confirm it.
 async fn verify_page(client: Client, PathParams(token): PathParams<String>) -> Response {
     pages::verify_page(&client, &token).await
+}
+
+/// Every success is a 200.
+fn ok(routes: MethodRouter<App>) -> MethodRouter<App> {
+    routes.layer(map_response(async |mut response: Response| {
+        if response.status().is_success() {
+            *response.status_mut() = StatusCode::OK;
+        }
+        response
+    }))
+}
+
+/// Users may read and change their own account under its ID, too.
+fn is_own(user: &CurrentUser, id: Uuid) -> bool {
+    user.principal.user.id.0 == id
+}
+
+async fn get_user(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<UserView> {
+    if is_own(&user, id) { account::profile(user).await } else { users::get(user, PathParams(id)).await }
+}
+
+async fn change_user(
+    State(app): State<App>,
+    user: CurrentUser,
+    PathParams(id): PathParams<Uuid>,
+    request: Request,
+) -> JsonResult<UserView> {
+    if is_own(&user, id) {
+        return account::change(user, JsonBody::from_request(request, &app).await?).await;
+    }
+    users::change(user, PathParams(id), JsonBody::from_request(request, &app).await?).await
+}
+
+async fn user_sessions(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Vec<SessionView>> {
+    if is_own(&user, id) { account::sessions(user).await } else { sessions::sessions(user, PathParams(id)).await }
+}
+
+async fn ban(user: CurrentUser, id: PathParams<Uuid>, reason: OptionalJson<ReasonRequest>) -> JsonResult<Value> {
+    let Json(banned) = users::ban(user, id, reason).await?;
+    Ok(Json(json!({ "message": "User banned successfully", "user": banned })))
+}
+
+async fn unban(user: CurrentUser, id: PathParams<Uuid>) -> JsonResult<Value> {
+    let Json(unbanned) = users::unban(user, id).await?;
+    Ok(Json(json!({ "message": "User unbanned successfully", "user": unbanned })))
+}
+
+async fn all_sessions(user: CurrentUser, query: Query<PageQuery>) -> JsonResult<Value> {
+    let total = accounts::sessions::count(&user.app.core).await?;
+    let pagination = Pagination::of(PageParams::of(query.0.page, query.0.limit)?, total);
+    let Json(sessions) = sessions::all_sessions(user, query).await?;
+    Ok(Json(json!({ "sessions": sessions, "pagination": pagination })))
+}
+
+/// How many users have each role, and who has the higher ones.
+async fn assigned_roles(user: CurrentUser) -> JsonResult<Value> {
+    let core = &user.app.core;
+    let (mut summary, mut by_role) = (Vec::new(), HashMap::new());
+    for role in Role::ALL {
+        let filter = UserFilter { role: Some(*role), ..UserFilter::default() };
+        let (users, total) = admin::list(core, user.principal.clone(), &filter, 1, 100).await?;
+        summary.push(json!({ "roles": [role], "_count": { "id": total } }));
+        let views = UserView::list(core, users).await?;
+        let holder = |user: UserView| json!({ "id": user.id, "username": user.name, "discordId": user.discord_id, "roles": [role] });
+        by_role.insert(role, views.into_iter().map(holder).collect::<Vec<_>>());
+    }
+    let mut holders = |role| by_role.remove(&role).unwrap_or_default();
+    let admins = [holders(Role::SuperAdmin), holders(Role::Admin)].concat();
+    let moderators = holders(Role::Moderator);
+    let Json(mut roles) = roles::roles(user).await?;
+    roles["summary"] = summary.into();
+    roles["admins"] = admins.into();
+    roles["moderators"] = moderators.into();
+    Ok(Json(roles))
 }
 
 fn status(code: Code) -> Option<StatusCode> {
@@ -79,7 +155,7 @@ fn error(problem: &Problem, correlation_id: &str) -> Value {
         "status": problem.http_status().as_u16(),
         "correlationId": correlation_id,
     });
-    let details = problem.field.as_deref().map(|field| json!([{ "field": field, "message": problem.detail }]));
+    let details = Some(json!(problem.errors)).filter(|_| !problem.errors.is_empty());
     if let Some(details) = &details {
         error["details"] = details.clone();
     }
@@ -87,7 +163,14 @@ fn error(problem: &Problem, correlation_id: &str) -> Value {
 }
 
 fn sign_up(view: &SignUpView) -> Value {
-    json!({ "user_id": view.user_id })
+    let (id, email, username) = (view.user_id, &view.email, &view.name);
+    json!({
+        "user_id": id,
+        "id": id,
+        "username": username,
+        "user": { "id": id, "email": email, "username": username, "discordId": null, "roles": [Role::User] },
+        "requiresEmailVerification": true,
+    })
 }
 
 fn user(user: &UserView) -> Value {
@@ -104,6 +187,10 @@ fn tokens(tokens: &TokensView) -> Value {
             "tokenType": tokens.token_type,
         }}),
     }
+}
+
+fn totp_setup(view: &TotpSetupView) -> Value {
+    json!({ "backupCodes": view.recovery_codes })
 }
 
 fn recovery_codes(view: &RecoveryCodesView) -> Value {

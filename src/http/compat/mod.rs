@@ -2,9 +2,9 @@
 //! system's clients expect instead is in one file each: its routes, cookie, statuses, error format and names.
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
-use axum::{Router, body::Body, response::Response};
+use axum::{Router, response::Response};
 use serde_json::Value;
 
 use crate::http::compat::dialect::{Conventions, Dialect, NATIVE, Routes};
@@ -40,10 +40,11 @@ async fn answer_in(State(dialect): State<Dialect>, mut request: Request, next: N
     let system = dialect.system;
     let correlation = system.correlation_header.map(|name| (name, correlation_id(&request, name)));
     request.extensions_mut().insert(dialect);
-    let response = next.run(request).await;
-    let Some((name, id)) = correlation else { return rewrite_problem(system, response, "") };
-    let mut response = rewrite_problem(system, response, &id);
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    let mut response = next.run(request).await;
+    rewrite_problem(system, &mut response, correlation.as_ref().map_or("", |(_, id)| id));
+    if let Some((name, id)) = correlation
+        && let Ok(id) = HeaderValue::from_str(&id)
+    {
         response.headers_mut().insert(name, id);
     }
     response
@@ -59,16 +60,12 @@ fn correlation_id(request: &Request, header: &str) -> String {
 }
 
 /// Sets the status that the clients expect, and adds the members that they read.
-fn rewrite_problem(system: &Conventions, mut response: Response, correlation_id: &str) -> Response {
-    let Some(mut problem) = response.extensions_mut().remove::<Problem>() else { return response };
-    let status = (system.status)(problem.code).unwrap_or(response.status());
-    problem.set_status(status);
-    let mut body = serde_json::to_value(&problem).unwrap_or_default();
-    if let (Value::Object(body), Value::Object(members)) = (&mut body, (system.error)(&problem, correlation_id)) {
-        body.extend(members);
+fn rewrite_problem(system: &Conventions, response: &mut Response, correlation_id: &str) {
+    let Some(problem) = response.extensions_mut().get_mut::<Problem>() else { return };
+    if let Some(status) = (system.status)(problem.code) {
+        problem.set_status(status);
     }
-    let (mut parts, _) = response.into_parts();
-    parts.status = status;
-    parts.headers.remove(header::CONTENT_LENGTH);
-    Response::from_parts(parts, Body::from(body.to_string()))
+    if let Value::Object(members) = (system.error)(problem, correlation_id) {
+        problem.names = members;
+    }
 }

@@ -1,5 +1,5 @@
-//! The multi-user auth service: the native routes, with its error format `{message, error, statusCode}` and its
-//! names in snake case.
+//! The multi-user auth service: the native routes, with its error format `{message, error, statusCode}`, its names in
+//! snake case, and form-encoded bodies.
 
 use axum::http::StatusCode;
 use dca_core::Code;
@@ -9,7 +9,8 @@ use super::dialect::{Conventions, NATIVE, message};
 use crate::http::accounts::views::{SignUpView, TokensView, UserView};
 use crate::http::problem::Problem;
 
-pub(super) static SYSTEM: Conventions = Conventions { status, error, sign_up, user, tokens, ..NATIVE };
+pub(super) static SYSTEM: Conventions =
+    Conventions { accepts_forms: true, status, error, sign_up, user, tokens, ..NATIVE };
 
 fn status(code: Code) -> Option<StatusCode> {
     (code == Code::ValidationError).then_some(StatusCode::BAD_REQUEST)

@@ -20,7 +20,8 @@ pub(super) fn form(email: &str) -> Value {
 
 /// A response without the headers that differ between requests.
 pub(super) fn shape(response: &Response) -> (u16, Vec<(String, String)>, String) {
-    let headers = response.headers.iter().filter(|(name, _)| !["date", "x-request-id"].contains(&name.as_str()));
+    let skipped = ["date", "ratelimit", "x-request-id"];
+    let headers = response.headers.iter().filter(|(name, _)| !skipped.contains(&name.as_str()));
     let headers =
         headers.map(|(name, value)| (name.to_string(), without_value(name.as_str(), value.to_str().unwrap())));
     (response.status, headers.collect(), response.text.clone())
@@ -123,7 +124,7 @@ fn responses_have_the_documented_status_and_message() {
         let resent = json!("If that email needs it, a verification link has been sent.");
         let refused = json!("Invalid credentials");
         let expired = json!("Invalid or expired token");
-        let missing_name = json!(["name: The request has a wrong or missing field."]);
+        let missing_name = json!(["name is required"]);
         for (line, body, status, message) in [
             ("POST /auth/signup", form("ana@a.example"), 201, created.clone()),
             ("POST /auth/signup", form("ROOT@x.example"), 201, created),
@@ -197,17 +198,17 @@ fn sign_up_with_a_known_email_responds_as_for_a_new_one_and_notifies_the_owner()
         signed_in_admin(&t).await;
         let stranger = Browser::new(&t);
         let without_id = |mut response: Response| {
-            for member in ["user_id", "userId"] {
-                let id = response.body[member].as_str().unwrap().to_owned();
-                response.text = response.text.replace(&id, "id");
+            for member in ["userId", "email"] {
+                let value = response.body[member].as_str().unwrap().to_owned();
+                response.text = response.text.replace(&value, member);
             }
             shape(&response)
         };
-        let new = stranger.post("/auth/signup", form("new@x.example")).await;
+        let new = stranger.post("/auth/signup", form("news@x.example")).await;
         let known = stranger.post("/auth/signup", form("Root@x.example")).await;
         assert_eq!(without_id(new), without_id(known));
         assert_eq!(mail.next("root@x.example").await.subject, "You already have an account");
-        mail.next("new@x.example").await;
+        mail.next("news@x.example").await;
         // Signing in with the new password responds the same for both, and fails.
         let own_form = json!({ "password": "brass-Lantern-92 orbit", "name": "Somebody" });
         let sign_up_and_log_in = async |email: &str| {

@@ -1,0 +1,35 @@
+//! The closed sets of strings in the OpenAPI document. Core declares them and does not know OpenAPI.
+
+use dca_core::outbox::{DeliveryKind as CoreDeliveryKind, DeliveryState as CoreDeliveryState};
+use dca_core::{licenses, users};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+macro_rules! string_schemas {
+    ($($name:ident: $type:ty = $doc:literal),* $(,)?) => {$(
+        #[doc = $doc]
+        pub enum $name {}
+
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                let values = <$type>::ALL.iter().map(|value| value.as_str());
+                ObjectBuilder::new().schema_type(Type::String).description(Some($doc)).enum_values(Some(values)).into()
+            }
+        }
+
+        impl ToSchema for $name {}
+    )*};
+}
+
+string_schemas! {
+    AccountStatus: users::AccountStatus = "The status of an account.",
+    Code: dca_core::Code = "The code of a problem. `/errors` describes each one.",
+    DeliveryKind: CoreDeliveryKind = "What a delivery sends.",
+    DeliveryState: CoreDeliveryState = "The state of a delivery.",
+    LicenseState: licenses::LicenseState = "The state of a license.",
+    Locale: users::Locale = "The language of emails.",
+    Provider: users::Provider = "A sign-in provider.",
+    Role: users::Role = "The role of a user, from lowest to highest.",
+    SignInMethod: users::SignInMethod = "How a user signed in.",
+    VerdictCode: licenses::VerdictCode = "`VALID`, or why the license is not valid.",
+}
