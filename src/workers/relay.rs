@@ -143,7 +143,7 @@ async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: Li
     };
     let recipient = match users::discord_id(&app.core, message.holder).await {
         Ok(Some(recipient)) => recipient,
-        Ok(None) => return Outcome::Undelivered("the user has no Discord account".to_owned()),
+        Ok(None) => return without_recipient(app, message.holder).await,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     if let Some(remaining) = app.dm_pause.remaining() {
@@ -159,6 +159,15 @@ async fn send_key(app: &App, discord: &DiscordClient, claim: &Claim, license: Li
         return Outcome::Failed(error.to_string());
     }
     outcome_of(app, sent)
+}
+
+async fn without_recipient(app: &App, holder: UserId) -> Outcome {
+    match users::find(&app.core, holder).await {
+        Ok(Some(_)) => Outcome::Undelivered("the user has no Discord account".to_owned()),
+        // The user was merged into another one after the license was read.
+        Ok(None) => Outcome::Wait(Duration::ZERO),
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
 }
 
 async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: ChannelId, seq: i64) -> Outcome {
