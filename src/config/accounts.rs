@@ -1,6 +1,6 @@
 //! User accounts.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, ops::RangeInclusive, time::Duration};
 
 use super::parse::{base_url, number, one_of, text};
 use super::reader::settings;
@@ -18,10 +18,16 @@ settings! {
                 Some(values[0].trim_end_matches('/').to_owned())
             });
         /// Lifetime of an access token.
-        access_ttl: Duration = "DCA_ACCESS_TOKEN_SECONDS", seconds(60..=3600, "900"), fallback("ACCESS_TOKEN_TTL");
+        access_ttl: Duration = "DCA_ACCESS_TOKEN_SECONDS", seconds(60..=3600, "900"), fallback("ACCESS_TOKEN_TTL"),
+            converted("JWT_ACCESS_EXPIRY", "a number with the unit s, m, h or d, from 1m to 1h, for example 15m", |values| {
+                with_unit(values[0], 60..=3_600)
+            });
         /// Lifetime of a session that is not refreshed.
         refresh_ttl: Duration = "DCA_REFRESH_TOKEN_SECONDS", seconds(3600..=7_776_000, "604800"),
-            converted("REFRESH_TOKEN_TTL", DAYS_OR_SECONDS, seconds_or_days);
+            converted("REFRESH_TOKEN_TTL", DAYS_OR_SECONDS, seconds_or_days),
+            converted("JWT_REFRESH_EXPIRY", "a number with the unit s, m, h or d, from 1h to 90d, for example 7d", |values| {
+                with_unit(values[0], 3_600..=7_776_000)
+            });
         /// Sessions that a user may have at a time. A further sign-in ends the oldest.
         max_sessions: NonZeroU32 = "DCA_MAX_SESSIONS_PER_USER", positive("20"), fallback("MAX_SESSIONS_PER_USER");
         /// Memory for one password hash (Argon2id with three passes).
@@ -37,6 +43,14 @@ const DAYS_OR_SECONDS: &str = "days from 1d to 90d or seconds from 3600 to 77760
 
 fn app_name(value: &str) -> Option<String> {
     text(value).filter(|name| name.chars().count() <= 60)
+}
+
+/// Converts a number with a unit to seconds.
+fn with_unit(value: &str, range: RangeInclusive<u64>) -> Option<String> {
+    let units = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+    let (count, seconds) = units.into_iter().find_map(|(unit, seconds)| Some((value.strip_suffix(unit)?, seconds)))?;
+    let total = count.parse::<u64>().ok()?.checked_mul(seconds)?;
+    range.contains(&total).then(|| total.to_string())
 }
 
 /// Refuses small numbers without a unit, because they could be days or seconds.

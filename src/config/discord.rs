@@ -10,7 +10,8 @@ settings! {
     DiscordConfig {
         /// Bot token, from the Discord Developer Portal. If unset, the bot is off.
         token: Option<Secret> = "DCA_DISCORD_TOKEN", optional(token), secret(),
-            expects("a token without spaces and without the prefix Bot");
+            fallback("DISCORD_TOKEN"), fallback("DISCORD_BOT_TOKEN"),
+            expects("a token without spaces and without the prefix Bot, for example MTIz.GaBc.dEf-1");
         /// Discord simulator for tests.
         api_url: Option<String> = "DCA_DISCORD_API_URL", optional(loopback_url),
             expects("a loopback URL, for example http://127.0.0.1:8080");

@@ -16,7 +16,8 @@ settings! {
         /// Address that the HTTP server listens on.
         addr: SocketAddr = "DCA_HTTP_ADDR", or("127.0.0.1:3000", |text| text.parse().ok()),
             expects("an IP address and port, for example 127.0.0.1:3000"),
-            converted("PORT", PORT, bind_all), converted("APP_PORT", PORT, bind_all);
+            converted("PORT", PORT, bind_all), converted("APP_PORT", PORT, bind_all),
+            converted("SERVER_PORT SERVER_HOST", HOST_AND_PORT, bind_host);
         /// URL under which clients reach the service. Required if DCA_HTTP_ADDR is 0.0.0.0 or a public address; otherwise derived from it.
         public_url: String = "DCA_PUBLIC_URL", or_else(base_url, String::new), default("http://127.0.0.1:3000"),
             expects("an http or https URL without query and trailing slash, for example https://example.com");
@@ -27,6 +28,7 @@ settings! {
             expects("IP addresses or networks separated by commas, for example 10.0.0.0/8,::1");
         /// Other origins whose pages may call the API.
         cors_origins: Vec<String> = "DCA_CORS_ORIGINS", or_else(origins, Vec::new), fallback("CORS_ORIGINS"),
+            fallback("ALLOWED_ORIGINS"),
             expects("origins separated by commas, for example https://app.example.com,http://localhost:5173");
         /// Time that requests in progress have to finish at shutdown.
         drain_timeout: Duration = "DCA_DRAIN_TIMEOUT_SECONDS", seconds(1..=300, "10");
@@ -34,6 +36,8 @@ settings! {
 }
 
 const PORT: &str = "a port from 1 to 65535, which listens on 0.0.0.0, for example 8080";
+
+const HOST_AND_PORT: &str = "a port, and an IP address or localhost, for example 8080 and 127.0.0.1";
 
 /// PEM files of the TLS listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +93,15 @@ impl TlsFiles {
 
 fn bind_all(values: &[&str]) -> Option<String> {
     number(1..=u16::MAX)(values[0]).map(|port| format!("0.0.0.0:{port}"))
+}
+
+fn bind_host(values: &[&str]) -> Option<String> {
+    let host = match values[1] {
+        "" => "0.0.0.0",
+        "localhost" => "127.0.0.1",
+        host => host,
+    };
+    Some(SocketAddr::new(host.parse().ok()?, number(1..=u16::MAX)(values[0])?).to_string())
 }
 
 fn networks(value: &str) -> Option<Vec<IpNet>> {

@@ -15,7 +15,7 @@ settings! {
         auth_per_minute: NonZeroU32 = "DCA_AUTH_PER_MINUTE", positive("600"),
             converted("THROTTLE_LIMIT THROTTLE_TTL", PER_WINDOW, per_minute);
         /// Wrong passwords or codes allowed per account in 15 minutes.
-        failures_per_account: NonZeroU32 = "DCA_FAILURES_PER_ACCOUNT", positive("10");
+        failures_per_account: NonZeroU32 = "DCA_FAILURES_PER_ACCOUNT", positive("10"), fallback("MAX_LOGIN_ATTEMPTS");
         /// Wrong passwords or codes allowed per client network in 15 minutes.
         failures_per_network: NonZeroU32 = "DCA_FAILURES_PER_NETWORK", positive("100");
         /// Sign-ins allowed per account in 15 minutes.

@@ -16,10 +16,10 @@ settings! {
             expects("a port from 1 to 65535, for example 587");
         /// User name for the mail server. If unset, the service does not authenticate.
         user: Option<String> = "DCA_SMTP_USER", optional(text), fallback("MAIL_USER"),
-            expects("text without control characters");
+            expects("text without control characters, for example no-reply@example.com");
         /// Password for the mail server.
         password: Option<Secret> = "DCA_SMTP_PASSWORD", optional(|value| text(value).map(Secret)), secret(),
-            fallback("MAIL_PASS"), expects("text without control characters");
+            fallback("MAIL_PASS"), expects("text without control characters, for example an app password");
         /// Encryption of the mail server connection. auto is tls on port 465, opportunistic on loopback, else starttls. opportunistic sends no password without TLS.
         tls: SmtpTls = "DCA_SMTP_TLS", or("auto", one_of(&TLS_MODES)), expects("auto, starttls, tls, opportunistic or none");
         /// Sender of emails.

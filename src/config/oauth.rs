@@ -13,7 +13,7 @@ settings! {
             expects("an ID without spaces, for example 123456789012345678");
         /// OAuth2 client secret for sign-in with Discord.
         discord_secret: Option<Secret> = "DCA_DISCORD_CLIENT_SECRET", optional(token), secret(),
-            fallback("DISCORD_CLIENT_SECRET"), expects("a secret without spaces");
+            fallback("DISCORD_CLIENT_SECRET"), expects("a secret without spaces, for example Xk3v-9sQ");
         /// OAuth2 redirect URL for Discord. If unset, /auth/discord/callback of DCA_PUBLIC_URL is used.
         discord_redirect: Option<String> = "DCA_DISCORD_REDIRECT_URI", optional(web_url),
             fallback("DISCORD_REDIRECT_URI"), expects(REDIRECT_URL);
@@ -22,7 +22,7 @@ settings! {
             expects("an ID without spaces, for example 1234.apps.googleusercontent.com");
         /// OAuth2 client secret for sign-in with Google.
         google_secret: Option<Secret> = "DCA_GOOGLE_CLIENT_SECRET", optional(token), secret(),
-            fallback("GOOGLE_CLIENT_SECRET"), expects("a secret without spaces");
+            fallback("GOOGLE_CLIENT_SECRET"), expects("a secret without spaces, for example GOCSPX-9sQ");
         /// OAuth2 redirect URL for Google. If unset, /auth/google/callback of DCA_PUBLIC_URL is used.
         google_redirect: Option<String> = "DCA_GOOGLE_REDIRECT_URI", optional(web_url),
             fallback("GOOGLE_CALLBACK_URL"), expects(REDIRECT_URL);

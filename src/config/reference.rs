@@ -17,9 +17,8 @@ pub(super) fn render(settings: &[Setting]) -> String {
         lines.push(format!("# {}={}", setting.name, setting.default));
         lines.extend(setting.file_name().map(|name| format!("# {name}=")));
     }
-    lines.push(
-        "\n# Names of earlier systems that are recognized but not used yet. The log lists them at start:".to_owned(),
-    );
+    lines
+        .push("\n# Names of earlier systems that are recognized but not used. The log lists them at start:".to_owned());
     lines.extend(UNUSED.iter().map(|(name, about)| format!("# {name}: {about}")));
     lines.push("\n# Names of earlier systems that are replaced. If set, their values are checked:".to_owned());
     let replaced = |(name, about, expected, _): &Replaced| format!("# {name}: {about}. Use {expected}.");

@@ -27,6 +27,7 @@ settings! {
             expects("a whole number from 1 to 1000, for example 20");
         /// Redis server that instances share. If unset, rate limits and notifications stay within each instance.
         redis_url: Option<Secret> = "DCA_REDIS_URL", optional(redis_url), secret(),
+            fallback("REDIS_URL"), converted("REDIS_HOST REDIS_PORT REDIS_PASSWORD REDIS_DB", REDIS_PARTS, redis_parts),
             expects("a redis:, rediss:, unix: or redis+unix: URL, for example redis://localhost:6379");
         /// Prefix of all Redis keys.
         redis_prefix: String = "DCA_REDIS_PREFIX", or("dca", prefix),
@@ -43,8 +44,24 @@ settings! {
     }
 }
 
+impl StorageConfig {
+    /// The database file; `None` for PostgreSQL.
+    pub fn sqlite_file(&self) -> Option<PathBuf> {
+        let path = self.database_url.expose().strip_prefix("sqlite:")?;
+        let path = path.trim_start_matches("//").split('?').next().unwrap_or_default();
+        Some(percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned().into())
+    }
+
+    /// The same settings for another folder with a database and a master key.
+    pub fn in_folder(&self, dir: &Path) -> Self {
+        Self { data_dir: dir.to_owned(), database_url: sqlite_in(dir), redis_url: None, ..self.clone() }
+    }
+}
+
 const PRISMA_URL: &str = "a postgres: URL; parameters that only Prisma knows are removed";
 const ON_LOCALHOST: &str = "a database on localhost with a port from 1 to 65535";
+
+const REDIS_PARTS: &str = "a host, a port from 1 to 65535, a password and a database number";
 
 fn days(value: &str) -> Option<Duration> {
     number(30..=3650)(value).map(|days: u64| Duration::from_hours(24 * days))
@@ -64,6 +81,14 @@ fn postgres_on_localhost(values: &[&str]) -> Option<String> {
     let port = number(1..=u16::MAX)(port)?;
     let [user, password, name] = [0, 1, 2].map(|index| percent_encoded(values[index], ""));
     Some(format!("postgres://{user}:{password}@localhost:{port}/{name}"))
+}
+
+fn redis_parts(values: &[&str]) -> Option<String> {
+    let or = |value: &str, default: u16| if value.is_empty() { Some(default) } else { value.parse().ok() };
+    let (port, database) = (or(values[1], 6379).filter(|port| *port > 0)?, or(values[3], 0)?);
+    let [host, password] = [0, 2].map(|index| percent_encoded(values[index], ""));
+    let credentials = if password.is_empty() { String::new() } else { format!(":{password}@") };
+    Some(format!("redis://{credentials}{host}:{port}/{database}"))
 }
 
 fn percent_encoded(text: &str, keep: &str) -> String {

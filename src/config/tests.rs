@@ -318,6 +318,53 @@ fn account_settings_of_earlier_systems_are_read_in_their_units() {
 }
 
 #[test]
+fn settings_of_the_earlier_dca_auth_are_read_in_their_units() {
+    let config = load(&[
+        ("SERVER_PORT", "3001"),
+        ("SERVER_HOST", "localhost"),
+        ("REDIS_HOST", "cache"),
+        ("REDIS_PASSWORD", "p@ss"),
+        ("REDIS_DB", "2"),
+        ("DISCORD_BOT_TOKEN", "a.b.c"),
+        ("JWT_ACCESS_EXPIRY", "15m"),
+        ("JWT_REFRESH_EXPIRY", "14d"),
+        ("ALLOWED_ORIGINS", "https://a.example"),
+        ("MAX_LOGIN_ATTEMPTS", "5"),
+        ("NODE_ENV", "production"),
+        ("DEPLOY_COMMANDS", "true"),
+        ("JWT_ISSUER", "dca-auth"),
+    ]);
+    assert_eq!(config.http.addr.to_string(), "127.0.0.1:3001");
+    assert_eq!(config.storage.redis_url.as_ref().unwrap().expose(), "redis://:p%40ss@cache:6379/2");
+    assert_eq!(config.discord.token.as_ref().unwrap().expose(), "a.b.c");
+    assert_eq!((config.accounts.access_ttl.as_secs(), config.accounts.refresh_ttl.as_secs()), (900, 1_209_600));
+    assert_eq!((config.http.cors_origins.len(), config.limits.failures_per_account.get()), (1, 5));
+    assert_eq!(config.unused_settings, ["JWT_ISSUER"]);
+    let config = load(&[("DISCORD_TOKEN", "x.y"), ("DISCORD_BOT_TOKEN", "a.b.c"), ("REDIS_URL", "redis://h")]);
+    assert_eq!(config.discord.token.as_ref().unwrap().expose(), "x.y");
+    assert_eq!(config.storage.redis_url.as_ref().unwrap().expose(), "redis://h");
+    let public = load(&[("SERVER_PORT", "3001"), ("DCA_PUBLIC_URL", "https://dca.example")]);
+    assert_eq!(public.http.addr.to_string(), "0.0.0.0:3001");
+    for (name, bad) in [
+        ("JWT_ACCESS_EXPIRY", "15"),
+        ("JWT_ACCESS_EXPIRY", "2h"),
+        ("JWT_REFRESH_EXPIRY", "1y"),
+        ("SERVER_PORT", "http"),
+        ("MAX_LOGIN_ATTEMPTS", "many"),
+    ] {
+        assert!(faults(&[(name, bad)]).contains(&format!("Invalid value {bad:?} for {name}")), "{name}={bad}");
+    }
+}
+
+#[test]
+fn every_setting_describes_its_values_with_an_example_or_lists_them() {
+    for setting in settings() {
+        let is_list = setting.expected.replace(" or ", ", ").split(", ").all(|word| !word.contains(' '));
+        assert!(is_list || setting.expected.contains("for example"), "{}: {}", setting.name, setting.expected);
+    }
+}
+
+#[test]
 fn published_example_secrets_are_refused() {
     for (name, known) in [
         ("TOKEN_HASH_PEPPER", "default_pepper"),
