@@ -120,10 +120,10 @@ impl Mailer {
         }
     }
 
-    /// Connects and authenticates to the mail server; `None` without one.
+    /// Connects and authenticates to the mail server and names the sender; `None` without a server.
     pub async fn check_connection(&self) -> Option<Result<(), MailError>> {
         let MailDestination::Server(server) = &self.0.destination else { return None };
-        Some(server.check_connection().await)
+        Some(server.check_connection(&self.0.from.email).await)
     }
 
     async fn send_to_server(&self, core: &Core, server: &Server, email: &PreparedEmail) -> Result<(), MailError> {

@@ -33,8 +33,24 @@ impl fmt::Display for MailError {
 impl MailError {
     pub fn fix(&self) -> String {
         match self {
+            Self::Misconfigured { setting: "DCA_SMTP_TLS", .. } => {
+                "The encryption does not fit the server. Try DCA_SMTP_TLS=starttls with DCA_SMTP_PORT=587, or \
+                 DCA_SMTP_TLS=tls with DCA_SMTP_PORT=465."
+                    .to_owned()
+            }
+            Self::Misconfigured { setting: "DCA_SMTP_USER", .. } => {
+                "The server requires authentication. Set DCA_SMTP_USER, for example no-reply@example.com, and \
+                 DCA_SMTP_PASSWORD."
+                    .to_owned()
+            }
+            Self::Misconfigured { setting: "DCA_MAIL_FROM", .. } => {
+                "Use a sender that the server accepts, for example DCA_MAIL_FROM='Example <no-reply@example.com>'.".to_owned()
+            }
+            Self::Misconfigured { setting: setting @ "DCA_SMTP_USER, DCA_SMTP_PASSWORD", .. } => {
+                format!("Check {setting}. Some providers require an app password.")
+            }
             Self::Misconfigured { setting, .. } => format!("Check {setting}."),
-            _ => "Check DCA_SMTP_HOST and DCA_SMTP_PORT, and that the mail server is running.".to_owned(),
+            _ => "Check that the mail server is running, and DCA_SMTP_HOST and DCA_SMTP_PORT, for example smtp.example.com and 587.".to_owned(),
         }
     }
 }

@@ -7,7 +7,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
 use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
 use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
-use lettre::{Message, transport::smtp::Error};
+use lettre::{Address, Message, transport::smtp::Error};
 use tokio::time::timeout;
 
 use super::mail_error::MailError;
@@ -105,9 +105,10 @@ impl Server {
         Ok(())
     }
 
-    /// Connects, authenticates and disconnects.
-    pub(super) async fn check_connection(&self) -> Result<(), MailError> {
-        let server = self.connect().await?;
+    /// Connects, authenticates, names the sender and disconnects.
+    pub(super) async fn check_connection(&self, from: &Address) -> Result<(), MailError> {
+        let mut server = self.connect().await?;
+        self.step(Stage::Sender, server.command(Mail::new(Some(from.clone()), Vec::new()))).await?;
         self.quit(server).await;
         Ok(())
     }
@@ -209,10 +210,14 @@ fn classify_reply(stage: Stage, code: u16, reply: &str) -> MailError {
     let reason = format!("{code}: {stage}");
     // A server that refuses to relay for us says so at the recipient.
     let is_relay_denied = || reply.to_ascii_lowercase().contains("relay");
+    // "Must issue a STARTTLS command first", "Encryption required for requested authentication mechanism".
+    let needs_tls = || code == 538 || ["tls", "encrypt"].iter().any(|word| reply.to_ascii_lowercase().contains(word));
     match (stage, code) {
         (Stage::Hello | Stage::Tls | Stage::SignIn, 400..=499) => MailError::Transient(reason),
         (_, 400..=499) => MailError::Deferred(reason),
-        (_, 530 | 534 | 535 | 538) | (Stage::SignIn, _) => {
+        (_, 530 | 538) if needs_tls() => MailError::Misconfigured { setting: "DCA_SMTP_TLS", reason },
+        (_, 530) => MailError::Misconfigured { setting: "DCA_SMTP_USER", reason },
+        (_, 534 | 535) | (Stage::SignIn, _) => {
             MailError::Misconfigured { setting: "DCA_SMTP_USER, DCA_SMTP_PASSWORD", reason }
         }
         (Stage::Hello, _) => MailError::Misconfigured { setting: "DCA_SMTP_HOST", reason },

@@ -267,10 +267,16 @@ async fn smtp_errors_are_classified_by_stage_and_code() {
         ),
         (&[], &["554 go away"], "misconfigured, DCA_SMTP_HOST: 554: connection to the mail server failed"),
         (&[], &["421 later"], "transient: 421: connection to the mail server failed"),
+        (&[], &["220 hi", "250 sink", "530 sign in first"], "misconfigured, DCA_SMTP_USER: 530: sender not accepted"),
         (
             &[],
-            &["220 hi", "250 sink", "530 sign in first"],
-            "misconfigured, DCA_SMTP_USER, DCA_SMTP_PASSWORD: 530: sender not accepted",
+            &["220 hi", "250 sink", "530 5.7.0 Must issue a STARTTLS command first"],
+            "misconfigured, DCA_SMTP_TLS: 530: sender not accepted",
+        ),
+        (
+            &[USER],
+            &["220 hi", HELLO, "538 5.7.11 Encryption required"],
+            "misconfigured, DCA_SMTP_TLS: 538: authentication with the mail server failed",
         ),
         (&[], &["220 hi", "250 sink", "550 who"], "misconfigured, DCA_MAIL_FROM: 550: sender not accepted"),
         (
