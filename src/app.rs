@@ -8,13 +8,14 @@
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
-use std::{fs, num::NonZeroU32, time::Duration};
+use std::{fs, num::NonZeroU32, path::Path, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use dca_commands::{Bot, DiscordClient, GatewayState, GatewayStatus};
 use dca_core::limiter::{Bucket, Rate};
 use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
+use dca_migration::{Migrator, MigratorTrait};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use url::Url;
@@ -32,6 +33,13 @@ pub enum Part {
     Bot,
     /// Deliveries and scheduled work.
     Workers,
+}
+
+/// Whether a command may create the database and the master key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Data {
+    Create,
+    Existing,
 }
 
 /// The dependencies that tests replace; everything else is the real stack.
@@ -77,19 +85,14 @@ pub struct App {
 }
 
 impl App {
-    /// Opens everything that the configuration names.
+    /// Opens everything that the configuration names, and creates what does not exist yet.
     pub async fn build(config: Config, parts: &[Part], inputs: Inputs) -> Result<Self> {
         _ = rustls::crypto::ring::default_provider().install_default();
-        let core = open_core(&config, &inputs).await?;
-        let discord = config.discord.token.as_ref().map(|token| {
-            let (api_url, timeout) = (config.discord.api_url.as_deref(), config.discord.delivery_timeout);
-            DiscordClient::new(token.expose(), api_url, timeout, core.clock.clone())
-        });
-        let discord = discord.transpose()?;
+        let core = create_core(&config, &inputs).await?;
+        let discord = discord_client(&config, &core.clock)?;
         let connected = discord.clone().filter(|_| parts.contains(&Part::Bot));
         let bot = connected.map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
-        let without_server = if core.db.is_shared() { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles };
-        let mailer = Mailer::new(&config, without_server)?;
+        let mailer = mailer(&config)?;
         Ok(Self {
             core,
             oauth_providers: OAuthProviders::new(&config)?,
@@ -106,7 +109,10 @@ impl App {
     }
 
     /// Opens everything without running a part, for commands that only call core.
-    pub(crate) async fn build_for_command(config: Config) -> Result<Self> {
+    pub(crate) async fn build_for_command(config: Config, data: Data) -> Result<Self> {
+        if data == Data::Existing {
+            require_data(&config).await?;
+        }
         let metrics = telemetry::recorder()?.handle();
         Self::build(config, &[], Inputs::system(metrics)).await
     }
@@ -158,16 +164,24 @@ pub(crate) struct DiscordStatus {
 
 const BURST: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 
-async fn open_core(config: &Config, inputs: &Inputs) -> Result<Core> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.storage.data_dir).with_context(|| {
-        format!("cannot create the data directory {} (DCA_DATA_DIR)", config.storage.data_dir.display())
-    })?;
+/// Opens the core, and creates the data folder, the tables and the keys that do not exist yet.
+async fn create_core(config: &Config, inputs: &Inputs) -> Result<Core> {
+    create_files(config)?;
     let db = open_database(config).await?;
     migrate(&db).await?;
+    if config.storage.master_key.is_none() && !Keyring::is_sealed(&db).await? {
+        master_key::generate_if_missing(&config.storage.data_dir, &inputs.ids)?;
+    }
+    let core = open_core(config, inputs, db).await?;
+    core.create_missing_keys().await?;
+    Ok(core)
+}
+
+/// Opens the core on a migrated database. Changes nothing.
+pub(crate) async fn open_core(config: &Config, inputs: &Inputs, db: Db) -> Result<Core> {
     let master = match &config.storage.master_key {
         Some(key) => master_key::decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64")?,
-        None if Keyring::is_sealed(&db).await? => master_key::read(&config.storage.data_dir)?,
-        None => master_key::read_or_generate(&config.storage.data_dir, &inputs.ids)?,
+        None => master_key::read(&config.storage.data_dir)?,
     };
     let redis = open_redis(config)?;
     let rates = [
@@ -205,14 +219,67 @@ fn account_policy(config: &Config) -> AccountPolicy {
     }
 }
 
-/// Opens the database. A new `SQLite` file is readable by its owner only. Errors do not contain the URL.
+/// The Discord client; `None` without a token.
+pub(crate) fn discord_client(config: &Config, clock: &Clock) -> Result<Option<DiscordClient>> {
+    let settings = &config.discord;
+    let client = settings.token.as_ref().map(|token| {
+        let api_url = settings.api_url.as_deref();
+        DiscordClient::new(token.expose(), api_url, settings.delivery_timeout, clock.clone())
+    });
+    Ok(client.transpose()?)
+}
+
+pub(crate) fn mailer(config: &Config) -> Result<Mailer> {
+    let is_shared = config.storage.sqlite_file().is_none();
+    Mailer::new(config, if is_shared { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles })
+}
+
+/// Creates the data folder and, for `SQLite`, the database file.
+pub(crate) fn create_files(config: &Config) -> Result<()> {
+    create_private_dir(&config.storage.data_dir).context("cannot use DCA_DATA_DIR")?;
+    config.storage.sqlite_file().map_or(Ok(()), |path| create_private_file(&path))
+}
+
+/// Creates a folder that only its owner can read, unless it exists.
+pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
+    let created = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.with_context(|| format!("cannot create the folder {}", path.display()))
+}
+
+/// Creates a file that only its owner can read, unless it exists.
+pub(crate) fn create_private_file(path: &Path) -> Result<()> {
+    let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    file.map(drop).with_context(|| format!("cannot write {}", path.display()))
+}
+
+const WRONG_FOLDER: &str = "Run the command in the folder where the service runs, or pass the service's data folder, \
+                            for example --data-dir /var/lib/dca-auth. `dca-auth serve` creates a new database";
+
+/// Fails if the `SQLite` file does not exist.
+pub(crate) fn require_database(config: &Config) -> Result<()> {
+    let missing = config.storage.sqlite_file().filter(|path| !path.exists());
+    let Some(path) = missing else { return Ok(()) };
+    bail!("there is no database at {}. {WRONG_FOLDER}", std::path::absolute(&path).unwrap_or(path).display());
+}
+
+/// Fails if no service has used this database yet, or if its master key is missing. Changes nothing. Returns the number
+/// of pending migrations.
+pub(crate) async fn require_data(config: &Config) -> Result<usize> {
+    require_database(config)?;
+    let db = open_database(config).await?;
+    let pending = Migrator::get_pending_migrations_read_only(db.writer()).await?.len();
+    let is_used = pending < Migrator::migrations().len() && Keyring::is_sealed(&db).await?;
+    db.close().await?;
+    ensure!(is_used, "the database is empty. {WRONG_FOLDER}");
+    if config.storage.master_key.is_none() {
+        master_key::read(&config.storage.data_dir)?;
+    }
+    Ok(pending)
+}
+
+/// Opens the database, whose `SQLite` file must exist. Errors do not contain the URL.
 pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.storage.database_url.expose();
-    if let Some(path) = url.strip_prefix("sqlite:").and_then(|rest| rest.trim_start_matches("//").split('?').next()) {
-        let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-        let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path.as_ref());
-        file.with_context(|| format!("cannot write the database file {path}"))?;
-    }
     let connected = Db::connect(&with_private_ca(url, config), config.storage.database_pool_size).await;
     connected.context("cannot open the database. Check DCA_DATABASE_URL")
 }

@@ -3,11 +3,11 @@
 use dca_commands::{checks, reply, rest};
 use dca_core::health::{self, DatabaseHealth};
 use dca_core::mappings::{self, Mapping};
-use dca_core::{Caller, ChannelId, GuildId, guilds};
-use dca_migration::{Migrator, MigratorTrait};
+use dca_core::{Caller, ChannelId, Clock, Core, GuildId, guilds};
 use serde::Serialize;
 
-use crate::{App, Config, app};
+use crate::app::{self, Inputs};
+use crate::{config::Config, telemetry};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,56 +44,84 @@ impl Finding {
     }
 }
 
-/// Checks the database and its schema, before anything else uses them.
-pub async fn check_database(config: &Config) -> Vec<Finding> {
-    let fix = "Check DCA_DATABASE_URL, and that the database server is running.";
-    let db = match app::open_database(config).await {
-        Ok(db) => db,
-        Err(error) => return vec![Finding::fail("database", format!("{error:#}"), fix)],
-    };
-    let schema = match Migrator::get_pending_migrations(db.writer()).await {
-        Ok(pending) if pending.is_empty() => Finding::ok("migrations", "all applied"),
-        Ok(pending) => Finding::off("migrations", &format!("{} pending; `dca-auth serve` applies them", pending.len())),
-        Err(error) => return vec![Finding::fail("database", error.to_string(), fix)],
-    };
-    if schema.outcome == Outcome::Ok && health::check(&db).await == DatabaseHealth::DiskFull {
-        let fix = "Free some space on the disk of the database, or enlarge it.";
-        return vec![Finding::fail("database", "its disk is full, so nothing can be written", fix), schema];
-    }
-    vec![Finding::ok("database", if db.is_shared() { "reachable (cluster)" } else { "reachable (embedded)" }), schema]
-}
-
-/// The finding if the process cannot be built, for example because of a wrong master key.
-pub fn startup_failure(error: &anyhow::Error) -> Finding {
-    let fix = "Fix this first, then run `dca-auth doctor` again. The other checks were skipped.";
-    Finding::fail("start", format!("{error:#}"), fix)
-}
-
-pub async fn check_app(app: &App) -> Vec<Finding> {
-    let mut findings = vec![check_redis(app).await, check_mail(app).await];
-    match &app.discord {
-        None => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
-        Some(discord) => findings.extend(check_discord(app, discord).await),
+/// Runs all checks. Changes nothing: creates no folder, file or table, and sends no message.
+pub async fn run(config: &Config) -> Vec<Finding> {
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let (mut findings, core) = check_data(config).await;
+    findings.push(check_redis(config).await);
+    findings.push(check_mail(config).await);
+    match app::discord_client(config, &Clock::system()) {
+        Ok(None) => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
+        Ok(Some(discord)) => findings.extend(check_discord(core.as_ref(), &discord).await),
+        Err(error) => findings.push(Finding::fail("discord", format!("{error:#}"), "Check DCA_DISCORD_TOKEN.")),
     }
     findings
 }
 
-async fn check_redis(app: &App) -> Finding {
-    match app::ping_redis(&app.config).await {
+/// Checks the folder, the database, its schema and the master key. Returns the core if all of them can be used.
+async fn check_data(config: &Config) -> (Vec<Finding>, Option<Core>) {
+    let dir = &config.storage.data_dir;
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+    let kind = if config.storage.sqlite_file().is_some() { "SQLite" } else { "PostgreSQL" };
+    let mut findings = vec![Finding::ok("settings", format!("data folder {}, database {kind}", dir.display()))];
+    let pending = match app::require_data(config).await {
+        Ok(pending) => pending,
+        Err(error) => {
+            let fix = "Pass the service's folder with --data-dir and its settings with --env-file. For PostgreSQL, check \
+                       that the server is running, and DCA_DATABASE_URL, for example postgres://user:password@localhost/dca.";
+            findings.push(Finding::fail("database", format!("{error:#}"), fix));
+            return (findings, None);
+        }
+    };
+    findings.push(Finding::ok("database", "reachable"));
+    if pending > 0 {
+        findings.push(Finding::off("migrations", &format!("{pending} pending; `dca-auth serve` applies them")));
+        return (findings, None);
+    }
+    findings.push(Finding::ok("migrations", "all applied"));
+    let opened = async {
+        let inputs = Inputs::system(telemetry::recorder()?.handle());
+        app::open_core(config, &inputs, app::open_database(config).await?).await
+    };
+    match opened.await {
+        Ok(core) => {
+            if health::check(&core.db).await == DatabaseHealth::DiskFull {
+                let fix = "Free some space on the disk of the database, or enlarge it.";
+                findings.push(Finding::fail("disk", "it is full, so nothing can be written", fix));
+            }
+            findings.push(Finding::ok("master key", "matches the database"));
+            (findings, Some(core))
+        }
+        Err(error) => {
+            let fix =
+                "Use the master key that belongs to this database: master.key in the data folder, or DCA_MASTER_KEY.";
+            findings.push(Finding::fail("master key", format!("{error:#}"), fix));
+            (findings, None)
+        }
+    }
+}
+
+async fn check_redis(config: &Config) -> Finding {
+    match app::ping_redis(config).await {
         None => Finding::off("redis", "no DCA_REDIS_URL; rate limits are not shared between instances"),
         Some(Ok(())) => Finding::ok("redis", "reachable"),
         Some(Err(error)) => Finding::fail(
             "redis",
             error,
-            "Check DCA_REDIS_URL, and that Redis is running. Until then, each instance counts its own rate limits.",
+            "Check that Redis is running, and DCA_REDIS_URL, for example redis://localhost:6379. Until then, each instance \
+             counts its own rate limits.",
         ),
     }
 }
 
-async fn check_mail(app: &App) -> Finding {
-    match app.mailer.check_connection().await {
+async fn check_mail(config: &Config) -> Finding {
+    let mailer = match app::mailer(config) {
+        Ok(mailer) => mailer,
+        Err(error) => return Finding::fail("mail", format!("{error:#}"), "Correct the setting, then check again."),
+    };
+    match mailer.check_connection().await {
         None => {
-            let reason = app.mailer.disabled_reason().unwrap_or_default();
+            let reason = mailer.disabled_reason().unwrap_or_default();
             Finding::off("mail", reason.trim_start_matches("mail: "))
         }
         Some(Ok(())) => Finding::ok("mail", "connected to the mail server"),
@@ -101,9 +129,9 @@ async fn check_mail(app: &App) -> Finding {
     }
 }
 
-async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding> {
-    let has_members_intent = match discord.application().await {
-        Ok((_, is_enabled)) => is_enabled,
+async fn check_discord(core: Option<&Core>, discord: &rest::DiscordClient) -> Vec<Finding> {
+    let (application, has_members_intent) = match discord.application().await {
+        Ok((info, is_enabled)) => (info.id.get(), is_enabled),
         Err(error) => return vec![Finding::fail("token", error.to_string(), checks::fix(&error))],
     };
     let mut findings = vec![Finding::ok("token", "accepted")];
@@ -113,14 +141,18 @@ async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding>
         let fix = "Turn on Server Members Intent in the Developer Portal → Bot → Privileged Gateway Intents.";
         Finding::fail("intents", "Server Members Intent is off", fix)
     });
-    match guilds::list_joined(&app.core).await {
+    let Some(core) = core else {
+        findings.push(Finding::off("servers", "not checked without the database"));
+        return findings;
+    };
+    match guilds::list_joined(core).await {
         Ok(joined) if joined.is_empty() => {
-            let detail = "the bot is not in any server yet; invite it with the link in the README";
-            findings.push(Finding::off("servers", detail));
+            let detail = format!("the bot is not in any server yet; invite it: {}", checks::invite_link(application));
+            findings.push(Finding::off("servers", &detail));
         }
         Ok(joined) => {
             for guild in joined {
-                findings.extend(check_guild(app, discord, &guild).await);
+                findings.extend(check_guild(core, discord, &guild).await);
             }
         }
         Err(error) => findings.push(Finding::database_failure("servers", &error)),
@@ -128,14 +160,14 @@ async fn check_discord(app: &App, discord: &rest::DiscordClient) -> Vec<Finding>
     findings
 }
 
-async fn check_guild(app: &App, discord: &rest::DiscordClient, guild: &guilds::Guild) -> Vec<Finding> {
+async fn check_guild(core: &Core, discord: &rest::DiscordClient, guild: &guilds::Guild) -> Vec<Finding> {
     let check = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
     let roles = match discord.roles(guild.id).await {
         Ok(roles) => roles,
         Err(error) => return vec![Finding::fail(check("access"), error.to_string(), checks::fix(&error))],
     };
     let scope = Caller::operator(guild.tenant_id).scope();
-    let mapped_roles = match mappings::list(&app.core, &scope, guild.id).await {
+    let mapped_roles = match mappings::list(core, &scope, guild.id).await {
         Ok(mappings) => {
             let error = |mapping: &Mapping| {
                 let error = checks::mappable(&roles, guild.id, mapping.role_id).err()?;

@@ -9,28 +9,27 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use dca_core::{Ids, crypto::seal::MasterKey};
 use tracing::info;
 
-/// Reads the key of a database that was used before. A missing file is not generated again: a new key could not
-/// decrypt that database.
+/// Reads the key. A missing file is not generated here: a new key could not decrypt a database that was used before.
 pub(crate) fn read(data_dir: &Path) -> Result<MasterKey> {
     let path = path(data_dir);
     match read_file(&path)? {
         Some(key) => Ok(key),
         None => bail!(
-            "{} is missing, but this database needs its master key: restore it from your backup, or set DCA_MASTER_KEY",
+            "{} is missing, but this database needs its master key: restore it from your backup, or set DCA_MASTER_KEY. \
+             If the service uses another data folder, pass it with --data-dir",
             path.display()
         ),
     }
 }
 
-pub(crate) fn read_or_generate(data_dir: &Path, ids: &Ids) -> Result<MasterKey> {
+/// Generates the key of a new database.
+pub(crate) fn generate_if_missing(data_dir: &Path, ids: &Ids) -> Result<()> {
     let path = path(data_dir);
-    if let Some(key) = read_file(&path)? {
-        return Ok(key);
+    if read_file(&path)?.is_none() {
+        write_secret(&path, &STANDARD.encode(ids.bytes::<32>()))?;
+        info!(path = %path.display(), "generated a master key; back it up with the database, which needs it");
     }
-    let key = ids.bytes::<32>();
-    write_secret(&path, &STANDARD.encode(key))?;
-    info!(path = %path.display(), "generated a master key; back it up with the database, which needs it");
-    Ok(MasterKey::new(key))
+    Ok(())
 }
 
 pub(crate) fn decode(text: &str) -> Result<MasterKey> {
@@ -38,8 +37,36 @@ pub(crate) fn decode(text: &str) -> Result<MasterKey> {
     Ok(MasterKey::new(bytes.try_into().map_err(|_| anyhow!("wrong length"))?))
 }
 
-fn path(data_dir: &Path) -> PathBuf {
+pub(crate) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("master.key")
+}
+
+/// A new master key that the database does not use yet.
+pub(crate) struct Prepared {
+    new: PathBuf,
+    current: PathBuf,
+}
+
+/// Writes a new master key beside the current one, so that neither is lost if replacing it is interrupted.
+pub(crate) fn prepare(data_dir: &Path, text: &str) -> Result<Prepared> {
+    let (new, current) = (data_dir.join("master.key.new"), path(data_dir));
+    write_secret(&new, text).with_context(|| {
+        format!(
+            "An earlier replacement may have been interrupted. If the service starts, delete {0}; otherwise rename \
+             it to master.key",
+            new.display()
+        )
+    })?;
+    Ok(Prepared { new, current })
+}
+
+impl Prepared {
+    /// Replaces the current master key. Returns its path.
+    pub(crate) fn replace(self) -> Result<PathBuf> {
+        let renamed = fs::rename(&self.new, &self.current);
+        renamed.with_context(|| format!("rename {} to {}", self.new.display(), self.current.display()))?;
+        Ok(self.current)
+    }
 }
 
 fn read_file(path: &Path) -> Result<Option<MasterKey>> {

@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::{Result, anyhow};
-use dca_core::outbox::Transport;
+use dca_core::{Error, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +46,7 @@ impl App {
             running.spawn("HTTP server", async { Ok(server.task.await??) });
         }
         running.spawn("rate limiter", drop_idle_limits(self.clone(), running.stop.clone()));
+        running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
             let stop = running.stop.clone();
             running.spawn("Discord gateway", async { Ok(dca_commands::gateway::run(bot, stop).await?) });
@@ -128,7 +129,10 @@ impl Running {
             "DCA-Auth is up"
         );
         if !config.unused_settings.is_empty() {
-            warn!(names = config.unused_settings.join(" "), "these settings are recognized but not used yet");
+            warn!(
+                names = config.unused_settings.join(" "),
+                "these settings of earlier systems are not used; the end of .env.example says why"
+            );
         }
     }
 }
@@ -137,6 +141,20 @@ impl Running {
 async fn drop_idle_limits(app: App, stop: CancellationToken) -> Result<()> {
     while tokio::time::timeout(Duration::from_mins(1), stop.cancelled()).await.is_err() {
         app.core.limiter.drop_idle();
+    }
+    Ok(())
+}
+
+/// Reads keys that the command line added, until `stop`. Much more often than [`ACTIVATION_DELAY`].
+///
+/// [`ACTIVATION_DELAY`]: dca_core::key_rotation::ACTIVATION_DELAY
+async fn reload_keys(app: App, stop: CancellationToken) -> Result<()> {
+    while tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await.is_err() {
+        match app.core.reload_keys().await {
+            // The next attempt follows soon; other parts report that the database is away.
+            Ok(()) | Err(Error::Database(_)) => {}
+            Err(error) => warn!(%error, "cannot use the rotated keys; restart with the new master key"),
+        }
     }
     Ok(())
 }

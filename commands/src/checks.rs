@@ -5,6 +5,12 @@ use dca_core::{GuildId, RoleId};
 
 use crate::rest::DiscordError;
 
+/// The link that invites the bot of an application to a server. It asks for View Channels and Send Messages.
+pub fn invite_link(application: u64) -> String {
+    let (scopes, permissions) = ("bot+applications.commands", 1 << 10 | 1 << 11);
+    format!("https://discord.com/oauth2/authorize?client_id={application}&scope={scopes}&permissions={permissions}")
+}
+
 /// Why a role cannot be mapped. Roles that integrations manage and roles above the bot's can be: the bot only reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the role cannot be mapped")]

@@ -1,16 +1,16 @@
 //! API keys: the credentials of apps, each limited to a set of products.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use sea_orm::sea_query::SelectStatement;
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait};
+use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyText};
 use crate::crypto::seal::Purpose;
 use crate::entity::{api_key, api_key_product, product};
 use crate::ids::{ApiKeyId, ProductId};
-use crate::{AppCaller, Caller, Code, Core, CoveredProduct, Reason, Result, Scope, db, tx::Tx};
+use crate::{AppCaller, Caller, Code, Core, CoveredProduct, Reason, Result, Scope, db, products, tx::Tx};
 
 pub use crate::entity::api_key::Model as ApiKey;
 
@@ -48,8 +48,8 @@ pub async fn create(
 pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
     let invalid = || Code::InvalidApiKey.refusal();
     let key = ApiKeyText::parse(text).ok_or_else(invalid)?;
-    let lookup = core.keys().mac(Purpose::ApiKeyLookup, key.expose());
-    let row = api_key::Entity::find().filter(api_key::Column::Lookup.eq(lookup)).one(core.db.read()).await?;
+    let lookups = core.keys().macs(Purpose::ApiKeyLookup, key.expose());
+    let row = api_key::Entity::find().filter(api_key::Column::Lookup.is_in(lookups)).one(core.db.read()).await?;
     let row = row.ok_or_else(invalid)?;
     let now = core.clock.now();
     if row.revoked_at.is_some() || row.expires_at.is_some_and(|expires_at| expires_at <= now) {
@@ -70,6 +70,37 @@ fn product_ids(id: ApiKeyId) -> SelectStatement {
         .column(api_key_product::Column::ProductId)
         .filter(api_key_product::Column::ApiKeyId.eq(id))
         .into_query()
+}
+
+/// All keys of a tenant with the names of their products, oldest first.
+pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<(ApiKey, Vec<String>)>> {
+    let own = api_key::Entity::find().filter(api_key::Column::TenantId.eq(scope.tenant()));
+    let keys = own.order_by_asc(api_key::Column::CreatedAt).all(core.db.read()).await?;
+    let names: HashMap<ProductId, String> =
+        products::list(core, scope).await?.into_iter().map(|product| (product.id, product.name)).collect();
+    let of_keys = api_key_product::Column::ApiKeyId.is_in(keys.iter().map(|key| key.id));
+    let covered = api_key_product::Entity::find().filter(of_keys).all(core.db.read()).await?;
+    let products_of = |id| {
+        let own = covered.iter().filter(|row| row.api_key_id == id);
+        own.filter_map(|row| names.get(&row.product_id).cloned()).collect()
+    };
+    Ok(keys.into_iter().map(|key| (key.clone(), products_of(key.id))).collect())
+}
+
+/// Whether any tenant has a key that is not revoked; for the operator.
+pub async fn exist(core: &Core) -> Result<bool> {
+    let active = api_key::Entity::find().filter(api_key::Column::RevokedAt.is_null());
+    Ok(active.one(core.db.read()).await?.is_some())
+}
+
+/// A key of a tenant by its id or hint. Refused with `NOT_FOUND`.
+pub async fn find(core: &Core, scope: &Scope, id_or_hint: &str) -> Result<ApiKey> {
+    let own = api_key::Entity::find().filter(api_key::Column::TenantId.eq(scope.tenant()));
+    let matching = match Uuid::try_parse(id_or_hint) {
+        Ok(id) => api_key::Column::Id.eq(id),
+        Err(_) => api_key::Column::Hint.eq(id_or_hint).and(api_key::Column::RevokedAt.is_null()),
+    };
+    own.filter(matching).one(core.db.read()).await?.ok_or_else(|| Reason::NoActiveApiKey.refusal())
 }
 
 /// Revokes a key. Returns its hint. Refused with `NOT_FOUND` if the tenant has no key with this id, or if it is already

@@ -27,7 +27,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// Builds the context and opens the keyring. Fails if the master key is wrong.
+    /// Builds the context and opens the keyring. Fails if the master key is wrong. Changes nothing.
     pub async fn open(
         db: Db,
         clock: Clock,
@@ -37,9 +37,19 @@ impl Core {
         policy: AccountPolicy,
         master: &MasterKey,
     ) -> Result<Self> {
-        let keys = Keyring::open(&db, &clock, &ids, master).await?;
+        let keys = Keyring::open(&db, &clock, master).await?;
         let accounts = Accounts::new(policy, ids.clone())?;
         Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), accounts, keys })
+    }
+
+    /// Creates the data keys that do not exist yet.
+    pub async fn create_missing_keys(&self) -> Result<()> {
+        self.keys.create_missing(&self.db, &self.ids).await
+    }
+
+    /// Reads data keys that were added since. Every process calls it regularly.
+    pub async fn reload_keys(&self) -> Result<()> {
+        self.keys.reload(&self.db).await
     }
 
     /// The data encryption keys.

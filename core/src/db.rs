@@ -1,13 +1,13 @@
 //! The connection pools, and what can be read from.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, ConnectOptions, ConnectionTrait, Database};
-use sea_orm::{DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, UpdateMany};
+use sea_orm::{DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Statement, UpdateMany};
 
 use crate::{Error, Result};
 
@@ -61,6 +61,14 @@ impl Db {
     /// Whether several instances can share this database.
     pub fn is_shared(&self) -> bool {
         self.writer.get_database_backend() == DbBackend::Postgres
+    }
+
+    /// Writes a copy of a `SQLite` database to an empty file, while others may be using it.
+    pub async fn copy_to(&self, file: &Path) -> Result<()> {
+        let path = file.to_string_lossy().into_owned();
+        let vacuum = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);
+        self.writer.execute_raw(vacuum).await?;
+        Ok(())
     }
 
     /// Checks the connection with one round trip.

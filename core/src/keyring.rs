@@ -1,11 +1,16 @@
-//! The keyring: random data keys, one per purpose, encrypted under one master key. A wrong master key is detected
-//! at startup.
+//! The keyring: random data keys for each purpose, encrypted under one master key. A wrong master key is detected at
+//! startup.
+//!
+//! A purpose has one key per generation. The newest one in effect seals, signs and derives; older ones still open and
+//! verify. [`crate::key_rotation`] adds a generation a while before it takes effect, so that every instance has read it
+//! ([`Keyring::reload`]) by then.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
+use sea_orm::{EntityTrait, IntoActiveModel, QueryOrder};
 use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -14,23 +19,41 @@ use crate::crypto::seal::{MasterKey, Purpose, decrypt, encrypt};
 use crate::entity::key::{Column, Entity, Model};
 use crate::{Clock, Db, Error, Ids, Result, db::insert_if_new};
 
-/// The decrypted data keys.
+/// One generation of a purpose's key, decrypted.
+pub(crate) struct DataKey {
+    pub(crate) id: Uuid,
+    pub(crate) secret: Zeroizing<Vec<u8>>,
+    not_before: DateTime<Utc>,
+    not_after: Option<DateTime<Utc>>,
+}
+
+/// The generations of each purpose, newest first.
+type Generations = HashMap<Purpose, Vec<Arc<DataKey>>>;
+
+/// The decrypted data keys. Clones share them.
 #[derive(Clone)]
-pub struct Keyring(Arc<HashMap<Purpose, Zeroizing<Vec<u8>>>>);
+pub struct Keyring {
+    clock: Clock,
+    master: MasterKey,
+    keys: Arc<RwLock<Generations>>,
+}
 
 impl Keyring {
-    /// Opens the keyring of this database and creates missing keys. Fails if the master key does not match the keyring.
-    pub async fn open(db: &Db, clock: &Clock, ids: &Ids, master: &MasterKey) -> Result<Self> {
-        let mut keys = HashMap::new();
-        for &purpose in Purpose::ALL {
-            let new_id = ids.v7(clock.now());
-            let sealed = encrypt(&*master.0, ids, purpose, new_id, &ids.bytes::<32>());
-            let row = find_or_create(db, purpose, new_id, sealed, clock.now()).await?;
-            let key = decrypt(&*master.0, purpose, row.id, &row.sealed);
-            let wrong = "the master key does not match this database; use the key it was created with";
-            keys.insert(purpose, Zeroizing::new(key.ok_or_else(|| Error::Internal(wrong.to_owned()))?));
+    /// Opens the keyring of this database. Fails if the master key does not match the keyring.
+    pub async fn open(db: &Db, clock: &Clock, master: &MasterKey) -> Result<Self> {
+        let keyring = Self { clock: clock.clone(), master: master.clone(), keys: Arc::default() };
+        keyring.reload(db).await?;
+        Ok(keyring)
+    }
+
+    /// Creates the first key of each purpose that has none.
+    pub async fn create_missing(&self, db: &Db, ids: &Ids) -> Result<()> {
+        for &purpose in Purpose::ALL.iter().filter(|purpose| self.all(**purpose).is_empty()) {
+            // When two instances start at once, the second insert does nothing and both read the first key.
+            let first = self.new_key(ids, purpose, 1, self.clock.now());
+            insert_if_new(db.writer(), first.into_active_model()).await?;
         }
-        Ok(Self(Arc::new(keys)))
+        self.reload(db).await
     }
 
     /// Whether this database already has a keyring.
@@ -38,45 +61,90 @@ impl Keyring {
         Ok(Entity::find().one(db.writer()).await?.is_some())
     }
 
-    pub(crate) fn key(&self, purpose: Purpose) -> &[u8] {
-        self.0.get(&purpose).map_or(&[], |key| key.as_slice())
+    /// Reads the generations that were added since. Fails if they were encrypted under another master key.
+    pub async fn reload(&self, db: &Db) -> Result<()> {
+        let mut keys = Generations::new();
+        for row in list(db).await? {
+            let known = self.all(row.purpose).into_iter().find(|key| key.id == row.id);
+            let secret = known.map_or_else(|| self.decrypt(&row), |known| Ok(known.secret.clone()))?;
+            let Model { id, purpose, not_before, not_after, .. } = row;
+            keys.entry(purpose).or_default().push(Arc::new(DataKey { id, secret, not_before, not_after }));
+        }
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// A new random key, encrypted under the master key.
+    pub(crate) fn new_key(&self, ids: &Ids, purpose: Purpose, generation: i32, not_before: DateTime<Utc>) -> Model {
+        let id = ids.v7(self.clock.now());
+        let sealed = encrypt(&*self.master.0, ids, purpose, id, &ids.bytes::<32>());
+        Model { id, purpose, generation, sealed, not_before, not_after: None }
+    }
+
+    /// Decrypts a row of the keyring.
+    pub(crate) fn decrypt(&self, row: &Model) -> Result<Zeroizing<Vec<u8>>> {
+        let wrong = "the master key does not match this database; use the key it was created with";
+        let key = decrypt(&*self.master.0, row.purpose, row.id, &row.sealed);
+        key.map(Zeroizing::new).ok_or_else(|| Error::Internal(wrong.to_owned()))
+    }
+
+    /// All keys of a purpose that have not ended, newest first. The first of them may not be in effect yet.
+    pub(crate) fn all(&self, purpose: Purpose) -> Vec<Arc<DataKey>> {
+        let now = self.clock.now();
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let of_purpose = keys.get(&purpose).into_iter().flatten();
+        of_purpose.filter(|key| key.not_after.is_none_or(|end| end > now)).cloned().collect()
+    }
+
+    /// The key of a purpose in effect at `time`; the oldest, if this instance's clock is behind.
+    ///
+    /// # Panics
+    /// If [`create_missing`](Self::create_missing) was not called.
+    pub(crate) fn in_effect_at(&self, purpose: Purpose, time: DateTime<Utc>) -> Arc<DataKey> {
+        let mut keys = self.all(purpose);
+        let index = keys.iter().position(|key| key.not_before <= time);
+        let oldest = keys.len().checked_sub(1).expect("a key of each purpose was created");
+        keys.swap_remove(index.unwrap_or(oldest))
     }
 
     /// HMAC-SHA-256 of `value` under the purpose's key.
-    ///
-    /// # Panics
-    /// Never: HMAC takes keys of any length.
     pub fn mac(&self, purpose: Purpose, value: &str) -> Vec<u8> {
-        let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(self.key(purpose)).expect("HMAC takes any key length");
-        mac.update(purpose.as_str().as_bytes());
-        mac.update(&[0]);
-        mac.update(value.as_bytes());
-        mac.finalize().into_bytes().to_vec()
+        self.mac_at(purpose, value, self.clock.now())
+    }
+
+    /// [`mac`](Self::mac) as it was at `time`, to derive the same value again.
+    pub(crate) fn mac_at(&self, purpose: Purpose, value: &str, time: DateTime<Utc>) -> Vec<u8> {
+        mac(&self.in_effect_at(purpose, time), purpose, value)
+    }
+
+    /// [`mac`](Self::mac) under each generation, to find or verify a value that an older one produced.
+    pub(crate) fn macs(&self, purpose: Purpose, value: &str) -> Vec<Vec<u8>> {
+        self.all(purpose).iter().map(|key| mac(key, purpose, value)).collect()
     }
 
     /// Encrypts `plain` for this row. Returns the nonce followed by the ciphertext.
     pub fn seal(&self, ids: &Ids, purpose: Purpose, row: Uuid, plain: &str) -> Vec<u8> {
-        encrypt(self.key(purpose), ids, purpose, row, plain.as_bytes())
+        encrypt(&self.in_effect_at(purpose, self.clock.now()).secret, ids, purpose, row, plain.as_bytes())
     }
 
-    /// Decrypts the result of [`seal`](Self::seal). Fails if the bytes were changed or belong to another row or
-    /// purpose.
+    /// Decrypts the result of [`seal`](Self::seal) of any generation. Fails if the bytes were changed or belong to
+    /// another row or purpose.
     pub fn unseal(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
-        decrypt(self.key(purpose), purpose, row, sealed)
+        let plain = self.all(purpose).iter().find_map(|key| decrypt(&key.secret, purpose, row, sealed));
+        plain
             .and_then(|plain| String::from_utf8(plain).ok())
             .ok_or_else(|| Error::Internal(format!("the {purpose} ciphertext of {row} cannot be decrypted")))
     }
 }
 
-/// Returns the newest key of a purpose, or creates the first one from `id` and `sealed`. When two instances
-/// start at once, the second insert does nothing and both read the first key.
-async fn find_or_create(db: &Db, purpose: Purpose, id: Uuid, sealed: Vec<u8>, now: DateTime<Utc>) -> Result<Model> {
-    let newest = Entity::find().filter(Column::Purpose.eq(purpose)).order_by_desc(Column::Generation);
-    if let Some(row) = newest.clone().one(db.writer()).await? {
-        return Ok(row);
-    }
-    let first = Model { id, purpose, generation: 1, sealed, not_before: now, not_after: None };
-    insert_if_new(db.writer(), first.into_active_model()).await?;
-    let row = newest.one(db.writer()).await?;
-    row.ok_or_else(|| Error::Internal(format!("the {purpose} key is missing from the keyring table")))
+fn mac(key: &DataKey, purpose: Purpose, value: &str) -> Vec<u8> {
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key.secret).expect("HMAC takes any key length");
+    mac.update(purpose.as_str().as_bytes());
+    mac.update(&[0]);
+    mac.update(value.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+async fn list(db: &Db) -> Result<Vec<Model>> {
+    Ok(Entity::find().order_by_desc(Column::Generation).all(db.read()).await?)
 }

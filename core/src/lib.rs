@@ -26,6 +26,7 @@ pub mod guilds;
 pub mod health;
 pub mod identifies;
 pub mod ids;
+pub mod key_rotation;
 pub mod keyring;
 pub mod licenses;
 pub mod limiter;

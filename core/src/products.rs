@@ -160,6 +160,11 @@ pub(crate) async fn find(core: &Core, id: ProductId) -> Result<Product> {
     row.ok_or_else(|| Error::Internal(format!("product {id} is missing")))
 }
 
+/// A product of any tenant, if there is one; for the operator.
+pub async fn first(core: &Core) -> Result<Option<Product>> {
+    Ok(product::Entity::find().order_by_asc(product::Column::CreatedAt).one(core.db.read()).await?)
+}
+
 /// All products of a tenant, sorted by name.
 pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<Product>> {
     Ok(of_tenant(scope).order_by_asc(product::Column::Name).all(core.db.read()).await?)

@@ -6,8 +6,15 @@ use dca_core::users::{self, Provider};
 use dca_core::{Caller, DiscordUserId, entitlements, licenses, products};
 use serde_json::json;
 
+use super::output::Output;
 use super::tenant::{TenantArg, operator};
 use crate::app::App;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  dca-auth key issue --product Studio --member 123456789012345678
+  dca-auth key inspect - < key.txt      Keys in arguments are visible to other users of the machine
+  dca-auth key revoke 01a1fc38-462e-700d-8a24-1b00a6834fc4 --reason refunded";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Key {
@@ -22,7 +29,7 @@ pub(super) enum Key {
     },
     /// Revoke a license immediately
     Revoke {
-        /// The license ID or key
+        /// The license ID or key; `-` reads it from standard input
         license: String,
         /// The reason, for the audit log
         #[arg(long, default_value = "operator_decision")]
@@ -30,12 +37,12 @@ pub(super) enum Key {
     },
     /// Show a license as JSON
     Inspect {
-        /// The license ID or key
+        /// The license ID or key; `-` reads it from standard input
         license: String,
     },
 }
 
-pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Result<()> {
+pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Result<Output> {
     let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
     match command {
         Key::Issue { product, member } => {
@@ -44,25 +51,34 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
                 Some(member) => grant(app, &caller, &product, member.into()).await?,
                 None => licenses::generate(core, &caller, product.id).await?.1,
             };
-            println!("{key}");
+            Ok(Output::new(json!({ "key": key, "productId": product.id }), key))
         }
         Key::Revoke { license, reason } => {
-            let (license, _) = licenses::inspect(core, &caller.scope(), &license).await?;
+            let (license, _) = licenses::inspect(core, &caller.scope(), &or_stdin(license)?).await?;
             let license = entitlements::revoke(core, &caller, license.id, &reason).await?;
-            println!("revoked {} ({})", license.key_hint, license.id);
+            let text = format!("revoked {} ({})", license.key_hint, license.id);
+            Ok(Output::new(json!({ "id": license.id, "keyHint": license.key_hint, "state": "revoked" }), text))
         }
         Key::Inspect { license } => {
-            let (license, state) = licenses::inspect(core, &caller.scope(), &license).await?;
+            let (license, state) = licenses::inspect(core, &caller.scope(), &or_stdin(license)?).await?;
             let details = json!({
                 "id": license.id, "keyHint": license.key_hint, "state": state,
                 "productId": license.product_id, "policyId": license.policy_id, "userId": license.user_id,
                 "createdAt": license.created_at, "assignedAt": license.assigned_at, "activatedAt": license.activated_at,
                 "expiresAt": license.expires_at, "revokedAt": license.revoked_at, "revokeReason": license.revoke_reason,
             });
-            println!("{}", serde_json::to_string_pretty(&details)?);
+            let text = serde_json::to_string_pretty(&details)?;
+            Ok(Output::new(details, text))
         }
     }
-    Ok(())
+}
+
+/// The argument, or standard input if it is `-`: other users of the machine can see arguments.
+fn or_stdin(argument: String) -> Result<String> {
+    match argument.as_str() {
+        "-" => Ok(std::io::read_to_string(std::io::stdin())?.trim().to_owned()),
+        _ => Ok(argument),
+    }
 }
 
 /// Issues a license to a member and returns its key.

@@ -3,7 +3,9 @@
 use anyhow::Result;
 use clap::Subcommand;
 use dca_migration::{Migrator, MigratorTrait};
+use serde_json::json;
 
+use super::output::Output;
 use crate::{app, config::Config};
 
 #[derive(Debug, Subcommand)]
@@ -20,17 +22,29 @@ pub(super) enum Migrate {
     },
 }
 
-pub(super) async fn run(config: &Config, command: &Migrate) -> Result<()> {
+pub(super) async fn run(config: &Config, command: &Migrate) -> Result<Output> {
+    match command {
+        Migrate::Up => app::create_files(config)?,
+        Migrate::Down { .. } | Migrate::Status => app::require_database(config)?,
+    }
     let db = app::open_database(config).await?;
     match command {
         Migrate::Up => app::migrate(&db).await?,
         Migrate::Down { .. } => Migrator::down(db.writer(), Some(1)).await?,
         Migrate::Status => {}
     }
-    let pending = Migrator::get_pending_migrations(db.writer()).await?;
-    for migration in Migrator::get_migration_files() {
-        let applied = pending.iter().all(|other| other.name() != migration.name());
-        println!("{} {}", if applied { "applied" } else { "pending" }, migration.name());
-    }
-    Ok(())
+    let pending = Migrator::get_pending_migrations_read_only(db.writer()).await?;
+    let rows: Vec<_> = Migrator::get_migration_files()
+        .iter()
+        .map(|migration| {
+            let is_applied = pending.iter().all(|other| other.name() != migration.name());
+            json!({ "name": migration.name(), "isApplied": is_applied })
+        })
+        .collect();
+    let line = |row: &serde_json::Value| {
+        let state = if row["isApplied"] == true { "applied" } else { "pending" };
+        format!("{state} {}", row["name"].as_str().unwrap_or_default())
+    };
+    let text: Vec<String> = rows.iter().map(line).collect();
+    Ok(Output::new(rows.into(), text.join("\n")))
 }

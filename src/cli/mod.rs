@@ -1,61 +1,143 @@
-//! The command line, one file per command. Exit codes: 0 success, 1 failure, 2 invalid usage, 78 invalid configuration.
+//! The command line, one file per command. Each returns an [`Output`], which is printed in one place. Exit codes: 0
+//! success, 1 failure, 2 invalid usage, 78 invalid configuration.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context, Result, anyhow};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use serde_json::json;
 
+use self::output::Output;
+use crate::app::{App, Data};
 use crate::config::{Config, Faults};
-use crate::{app::App, http, wording};
+use crate::{http, wording};
 
 mod admin;
 mod apikey;
+mod backup;
 mod doctor;
+mod generate;
 mod key;
+mod keys;
 mod migrate;
+mod output;
+mod product;
 mod seed;
 mod serve;
 mod tenant;
 
 /// License keys for Discord communities: a bot and a license service in one process.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(name = "dca-auth", version = env!("BUILD_VERSION"), about, after_help = "\
+Examples:
+  dca-auth                                    Run the service
+  dca-auth --env-file .env doctor             Check an installation
+  dca-auth apikey create --product Studio     Create an API key for your app
+  dca-auth key list --json | jq -r '.[].id'   Use the output in scripts")]
 pub struct Cli {
+    #[command(flatten)]
+    options: Options,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+#[derive(Args, Debug)]
+struct Options {
+    /// Print JSON, for programs; `serve` logs JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// The folder with the database and the master key; overrides `DCA_DATA_DIR`
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Also read settings from this file of `NAME=value` lines; the environment takes precedence
+    #[arg(long, global = true, value_name = "FILE")]
+    env_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// The settings in the environment, the file and the arguments.
+    fn settings(&self, mut env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+        if let Some(path) = &self.env_file {
+            let entries = dotenvy::from_path_iter(path);
+            for entry in entries.with_context(|| format!("cannot read the settings file {}", path.display()))? {
+                // The parser's message is not used: it quotes the line, which may contain a secret.
+                let invalid =
+                    || anyhow!("{} has a line that is not NAME=value, for example DCA_LOG=info", path.display());
+                let (name, value) = entry.map_err(|_| invalid())?;
+                if env.get(&name).is_none_or(String::is_empty) {
+                    env.insert(name, value);
+                }
+            }
+        }
+        env.extend(self.data_dir.clone().map(|dir| ("DCA_DATA_DIR".to_owned(), dir)));
+        env.extend(self.json.then(|| ("DCA_LOG_FORMAT".to_owned(), "json".to_owned())));
+        Ok(env)
+    }
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the service (the default)
     Serve(serve::Serve),
-    /// Apply, show or revert database migrations
-    #[command(subcommand)]
-    Migrate(migrate::Migrate),
-    /// Add example data to try the service with
-    #[command(subcommand)]
-    Seed(seed::Seed),
-    /// Check the configuration, database, Redis, email and Discord, and suggest fixes
-    Doctor(doctor::Doctor),
+    /// Check the settings, database, Redis, email and Discord, and suggest fixes; changes nothing
+    Doctor,
     /// Issue, revoke and inspect license keys
+    #[command(after_help = key::EXAMPLES)]
     Key {
         #[command(subcommand)]
         command: key::Key,
         #[command(flatten)]
         tenant_arg: tenant::TenantArg,
     },
-    /// Create and revoke the API keys that apps use to validate licenses
+    /// Manage the API keys that apps use to validate licenses
+    #[command(after_help = apikey::EXAMPLES)]
     Apikey {
         #[command(subcommand)]
         command: apikey::Apikey,
         #[command(flatten)]
         tenant_arg: tenant::TenantArg,
     },
-    /// Manage administrator accounts
+    /// Show products
+    Product {
+        #[command(subcommand)]
+        command: product::Product,
+        #[command(flatten)]
+        tenant_arg: tenant::TenantArg,
+    },
+    /// Show tenants: the owners of products, one for each Discord server
     #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// Manage administrator accounts
+    #[command(subcommand, after_help = admin::EXAMPLES)]
     Admin(admin::Admin),
+    /// Rotate the keys that encrypt and sign, and the master key
+    #[command(subcommand, after_help = keys::EXAMPLES)]
+    Keys(keys::Keys),
+    /// Copy the `SQLite` database and its master key to a new folder, also while the service runs
+    Backup(backup::Backup),
+    /// Restore a backup; stop the service first
+    Restore(backup::Restore),
+    /// Apply, show or revert database migrations
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
+    /// Add example data to try the service with
+    #[command(subcommand)]
+    Seed(seed::Seed),
     /// Print the OpenAPI document of the HTTP API
     Openapi,
+    /// Print a script that completes commands in your shell
+    #[command(after_help = generate::COMPLETION_EXAMPLES)]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write a page for each command to a folder
+    Man {
+        /// An existing folder, for example /usr/local/share/man/man1
+        dir: Option<PathBuf>,
+    },
 }
 
 /// Exit code for an invalid configuration (`EX_CONFIG` in `sysexits.h`).
@@ -66,17 +148,17 @@ const INVALID_CONFIG: u8 = 78;
 /// # Panics
 /// If the operating system cannot create threads.
 pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
+    let as_json = cli.options.json;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
-    let ended = runtime.block_on(execute(cli.command.unwrap_or(Command::Serve(serve::Serve::default())), env));
+    let ended = runtime.block_on(execute(cli, env));
     // Tasks that are cancelled now may still log; the reason for the exit is printed last.
     drop(runtime);
-    match ended {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("dca-auth: {}", describe(&error));
-            ExitCode::from(if error.is::<Faults>() { INVALID_CONFIG } else { 1 })
-        }
-    }
+    ended.and_then(|output| output.print(as_json)).unwrap_or_else(|error| {
+        let message = describe(&error);
+        let message = if as_json { json!({ "error": message }).to_string() } else { format!("dca-auth: {message}") };
+        _ = writeln!(io::stderr(), "{message}");
+        ExitCode::from(if error.is::<Faults>() { INVALID_CONFIG } else { 1 })
+    })
 }
 
 /// The message of an error; the sentence, if it is a refusal of core.
@@ -87,25 +169,28 @@ fn describe(error: &anyhow::Error) -> String {
     }
 }
 
-async fn execute(command: Command, env: BTreeMap<String, String>) -> Result<ExitCode> {
-    if let Command::Openapi = command {
-        println!("{}", http::openapi().to_pretty_json()?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let config = Config::load(env)?;
+async fn execute(cli: Cli, env: BTreeMap<String, String>) -> Result<Output> {
+    let command = match cli.command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        Command::Openapi => return Ok(Output::text(http::openapi().to_pretty_json()?)),
+        Command::Completions { shell } => return generate::completions(shell, Cli::command()),
+        Command::Man { dir } => return generate::man(dir.as_deref(), Cli::command()),
+        command => command,
+    };
+    let config = Config::load(cli.options.settings(env)?)?;
+    let existing = async |config| App::build_for_command(config, Data::Existing).await;
     match command {
-        Command::Serve(args) => serve::run(config, &args).await?,
-        Command::Migrate(command) => migrate::run(&config, &command).await?,
-        Command::Doctor(args) => return doctor::run(config, &args).await,
-        Command::Seed(command) => seed::run(&App::build_for_command(config).await?, &command).await?,
-        Command::Key { command, tenant_arg } => {
-            key::run(&App::build_for_command(config).await?, command, &tenant_arg).await?;
-        }
-        Command::Apikey { command, tenant_arg } => {
-            apikey::run(&App::build_for_command(config).await?, command, &tenant_arg).await?;
-        }
-        Command::Admin(command) => admin::run(&App::build_for_command(config).await?, command).await?,
-        Command::Openapi => {}
+        Command::Serve(args) => serve::run(config, &args).await,
+        Command::Doctor => doctor::run(config).await,
+        Command::Key { command, tenant_arg } => key::run(&existing(config).await?, command, &tenant_arg).await,
+        Command::Apikey { command, tenant_arg } => apikey::run(&existing(config).await?, command, &tenant_arg).await,
+        Command::Product { command, tenant_arg } => product::run(&existing(config).await?, &command, &tenant_arg).await,
+        Command::Tenant(command) => tenant::run(&existing(config).await?, &command).await,
+        Command::Admin(command) => admin::run(&App::build_for_command(config, Data::Create).await?, command).await,
+        Command::Keys(command) => keys::run(&existing(config).await?, &command).await,
+        Command::Backup(args) => backup::backup(&config, &args).await,
+        Command::Restore(args) => backup::restore(&config, &args).await,
+        Command::Migrate(command) => migrate::run(&config, &command).await,
+        Command::Seed(command) => seed::run(&App::build_for_command(config, Data::Create).await?, &command).await,
+        Command::Openapi | Command::Completions { .. } | Command::Man { .. } => unreachable!("handled above"),
     }
-    Ok(ExitCode::SUCCESS)
 }

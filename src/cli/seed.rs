@@ -1,11 +1,12 @@
 //! `dca-auth seed`.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use dca_core::users::{self, Provider};
 use dca_core::{Caller, DiscordUserId, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
+use serde_json::json;
 
-use super::key::grant;
+use super::{key::grant, output::Output};
 use crate::app::App;
 
 #[derive(Debug, Subcommand)]
@@ -17,13 +18,18 @@ pub(super) enum Seed {
 /// The Discord user id of the demo member; no real account has it.
 const DEMO_MEMBER: DiscordUserId = DiscordUserId(1);
 
-pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
+const TENANT: &str = "Demo";
+
+pub(super) async fn run(app: &App, command: &Seed) -> Result<Output> {
     let Seed::Demo = command;
     let core = &app.core;
-    let existing = tenants::list(core).await?.into_iter().find(|(_, name)| name == "Demo");
-    let tenant = match existing {
-        Some((id, _)) => id,
-        None => tenants::create(core, "Demo").await?,
+    let tenant = match tenants::list(core).await?.as_slice() {
+        [] => tenants::create(core, TENANT).await?,
+        [(id, name)] if name == TENANT => *id,
+        _ => bail!(
+            "This installation is in use, so no example data was added. Use another folder, for example: \
+             dca-auth --data-dir demo seed demo"
+        ),
     };
     let caller = Caller::operator(tenant);
     let no_changes = products::PolicyChanges::default();
@@ -36,11 +42,11 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<()> {
     };
     let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
     let (url, api_key) = (&app.config.http.public_url, api_key.expose());
-    println!("license key: {license}\nAPI key:     {api_key}\n");
-    println!("While `dca-auth serve` is running, validate the license:\n");
-    println!(
-        "curl {url}/licenses/validate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' \
+    let text = format!(
+        "license key: {license}\nAPI key:     {api_key}\n\n\
+         While `dca-auth serve` is running, validate the license:\n\n\
+         curl {url}/licenses/validate -H 'X-API-Key: {api_key}' -H 'Content-Type: application/json' \
          -d '{{\"licenseKey\":\"{license}\"}}'"
     );
-    Ok(())
+    Ok(Output::new(json!({ "licenseKey": license, "apiKey": api_key, "url": url }), text))
 }

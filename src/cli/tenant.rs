@@ -1,10 +1,31 @@
-//! The argument `--tenant`.
+//! `dca-auth tenant`, and the argument `--tenant`.
 
 use anyhow::{Context, Result, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use dca_core::{Caller, guilds, ids::TenantId, tenants};
+use serde_json::json;
 
+use super::output::Output;
 use crate::app::App;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Tenant {
+    /// List tenants with their Discord servers
+    List,
+}
+
+pub(super) async fn run(app: &App, command: &Tenant) -> Result<Output> {
+    let Tenant::List = command;
+    let guilds = guilds::list_joined(&app.core).await?;
+    let rows = tenants::list(&app.core).await?.into_iter().map(|(id, name)| {
+        let own = guilds.iter().filter(|guild| guild.tenant_id == id);
+        let servers: Vec<String> = own.map(|guild| guild.id.to_string()).collect();
+        json!({ "id": id, "name": name, "servers": servers })
+    });
+    Ok(Output::table(&[("id", "ID"), ("name", "NAME"), ("servers", "SERVERS")], rows.collect(), NO_TENANT))
+}
+
+const NO_TENANT: &str = "No tenant yet. Invite the bot to a server, or run `dca-auth seed demo`.";
 
 #[derive(Args, Debug)]
 pub(super) struct TenantArg {
@@ -20,7 +41,7 @@ pub(super) async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller
         Some(name) => find_tenant(app, name, &all).await?,
         None => match all.as_slice() {
             [(only, _)] => *only,
-            [] => bail!("No tenant yet. Invite the bot to a server, or run `dca-auth seed demo`."),
+            [] => bail!(NO_TENANT),
             several => {
                 let names: Vec<_> = several.iter().map(|(id, name)| format!("  {id}  {name}")).collect();
                 bail!("There are several tenants. Choose one with --tenant:\n{}", names.join("\n"))

@@ -53,6 +53,7 @@ impl StorageConfig {
     }
 
     /// The same settings for another folder with a database and a master key.
+    #[must_use]
     pub fn in_folder(&self, dir: &Path) -> Self {
         Self { data_dir: dir.to_owned(), database_url: sqlite_in(dir), redis_url: None, ..self.clone() }
     }

@@ -187,6 +187,24 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     tx.commit().await
 }
 
+/// Makes the account with this verified email a `SUPER_ADMIN`; its password and its sessions stay. Returns `None` if
+/// there is no such account. For the operator at the command line.
+pub async fn promote(core: &Core, email: &str, display_name: Option<&str>) -> Result<Option<UserId>> {
+    let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
+    let mut tx = Tx::begin(core).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let Some(user) = accounts.into_iter().find(|user| user.email_verified_at.is_some()) else { return Ok(None) };
+    let (id, from) = (user.id, user.role);
+    let name = display_name.or_else(|| user.name.clone());
+    users::update(&tx, &User { name, role: Role::SuperAdmin, ..user }).await?;
+    if from != Role::SuperAdmin {
+        let data = EventData::RoleAssigned { from: Some(from), to: Role::SuperAdmin };
+        tx.record(NewEvent::account(Actor::Operator, id, data));
+    }
+    tx.commit().await?;
+    Ok(Some(id))
+}
+
 /// Makes the account with this verified email a `SUPER_ADMIN` and sets its password, or creates it. For the operator at
 /// the command line. Returns the user and whether the account is new. Refused with `VALIDATION_ERROR`.
 pub async fn create_admin(

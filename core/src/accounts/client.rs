@@ -22,7 +22,11 @@ pub struct ClientInfo {
 }
 
 pub(crate) fn device_proof(core: &Core, device: &str, account: &str) -> String {
-    hex(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}"))[..16])
+    proof(&core.keys().mac(Purpose::KnownDevice, &format!("{device}:{account}")))
+}
+
+fn proof(mac: &[u8]) -> String {
+    hex(&mac[..16])
 }
 
 /// The value of the sign-up cookie, which identifies the browser that created an account.
@@ -32,7 +36,8 @@ pub(crate) fn sign_up_proof(core: &Core, user: UserId) -> String {
 
 /// The device id from the client's device cookie, if it was issued for this account.
 pub(crate) fn known_device(core: &Core, client: &ClientInfo, account: &str) -> Option<String> {
-    let (device, proof) = client.device.as_deref()?.split_once('.')?;
+    let (device, given) = client.device.as_deref()?.split_once('.')?;
     let device = Uuid::try_parse(device).ok()?.simple().to_string();
-    is_equal(&device_proof(core, &device, account), proof).then_some(device)
+    let valid = core.keys().macs(Purpose::KnownDevice, &format!("{device}:{account}"));
+    valid.iter().any(|mac| is_equal(&proof(mac), given)).then_some(device)
 }

@@ -14,6 +14,7 @@ use crate::{Code, Core, Result, db, ids::UserId, tx::Tx};
 pub(crate) struct Token {
     /// The id of its row.
     pub(crate) id: Uuid,
+    pub(crate) created_at: DateTime<Utc>,
     /// When it expires.
     pub(crate) expires_at: DateTime<Utc>,
 }
@@ -28,7 +29,7 @@ pub(crate) async fn create(
     let (id, created_at, expires_at) = (tx.core().ids.v4(), tx.now(), tx.now() + lifetime);
     let row = Model { id, purpose, user_id: user, data, created_at, expires_at, used_at: None };
     Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
-    Ok(Token { id, expires_at })
+    Ok(Token { id, created_at, expires_at })
 }
 
 fn live(core: &Core) -> sea_orm::Select<Entity> {

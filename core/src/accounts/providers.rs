@@ -7,7 +7,7 @@
 //! A user is identified only by (provider, subject): a verified email from a provider never links accounts. A
 //! signed-in user can link a provider's account to their own.
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -72,8 +72,8 @@ pub enum SignInOutcome {
     Linked(Provider),
 }
 
-fn verifier(core: &Core, id: uuid::Uuid) -> String {
-    hex(&core.keys().mac(Purpose::CodeVerifier, &id.to_string()))
+fn verifier(core: &Core, id: uuid::Uuid, created_at: DateTime<Utc>) -> String {
+    hex(&core.keys().mac_at(Purpose::CodeVerifier, &id.to_string(), created_at))
 }
 
 /// Starts a sign-in.
@@ -100,7 +100,7 @@ async fn start(tx: Tx, state: OAuthState) -> Result<AuthorizationRequest> {
     let token = one_time::create(&tx, Purpose::SignIn, None, LIFETIME, Some(data)).await?;
     tx.commit().await?;
     let state = codec::encode(core.keys(), Purpose::SignIn, token.id);
-    Ok(AuthorizationRequest { state, verifier: verifier(&core, token.id) })
+    Ok(AuthorizationRequest { state, verifier: verifier(&core, token.id, token.created_at) })
 }
 
 /// Verifies the `state` of a callback against the browser's cookie and consumes it. Refused with `SIGN_IN_FAILED`.
@@ -124,7 +124,7 @@ pub async fn verify_callback(
     tx.commit().await?;
     let stored: Option<OAuthState> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
     let stored = stored.filter(|stored| stored.provider == provider).ok_or_else(refuse)?;
-    Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id), link: stored.link })
+    Ok(OAuthCallback { provider, verifier: verifier(core, consumed.id, consumed.created_at), link: stored.link })
 }
 
 impl OAuthCallback {

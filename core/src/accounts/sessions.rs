@@ -151,8 +151,8 @@ struct NewRefreshToken {
     expires_at: DateTime<Utc>,
 }
 
-fn refresh_token_text(core: &Core, session: SessionId, generation: i32) -> String {
-    URL_SAFE_NO_PAD.encode(core.keys().mac(Purpose::RefreshToken, &format!("{session}:{generation}")))
+fn refresh_token_text(core: &Core, session: SessionId, generation: i32, created_at: DateTime<Utc>) -> String {
+    URL_SAFE_NO_PAD.encode(core.keys().mac_at(Purpose::RefreshToken, &format!("{session}:{generation}"), created_at))
 }
 
 fn hash(token: &str) -> Vec<u8> {
@@ -160,7 +160,7 @@ fn hash(token: &str) -> Vec<u8> {
 }
 
 async fn insert_refresh_token(tx: &Tx, session: &Session, generation: i32) -> Result<NewRefreshToken> {
-    let text = refresh_token_text(tx.core(), session.id, generation);
+    let text = refresh_token_text(tx.core(), session.id, generation, tx.now());
     let expires_at = std::cmp::min(tx.now() + tx.core().accounts.policy.refresh_ttl, session.expires_at);
     let (hash, session_id, created_at) = (hash(&text), session.id, tx.now());
     let row = refresh_token::Model { hash, session_id, generation, created_at, expires_at, used_at: None };
@@ -199,7 +199,8 @@ pub async fn refresh(core: &Core, client: &ClientInfo, token: &str) -> Result<Si
         }
         Some(used_at) => match successor(&tx, session.id, next).await? {
             Some(token) if tx.now() - used_at <= REUSE_GRACE => {
-                NewRefreshToken { text: refresh_token_text(core, session.id, next), expires_at: token.expires_at }
+                let text = refresh_token_text(core, session.id, next, token.created_at);
+                NewRefreshToken { text, expires_at: token.expires_at }
             }
             _ => return Err(handle_reuse(tx, &session).await?),
         },

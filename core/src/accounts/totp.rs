@@ -95,8 +95,8 @@ pub(super) async fn consume_totp_code(tx: &Tx, user: &User, factor: &second_fact
 
 async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool> {
     let unused = || [recovery_code::Column::UserId.eq(user), recovery_code::Column::UsedAt.is_null()];
-    let this =
-        unused().into_iter().chain([recovery_code::Column::Lookup.eq(recovery_code_hash(tx.core(), user, code))]);
+    let lookups = tx.core().keys().macs(Purpose::RecoveryCode, &recovery_code_name(user, code));
+    let this = unused().into_iter().chain([recovery_code::Column::Lookup.is_in(lookups)]);
     let consume = db::update([(recovery_code::Column::UsedAt, tx.now().into())], this);
     if consume.exec(tx.db()).await?.rows_affected == 0 {
         return Ok(false);
@@ -107,9 +107,9 @@ async fn consume_recovery_code(tx: &Tx, user: UserId, code: &str) -> Result<bool
     Ok(true)
 }
 
-fn recovery_code_hash(core: &Core, user: UserId, code: &str) -> Vec<u8> {
+fn recovery_code_name(user: UserId, code: &str) -> String {
     let folded: String = code.chars().filter(char::is_ascii_alphanumeric).map(base32::fold).collect();
-    core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{folded}"))
+    format!("{user}:{folded}")
 }
 
 /// A new TOTP secret, in base32.
@@ -132,7 +132,7 @@ pub(super) async fn store_recovery_codes(tx: &Tx, user: UserId, secret: &str) ->
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
     let codes = recovery_codes(tx.core(), user, secret);
     let row = |code: &String| {
-        let lookup = recovery_code_hash(tx.core(), user, code);
+        let lookup = tx.core().keys().mac(Purpose::RecoveryCode, &recovery_code_name(user, code));
         recovery_code::Model { lookup, user_id: user, used_at: None }.into_active_model()
     };
     recovery_code::Entity::insert_many(codes.iter().map(row)).exec_without_returning(tx.db()).await?;

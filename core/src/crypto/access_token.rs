@@ -1,8 +1,10 @@
 //! Access tokens: JWTs signed with Ed25519.
 //!
 //! They follow RFC 9068 (`typ: at+jwt`) and RFC 8725: algorithm, issuer, audience and type are fixed, and `kid` is
-//! only compared with the current key. A token carries the ids of the user and the session and no personal data;
+//! only compared with the ids of our keys. A token carries the ids of the user and the session and no personal data;
 //! permissions are read from the database on each request.
+
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use chrono::{DateTime, Duration, Utc};
@@ -10,11 +12,10 @@ use ed25519_dalek::{SigningKey, pkcs8::EncodePrivateKey};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::ids::{SessionId, UserId};
-use crate::{Code, Core, Error, Result, crypto::seal::Purpose};
+use crate::{Code, Core, Error, Result, crypto::seal::Purpose, keyring::DataKey};
 
 /// The `iss` claim.
 pub const ISSUER: &str = "dca-auth";
@@ -46,35 +47,30 @@ pub struct Claims {
     kind: String,
 }
 
-/// The signing key and its public id.
-struct Signer {
-    key: SigningKey,
-    kid: String,
+fn signing_key(key: &DataKey) -> Result<SigningKey> {
+    let seed = key.secret.as_slice().try_into();
+    let seed = seed.map_err(|_| Error::Internal("the signing key is not 32 bytes long".to_owned()))?;
+    Ok(SigningKey::from_bytes(seed))
 }
 
-impl Signer {
-    fn of(core: &Core) -> Result<Self> {
-        let seed = core.keys().key(Purpose::AccessToken).try_into();
-        let key = SigningKey::from_bytes(
-            seed.map_err(|_| Error::Internal("the signing key is not 32 bytes long".to_owned()))?,
-        );
-        let kid = URL_SAFE_NO_PAD.encode(&Sha256::digest(key.verifying_key().as_bytes())[..9]);
-        Ok(Self { key, kid })
-    }
+/// The public id of a key.
+fn kid(key: &DataKey) -> String {
+    key.id.simple().to_string()
 }
 
 /// Issues a token for a session, valid until `expires_at`.
 pub(crate) fn issue(core: &Core, user: UserId, session: SessionId, expires_at: DateTime<Utc>) -> Result<String> {
-    let signer = Signer::of(core)?;
-    let der = signer.key.to_pkcs8_der().map_err(|error| Error::Internal(error.to_string()))?;
-    let header = Header { typ: Some(TOKEN_TYPE.to_owned()), kid: Some(signer.kid), ..Header::new(Algorithm::EdDSA) };
+    let now = core.clock.now();
+    let key = core.keys().in_effect_at(Purpose::AccessToken, now);
+    let der = signing_key(&key)?.to_pkcs8_der().map_err(|error| Error::Internal(error.to_string()))?;
+    let header = Header { typ: Some(TOKEN_TYPE.to_owned()), kid: Some(kid(&key)), ..Header::new(Algorithm::EdDSA) };
     let claims = Claims {
         iss: ISSUER.to_owned(),
         aud: AUDIENCE.to_owned(),
         sub: user,
         sid: session,
         jti: core.ids.v4(),
-        iat: core.clock.now().timestamp(),
+        iat: now.timestamp(),
         exp: expires_at.timestamp(),
         kind: "access".to_owned(),
     };
@@ -85,19 +81,20 @@ pub(crate) fn issue(core: &Core, user: UserId, session: SessionId, expires_at: D
 /// Verifies a token and returns its claims. Refused with `INVALID_TOKEN`, `TOKEN_EXPIRED`.
 pub(crate) fn verify(core: &Core, token: &str) -> Result<Claims> {
     let refuse = || Code::InvalidToken.refusal();
-    let signer = Signer::of(core)?;
     let header = Some(token).filter(|token| token.len() <= MAX_LENGTH).and_then(|token| decode_header(token).ok());
     let header = header.ok_or_else(refuse)?;
-    if header.typ.as_deref() != Some(TOKEN_TYPE) || header.kid != Some(signer.kid) {
+    if header.typ.as_deref() != Some(TOKEN_TYPE) {
         return Err(refuse());
     }
+    let keys = core.keys().all(Purpose::AccessToken);
+    let key = keys.iter().find(|key| header.kid.as_ref() == Some(&kid(key))).ok_or_else(refuse)?;
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.set_issuer(&[ISSUER]);
     validation.set_audience(&[AUDIENCE]);
     validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
     // The library uses the system clock; expiry is checked against `core.clock` below.
     validation.validate_exp = false;
-    let key = DecodingKey::from_ed_der(signer.key.verifying_key().as_bytes());
+    let key = DecodingKey::from_ed_der(signing_key(key)?.verifying_key().as_bytes());
     let claims = decode::<Claims>(token, &key, &validation).map_err(|_| refuse())?.claims;
     let now = core.clock.now();
     let expires_at = DateTime::from_timestamp(claims.exp, 0).ok_or_else(refuse)?;
@@ -107,10 +104,14 @@ pub(crate) fn verify(core: &Core, token: &str) -> Result<Claims> {
     Ok(claims)
 }
 
-/// The public key as a JWK set (RFC 7517, RFC 8037), for servers that check access tokens themselves. Fails if the
-/// signing key is malformed, which an open keyring rules out.
+/// The public keys as a JWK set (RFC 7517, RFC 8037), for servers that check access tokens themselves: the one in
+/// effect, one that will be, and those whose tokens are still valid. Fails if a key is malformed, which an open keyring
+/// rules out.
 pub fn jwks(core: &Core) -> Result<Value> {
-    let signer = Signer::of(core)?;
-    let x = URL_SAFE_NO_PAD.encode(signer.key.verifying_key().as_bytes());
-    Ok(json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": signer.kid, "x": x }] }))
+    let jwk = |key: &Arc<DataKey>| {
+        let x = URL_SAFE_NO_PAD.encode(signing_key(key)?.verifying_key().as_bytes());
+        Ok(json!({ "kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": kid(key), "x": x }))
+    };
+    let keys: Result<Vec<Value>> = core.keys().all(Purpose::AccessToken).iter().map(jwk).collect();
+    Ok(json!({ "keys": keys? }))
 }

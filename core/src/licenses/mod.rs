@@ -245,8 +245,8 @@ pub async fn validate(core: &Core, app: &AppCaller, question: &Question) -> Resu
             return Ok(Verdict { malformed: Some(malformed), ..verdict });
         }
     };
-    let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
-    let facts = store::find_by_lookup(core, lookup).await?.as_ref().map(LicenseFacts::from);
+    let lookups = core.keys().macs(Purpose::LicenseLookup, &key.canonical());
+    let facts = store::find_by_lookup(core, lookups).await?.as_ref().map(LicenseFacts::from);
     let verdict = judge(facts, app, question.product, now);
     match &verdict.license {
         Some((license, LicenseState::Assigned)) => activate(core, app, license.id, now).await,
@@ -278,8 +278,8 @@ pub async fn inspect(core: &Core, scope: &Scope, id_or_key: &str) -> Result<(Lic
     } else {
         let key = LicenseKey::parse(id_or_key, &[]);
         let key = key.map_err(|malformed| Reason::NeitherIdNorKey { malformed }.refusal())?;
-        let lookup = core.keys().mac(Purpose::LicenseLookup, &key.canonical());
-        let found = store::find_in_scope(core, scope, Column::KeyLookup.eq(lookup)).await?;
+        let lookups = core.keys().macs(Purpose::LicenseLookup, &key.canonical());
+        let found = store::find_in_scope(core, scope, Column::KeyLookup.is_in(lookups)).await?;
         found.ok_or_else(|| Reason::NoLicense.refusal())?
     };
     let state = license.state(core.clock.now());

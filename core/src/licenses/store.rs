@@ -16,8 +16,8 @@ pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
 }
 
 /// The license with this key, of any tenant: a verdict decides who may know of it.
-pub(super) async fn find_by_lookup(core: &Core, lookup: Vec<u8>) -> Result<Option<License>> {
-    Ok(Entity::find().filter(Column::KeyLookup.eq(lookup)).one(core.db.read()).await?)
+pub(super) async fn find_by_lookup(core: &Core, lookups: Vec<Vec<u8>>) -> Result<Option<License>> {
+    Ok(Entity::find().filter(Column::KeyLookup.is_in(lookups)).one(core.db.read()).await?)
 }
 
 /// A license by id, of any tenant.

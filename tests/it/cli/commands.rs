@@ -10,12 +10,11 @@ use std::{
 };
 
 use dca_core::guilds;
-use dca_test_support::MailSink;
 use serde_json::{Value, json};
 
 use crate::support::{
     fixtures::{Request, send_request_head},
-    harness::{LIMIT, TestApp, assert_no_secret, it, it_unstarted},
+    harness::{LIMIT, TestApp, assert_no_secret, it_unstarted},
 };
 
 /// Exit code, standard output and standard error of a command.
@@ -40,19 +39,19 @@ pub fn run(mut command: Command) -> CommandOutput {
 }
 
 /// Runs a command without a bot token.
-fn run_without_bot(t: &TestApp, args: &[&str]) -> CommandOutput {
+pub(super) fn run_without_bot(t: &TestApp, args: &[&str]) -> CommandOutput {
     run(binary(t, args, &[("DCA_DISCORD_TOKEN", "")]))
 }
 
 /// Runs a command that must succeed; returns its standard output.
-fn run_ok(t: &TestApp, args: &[&str]) -> String {
+pub(super) fn run_ok(t: &TestApp, args: &[&str]) -> String {
     let output = run_without_bot(t, args);
     assert_eq!(output.code, 0, "{args:?}: {output:?}");
     output.out
 }
 
 /// Runs a command that must exit with this code; returns its standard error.
-fn run_err(t: &TestApp, code: i32, args: &[&str]) -> String {
+pub(super) fn run_err(t: &TestApp, code: i32, args: &[&str]) -> String {
     let output = run_without_bot(t, args);
     assert_eq!((output.code, output.out.as_str()), (code, ""), "{args:?}: {output:?}");
     output.err
@@ -75,7 +74,7 @@ fn migrate_applies_and_reverts_migrations() {
 }
 
 /// The value after a label in the output of `seed demo`.
-fn value_after(text: &str, label: &str) -> String {
+pub(super) fn value_after(text: &str, label: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(label)).expect(label);
     line.trim().to_owned()
 }
@@ -115,6 +114,7 @@ fn key_commands_issue_inspect_and_revoke() {
 #[test]
 fn apikey_commands_create_and_revoke() {
     it_unstarted(|t| async {
+        t.instance().await;
         assert!(run_err(&t, 1, &["apikey", "create", "--product", "Demo Tools"]).contains("No tenant yet"));
         run_ok(&t, &["seed", "demo"]);
         let create = ["apikey", "create", "--product", "Demo Tools", "--kind", "publishable"];
@@ -153,7 +153,6 @@ fn wrong_usage_exits_with_2_and_prints_usage() {
             &["key", "issue"],
             &["key", "issue", "--product", "x", "--member", "ana"],
             &["apikey", "create"],
-            &["apikey", "revoke", "not-an-id"],
             &["serve", "--only", "everything"],
             &["migrate", "sideways"],
         ] {
@@ -163,7 +162,8 @@ fn wrong_usage_exits_with_2_and_prints_usage() {
                 "{message}"
             );
         }
-        assert_eq!(run_ok(&t, &["--version"]), format!("dca-auth {}\n", env!("CARGO_PKG_VERSION")));
+        let version = run_ok(&t, &["--version"]);
+        assert!(version.starts_with(concat!("dca-auth ", env!("CARGO_PKG_VERSION"))), "{version}");
         assert!(run_ok(&t, &["--help"]).contains("Usage: dca-auth"));
         let openapi: Value = serde_json::from_str(&run_ok(&t, &["openapi"])).unwrap();
         assert_eq!(openapi, serde_json::to_value(dca_auth::http::openapi()).unwrap());
@@ -210,14 +210,14 @@ fn wrong_configuration_exits_with_78_and_lists_every_fault() {
 }
 
 /// A running service and its log.
-struct Service {
+pub(super) struct Service {
     child: Child,
     lines: mpsc::Receiver<String>,
     log: Vec<Value>,
 }
 
 impl Service {
-    fn start(mut command: Command) -> Self {
+    pub(super) fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let (sender, lines) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -226,7 +226,7 @@ impl Service {
     }
 
     /// Waits for this log message; returns its line.
-    fn wait_for(&mut self, message: &str) -> Value {
+    pub(super) fn wait_for(&mut self, message: &str) -> Value {
         loop {
             let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no {message:?} in {:#?}", self.log));
             let line: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line}"));
@@ -237,13 +237,13 @@ impl Service {
         }
     }
 
-    fn signal(&self, name: &str) {
+    pub(super) fn signal(&self, name: &str) {
         let kill = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
         assert!(kill.success());
     }
 
     /// Waits for the end; returns exit code and standard output.
-    fn wait_exit(&mut self) -> (Option<i32>, String) {
+    pub(super) fn wait_exit(&mut self) -> (Option<i32>, String) {
         while let Ok(line) = self.lines.recv_timeout(LIMIT) {
             self.log.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
         }
@@ -260,7 +260,7 @@ impl Drop for Service {
     }
 }
 
-fn listening(up: &Value) -> std::net::SocketAddr {
+pub(super) fn listening(up: &Value) -> std::net::SocketAddr {
     up["listening"].as_str().unwrap().parse().unwrap()
 }
 
@@ -329,7 +329,8 @@ fn log_contains_no_secret_and_names_unused_settings() {
         let (key, api_key) = (value_after(&seeded, "license key:"), value_after(&seeded, "API key:"));
         let mut served = Service::start(binary(&t, &["serve"], &settings));
         let addr = listening(&served.wait_for("DCA-Auth is up"));
-        let unused = served.wait_for("these settings are recognized but not used yet");
+        let unused =
+            served.wait_for("these settings of earlier systems are not used; the end of .env.example says why");
         assert_eq!((&unused["level"], &unused["names"]), (&"WARN".into(), &"JWT_SECRET".into()));
         t.discord.connected().await;
         let ask = |line: &str| Request::new(line).with("X-API-Key", &api_key).with("Content-Type", "application/json");
@@ -370,69 +371,6 @@ fn second_signal_exits_at_once() {
         served.signal("TERM");
         assert_eq!(served.wait_exit().0, Some(1));
         assert_eq!(served.log.last().unwrap(), "dca-auth: stopped by a second signal");
-        t
-    });
-}
-
-/// Runs `doctor --json` with these settings changed; returns its exit code and the failed checks with their detail.
-fn failed_checks(t: &TestApp, changed: &[(&str, &str)]) -> (i32, Vec<(String, String)>) {
-    let output = run(binary(t, &["doctor", "--json"], changed));
-    let findings: Vec<Value> = serde_json::from_str(&output.out).unwrap_or_else(|_| panic!("{output:?}"));
-    let wrong = findings.iter().filter(|finding| finding["outcome"] == "fail");
-    let wrong = wrong.map(|finding| {
-        assert!(finding["fix"].as_str().is_some_and(|fix| fix.len() > 10), "no fix: {finding}");
-        let [check, detail] = ["check", "detail"].map(|name| finding[name].as_str().unwrap().to_owned());
-        (check, detail)
-    });
-    (output.code, wrong.collect())
-}
-
-fn assert_fails(t: &TestApp, changed: &[(&str, &str)], check: &str, detail: &str) {
-    let (code, wrong) = failed_checks(t, changed);
-    assert_eq!(code, 1, "{wrong:?}");
-    assert!(matches!(&wrong[..], [(c, d)] if c.starts_with(check) && d.contains(detail)), "{check}: {wrong:?}");
-}
-
-#[test]
-fn doctor_passes_on_a_healthy_setup_and_names_each_fault() {
-    it(|mut t| async {
-        let guild = t.discord.guild("Makers");
-        let gold = guild.role("Gold");
-        t.wait_for_events(&guild).await;
-        t.map_role(&guild, "Gold Tools", gold, 24).await;
-        assert_eq!(failed_checks(&t, &[]), (0, vec![]));
-        assert!(run_ok(&t, &["doctor"]).contains("off  discord: no DCA_DISCORD_TOKEN"));
-        assert_fails(&t, &[("DCA_REDIS_URL", "redis://127.0.0.1:1")], "redis", "");
-        let unreachable = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", "1")];
-        assert_fails(&t, &unreachable, "mail", "connection to the mail server failed");
-        let sink = MailSink::start().await;
-        sink.require_auth("makers", "right");
-        let port = sink.port().to_string();
-        let host = [("DCA_SMTP_HOST", "127.0.0.1"), ("DCA_SMTP_PORT", port.as_str()), ("DCA_SMTP_USER", "makers")];
-        assert_eq!(failed_checks(&t, &[&host[..], &[("DCA_SMTP_PASSWORD", "right")]].concat()), (0, vec![]));
-        assert_fails(
-            &t,
-            &[&host[..], &[("DCA_SMTP_PASSWORD", "wrong")]].concat(),
-            "mail",
-            "authentication with the mail server failed",
-        );
-
-        let (logs, caller) = (guild.channel("logs"), t.caller(&guild).await);
-        guilds::set_log_channel(t.core(), &caller, guild.id().into(), logs.into()).await.unwrap();
-        t.stop().await;
-        guild.deny(logs, 1 << 11);
-        assert_fails(&t, &[], "log channel in Makers", "Send Messages");
-        guild.deny(logs, 0);
-        guild.delete_role(gold);
-        assert_fails(&t, &[], "mapped roles in Makers", "does not exist");
-        t.discord.disallow_intents(true);
-        let (_, wrong) = failed_checks(&t, &[]);
-        assert_eq!(wrong[0].0, "intents");
-        t.discord.disallow_intents(false);
-        guild.kick_bot();
-        assert_fails(&t, &[], "access in Makers", "");
-        t.discord.reject_token(true);
-        assert_fails(&t, &[], "token", "rejected the bot token");
         t
     });
 }

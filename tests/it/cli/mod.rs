@@ -2,3 +2,6 @@
 
 pub mod cluster;
 pub mod commands;
+mod doctor;
+mod installation;
+mod output;

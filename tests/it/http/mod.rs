@@ -11,6 +11,7 @@ mod brute_force;
 mod earlier_clients;
 mod emailed_links;
 mod erasure;
+mod key_rotation;
 mod limits;
 mod linking;
 mod ops;

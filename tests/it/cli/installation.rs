@@ -1,0 +1,222 @@
+//! The data of an installation: which commands create it, backup and restore, and its keys.
+
+use std::{path::Path, process::Command};
+
+use dca_core::guilds;
+use serde_json::Value;
+
+use super::commands::{CommandOutput, Service, binary, run, run_err, run_ok, value_after};
+use crate::support::{
+    fixtures::TestTenant,
+    harness::{TestApp, it_unstarted},
+};
+
+/// A command without any settings, in this folder.
+fn bare(t: &TestApp, folder: &Path, args: &[&str]) -> Command {
+    let mut command = binary(t, args, &[]);
+    command.env_clear().env("DCA_HTTP_ADDR", "127.0.0.1:0").current_dir(folder);
+    command
+}
+
+/// The names of the files in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_command_in_the_wrong_folder_says_so_and_creates_nothing() {
+    it_unstarted(|t| async {
+        let folder = tempfile::tempdir().unwrap();
+        for args in [
+            &["key", "inspect", "DEMO-1"][..],
+            &["key", "issue", "--product", "Studio"],
+            &["apikey", "list"],
+            &["product", "list"],
+            &["tenant", "list"],
+            &["keys", "rotate"],
+            &["migrate", "status"],
+            &["migrate", "down", "--yes"],
+            &["backup", "copy"],
+        ] {
+            let output = run(bare(&t, folder.path(), args));
+            assert_eq!((output.code, output.out.as_str()), (1, ""), "{args:?}: {output:?}");
+            assert!(
+                output.err.contains("there is no database at /") && output.err.contains("--data-dir"),
+                "{output:?}"
+            );
+            assert!(names(folder.path()).is_empty(), "{args:?} created {:?}", names(folder.path()));
+        }
+        t
+    });
+}
+
+#[test]
+fn settings_come_from_a_file_below_the_environment_and_above_it_from_arguments() {
+    it_unstarted(|t| async {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("env"), "# comment\nDCA_DATA_DIR=from-file\nexport DCA_LOG='s3cr3t'\n")
+            .unwrap();
+        let with = |args: &[&str], log: &str| {
+            let mut command = bare(&t, folder.path(), &[&["--env-file", "env"], args].concat());
+            command.env("DCA_LOG", log);
+            run(command)
+        };
+        assert_eq!(with(&["migrate", "up"], "info").code, 0);
+        assert_eq!(names(folder.path()), ["env", "from-file"]);
+        assert_eq!(with(&["migrate", "up"], "").code, 78, "an empty variable counts as unset");
+        assert_eq!(with(&["--data-dir", "from-argument", "seed", "demo"], "info").code, 0);
+        assert_eq!(names(folder.path()), ["env", "from-argument", "from-file"]);
+        std::fs::write(folder.path().join("env"), "s3cr3t value without a name\n").unwrap();
+        let invalid = with(&["migrate", "up"], "info");
+        assert!(
+            invalid.code == 1 && invalid.err.contains("NAME=value") && !invalid.err.contains("s3cr3t"),
+            "{invalid:?}"
+        );
+        let missing = run(bare(&t, folder.path(), &["--env-file", "nowhere", "doctor"]));
+        assert!(missing.code == 1 && missing.err.contains("cannot read the settings file nowhere"), "{missing:?}");
+        t
+    });
+}
+
+#[test]
+fn example_data_is_never_added_to_a_real_installation() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        guilds::record_join(&core, 900.into(), "Makers").await.unwrap();
+        let refused = run_err(&t, 1, &["seed", "demo"]);
+        assert!(refused.contains("dca-auth --data-dir demo seed demo"), "{refused}");
+        let tenants: Value = serde_json::from_str(&run_ok(&t, &["tenant", "list", "--json"])).unwrap();
+        assert_eq!((tenants.as_array().unwrap().len(), &tenants[0]["servers"][0]), (1, &"900".into()));
+        t
+    });
+}
+
+#[test]
+fn creating_an_existing_admin_changes_the_password_only_on_request() {
+    it_unstarted(|mut t| async {
+        let create = ["admin", "create", "--email", "ana@x.example"];
+        let password = value_after(&run_ok(&t, &create), "password, not shown again:");
+        let again = run(binary(&t, &create, &[("DCA_DISCORD_TOKEN", "")]));
+        assert!(again.code == 0 && again.out.ends_with("SUPER_ADMIN, already existed\n"), "{again:?}");
+        assert!(again.err.contains("Its password is unchanged; --reset-password sets a new one."), "{again:?}");
+        t.start_without_bot().await;
+        let sign_in = async |password: &str| {
+            let form = serde_json::json!({ "email": "ana@x.example", "password": password });
+            t.http().post(t.url("/auth/login")).json(&form).send().await.unwrap().status().as_u16()
+        };
+        assert_eq!(sign_in(&password).await, 200);
+        let reset = run_ok(&t, &[&create[..], &["--reset-password"]].concat());
+        assert_eq!(
+            [sign_in(&password).await, sign_in(&value_after(&reset, "password, not shown again:")).await],
+            [401, 200]
+        );
+        t
+    });
+}
+
+#[test]
+fn a_backup_of_a_running_service_is_restored_with_its_key() {
+    it_unstarted(|t| async {
+        let folder = tempfile::tempdir().unwrap();
+        let run_in = |args: &[&str]| run(bare(&t, folder.path(), args));
+        let ok = |output: CommandOutput| {
+            assert_eq!(output.code, 0, "{output:?}");
+            output.out
+        };
+        let key = value_after(&ok(run_in(&["seed", "demo"])), "license key:");
+        let mut served = Service::start(bare(&t, folder.path(), &["serve"]));
+        served.wait_for("DCA-Auth is up");
+        ok(run_in(&["backup", "copy"]));
+        assert_eq!(names(&folder.path().join("copy")), ["dca.db", "master.key"]);
+        assert!(run_in(&["backup", "copy"]).err.contains("copy exists already"));
+        let later = ok(run_in(&["key", "issue", "--product", "Demo Tools"]));
+        served.signal("TERM");
+        assert_eq!(served.wait_exit().0, Some(0));
+
+        let refused = run_in(&["restore", "copy"]);
+        assert!(refused.code == 1 && refused.err.contains("--overwrite"), "{refused:?}");
+        ok(run_in(&["restore", "copy", "--data-dir", "elsewhere"]));
+        assert_eq!(names(&folder.path().join("elsewhere")), ["dca.db", "master.key"]);
+        let elsewhere = ok(run_in(&["key", "inspect", &key, "--data-dir", "elsewhere"]));
+        assert!(elsewhere.contains("assigned"), "{elsewhere}");
+        ok(run_in(&["restore", "copy", "--overwrite"]));
+        assert!(ok(run_in(&["key", "inspect", &key])).contains("assigned"));
+        assert!(run_in(&["key", "inspect", later.trim()]).err.contains("No such license"), "issued after the backup");
+
+        std::fs::write(folder.path().join("copy/master.key"), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
+            .unwrap();
+        let wrong_key = run_in(&["restore", "copy", "--overwrite"]);
+        assert!(wrong_key.err.contains("nothing was changed: the master key does not match"), "{wrong_key:?}");
+        assert!(ok(run_in(&["key", "inspect", &key])).contains("assigned"));
+        assert!(
+            run_in(&["restore", "data"]).code == 1 && run_in(&["restore", "nowhere"]).err.contains("is not a backup")
+        );
+        let mut postgres = bare(&t, folder.path(), &["backup", "copy2"]);
+        postgres.env("DCA_DATABASE_URL", "postgres://u@127.0.0.1:1/d");
+        assert!(run(postgres).err.contains("use pg_dump"));
+        t
+    });
+}
+
+#[test]
+fn keys_are_rotated_and_rewrapped_at_the_command_line() {
+    it_unstarted(|t| async {
+        let key = value_after(&run_ok(&t, &["seed", "demo"]), "license key:");
+        let list = || serde_json::from_str::<Value>(&run_ok(&t, &["keys", "list", "--json"])).unwrap();
+        let first = list().as_array().unwrap().len();
+        run_ok(&t, &["keys", "rotate", "access-token"]);
+        let rotated: Vec<Value> =
+            list().as_array().unwrap().iter().filter(|key| key["purpose"] == "access-token").cloned().collect();
+        assert_eq!((rotated.len(), &rotated[1]["generation"]), (2, &2.into()));
+        assert!(rotated[0]["notAfter"].is_string() && rotated[1]["notAfter"].is_null(), "{rotated:?}");
+        run_ok(&t, &["keys", "rotate"]);
+        assert_eq!(list().as_array().unwrap().len(), 2 * first + 1);
+        assert!(run_err(&t, 2, &["keys", "rotate", "nothing"]).contains("license-lookup"));
+
+        let master = || std::fs::read_to_string(t.dir().join("master.key")).unwrap();
+        let before = master();
+        run_ok(&t, &["keys", "rewrap"]);
+        assert_ne!(before, master());
+        assert!(run_ok(&t, &["key", "inspect", &key]).contains("assigned"), "the new master key opens the database");
+        let with = |master: &str, args: &[&str], input: Option<&str>| {
+            std::fs::write(t.dir().join("input"), input.unwrap_or_default()).unwrap();
+            let mut command = binary(&t, args, &[("DCA_MASTER_KEY", master.trim()), ("DCA_DISCORD_TOKEN", "")]);
+            command.stdin(std::fs::File::open(t.dir().join("input")).unwrap());
+            run(command)
+        };
+        assert!(with(&before, &["keys", "list"], None).err.contains("the master key does not match"));
+        let new = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+        assert!(with(&master(), &["keys", "rewrap"], None).err.contains("openssl rand -base64 32"));
+        let rewrapped = with(&master(), &["keys", "rewrap", "--stdin"], Some(new));
+        assert!(rewrapped.code == 0 && !rewrapped.out.contains(new), "{rewrapped:?}");
+        assert_eq!(with(new, &["keys", "list"], None).code, 0);
+        t
+    });
+}
+
+#[test]
+fn the_start_says_what_to_do_next() {
+    it_unstarted(|t| async {
+        let mut without_bot = Service::start(binary(&t, &["serve"], &[("DCA_DISCORD_TOKEN", "")]));
+        let next = without_bot.wait_for("next step");
+        assert!(next["step"].as_str().unwrap().starts_with("set DCA_DISCORD_TOKEN"), "{next}");
+        drop(without_bot);
+        let mut served = Service::start(binary(&t, &["serve"], &[]));
+        let next = served.wait_for("next step");
+        let link = "https://discord.com/oauth2/authorize?client_id=";
+        assert!(
+            next["step"].as_str().unwrap().contains(link) && next["step"].as_str().unwrap().contains("/setup"),
+            "{next}"
+        );
+        TestTenant::new(&t.instance().await, "Makers").await.product("Studio", "STUDIO").await;
+        served.signal("TERM");
+        assert_eq!(served.wait_exit().0, Some(0));
+        let mut again = Service::start(binary(&t, &["serve"], &[]));
+        let next = again.wait_for("next step");
+        assert!(next["step"].as_str().unwrap().contains("dca-auth apikey create --product 'Studio'"), "{next}");
+        t
+    });
+}
