@@ -5,6 +5,8 @@ WORKDIR /src
 # Use the image's toolchain: rust-toolchain.toml would also install clippy and rustfmt.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 COPY . .
+# `--build-arg GIT_COMMIT=…` adds the commit to `dca-auth --version`.
+ARG GIT_COMMIT
 # Registry and target are cache mounts, so that a rebuild compiles only what changed. They are not part of the
 # layer, so the binary is copied out in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

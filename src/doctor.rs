@@ -87,7 +87,7 @@ async fn check_data(config: &Config) -> (Vec<Finding>, Option<Core>) {
         Ok(core) => {
             if health::check(&core.db).await == DatabaseHealth::DiskFull {
                 let fix = "Free some space on the disk of the database, or enlarge it.";
-                findings.push(Finding::fail("disk", "it is full, so nothing can be written", fix));
+                findings.push(Finding::fail("database", "its disk is full, so nothing can be written", fix));
             }
             findings.push(Finding::ok("master key", "matches the database"));
             (findings, Some(core))

@@ -35,7 +35,7 @@ pub async fn check(db: &Db) -> DatabaseHealth {
         return DatabaseHealth::DiskFull;
     }
     // In a task, so that the timeout does not interrupt the transaction.
-    let write = tokio::spawn(write_and_delete(db.clone()));
+    let write = tokio::spawn(write_and_roll_back(db.clone()));
     match timeout(TIMEOUT, write).await {
         Ok(Ok(Err(error))) if error.is_disk_full() => DatabaseHealth::DiskFull,
         Ok(Ok(Err(_))) => DatabaseHealth::Down,
@@ -55,8 +55,8 @@ async fn free_bytes(db: &Db) -> Option<u64> {
     Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
-/// Writes a row that needs several pages, and deletes it in the same transaction, so that nobody sees it.
-async fn write_and_delete(db: Db) -> Result<()> {
+/// Writes a row that needs several pages, and rolls back, so that nothing changes.
+async fn write_and_roll_back(db: Db) -> Result<()> {
     let row = WorkerRow {
         name: "health check".to_owned(),
         due_at: DateTime::UNIX_EPOCH,
@@ -65,9 +65,7 @@ async fn write_and_delete(db: Db) -> Result<()> {
         last_run: None,
         last_result: Some("x".repeat(16 * 1024)),
     };
-    let name = row.name.clone();
     let tx = db.writer().begin().await?;
     Entity::insert(row.into_active_model()).exec_without_returning(&tx).await?;
-    Entity::delete_by_id(name).exec(&tx).await?;
-    tx.commit().await.map_err(Error::from)
+    tx.rollback().await.map_err(Error::from)
 }

@@ -226,7 +226,7 @@ type Case = (&'static [(&'static str, &'static str)], &'static [&'static str], &
 async fn smtp_errors_are_classified_by_stage_and_code() {
     const USER: (&str, &str) = ("DCA_SMTP_USER", "makers");
     const HELLO: &str = "250-sink\r\n250 AUTH PLAIN";
-    let cases: [Case; 20] = [
+    let cases: &[Case] = &[
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok", "221 bye"], "sent"),
         // A missing reply to QUIT does not matter.
         (&[], &["220 hi", "250 sink", "250 ok", "250 ok", "354 go", "250 ok"], "sent"),
@@ -303,7 +303,7 @@ async fn smtp_errors_are_classified_by_stage_and_code() {
             "transient: recipient not accepted: incomplete or invalid response",
         ),
     ];
-    for (settings, script, expected) in cases {
+    for &(settings, script, expected) in cases {
         let plain = [("DCA_SMTP_TLS", "none")];
         let is_plain = !settings.iter().any(|(name, _)| *name == "DCA_SMTP_TLS");
         let settings = [if is_plain { &plain[..] } else { &[] }, settings].concat();
