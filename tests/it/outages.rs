@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::TimeDelta;
 use dca_core::crypto::api_key::ApiKeyKind;
 use serde_json::json;
 use tokio::{
@@ -120,6 +121,7 @@ fn requests_are_answered_within_two_seconds_while_postgres_is_away() {
         let api_key = tenant.api_key(ApiKeyKind::Secret, &[&tenant.product("Gold", "GOLD").await]).await.1;
         assert_eq!(get(&t, "/ready").await.status, 200);
         proxy.stop().await;
+        t.advance(TimeDelta::seconds(1));
         t.expect_error("database error");
         let validate = Request::new("POST /licenses/validate").with("X-API-Key", api_key);
         let validate = validate.with("Content-Type", "application/json").body(r#"{"licenseKey":"x"}"#);
@@ -156,6 +158,7 @@ fn probes_report_a_full_disk_until_there_is_space() {
         };
         let detail = "The disk of the database is full, so nothing can be written. Free some space or enlarge it.";
         execute(t.core(), fill).await;
+        t.advance(TimeDelta::seconds(1));
         let health = get(&t, "/health").await;
         let (report, database) = (health.json(), json!({ "status": "disk_full", "detail": detail }));
         assert_eq!((health.status, &report["status"]), (200, &json!("degraded")));
@@ -170,6 +173,7 @@ fn probes_report_a_full_disk_until_there_is_space() {
             assert!(output.out.contains("FAIL database: its disk is full, so nothing can be written\n"), "{output:?}");
         }
         execute(t.core(), free).await;
+        t.advance(TimeDelta::seconds(1));
         assert_eq!(get(&t, "/ready").await.status, 200);
         assert_eq!(get(&t, "/health").await.json()["checks"]["database"], json!({ "status": "ok" }));
         t
