@@ -3,7 +3,7 @@
 use sea_orm::{EntityTrait, IntoActiveModel, sea_query::OnConflict};
 
 use crate::entity::credential::{Column, Entity, Model};
-use crate::{Result, db::Reader, ids::UserId, tx::Tx};
+use crate::{Result, accounts::one_time, crypto::seal::Purpose, db::Reader, ids::UserId, tx::Tx};
 
 /// The hash of a user's password, if there is one.
 pub(super) async fn password_of(from: &impl Reader, user: UserId) -> Result<Option<String>> {
@@ -16,7 +16,9 @@ pub(super) async fn delete_password(tx: &Tx, user: UserId) -> Result<()> {
     Ok(())
 }
 
+/// Stores a password hash. Sign-ins that wait for a second factor end, because they may rely on the previous password.
 pub(super) async fn set_password(tx: &Tx, user: UserId, hash: String) -> Result<()> {
+    one_time::end_all(tx, Purpose::SecondFactor, user).await?;
     let row = Model { user_id: user, password_hash: hash, changed_at: tx.now() }.into_active_model();
     let changing = [Column::PasswordHash, Column::ChangedAt];
     let update = OnConflict::column(Column::UserId).update_columns(changing).to_owned();

@@ -18,7 +18,7 @@ use crate::crypto::one_time::{self as codec, hex, is_equal};
 use crate::crypto::seal::Purpose;
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
-use crate::users::{self, Email, Provider, User};
+use crate::users::{self, Email, Provider, SignInMethod, User};
 use crate::{Caller, Code, Core, Error, Reason, Result, entitlements, outbox::EmailTemplate, tx::Tx};
 
 /// How long the user has to authorize at the provider, or to enter their second factor.
@@ -62,7 +62,7 @@ pub struct ProviderProfile {
     pub tokens: String,
 }
 
-/// The result of a sign-in with a provider.
+/// The result of a sign-in.
 pub enum SignInOutcome {
     /// Signed in.
     SignedIn(Box<SignedIn>),
@@ -167,14 +167,20 @@ pub async fn complete_sign_in(
     store_profile(&tx, callback.provider, &user, &profile).await?;
     user.ensure_active()?;
     if totp::is_enabled(&tx, user.id).await? {
-        let data = json!(callback.provider);
-        let token = one_time::create(&tx, Purpose::SecondFactor, Some(user.id), LIFETIME, Some(data)).await?;
-        tx.commit().await?;
-        return Ok(SignInOutcome::SecondFactorRequired(codec::encode(core.keys(), Purpose::SecondFactor, token.id)));
+        return wait_for_second_factor(tx, user.id, callback.provider.into()).await;
     }
     let signed_in = sessions::open(&mut tx, client, user, callback.provider.into(), SecondFactor::NotEnabled).await?;
     tx.commit().await?;
     Ok(SignInOutcome::SignedIn(Box::new(SignedIn { is_new, is_email_in_use, ..signed_in })))
+}
+
+/// Lets a sign-in wait for the second factor.
+pub(super) async fn wait_for_second_factor(tx: Tx, user: UserId, method: SignInMethod) -> Result<SignInOutcome> {
+    let data = json!(method);
+    let token = one_time::create(&tx, Purpose::SecondFactor, Some(user), LIFETIME, Some(data)).await?;
+    let token = codec::encode(tx.core().keys(), Purpose::SecondFactor, token.id);
+    tx.commit().await?;
+    Ok(SignInOutcome::SecondFactorRequired(token))
 }
 
 /// Completes a sign-in that requires a second factor. A wrong code counts against the throttle and leaves the token
@@ -192,9 +198,8 @@ pub async fn complete_with_second_factor(
     user.ensure_active()?;
     let (mut tx, second_factor) = totp::check(tx, client, &user, Some(code)).await?;
     let consumed = one_time::consume(&tx, Purpose::SecondFactor, token).await?;
-    let provider: Option<Provider> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
-    let provider = provider.ok_or_else(refuse)?;
-    let signed_in = sessions::open(&mut tx, client, user, provider.into(), second_factor).await?;
+    let method: Option<SignInMethod> = consumed.data.and_then(|data| serde_json::from_value(data).ok());
+    let signed_in = sessions::open(&mut tx, client, user, method.ok_or_else(refuse)?, second_factor).await?;
     tx.commit().await?;
     Ok(signed_in)
 }

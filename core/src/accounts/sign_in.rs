@@ -1,8 +1,8 @@
 //! Sign-in with a password.
 
 use crate::accounts::credentials::{password_of, set_password};
-use crate::accounts::sessions::{self, SignedIn};
-use crate::accounts::{client::ClientInfo, limits, reauthentication, totp};
+use crate::accounts::providers::{SignInOutcome, wait_for_second_factor};
+use crate::accounts::{client::ClientInfo, limits, reauthentication, sessions, totp};
 use crate::users::{self, Email, SignInMethod, User};
 use crate::{Code, Core, Result, crypto::password::PasswordMatch, ids::UserId, throttles, tx::Tx};
 
@@ -17,9 +17,9 @@ pub struct SignIn {
 }
 
 /// Signs a user in with a password. The status of the account is disclosed only if the password is correct. Refused
-/// with `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `REQUIRES_2FA`,
-/// `INVALID_2FA_CODE`, `RATE_LIMIT_EXCEEDED`.
-pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<SignedIn> {
+/// with `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `INVALID_2FA_CODE`,
+/// `RATE_LIMIT_EXCEEDED`.
+pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<SignInOutcome> {
     let email = Email::parse(&form.identifier).ok();
     let account = email.as_ref().map_or_else(|| form.identifier.to_lowercase(), |email| email.folded.clone());
     let attempts = limits::password_attempts(core, client, &account);
@@ -48,10 +48,14 @@ pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<S
     if let Some(hash) = rehashed {
         set_password(&tx, user.id, hash).await?;
     }
-    let (mut tx, second_factor) = totp::check(tx, client, &user, form.code.as_deref()).await?;
+    let code = form.code.as_deref().filter(|code| !code.trim().is_empty());
+    if code.is_none() && totp::is_enabled(&tx, user.id).await? {
+        return wait_for_second_factor(tx, user.id, SignInMethod::Password).await;
+    }
+    let (mut tx, second_factor) = totp::check(tx, client, &user, code).await?;
     let signed_in = sessions::open(&mut tx, client, user, SignInMethod::Password, second_factor).await?;
     tx.commit().await?;
-    Ok(signed_in)
+    Ok(SignInOutcome::SignedIn(Box::new(signed_in)))
 }
 
 /// Finds the user with this identifier and password, and returns it with the matching hash. Tries the verified owner of

@@ -1,7 +1,8 @@
 //! Sign-up, email verification, sign-in, token refresh, sign-out and password reset.
 
 use axum::extract::State;
-use dca_core::accounts::{self, EmailVerification, SignIn, SignUp, SignedIn, providers, sessions};
+use dca_core::accounts::providers::{self, SignInOutcome};
+use dca_core::accounts::{self, EmailVerification, SignIn, SignUp, SignedIn, sessions};
 
 use crate::http::prelude::*;
 
@@ -115,16 +116,33 @@ pub(crate) async fn sign_in(
     JsonBody(form): JsonBody<SignInRequest>,
 ) -> Result<Response, Problem> {
     let form = SignIn { identifier: form.email, password: form.password, code: form.two_factor_code };
-    let signed_in = accounts::sign_in(&client.app.core, &client.info, form).await?;
-    open_session(&client, cookies, signed_in).await
+    let outcome = accounts::sign_in(&client.app.core, &client.info, form).await?;
+    respond(&client, cookies, outcome, client.dialect.system.refresh_token_in).await
 }
 
-/// Sets the cookies of a new session and returns its tokens.
-async fn open_session(client: &Client, mut cookies: Cookies, signed_in: SignedIn) -> Result<Response, Problem> {
-    cookies.set_session(&client.app, client.dialect.system.refresh_cookie, &signed_in);
-    let tokens = tokens(client, signed_in, client.dialect.system.refresh_token_in).await?;
-    Ok((cookies, tokens).into_response())
+/// The response to a sign-in, or the problem that asks for its second factor.
+pub(super) async fn respond(
+    client: &Client,
+    mut cookies: Cookies,
+    outcome: SignInOutcome,
+    place: RefreshTokenIn,
+) -> Result<Response, Problem> {
+    let response = match outcome {
+        SignInOutcome::SignedIn(signed_in) => {
+            cookies.set_session(&client.app, client.dialect.system.refresh_cookie, &signed_in);
+            tokens(client, *signed_in, place).await?.into_response()
+        }
+        SignInOutcome::SecondFactorRequired(token) => {
+            cookies.set(CookieKind::SecondFactor, &token, SECOND_FACTOR_SECONDS);
+            Problem::second_factor_required(token).into_response()
+        }
+        SignInOutcome::Linked(_) => Message::json("Linked").into_response(),
+    };
+    Ok((cookies, response).into_response())
 }
+
+/// The lifetime of the cookie of a sign-in that waits for its second factor, in seconds.
+pub(super) const SECOND_FACTOR_SECONDS: i64 = 600;
 
 /// The tokens of a session in the dialect of the client.
 pub(super) async fn tokens(client: &Client, signed_in: SignedIn, place: RefreshTokenIn) -> JsonResult<TokensView> {
@@ -145,7 +163,7 @@ pub(crate) struct SecondFactorRequest {
 
 /// Complete a sign-in with a two-factor code
 ///
-/// For sign-ins with Discord or Google that were answered with `REQUIRES_2FA`.
+/// For sign-ins that were answered with `REQUIRES_2FA`.
 #[utoipa::path(post, path = "/auth/2fa/verify", tag = "accounts", request_body = SecondFactorRequest,
     responses((status = 200, body = TokensView), Refusals))]
 pub(crate) async fn second_factor(
@@ -157,7 +175,8 @@ pub(crate) async fn second_factor(
     let token = form.token.as_deref().or(cookie).unwrap_or_default();
     let signed_in = providers::complete_with_second_factor(&client.app.core, &client.info, token, &form.code).await?;
     cookies.clear(CookieKind::SecondFactor);
-    open_session(&client, cookies, signed_in).await
+    let outcome = SignInOutcome::SignedIn(Box::new(signed_in));
+    respond(&client, cookies, outcome, client.dialect.system.refresh_token_in).await
 }
 
 /// A refresh token, for clients that store it themselves. Other clients send it as a cookie.

@@ -128,7 +128,7 @@ async fn outcome_response(
             Ok(auth::tokens(client, *signed_in, RefreshTokenIn::Body).await?.into_response())
         }
         SignInOutcome::SecondFactorRequired(token) => {
-            cookies.set(CookieKind::SecondFactor, &token, STATE_SECONDS);
+            cookies.set(CookieKind::SecondFactor, &token, auth::SECOND_FACTOR_SECONDS);
             if pages::wants_page(headers) {
                 return Ok(Redirect::to("/second-factor").into_response());
             }
@@ -160,15 +160,7 @@ pub(crate) async fn callback_as_json(
 ) -> Result<Response, Problem> {
     let outcome = handle_callback(&client, provider, None, &cookies, returned).await?;
     cookies.clear(CookieKind::OAuthState);
-    let response = match outcome {
-        SignInOutcome::SignedIn(signed_in) => {
-            cookies.set_session(&client.app, client.dialect.system.refresh_cookie, &signed_in);
-            auth::tokens(&client, *signed_in, RefreshTokenIn::Body).await?.into_response()
-        }
-        SignInOutcome::SecondFactorRequired(token) => Problem::second_factor_required(token).into_response(),
-        SignInOutcome::Linked(_) => Message::json("Linked").into_response(),
-    };
-    Ok((cookies, response).into_response())
+    auth::respond(&client, cookies, outcome, RefreshTokenIn::Body).await
 }
 
 /// Verifies the state, fetches the profile from the provider and completes the sign-in, or links it to a user, who may

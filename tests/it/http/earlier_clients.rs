@@ -1,5 +1,6 @@
 //! Calls of clients of earlier systems that differ from the native routes, besides paths and names.
 
+use chrono::TimeDelta;
 use dca_core::users::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -76,6 +77,37 @@ fn the_setup_of_two_factor_authentication_shows_a_qr_code_and_the_recovery_codes
         assert_eq!(renewed.status, 200, "{renewed:?}");
         assert_eq!(sign_in(&codes[2]).await.status, 401, "the codes of the setup are replaced");
         assert_eq!(sign_in(&renewed.body["recoveryCodes"][0]).await.status, 200);
+        t
+    });
+}
+
+#[test]
+fn a_sign_in_with_a_password_waits_for_the_code_until_the_password_changes() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let (ana, id) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (ben, _) = signed_in_as(&t, "ben@x.example", Role::User).await;
+        let app = Authenticator::enabled(&t, &ana).await.0;
+        let code = || app.code(t.clock.now());
+        let form = json!({ "identifier": "ana@x.example", "password": PASSWORD });
+        let waiting = Browser::new(&t);
+        let asked = waiting.post("/api/auth/login", form.clone()).await;
+        assert_eq!((asked.status, asked.code()), (401, "REQUIRES_2FA"), "{asked:?}");
+        t.advance_when_idle(TimeDelta::minutes(1)).await;
+        // The user is the one who entered the password, whatever the body says.
+        let other = Browser::new(&t).post("/api/auth/2fa/verify", json!({ "userId": id, "token": code() })).await;
+        assert_eq!((other.status, other.code()), (400, "INVALID_ONE_TIME_TOKEN"), "{other:?}");
+        let ben_id = ben.get("/me").await.body["id"].clone();
+        let done = waiting.post("/api/auth/2fa/verify", json!({ "userId": ben_id, "token": code() })).await;
+        assert_eq!((done.status, &done.body["user"]["email"]), (200, &json!("ana@x.example")), "{done:?}");
+        assert!(done.body["refreshToken"].is_string(), "{done:?}");
+
+        let asked = waiting.post("/auth/login", form).await;
+        let change = json!({ "currentPassword": PASSWORD, "newPassword": "brass-Lantern-92 orbit" });
+        assert_eq!(ana.post("/auth/change-password", change).await.status, 200);
+        t.advance_when_idle(TimeDelta::minutes(1)).await;
+        let late = json!({ "twoFactorToken": asked.body["twoFactorToken"], "code": code() });
+        assert_eq!(waiting.post("/auth/2fa/verify", late).await.code(), "INVALID_ONE_TIME_TOKEN");
         t
     });
 }
