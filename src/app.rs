@@ -13,11 +13,13 @@ use std::{fs, num::NonZeroU32, path::Path, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use dca_commands::{Bot, DiscordClient, GatewayState, GatewayStatus};
+use dca_core::health::DatabaseHealth;
 use dca_core::limiter::{Bucket, Rate};
 use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use dca_migration::{Migrator, MigratorTrait};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use tokio::sync::Mutex;
 use url::Url;
 
 use crate::outbound::mail::{Mailer, WithoutServer};
@@ -60,6 +62,13 @@ impl Inputs {
     }
 }
 
+/// A probe of the database.
+#[derive(Clone, Copy)]
+pub(crate) struct Probe {
+    pub(crate) at: DateTime<Utc>,
+    pub(crate) database: DatabaseHealth,
+}
+
 /// Everything that a process uses. Cheap to clone.
 #[derive(Clone)]
 pub struct App {
@@ -80,6 +89,7 @@ pub struct App {
     pub(crate) dm_pause: DmPause,
     /// Logs once that a proxy is not trusted.
     pub(crate) proxy_warning: Arc<Once>,
+    pub(crate) last_probe: Arc<Mutex<Option<Probe>>>,
     parts: Arc<[Part]>,
     accepts_requests: Arc<AtomicBool>,
 }
@@ -103,6 +113,7 @@ impl App {
             metrics: inputs.metrics,
             dm_pause: DmPause::default(),
             proxy_warning: Arc::new(Once::new()),
+            last_probe: Arc::default(),
             parts: parts.into(),
             accepts_requests: Arc::new(AtomicBool::new(true)),
         })

@@ -3,7 +3,7 @@
 use dca_commands::{checks, reply, rest};
 use dca_core::health::{self, DatabaseHealth};
 use dca_core::mappings::{self, Mapping};
-use dca_core::{Caller, ChannelId, Clock, Core, GuildId, guilds};
+use dca_core::{Caller, ChannelId, Clock, Core, GuildId, accounts::admin, guilds};
 use serde::Serialize;
 
 use crate::app::{self, Inputs};
@@ -50,6 +50,9 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     let (mut findings, core) = check_data(config).await;
     findings.push(check_redis(config).await);
     findings.push(check_mail(config).await);
+    if let Some(core) = &core {
+        findings.push(check_second_factors(core).await);
+    }
     match app::discord_client(config, &Clock::system()) {
         Ok(None) => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
         Ok(Some(discord)) => findings.extend(check_discord(core.as_ref(), &discord).await),
@@ -127,6 +130,20 @@ async fn check_mail(config: &Config) -> Finding {
         Some(Ok(())) => Finding::ok("mail", "connected to the mail server"),
         Some(Err(error)) => Finding::fail("mail", error.to_string(), error.fix()),
     }
+}
+
+async fn check_second_factors(core: &Core) -> Finding {
+    let users = match admin::list_without_second_factor(core).await {
+        Ok(users) => users,
+        Err(error) => return Finding::database_failure("second factor", &error),
+    };
+    if users.is_empty() {
+        return Finding::ok("second factor", "every account that administers others has one");
+    }
+    let names: Vec<_> = users.iter().map(|user| format!("{} ({})", user.label(), user.role)).collect();
+    let fix = "Let them set one up (POST /auth/2fa/setup). DCA_REQUIRE_SECOND_FACTOR=admins requires it.";
+    let detail = format!("accounts that administer others without one: {}", names.join(", "));
+    Finding { fix: Some(fix.to_owned()), ..Finding::off("second factor", &detail) }
 }
 
 async fn check_discord(core: Option<&Core>, discord: &rest::DiscordClient) -> Vec<Finding> {

@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::{Result, anyhow};
-use dca_core::{Error, outbox::Transport};
+use dca_core::{Error, accounts::admin, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ impl App {
             running.addr = Some(server.addr);
             running.spawn("HTTP server", async { Ok(server.task.await??) });
         }
-        running.spawn("rate limiter", drop_idle_limits(self.clone(), running.stop.clone()));
+        running.spawn("cleanup of memory", free_memory(self.clone(), running.stop.clone()));
         running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
             let stop = running.stop.clone();
@@ -61,7 +61,7 @@ impl App {
                 running.spawn(format!("worker {}", worker.name), part);
             }
         }
-        running.announce();
+        running.announce().await?;
         Ok(running)
     }
 }
@@ -107,14 +107,20 @@ impl Running {
     }
 
     /// Logs one start line, and a warning if settings of earlier systems are unused.
-    fn announce(&self) {
+    async fn announce(&self) -> Result<()> {
         let Self { app, addr, .. } = self;
         let (config, mail) = (&app.config, app.mailer.disabled_reason());
+        let is_required = config.accounts.admins_need_second_factor;
+        let unprotected = if is_required { 0 } else { admin::list_without_second_factor(&app.core).await?.len() };
+        let second_factor = format!(
+            "second factor: missing for {unprotected} of the accounts that administer others, see dca-auth doctor"
+        );
         let parts = [
             (app.discord.is_none(), "bot: no DCA_DISCORD_TOKEN"),
             (config.storage.redis_url.is_none(), REDIS_IS_OFF),
             (config.http.tls.is_none(), "tls: no DCA_TLS_CERT_FILE"),
             (mail.is_some(), mail.as_deref().unwrap_or_default()),
+            (unprotected > 0, &second_factor),
             (!app.runs(Part::Api), "api: --only"),
             (!app.runs(Part::Bot), "gateway: --only"),
             (!app.runs(Part::Workers), "workers: --only"),
@@ -134,13 +140,15 @@ impl Running {
                 "these settings of earlier systems are not used; the end of .env.example says why"
             );
         }
+        Ok(())
     }
 }
 
-/// Frees the memory of rate limits that are not in use, until `stop`.
-async fn drop_idle_limits(app: App, stop: CancellationToken) -> Result<()> {
-    while tokio::time::timeout(Duration::from_mins(1), stop.cancelled()).await.is_err() {
+/// Frees the memory of rate limits that are not in use and of samples that nobody has scraped, until `stop`.
+async fn free_memory(app: App, stop: CancellationToken) -> Result<()> {
+    while tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.is_err() {
         app.core.limiter.drop_idle();
+        app.metrics.run_upkeep();
     }
     Ok(())
 }

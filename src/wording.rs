@@ -61,7 +61,7 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         Reason::TooManyAttempts => "Too many attempts. Wait before you try again.".into(),
         Reason::SignInTooOld => "Sign in again and retry within 15 minutes, or send your password.".into(),
         Reason::StateMismatch => "This sign-in was started in another browser or has expired. Start again.".into(),
-        Reason::AdminsNeedSecondFactor => "Admins need a second factor. Set one up, then sign in again with it.".into(),
+        Reason::AdminsNeedSecondFactor => "Your role needs a second factor. Set one up, then sign in with it.".into(),
         Reason::UserNotBelow => "You can only manage users whose role is below yours.".into(),
         Reason::RoleNotBelow => "You can only assign roles below your own.".into(),
     }

@@ -20,6 +20,9 @@ settings! {
         /// Domain attribute of cookies. If unset, only this host receives them.
         domain: Option<String> = "DCA_COOKIE_DOMAIN", optional(domain), fallback("COOKIE_DOMAIN"),
             expects("a domain name, for example example.com");
+        /// Whether /auth/refresh and /auth/logout accept the refresh cookie without Origin, Sec-Fetch-Site and X-CSRF-Token, as clients of the earlier multi-user service send it.
+        allowed_without_origin: bool = "DCA_ALLOW_COOKIES_WITHOUT_ORIGIN", or("true", |value| value.to_lowercase().parse().ok()),
+            expects("true or false");
     }
 }
 

@@ -1,12 +1,12 @@
 //! The HTTP server.
 
 use std::net::{IpAddr, SocketAddr};
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use url::Url;
 
-use super::parse::{base_url, number, readable_file};
+use super::parse::{Secret, base_url, number, readable_file, token};
 use super::reader::{Reader, settings};
 use super::setting::Setting;
 
@@ -32,6 +32,15 @@ settings! {
             expects("origins separated by commas, for example https://app.example.com,http://localhost:5173");
         /// Time that requests in progress have to finish at shutdown.
         drain_timeout: Duration = "DCA_DRAIN_TIMEOUT_SECONDS", seconds(1..=300, "10");
+        /// Time that a connection is kept open between two requests. Longer than that of a proxy in front of the service.
+        keep_alive: Duration = "DCA_KEEP_ALIVE_SECONDS", seconds(1..=3600, "75");
+        /// Maximum number of open connections. The limit of open files may reduce it.
+        max_connections: NonZeroU32 = "DCA_MAX_CONNECTIONS", positive("10000");
+        /// Maximum number of open connections per IPv4 address or IPv6 /64 network, except trusted proxies.
+        max_connections_per_client: NonZeroU32 = "DCA_MAX_CONNECTIONS_PER_CLIENT", positive("500");
+        /// Token that /metrics requires as a Bearer token. If unset, everyone who can reach the service can read /metrics.
+        metrics_token: Option<Secret> = "DCA_METRICS_TOKEN", optional(token), secret(),
+            expects("a token without spaces, for example the output of `openssl rand -hex 32`");
     }
 }
 

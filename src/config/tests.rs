@@ -22,6 +22,10 @@ DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
 DCA_TRUSTED_PROXIES | 10.0.0.0/8, ::1 | 10.0.0.0/33 | proxy | 10.0.0.1,,10.0.0.2
 DCA_CORS_ORIGINS | https://a.example, http://b.example:81 | * | https://*.a.example | a.example | https://a.example/x
 DCA_DRAIN_TIMEOUT_SECONDS | 300 | 0 | 301
+DCA_KEEP_ALIVE_SECONDS | 60 | 0 | 3601
+DCA_MAX_CONNECTIONS | 100 | 0 | many
+DCA_MAX_CONNECTIONS_PER_CLIENT | 10 | 0 | many
+DCA_METRICS_TOKEN | hush-4 | a hush
 DCA_DISCORD_TOKEN | MTIz.abc.hush-_ | Bot hush | hush\u{7f}
 DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/
 DCA_DM_INTERVAL_SECONDS | 0 | 3601 | 5s
@@ -46,6 +50,7 @@ DCA_COOKIE_NAME | session.id | a=b | a;b | a b
 DCA_COOKIE_SECURE | true | yes | 1
 DCA_COOKIE_SAMESITE | Strict | sometimes
 DCA_COOKIE_DOMAIN | .a.example | a b | a.example. | a/b
+DCA_ALLOW_COOKIES_WITHOUT_ORIGIN | False | no | 0
 DCA_SMTP_HOST | mail.example | http://mail.example | a b | mail.example:587
 DCA_SMTP_PORT | 25 | 0 | 65536
 DCA_SMTP_USER | ana | a\u{7}b

@@ -23,6 +23,7 @@ const MAX_AGE_SECONDS: i64 = 400 * 24 * 3_600;
 pub(crate) struct Cookies {
     config: Arc<Config>,
     received: Vec<Cookie<'static>>,
+    usable: UsableSessions,
     /// Sent in this order: two cookies may share a name and differ in their path.
     changes: Vec<Cookie<'static>>,
 }
@@ -31,7 +32,8 @@ impl Cookies {
     pub(super) fn of(app: &App, headers: &HeaderMap) -> Self {
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         let received = lines.flat_map(Cookie::split_parse).flatten().filter(|cookie| !cookie.value().is_empty());
-        Self { config: app.config.clone(), received: received.map(Cookie::into_owned).collect(), changes: Vec::new() }
+        let (config, received) = (app.config.clone(), received.map(Cookie::into_owned).collect());
+        Self { config, received, usable: UsableSessions::None, changes: Vec::new() }
     }
 
     /// The value of a cookie. Duplicates are rejected, since one of them may have been injected.
@@ -44,6 +46,21 @@ impl Cookies {
                 Code::InvalidSession,
                 "The request has the same cookie twice. Delete the cookies of this site and sign in again.",
             ));
+        }
+        Ok(value)
+    }
+
+    /// The value of a cookie that authenticates the request, if another site cannot have caused it.
+    pub(super) fn get_session(&self, kind: CookieKind) -> Result<Option<&str>, Problem> {
+        let value = self.get(kind)?;
+        let is_usable = match self.usable {
+            UsableSessions::All => true,
+            UsableSessions::Only(usable) => usable == kind,
+            UsableSessions::None => false,
+        };
+        if value.is_some() && !is_usable {
+            let detail = "Send the value of the csrf_token cookie in the X-CSRF-Token header, or an Origin header.";
+            return Err(Problem::new(Code::AccessDenied, detail));
         }
         Ok(value)
     }
@@ -76,7 +93,8 @@ impl FromRequestParts<App> for Cookies {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        Ok(Self::of(app, &parts.headers))
+        let usable = parts.extensions.get().copied().unwrap_or(UsableSessions::None);
+        Ok(Self { usable, ..Self::of(app, &parts.headers) })
     }
 }
 
@@ -88,6 +106,14 @@ impl IntoResponseParts for Cookies {
         lines.for_each(|line| _ = response.headers_mut().append(header::SET_COOKIE, line));
         Ok(response)
     }
+}
+
+/// The cookies that may authenticate a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum UsableSessions {
+    All,
+    Only(CookieKind),
+    None,
 }
 
 /// A cookie that the service sets.

@@ -3,7 +3,8 @@
 //! Browsers attach cookies to cross-site requests. A request that carries a cookie and may change state is
 //! therefore accepted only from an allowed page, according to `Sec-Fetch-Site` or else to `Origin`, compared with
 //! the configured origins. If the request has an `X-CSRF-Token` header, it must match the `csrf_token` cookie
-//! (double submit). Clients other than browsers send none of these headers and are not affected.
+//! (double submit). Without any of these headers, cookies do not authenticate it, except for clients of an earlier
+//! system (`DCA_ALLOW_COOKIES_WITHOUT_ORIGIN`).
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
@@ -11,7 +12,7 @@ use axum::{middleware::Next, response::Response};
 use dca_core::Code;
 use url::Url;
 
-use super::cookies::{CookieKind, Cookies};
+use super::cookies::{CookieKind, Cookies, UsableSessions};
 use super::{
     compat::dialect::Dialect,
     extract::{bearer, is_form},
@@ -23,40 +24,40 @@ pub(super) async fn protect(
     State(app): State<App>,
     dialect: Dialect,
     cookies: Cookies,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    check(&app.config, dialect, &cookies, &request)?;
+    let usable = check(&app.config, dialect, &cookies, &request)?;
+    request.extensions_mut().insert(usable);
     Ok(next.run(request).await)
 }
 
-fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request) -> Result<(), Problem> {
+fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request) -> Result<UsableSessions, Problem> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
     let headers = request.headers();
     // Pages of other sites can submit forms without asking first, for example to sign somebody in.
     let may_be_forged = headers.contains_key(header::COOKIE) || is_form(headers);
     if is_safe || !may_be_forged || bearer(headers).is_some() {
-        return Ok(());
+        return Ok(UsableSessions::All);
     }
-    if !is_allowed_page(config, headers).unwrap_or(true) {
+    let is_allowed_page = is_allowed_page(config, headers);
+    if is_allowed_page == Some(false) {
         return Err(Problem::of(Code::AccessDenied));
     }
-    let denied = |detail: &str| Err(Problem::new(Code::AccessDenied, detail));
-    let (cookie, sent) = (cookies.get(CookieKind::Csrf)?, headers.get("x-csrf-token"));
-    if let Some(sent) = sent {
-        return match cookie {
-            Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(()),
-            _ => denied("The X-CSRF-Token header does not match the csrf_token cookie."),
+    if let Some(sent) = headers.get("x-csrf-token") {
+        return match cookies.get(CookieKind::Csrf)? {
+            Some(cookie) if sent.as_bytes() == cookie.as_bytes() => Ok(UsableSessions::All),
+            _ => {
+                let detail = "The X-CSRF-Token header does not match the csrf_token cookie.";
+                Err(Problem::new(Code::AccessDenied, detail))
+            }
         };
     }
-    // Without the token, such a request must at least name its origin.
-    if dialect.requires_double_submit(request.uri().path())
-        && cookies.get(dialect.system.refresh_cookie)?.is_some()
-        && is_allowed_page(config, headers).is_none()
-    {
-        return denied("Send the value of the csrf_token cookie in the X-CSRF-Token header.");
-    }
-    Ok(())
+    Ok(match is_allowed_page {
+        Some(_) => UsableSessions::All,
+        None if config.cookies.allowed_without_origin => dialect.session_without_origin(request.uri().path()),
+        None => UsableSessions::None,
+    })
 }
 
 /// Whether an allowed page sent the request. `None` if it has neither `Sec-Fetch-Site` nor `Origin`.

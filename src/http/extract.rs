@@ -43,14 +43,14 @@ pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr
 /// The caller, authenticated by an API key in `X-API-Key` or `Authorization: Bearer`.
 pub struct ApiKey {
     pub caller: AppCaller,
-    pub client: IpAddr,
+    pub client: IpNet,
 }
 
 impl FromRequestParts<App> for ApiKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let client = client_ip_of(parts, app);
+        let client = client_addresses(client_ip_of(parts, app));
         let key = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
         match api_keys::authenticate(&app.core, key).await {
             Ok(caller) => Ok(Self { caller, client }),
@@ -145,8 +145,18 @@ pub(super) fn locale(headers: &HeaderMap) -> Locale {
 
 /// The network of an IP address, which is used instead of the address: /24 for IPv4, /64 for IPv6.
 pub(super) fn network(client: IpAddr) -> String {
-    let bits = if client.is_ipv4() { 24 } else { 64 };
-    IpNet::new(client, bits).map_or_else(|_| client.to_string(), |network| network.trunc().to_string())
+    block(client, 24).to_string()
+}
+
+/// The addresses that count as one client: an IPv4 address, or a /64 of IPv6, all of which one machine can use.
+pub(super) fn client_addresses(client: IpAddr) -> IpNet {
+    block(client, 32)
+}
+
+fn block(client: IpAddr, ipv4_bits: u8) -> IpNet {
+    let client = client.to_canonical();
+    let bits = if client.is_ipv4() { ipv4_bits } else { 64 };
+    IpNet::new(client, bits).map_or(client.into(), |network| network.trunc())
 }
 
 /// The signed-in user, authenticated by an access token in `Authorization: Bearer`, and what a handler needs to answer.

@@ -11,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
-use axum_server::{Handle, Server, tls_rustls::RustlsConfig};
+use axum_server::{Handle, tls_rustls::RustlsConfig};
 use dca_core::Code;
 use futures::FutureExt;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -23,11 +24,12 @@ use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{App, http::idle_timeout::IdleTimeout, http::problem::Problem};
+use crate::{App, http::connections::Connections, http::problem::Problem};
 
 mod accounts;
 mod admin;
 mod compat;
+mod connections;
 mod cookies;
 mod csrf;
 mod extract;
@@ -47,8 +49,8 @@ mod trace;
 const BODY_LIMIT: usize = 16 * 1024;
 /// The longest a request may take, including the transfer of its body.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest a client may take to send a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a connection with HTTP/2 is checked.
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All routes except those of accounts, with their documentation.
 fn routes() -> OpenApiRouter<App> {
@@ -114,8 +116,8 @@ fn router(app: App) -> Router {
 /// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
 fn cors(config: &crate::Config) -> CorsLayer {
     let origins = csrf::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
-    let csrf_token = HeaderName::from_static("x-csrf-token");
-    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, csrf_token].into_iter();
+    let own = ["x-csrf-token", "x-api-key", "x-sdk-version", "x-sdk-platform", "idempotency-key"];
+    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE].into_iter().chain(own.map(HeaderName::from_static));
     let exposed =
         ["retry-after", "x-request-id", "ratelimit", "ratelimit-policy"].map(HeaderName::from_static).into_iter();
     CorsLayer::new()
@@ -146,15 +148,16 @@ pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<Running
     listener.set_nonblocking(true)?;
     let addr = listener.local_addr()?;
     let mut server = axum_server::from_tcp(listener)?.handle(handle.clone());
-    limit_request_heads(&mut server);
+    limit_request_heads(server.http_builder());
+    let connections = Connections::new(&app.config.http);
     let serving = match &app.config.http.tls {
-        None => server.acceptor(IdleTimeout).serve(service).boxed(),
+        None => server.acceptor(connections).serve(service).boxed(),
         Some(files) => {
             // The defaults of rustls: TLS 1.3 and 1.2.
             let tls = RustlsConfig::from_pem_file(&files.cert, &files.key).await;
             let tls =
                 tls.context("cannot load the TLS certificate or its key (DCA_TLS_CERT_FILE, DCA_TLS_KEY_FILE)")?;
-            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(IdleTimeout);
+            let acceptor = axum_server::tls_rustls::RustlsAcceptor::new(tls).acceptor(connections);
             server.acceptor(acceptor).serve(service).boxed()
         }
     };
@@ -191,10 +194,10 @@ async fn watch_listener(addr: SocketAddr, interval: Duration) -> io::Error {
     io::Error::other(format!("the listener on {addr} no longer accepts connections"))
 }
 
-fn limit_request_heads(server: &mut Server<SocketAddr>) {
-    let builder = server.http_builder();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(100).max_buf_size(64 * 1024);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(HEAD_TIMEOUT).max_header_list_size(64 * 1024);
+fn limit_request_heads(builder: &mut Builder<TokioExecutor>) {
+    // Their time is limited by `idle_timeout`: hyper's timeout would also close connections between two requests.
+    builder.http1().header_read_timeout(None).max_headers(100).max_buf_size(64 * 1024);
+    builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).max_header_list_size(64 * 1024);
 }
 
 #[cfg(test)]

@@ -1,16 +1,37 @@
 //! Health, liveness and readiness probes, and metrics.
 
-use axum::http::{StatusCode, header};
+use std::collections::BTreeMap;
+
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::State};
+use chrono::TimeDelta;
 use dca_commands::GatewayStatus;
 use dca_core::health::{self, DatabaseHealth};
-use dca_core::outbox;
+use dca_core::{Code, crypto::is_equal, outbox};
 use serde_json::{Value, json};
+use utoipa::IntoResponses;
+use utoipa::openapi::{self, RefOr};
 
-use crate::{App, app::DiscordStatus};
+use super::extract::bearer;
+use super::problem::{self, Problem};
+use crate::App;
+use crate::app::{DiscordStatus, Probe};
 
 const DISK_FULL: &str = "The disk of the database is full, so nothing can be written. Free some space or enlarge it.";
+
+/// How long a check of the database serves all probes.
+const CACHED: TimeDelta = TimeDelta::seconds(1);
+
+async fn database_health(app: &App) -> DatabaseHealth {
+    let mut last_probe = app.last_probe.lock().await;
+    if let Some(probe) = last_probe.filter(|probe| (app.core.clock.now() - probe.at).abs() < CACHED) {
+        return probe.database;
+    }
+    let database = health::check(&app.core.db).await;
+    *last_probe = Some(Probe { at: app.core.clock.now(), database });
+    database
+}
 
 /// Retrieve health status
 ///
@@ -18,7 +39,7 @@ const DISK_FULL: &str = "The disk of the database is full, so nothing can be wri
 /// still validate licenses, or `down` (with status 503) if the database is unavailable.
 #[utoipa::path(get, path = "/health", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn health(State(app): State<App>) -> Response {
-    let database = health::check(&app.core.db).await;
+    let database = database_health(&app).await;
     let discord = app.discord_status();
     let (status, word) = match database {
         DatabaseHealth::Down => (StatusCode::SERVICE_UNAVAILABLE, "down"),
@@ -53,7 +74,7 @@ pub(super) async fn live() -> Json<Value> {
 /// Returns 503 while the database is unavailable or its disk is full, or the instance is shutting down.
 #[utoipa::path(get, path = "/ready", tag = "operations", responses((status = 200, body = Value), (status = 503, body = Value)))]
 pub(super) async fn ready(State(app): State<App>) -> Response {
-    let (stopping, database) = (!app.is_ready(), health::check(&app.core.db).await);
+    let (stopping, database) = (!app.is_ready(), database_health(&app).await);
     if database == DatabaseHealth::Ok && !stopping {
         return Json(json!({ "status": "ready" })).into_response();
     }
@@ -75,9 +96,27 @@ fn record_discord_status(discord: &DiscordStatus) {
     }
 }
 
+struct MetricsProblems;
+
+impl IntoResponses for MetricsProblems {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        problem::responses(&[401])
+    }
+}
+
 /// Retrieve metrics in the Prometheus text format
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, body = String)))]
-pub(super) async fn metrics(State(app): State<App>) -> Response {
+///
+/// Requires `DCA_METRICS_TOKEN` as a Bearer token if it is set.
+#[utoipa::path(get, path = "/metrics", tag = "operations", security((), ("bearer" = [])),
+    responses((status = 200, body = String), MetricsProblems))]
+pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
+    if let Some(token) = &app.config.http.metrics_token {
+        let detail = "Send the value of DCA_METRICS_TOKEN as a Bearer token.";
+        let sent = bearer(&headers).ok_or_else(|| Problem::new(Code::NoToken, detail))?;
+        if !is_equal(sent, token.expose()) {
+            return Err(Problem::new(Code::InvalidToken, detail));
+        }
+    }
     record_discord_status(&app.discord_status());
     if let Ok(depth) = outbox::queue_depth(&app.core).await {
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
@@ -86,5 +125,5 @@ pub(super) async fn metrics(State(app): State<App>) -> Response {
         metrics::gauge!("dca_outbox_dead").set(to_f64(depth.dead));
         metrics::gauge!("dca_outbox_oldest_ready_seconds").set(to_f64(depth.oldest_due_s.max(0).unsigned_abs()));
     }
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render()).into_response()
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.metrics.render()).into_response())
 }

@@ -20,7 +20,7 @@ pub struct Admin {
 }
 
 impl Admin {
-    /// Requires at least the role `least`, and a second factor if the policy demands one for admins. Refused with
+    /// Requires at least the role `least`, and a second factor if the policy demands one. Refused with
     /// `INSUFFICIENT_ROLE`, `REQUIRES_2FA`.
     pub fn at_least(core: &Core, least: Role, principal: Principal) -> Result<Self> {
         let role = principal.user.role;
@@ -28,7 +28,7 @@ impl Admin {
             return Err(Code::InsufficientRole.refusal());
         }
         let lacks_second_factor = principal.session.second_factor_at.is_none();
-        if lacks_second_factor && role >= Role::Admin && core.accounts.policy.admins_need_second_factor {
+        if lacks_second_factor && core.accounts.policy.admins_need_second_factor {
             return Err(Reason::AdminsNeedSecondFactor.refusal());
         }
         Ok(Self { principal, role })
@@ -64,6 +64,14 @@ pub async fn list(
 ) -> Result<(Vec<User>, u64)> {
     Admin::at_least(core, Role::Moderator, principal)?;
     users::list(core, filter, page, size).await
+}
+
+/// The active users with the role `MODERATOR` or above who have no second factor, for the operator.
+pub async fn list_without_second_factor(core: &Core) -> Result<Vec<User>> {
+    let users = users::list_with_role(core, Role::Moderator).await?;
+    let ids: Vec<UserId> = users.iter().map(|user| user.id).collect();
+    let protected = totp::list_enabled(core, &ids).await?;
+    Ok(users.into_iter().filter(|user| !protected.contains(&user.id)).collect())
 }
 
 /// Finds a user. Refused with `NOT_FOUND` if there is no such user.

@@ -2,9 +2,11 @@
 
 use uuid::Uuid;
 
+use crate::Core;
 use crate::crypto::one_time::{hex, is_equal};
 use crate::crypto::seal::Purpose;
-use crate::{Core, ids::UserId, users::Locale};
+use crate::ids::UserId;
+use crate::users::{Locale, User};
 
 /// What is known about the client that sent a request.
 #[derive(Clone, Debug)]
@@ -19,6 +21,11 @@ pub struct ClientInfo {
     pub sign_up: Option<String>,
     /// The preferred language.
     pub locale: Locale,
+}
+
+/// The name of an account to which a browser is known: the address that its user signs in with.
+pub(crate) fn account_of(user: &User) -> String {
+    user.folded_email.clone().unwrap_or_else(|| user.id.to_string())
 }
 
 pub(crate) fn device_proof(core: &Core, device: &str, account: &str) -> String {

@@ -7,8 +7,8 @@ use crate::events::{EventData, NewEvent};
 use crate::users::{self, Role, User, UserFilter};
 use crate::{Core, GuildId, Reason, Result, db, entity::guild_manager, guilds, ids::UserId, tx::Tx};
 
-/// A page of the users with licenses of a guild, newest first, and the total count: for moderators, and for the guild's
-/// managers, who do not see account details. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
+/// A page of the users with licenses of a guild, newest first, the total count, and whether the caller sees account
+/// details: moderators do; the guild's managers see names only, and search in nothing else. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
 pub async fn list_members(
     core: &Core,
     principal: Principal,
@@ -16,19 +16,21 @@ pub async fn list_members(
     filter: UserFilter,
     page: u64,
     size: u64,
-) -> Result<(Vec<User>, u64)> {
+) -> Result<(Vec<User>, u64, bool)> {
     let manager = guild_manager::Entity::find_by_id((guild, principal.user.id)).one(core.db.read()).await?;
-    if manager.is_none() {
+    let sees_details = manager.is_none();
+    if sees_details {
         Admin::at_least(core, Role::Moderator, principal)?;
     }
     ensure_known(core, guild).await?;
-    let (mut users, total) = users::list(core, &UserFilter { guild: Some(guild), ..filter }, page, size).await?;
-    if manager.is_some() {
+    let filter = UserFilter { guild: Some(guild), names_only: !sees_details, ..filter };
+    let (mut users, total) = users::list(core, &filter, page, size).await?;
+    if !sees_details {
         for user in &mut users {
             (user.email, user.deletion_at) = (None, None);
         }
     }
-    Ok((users, total))
+    Ok((users, total, sees_details))
 }
 
 async fn ensure_known(core: &Core, guild: GuildId) -> Result<()> {

@@ -30,10 +30,17 @@ pub(super) fn name(text: &str) -> Result<String> {
     line("name", text, 100)
 }
 
+/// Whether a character is a control character. Those that change the direction of text could make a name look like
+/// another one.
+fn is_control(c: char) -> bool {
+    let is_bidi = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_bidi
+}
+
 /// Validates a single line of user input.
 pub(super) fn line(field: &'static str, text: &str, max_length: usize) -> Result<String> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > max_length || text.contains(char::is_control) {
+    if text.is_empty() || text.chars().count() > max_length || text.contains(is_control) {
         return Err(Reason::NotOneLine { field, max: max_length }.refusal());
     }
     Ok(text.to_owned())

@@ -7,8 +7,9 @@
 
 use chrono::TimeDelta;
 
+use crate::accounts::client::{ClientInfo, account_of};
 use crate::accounts::sessions::{self, Principal};
-use crate::accounts::{client::ClientInfo, credentials::password_of, limits};
+use crate::accounts::{credentials::password_of, limits};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::users::User;
 use crate::{Code, Core, Error, Reason, Result, crypto::password::PasswordMatch, ids::UserId, throttles, tx::Tx};
@@ -83,8 +84,7 @@ pub(super) async fn check_password(
     stored_hash: &str,
     password: &str,
 ) -> Result<()> {
-    let account = user.folded_email.clone().unwrap_or_else(|| user.id.to_string());
-    let attempts = limits::password_attempts(core, client, &account);
+    let attempts = limits::password_attempts(core, client, &account_of(user));
     throttles::acquire_now(core, &attempts).await?;
     let outcome = core.accounts.passwords.compare(password, Some(stored_hash.to_owned())).await;
     if throttles::refund_on_error(core, &attempts, outcome).await? == PasswordMatch::No {

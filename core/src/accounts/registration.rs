@@ -31,7 +31,7 @@ pub struct SignedUp {
 /// was submitted before, only the email is sent again. Refused with `VALIDATION_ERROR`, `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<SignedUp> {
     let (email, name) = (Email::parse(&form.email)?, profile::name(&form.name)?);
-    let limits = limits::emails_from(core, client);
+    let limits = limits::emails_from(core, client, &email.folded);
     throttles::acquire_now(core, &limits).await?;
     let hashed = hash_and_compare(core, &email, &name, &form.password).await;
     let (hash, repeated) = throttles::refund_on_error(core, &limits, hashed).await?;

@@ -53,7 +53,7 @@ pub async fn set_up(
 /// not shown again. Refused with `INVALID_2FA_CODE`; `CONFLICT` if [`set_up`] was not called before.
 pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, code: &str) -> Result<Vec<String>> {
     let id = principal.user.id;
-    throttles::acquire_now(core, &limits::code_attempts(core, client, id)).await?;
+    throttles::acquire_now(core, &limits::code_attempts(core, client, &principal.user)).await?;
     let mut tx = Tx::begin(core).await?;
     let user = sessions::lock_user(&tx, id, principal.session.id).await?;
     let factor = find(&tx, id).await?.filter(|factor| factor.confirmed_at.is_none());

@@ -15,7 +15,7 @@ use sea_orm::{ColumnTrait, Condition, EntityTrait, IntoActiveModel};
 use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
-use crate::accounts::client::{ClientInfo, device_proof, known_device};
+use crate::accounts::client::{ClientInfo, account_of, device_proof, known_device};
 use crate::accounts::{emails, limits};
 use crate::crypto::{access_token, seal::Purpose};
 use crate::entity::{refresh_token, session};
@@ -131,7 +131,7 @@ fn issue_tokens(
 ) -> Result<SignedIn> {
     let (core, now) = (tx.core(), tx.now());
     let access_ends = std::cmp::min(now + core.accounts.policy.access_ttl, session.expires_at);
-    let account = user.folded_email.clone().unwrap_or_else(|| user.id.to_string());
+    let account = account_of(&user);
     let device = known_device(core, client, &account).unwrap_or_else(|| core.ids.v4().simple().to_string());
     Ok(SignedIn {
         access_token: access_token::issue(core, user.id, session.id, access_ends)?,

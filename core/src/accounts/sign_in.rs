@@ -67,22 +67,21 @@ async fn verify_password(
     email: Option<&Email>,
     form: &SignIn,
 ) -> Result<(Option<UserId>, Option<(User, String, PasswordMatch)>)> {
-    let [owner, unverified] = match email {
+    let users = match email {
         Some(email) => users::find_by_email(core, email).await?,
         None => [users::find_by_handle(core, &form.identifier).await?, None],
     };
-    let id = owner.as_ref().or(unverified.as_ref()).map(|user| user.id);
-    for user in [owner, unverified] {
-        let stored_hash = match &user {
+    let id = users.iter().flatten().next().map(|user| user.id);
+    let mut stored_hashes = Vec::new();
+    for user in &users {
+        stored_hashes.push(match user {
             Some(user) => password_of(core, user.id).await?,
             None => None,
-        };
-        let outcome = core.accounts.passwords.compare(&form.password, stored_hash.clone()).await?;
-        if let (Some(user), Some(stored_hash)) = (user, stored_hash)
-            && outcome != PasswordMatch::No
-        {
-            return Ok((id, Some((user, stored_hash, outcome))));
-        }
+        });
     }
-    Ok((id, None))
+    let matched = core.accounts.passwords.find_match(&form.password, stored_hashes.clone()).await?;
+    let matched = matched.and_then(|(index, outcome)| {
+        Some((users.into_iter().nth(index)??, stored_hashes.swap_remove(index)?, outcome))
+    });
+    Ok((id, matched))
 }

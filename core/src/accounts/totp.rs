@@ -6,12 +6,12 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFi
 use totp_rs::{Algorithm, Builder, Totp};
 
 use crate::accounts::sessions::{self, SecondFactor};
-use crate::accounts::{client::ClientInfo, limits};
+use crate::accounts::{client::ClientInfo, emails, limits};
 use crate::crypto::{base32, seal::Purpose};
 use crate::db::{self, Reader};
 use crate::entity::{recovery_code, second_factor};
 use crate::events::{Actor, EventData, NewEvent};
-use crate::{Code, Core, Error, Result, ids::UserId, throttles, tx::Tx, users::User};
+use crate::{Code, Core, Error, Result, ids::UserId, outbox::EmailTemplate, throttles, tx::Tx, users::User};
 
 /// Number of recovery codes per user.
 const RECOVERY_CODES: usize = 10;
@@ -32,7 +32,7 @@ pub(crate) async fn check(
         tx.commit().await?;
         return Err(Code::RequiresSecondFactor.refusal());
     };
-    let attempts = limits::code_attempts(tx.core(), client, user.id);
+    let attempts = limits::code_attempts(tx.core(), client, user);
     if let Err(error) = throttles::acquire(&tx, &attempts).await {
         if matches!(error, Error::Refused(_)) {
             tx.commit().await?;
@@ -46,8 +46,18 @@ pub(crate) async fn check(
     let why = Code::InvalidSecondFactor;
     let refused = EventData::SignInRefused { why, network: client.network.clone() };
     tx.record(NewEvent::account(Actor::System, user.id, refused));
+    report_wrong_codes(&mut tx, user.id).await?;
     tx.commit().await?;
     Err(why.refusal())
+}
+
+/// Tells the owner about repeated wrong codes, once a day: whoever enters them seems to know the password.
+async fn report_wrong_codes(tx: &mut Tx, user: UserId) -> Result<()> {
+    let [untold, email] = limits::untold_wrong_codes(tx.core(), user);
+    if !throttles::try_acquire(tx, &untold).await? && throttles::try_acquire(tx, &email).await? {
+        emails::send(tx, EmailTemplate::WrongCodes, user, None).await?;
+    }
+    Ok(())
 }
 
 /// Whether a user has enabled a second factor.
@@ -69,7 +79,7 @@ pub async fn list_enabled(from: &impl Reader, users: &[UserId]) -> Result<Vec<Us
 pub(super) fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
     let broken = |error: String| Error::Internal(format!("totp: {error}"));
     let secret = totp_rs::Secret::try_from_base32(secret).map_err(|error| broken(error.to_string()))?;
-    let account = user.email.clone().or(user.name.clone()).unwrap_or_else(|| user.id.to_string());
+    let account = user.label();
     Builder::new()
         .with_algorithm(Algorithm::SHA1)
         .with_digits(6)
@@ -84,9 +94,11 @@ pub(super) fn totp(core: &Core, user: &User, secret: &str) -> Result<Totp> {
 
 /// Whether this TOTP code is valid and was not used before; marks it as used.
 pub(super) async fn consume_totp_code(tx: &Tx, user: &User, factor: &second_factor::Model, code: &str) -> Result<bool> {
+    // Authenticator apps show the digits in groups.
+    let code: String = code.split_whitespace().collect();
     let secret = tx.core().keys().unseal(Purpose::TotpSeal, user.id.0, &factor.secret_sealed)?;
     let now = (tx.now() - DateTime::UNIX_EPOCH).num_seconds().unsigned_abs();
-    let Some(step) = totp(tx.core(), user, &secret)?.check(code, now) else { return Ok(false) };
+    let Some(step) = totp(tx.core(), user, &secret)?.check(&code, now) else { return Ok(false) };
     let step = i64::try_from(step).unwrap_or(i64::MAX);
     let unused = [second_factor::Column::UserId.eq(user.id), second_factor::Column::LastStep.lt(step)];
     let updated = db::update([(second_factor::Column::LastStep, step.into())], unused).exec(tx.db()).await?;

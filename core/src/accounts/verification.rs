@@ -23,7 +23,7 @@ pub(super) async fn email_link(
     is_eligible: impl Fn(&User) -> bool,
 ) -> Result<()> {
     let email = Email::parse(email)?;
-    throttles::acquire_now(core, &limits::emails_from(core, client)).await?;
+    throttles::acquire_now(core, &limits::emails_from(core, client, &email.folded)).await?;
     let [owner, unverified] = users::find_by_email(core, &email).await?;
     let user = owner.or(unverified).filter(is_eligible);
     let mut tx = Tx::begin(core).await?;

@@ -7,3 +7,5 @@ pub mod license_key;
 pub(crate) mod one_time;
 pub mod password;
 pub mod seal;
+
+pub use one_time::is_equal;

@@ -29,6 +29,6 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 /// Compares in constant time for a given length.
-pub(crate) fn is_equal(left: &str, right: &str) -> bool {
+pub fn is_equal(left: &str, right: &str) -> bool {
     left.len() == right.len() && left.bytes().zip(right.bytes()).fold(0, |diff, (a, b)| diff | (a ^ b)) == 0
 }

@@ -85,9 +85,23 @@ impl Passwords {
 
     /// Compares a password with a stored hash. Takes as long if there is none.
     pub(crate) async fn compare(&self, password: &str, stored_hash: Option<String>) -> Result<PasswordMatch> {
+        let found = self.find_match(password, vec![stored_hash]).await?;
+        Ok(found.map_or(PasswordMatch::No, |(_, outcome)| outcome))
+    }
+
+    /// Compares a password with these hashes until one matches, and returns its index. All comparisons share one
+    /// permit, so that a refusal for lack of permits means that nothing was compared.
+    pub(crate) async fn find_match(
+        &self,
+        password: &str,
+        stored_hashes: Vec<Option<String>>,
+    ) -> Result<Option<(usize, PasswordMatch)>> {
         self.with_permit(password, move |inner, password| {
-            let outcome = compare(&inner.argon2, password, stored_hash.as_deref().unwrap_or(&inner.dummy_hash));
-            Ok(if stored_hash.is_some() { outcome } else { PasswordMatch::No })
+            let outcome = |stored_hash: &Option<String>| {
+                let outcome = compare(&inner.argon2, password, stored_hash.as_deref().unwrap_or(&inner.dummy_hash));
+                if stored_hash.is_some() { outcome } else { PasswordMatch::No }
+            };
+            Ok(stored_hashes.iter().map(outcome).enumerate().find(|(_, outcome)| *outcome != PasswordMatch::No))
         })
         .await
     }
@@ -187,6 +201,18 @@ mod tests {
         ] {
             assert_eq!(compare(&cheap(), "x", stored), PasswordMatch::No, "{stored}");
         }
+    }
+
+    #[tokio::test]
+    async fn all_hashes_of_a_guess_are_compared_with_one_permit() {
+        let passwords = Passwords::new(64, 1, Ids::seeded(3)).unwrap();
+        let stored = hash(&cheap(), &Ids::seeded(3), "right").unwrap();
+        let busy = passwords.0.permits.clone().acquire_owned().await.unwrap();
+        let guess = passwords.find_match("right", vec![None, Some(stored)]);
+        // Queued behind the guess, and kept once acquired: no second permit is to be had.
+        let next = passwords.0.permits.clone().acquire_owned();
+        let (found, _next, ()) = futures::join!(guess, next, async { drop(busy) });
+        assert_eq!(found.unwrap(), Some((1, PasswordMatch::Outdated)));
     }
 
     #[test]

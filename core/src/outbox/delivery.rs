@@ -107,6 +107,8 @@ string_enum! {
         SecondFactorChanged => "second-factor-changed",
         /// An account at a provider was linked or unlinked.
         SignInMethodsChanged => "sign-in-methods-changed",
+        /// Someone entered several wrong codes of your second factor.
+        WrongCodes => "wrong-codes",
         /// Your account will be deleted. Sign in to keep it.
         DeletionPlanned => "deletion-planned",
         /// An admin scheduled the deletion of your account.

@@ -42,6 +42,11 @@ pub(crate) fn without_account(id: UserId, now: DateTime<Utc>) -> User {
 }
 
 impl User {
+    /// What names the account to its owner and to the operator: the email address, or else the name or the id.
+    pub fn label(&self) -> String {
+        self.email.clone().or(self.name.clone()).unwrap_or_else(|| self.id.to_string())
+    }
+
     /// Refuses accounts that are not active. Call it only after the user has authenticated, because the refusal
     /// discloses the status.
     pub(crate) fn ensure_active(&self) -> Result<()> {
@@ -235,11 +240,21 @@ pub(crate) async fn list_due_for_deletion(core: &Core) -> Result<Vec<UserId>> {
     Ok(due.into_iter().map(|user| user.id).collect())
 }
 
+/// The active users with this role or a higher one, oldest first.
+pub(crate) async fn list_with_role(core: &Core, least: Role) -> Result<Vec<User>> {
+    let roles = Role::ALL.iter().copied().filter(|role| *role >= least);
+    let active = user::Entity::find().filter(user::Column::Status.eq(AccountStatus::Active));
+    let found = active.filter(user::Column::Role.is_in(roles)).order_by_asc(user::Column::Id);
+    Ok(found.all(core.db.read()).await?)
+}
+
 /// A filter for the list of users.
 #[derive(Clone, Debug, Default)]
 pub struct UserFilter {
     /// Part of the name or email address.
     pub search: Option<String>,
+    /// Whether to search in names only.
+    pub names_only: bool,
     /// The status of the account.
     pub status: Option<AccountStatus>,
     /// The role.
@@ -259,10 +274,9 @@ pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64)
         // The search term is text, not a pattern.
         let escaped = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
         let pattern = || LikeExpr::new(format!("%{escaped}%")).escape('\\');
-        let matches = Condition::any()
-            .add(Expr::col(user::Column::FoldedEmail).like(pattern()))
-            .add(Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(pattern()));
-        query = query.filter(matches);
+        let email = Expr::col(user::Column::FoldedEmail).like(pattern());
+        let name = Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(pattern());
+        query = query.filter(Condition::any().add(name).add_option((!filter.names_only).then_some(email)));
     }
     let status = filter.status.map(|status| user::Column::Status.eq(status));
     let role = filter.role.map(|role| user::Column::Role.eq(role));

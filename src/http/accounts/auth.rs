@@ -171,8 +171,10 @@ pub(crate) async fn second_factor(
     client: Client,
     JsonBody(form): JsonBody<SecondFactorRequest>,
 ) -> Result<Response, Problem> {
-    let cookie = cookies.get(CookieKind::SecondFactor)?;
-    let token = form.token.as_deref().or(cookie).unwrap_or_default();
+    let token = match form.token.as_deref() {
+        Some(token) => token,
+        None => cookies.get_session(CookieKind::SecondFactor)?.unwrap_or_default(),
+    };
     let signed_in = providers::complete_with_second_factor(&client.app.core, &client.info, token, &form.code).await?;
     cookies.clear(CookieKind::SecondFactor);
     let outcome = SignInOutcome::SignedIn(Box::new(signed_in));
@@ -198,12 +200,12 @@ pub(crate) async fn refresh(
     OptionalJson(form): OptionalJson<RefreshRequest>,
 ) -> Result<Response, Problem> {
     // A cookie of another dialect is replaced under its own name.
-    let (cookie, kind) = match find_refresh_cookie(client.dialect, &cookies)? {
-        Some((token, kind)) => (Some(token), kind),
-        None => (None, client.dialect.system.refresh_cookie),
+    let kind = find_refresh_cookie(client.dialect, &cookies)?;
+    let (token, place) = match form.refresh_token {
+        Some(token) => (Some(token), RefreshTokenIn::Body),
+        None => (cookies.get_session(kind)?.map(str::to_owned), RefreshTokenIn::Cookie),
     };
-    let place = if form.refresh_token.is_some() { RefreshTokenIn::Body } else { RefreshTokenIn::Cookie };
-    let Some(token) = form.refresh_token.or(cookie) else { return Err(Problem::of(Code::NoRefreshToken)) };
+    let Some(token) = token else { return Err(Problem::of(Code::NoRefreshToken)) };
     match sessions::refresh(&client.app.core, &client.info, &token).await {
         Ok(signed_in) => {
             cookies.set_session(&client.app, kind, &signed_in);
@@ -218,14 +220,14 @@ pub(crate) async fn refresh(
     }
 }
 
-/// Finds the refresh cookie, preferring that of the route's dialect.
-fn find_refresh_cookie(dialect: Dialect, cookies: &Cookies) -> Result<Option<(String, CookieKind)>, Problem> {
+/// The refresh cookie of the request, preferring that of the route's dialect, which is also the default.
+fn find_refresh_cookie(dialect: Dialect, cookies: &Cookies) -> Result<CookieKind, Problem> {
     for kind in dialect.refresh_cookies() {
-        if let Some(token) = cookies.get(kind)? {
-            return Ok(Some((token.to_owned(), kind)));
+        if cookies.get(kind)?.is_some() {
+            return Ok(kind);
         }
     }
-    Ok(None)
+    Ok(dialect.system.refresh_cookie)
 }
 
 /// Sign out
@@ -244,7 +246,11 @@ pub(crate) async fn sign_out(
     let form = form.map(|OptionalJson(form)| form).unwrap_or_default();
     let mut tokens: Vec<&str> = form.refresh_token.as_deref().into_iter().collect();
     for kind in dialect.refresh_cookies() {
-        tokens.extend(cookies.get(kind)?);
+        match cookies.get_session(kind) {
+            Ok(token) => tokens.extend(token),
+            Err(denied) if form.refresh_token.is_none() => return Err(denied),
+            Err(_) => {}
+        }
     }
     for token in tokens {
         sessions::sign_out_by_token(&app.core, token).await?;

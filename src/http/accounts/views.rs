@@ -86,7 +86,9 @@ pub(crate) struct UserView {
     pub(crate) role: Role,
     #[schema(value_type = Option<schemas::Locale>)]
     pub(crate) locale: Option<Locale>,
-    pub(crate) two_factor_enabled: bool,
+    /// Not shown to managers of a Discord server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) two_factor_enabled: Option<bool>,
     pub(crate) created_at: DateTime<Utc>,
     /// When the account will be deleted, if its deletion was requested.
     pub(crate) deletion_at: Option<DateTime<Utc>>,
@@ -114,7 +116,7 @@ impl UserView {
             status: user.status,
             role: user.role,
             locale: user.locale,
-            two_factor_enabled: two_factor_users.contains(&user.id),
+            two_factor_enabled: Some(two_factor_users.contains(&user.id)),
             created_at: user.created_at,
             deletion_at: user.deletion_at,
             names: Names::new(),

@@ -16,7 +16,7 @@ pub(crate) struct UsersQuery {
     /// The number of entries per page.
     #[param(nullable = false, minimum = 1, maximum = 100, default = 20)]
     limit: Option<u64>,
-    /// Part of a name or email.
+    /// Part of a name or email; for managers of a Discord server, of a name.
     #[param(nullable = false)]
     search: Option<String>,
     #[param(value_type = Option<schemas::AccountStatus>, nullable = false)]
@@ -47,12 +47,19 @@ pub(crate) async fn list(user: CurrentUser, Query(query): Query<UsersQuery>) -> 
     if search.as_deref().is_some_and(|text| text.contains(char::is_control) || text.len() > 254) {
         return Err(Problem::invalid_field("search", "search must be one line of at most 254 bytes"));
     }
-    let filter = UserFilter { search, status: query.status, role: query.role, guild: None };
-    let (rows, total) = match guild {
-        Some(guild) => guild_managers::list_members(&user.app.core, user.principal, guild, filter, page, size).await?,
-        None => admin::list(&user.app.core, user.principal, &filter, page, size).await?,
+    let filter = UserFilter { search, status: query.status, role: query.role, ..UserFilter::default() };
+    let core = &user.app.core;
+    let (rows, total, has_details) = if let Some(guild) = guild {
+        guild_managers::list_members(core, user.principal, guild, filter, page, size).await?
+    } else {
+        let (rows, total) = admin::list(core, user.principal, &filter, page, size).await?;
+        (rows, total, true)
     };
-    let users = UserView::list(&user.app.core, rows).await?.into_iter().map(|row| user.dialect.user(row)).collect();
+    let mut users = UserView::list(core, rows).await?;
+    for view in users.iter_mut().filter(|_| !has_details) {
+        view.two_factor_enabled = None;
+    }
+    let users = users.into_iter().map(|view| user.dialect.user(view)).collect();
     let pagination = Pagination::of(PageParams { page, size }, total);
     Ok(Json(UsersPage { users, pagination }))
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::http::accounts::views::{Names, RecoveryCodesView, RefreshTokenIn, SignUpView, TokensView};
 use crate::http::accounts::views::{TotpSetupView, UserView};
 use crate::http::problem::{JsonResult, Problem};
-use crate::{App, http::cookies::CookieKind};
+use crate::{App, http::cookies::CookieKind, http::cookies::UsableSessions};
 
 /// The dialect of a route.
 #[derive(Clone, Copy)]
@@ -24,8 +24,8 @@ pub(crate) struct Conventions {
     pub(crate) refresh_token_in: RefreshTokenIn,
     /// Whether bodies may be form-encoded instead of JSON.
     pub(crate) accepts_forms: bool,
-    /// The paths that require the CSRF token (double submit) if they are authenticated by cookie.
-    pub(super) double_submit: &'static [&'static str],
+    /// The paths on which clients send the refresh cookie without `Origin` and CSRF token.
+    pub(super) cookie_without_origin: &'static [&'static str],
     /// A header with the client's own ID of the request, which is returned in responses and errors.
     pub(super) correlation_header: Option<&'static str>,
     /// The status of an error, where it differs.
@@ -51,7 +51,7 @@ pub(super) const NATIVE: Conventions = Conventions {
     refresh_cookie: CookieKind::Refresh,
     refresh_token_in: RefreshTokenIn::Cookie,
     accepts_forms: false,
-    double_submit: &[],
+    cookie_without_origin: &[],
     correlation_header: None,
     status: |_| None,
     error: |_, _| Value::Null,
@@ -82,9 +82,10 @@ impl Dialect {
         cookies
     }
 
-    /// Whether a request with a refresh cookie to this path must have the CSRF token too.
-    pub(crate) fn requires_double_submit(self, path: &str) -> bool {
-        self.system.double_submit.contains(&path)
+    /// The cookies that may authenticate a request to this path without `Origin` and CSRF token.
+    pub(crate) fn session_without_origin(self, path: &str) -> UsableSessions {
+        let is_accepted = self.system.cookie_without_origin.contains(&path);
+        if is_accepted { UsableSessions::Only(self.system.refresh_cookie) } else { UsableSessions::None }
     }
 
     /// Adds the names of this dialect, as do the functions for the other views.

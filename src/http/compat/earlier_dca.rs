@@ -8,7 +8,7 @@ use axum::routing::{MethodRouter, get, post};
 use axum::{Router, middleware::map_response};
 use dca_core::{accounts, accounts::admin, users::UserFilter};
 
-use super::dialect::{Conventions, Routes, message};
+use super::dialect::{Conventions, NATIVE, Routes, message};
 use crate::http::accounts::{account, auth, pages, providers};
 use crate::http::admin::params::{PageParams, PageQuery, Pagination, ReasonRequest};
 use crate::http::admin::{roles, sessions, users};
@@ -18,8 +18,6 @@ pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,
-    accepts_forms: false,
-    double_submit: &["/api/auth/refresh", "/api/auth/logout"],
     correlation_header: Some("x-correlation-id"),
     status,
     error,
@@ -28,6 +26,7 @@ pub(super) static SYSTEM: Conventions = Conventions {
     tokens,
     totp_setup,
     recovery_codes,
+    ..NATIVE
 };
 
 fn routes() -> Router<App> {

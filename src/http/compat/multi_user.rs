@@ -9,8 +9,16 @@ use super::dialect::{Conventions, NATIVE, message};
 use crate::http::accounts::views::{SignUpView, TokensView, UserView};
 use crate::http::problem::Problem;
 
-pub(super) static SYSTEM: Conventions =
-    Conventions { accepts_forms: true, status, error, sign_up, user, tokens, ..NATIVE };
+pub(super) static SYSTEM: Conventions = Conventions {
+    accepts_forms: true,
+    cookie_without_origin: &["/auth/refresh", "/auth/logout"],
+    status,
+    error,
+    sign_up,
+    user,
+    tokens,
+    ..NATIVE
+};
 
 fn status(code: Code) -> Option<StatusCode> {
     (code == Code::ValidationError).then_some(StatusCode::BAD_REQUEST)

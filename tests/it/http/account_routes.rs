@@ -312,6 +312,29 @@ fn requests_are_logged_once_and_cannot_forge_log_lines() {
 }
 
 #[test]
+fn display_names_cannot_change_the_direction_of_text() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let controls = ['\u{61c}', '\u{200e}', '\u{200f}', '\u{202a}', '\u{202e}', '\u{2066}', '\u{2069}'];
+        for control in controls {
+            let name = format!("nim{control}da");
+            let sign_up = json!({ "email": "new@x.example", "password": PASSWORD, "name": name });
+            for response in [
+                ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await,
+                post(&t, "/auth/signup", sign_up).await,
+            ] {
+                assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{name:?}: {response:?}");
+            }
+        }
+        for name in ["عمر", "דָּנָה", "Zoë 👩‍🚀"] {
+            assert_eq!(ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await.status, 200, "{name}");
+        }
+        t
+    });
+}
+
+#[test]
 fn account_routes_are_rate_limited_per_network() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[("DCA_AUTH_PER_MINUTE", "5"), ("DCA_TRUSTED_PROXIES", "127.0.0.1")]).await;

@@ -227,6 +227,23 @@ fn guild_manager_sees_only_the_license_holders_of_the_guild() {
             let response = send(&ana, method, &path, &Value::Null).await;
             assert_eq!((response.status, response.code()), (403, "INSUFFICIENT_ROLE"), "{method} {path}: {response:?}");
         }
+        // Managers see names, and search in nothing else.
+        let holders = "UPDATE users SET name = 'Holder', email = 'hidden@y.example', folded_email = 'hidden@y.example' \
+                       WHERE registered_at IS NULL";
+        execute(t.core(), holders).await;
+        for (browser, search, total) in
+            [(&ana, "hold", 1), (&ana, "hidden", 0), (&root, "hold", 1), (&root, "hidden", 1)]
+        {
+            let found = browser.get(&format!("{here}&search={search}")).await;
+            assert_eq!(found.body["pagination"]["total"], total, "{search}: {found:?}");
+        }
+        for (browser, email, second_factor) in
+            [(&ana, Value::Null, None), (&root, json!("hidden@y.example"), Some(false))]
+        {
+            let holder = &browser.get(&here).await.body["users"][0];
+            assert_eq!((&holder["name"], &holder["email"]), (&json!("Holder"), &email));
+            assert_eq!(holder.get("twoFactorEnabled"), second_factor.map(Value::from).as_ref());
+        }
         assert_eq!(root.get("/admin/users?guildId=902").await.status, 404);
         for invalid in ["x", "", "99999999999999999999999", "900%00", "900 OR 1=1"] {
             let response = root.get(&format!("/admin/users?guildId={invalid}")).await;
@@ -239,6 +256,28 @@ fn guild_manager_sees_only_the_license_holders_of_the_guild() {
             5,
             "three from the setup, two role changes"
         );
+        t
+    });
+}
+
+#[test]
+fn accounts_that_administer_others_without_a_second_factor_are_named_at_start_and_by_doctor() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        create_account(&t, "user@x.example", Role::User).await;
+        create_account(&t, "mod@x.example", Role::Moderator).await;
+        let (root, _) = signed_in_as(&t, "root@x.example", Role::SuperAdmin).await;
+        Authenticator::enabled(&t, &root).await;
+        t.wait_until_idle().await;
+        t.stop().await;
+        let missing = "second factor: missing for 1 of the accounts that administer others";
+        assert!(!t.log.text().contains(missing));
+        t.start_with_limits(&[]).await;
+        assert!(t.log.text().contains(missing));
+        let doctor = binary(&t, &["doctor"], &[("DCA_DISCORD_TOKEN", "")]).output().unwrap();
+        let text = String::from_utf8(doctor.stdout).unwrap();
+        let line = text.lines().find(|line| line.contains("second factor:")).unwrap_or_else(|| panic!("{text}"));
+        assert!(line.ends_with("accounts that administer others without one: mod@x.example (MODERATOR)"), "{line}");
         t
     });
 }

@@ -372,6 +372,49 @@ fn cookies_are_accepted_only_from_allowed_origins() {
 }
 
 #[test]
+fn a_session_cookie_without_origin_needs_the_csrf_token() {
+    it_unstarted(|mut t| async {
+        for (switch, plain) in [("true", 200), ("false", 403)] {
+            t.set("DCA_ALLOW_COOKIES_WITHOUT_ORIGIN", switch);
+            t.start_without_bot().await;
+            signed_in_admin(&t).await;
+            for (login, path, expected) in [
+                ("/auth/login", "/auth/refresh", plain),
+                ("/auth/login", "/auth/logout", plain),
+                ("/api/auth/login", "/api/auth/refresh", 403),
+                ("/api/auth/login", "/api/auth/logout", 403),
+                // The cookie of one system is not accepted on the terms of another.
+                ("/api/auth/login", "/auth/refresh", 403),
+                ("/api/auth/login", "/auth/logout", 403),
+                ("/auth/login", "/api/auth/refresh", 403),
+                ("/auth/login", "/api/auth/logout", 403),
+            ] {
+                let browser = with_cookies(&t, login).await;
+                let csrf = browser.cookie("csrf_token").unwrap();
+                let response = browser.post(path, Value::Null).await;
+                assert_eq!(response.status, expected, "{switch}: {login}, {path}: {response:?}");
+                if expected == 403 {
+                    assert_eq!(response.code(), "ACCESS_DENIED");
+                    let proved = browser.ask(Method::POST, path, Value::Null, &[("x-csrf-token", &csrf)]).await;
+                    assert_eq!(proved.status, 200, "{switch}: {login}, {path}: {proved:?}");
+                }
+            }
+            // The body authenticates these, and the cookies of the session follow.
+            let app = with_cookies(&t, "/api/auth/login").await;
+            let before = app.cookie("refresh_token").unwrap();
+            for path in ["/api/auth/refresh", "/api/auth/logout"] {
+                let token = app.cookie("refresh_token");
+                let response = app.post(path, json!({ "refreshToken": token })).await;
+                assert_eq!(response.status, 200, "{path}: {response:?}");
+                assert_ne!(app.cookie("refresh_token").as_ref(), Some(&before), "{path}");
+            }
+            t.stop().await;
+        }
+        t
+    });
+}
+
+#[test]
 fn cors_allows_only_the_configured_origins() {
     it_unstarted(|mut t| async {
         t.set("DCA_PUBLIC_URL", "http://dca.example");
@@ -400,7 +443,7 @@ fn cors_allows_only_the_configured_origins() {
             let preflight = [
                 ("origin", origin),
                 ("access-control-request-method", "PATCH"),
-                ("access-control-request-headers", "authorization,content-type,x-csrf-token"),
+                ("access-control-request-headers", "authorization,content-type,x-csrf-token,x-api-key"),
             ];
             let response = browser.ask(Method::OPTIONS, "/me", Value::Null, &preflight).await;
             assert_eq!(response.header("access-control-allow-origin"), allowed, "{origin}");
@@ -408,7 +451,19 @@ fn cors_allows_only_the_configured_origins() {
             assert!(response.header("vary").to_lowercase().contains("origin"), "{response:?}");
             if is_allowed {
                 assert_eq!(response.header("access-control-allow-credentials"), "true");
-                assert!(response.header("access-control-allow-headers").contains("x-csrf-token"));
+                let headers = response.header("access-control-allow-headers");
+                for name in [
+                    "authorization",
+                    "content-type",
+                    "x-csrf-token",
+                    "x-api-key",
+                    "x-sdk-version",
+                    "x-sdk-platform",
+                    "x-correlation-id",
+                    "idempotency-key",
+                ] {
+                    assert!(headers.split(',').any(|allowed| allowed == name), "{name} in {headers}");
+                }
             }
         }
         t

@@ -1,6 +1,6 @@
 //! Operations: probes, metrics, the OpenAPI document, TLS and graceful shutdown.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use dca_core::crypto::api_key::ApiKeyKind;
@@ -13,7 +13,7 @@ use rustls::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use crate::support::{
@@ -46,6 +46,8 @@ fn probes_report_an_unavailable_database_and_other_routes_keep_responding() {
 
         t.core().db.clone().close().await.unwrap();
         t.expect_error("database error");
+        assert_eq!(get(&t, "/ready").await.status, 200, "all probes of a second share one query");
+        t.advance(chrono::TimeDelta::seconds(1));
         let ready = get(&t, "/ready").await;
         let checks = json!({ "status": "not_ready", "checks": { "database": false, "accepting": true } });
         assert_eq!((ready.status, ready.json()), (503, checks));
@@ -138,6 +140,75 @@ fn metrics_count_events_without_identifying_users() {
             let label = line.rsplit_once(' ').map_or(line, |(labels, _)| labels);
             assert!(!identifier.is_match(label) && !label.contains(&key), "{line}");
         }
+        t
+    });
+}
+
+#[test]
+fn metrics_require_their_token_if_one_is_set() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_METRICS_TOKEN", "scrape-1");
+        t.start_without_bot().await;
+        for (sent, status, code) in [
+            ("", 401, "NO_TOKEN"),
+            ("Basic scrape-1", 401, "NO_TOKEN"),
+            ("Bearer scrape-2", 401, "INVALID_TOKEN"),
+            ("Bearer scrape-1x", 401, "INVALID_TOKEN"),
+        ] {
+            let answer = Request::new("GET /metrics").with("Authorization", sent).ask(t.addr()).await.unwrap();
+            assert_eq!((answer.status, &answer.json()["code"]), (status, &code.into()), "{sent}");
+        }
+        let scraped =
+            Request::new("GET /metrics").with("Authorization", "bearer scrape-1").ask(t.addr()).await.unwrap();
+        assert_eq!(scraped.status, 200);
+        assert_eq!(get(&t, "/health").await.status, 200, "probes need no token");
+        assert!(!t.log.text().contains("scrape-1"));
+        t
+    });
+}
+
+/// A connection from this local address; whether the server keeps it open is known once it has answered a request.
+async fn connect_from(t: &TestApp, local: &str) -> Option<TcpStream> {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(local.parse().unwrap(), 0)).unwrap();
+    let mut stream = socket.connect(t.addr()).await.unwrap();
+    _ = stream.write_all(b"GET /live HTTP/1.1\r\nHost: test\r\n\r\n").await;
+    let mut status = [0; 15];
+    let read = tokio::time::timeout(LIMIT, stream.read_exact(&mut status)).await.expect("neither answered nor closed");
+    read.ok().map(|_| stream)
+}
+
+#[test]
+fn connections_are_limited_per_client_and_in_total() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_MAX_CONNECTIONS", "5");
+        t.set("DCA_MAX_CONNECTIONS_PER_CLIENT", "3");
+        t.start_without_bot().await;
+        let mut open = Vec::new();
+        for (local, expected) in [("127.0.0.2", 3), ("127.0.0.3", 2), ("127.0.0.4", 0)] {
+            let before = open.len();
+            for _ in 0..4 {
+                open.extend(connect_from(&t, local).await);
+            }
+            assert_eq!(open.len() - before, expected, "{local}");
+        }
+        let log = t.log.text();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("the limit of connections is reached")).collect();
+        assert!(lines.len() == 1 && lines[0].contains("127.0.0.2/32"), "one line a minute: {lines:?}");
+        t
+    });
+}
+
+#[test]
+fn an_idle_connection_is_closed_after_the_configured_time() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_KEEP_ALIVE_SECONDS", "1");
+        t.start_without_bot().await;
+        let mut connection = connect_from(&t, "127.0.0.1").await.unwrap();
+        let started = tokio::time::Instant::now();
+        _ = tokio::time::timeout(LIMIT, connection.read_to_end(&mut Vec::new())).await.expect("kept open");
+        let elapsed = started.elapsed();
+        assert!(elapsed > Duration::from_millis(800) && elapsed < Duration::from_secs(8), "{elapsed:?}");
         t
     });
 }
@@ -327,7 +398,7 @@ fn an_unfinished_request_does_not_block_shutdown() {
         let mut socket = send_request_head(t.addr(), &api_key, "{\"licenseKey\":\"x\"}").await;
         let started = tokio::time::Instant::now();
         t.stop().await;
-        assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
         let mut answer = String::new();
         _ = tokio::time::timeout(LIMIT, socket.read_to_string(&mut answer)).await.unwrap();
         assert_eq!(answer, "", "the connection was closed");

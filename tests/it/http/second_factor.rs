@@ -24,6 +24,11 @@ fn assert_code(response: &Response, status: u16, code: &str) {
     assert_eq!((response.status, response.code()), (status, code), "{response:?}");
 }
 
+/// A code as authenticator apps show it.
+fn spaced(code: &str) -> String {
+    format!(" {} {} ", &code[..3], &code[3..])
+}
+
 #[test]
 fn enabling_requires_a_valid_code_and_then_every_sign_in_requires_one() {
     it_unstarted(|mut t| async {
@@ -46,7 +51,7 @@ fn enabling_requires_a_valid_code_and_then_every_sign_in_requires_one() {
         {
             assert_code(&ana.post("/auth/2fa/enable", json!({ "code": wrong })).await, 401, "INVALID_2FA_CODE");
         }
-        let enabled = ana.post("/auth/2fa/enable", json!({ "code": app.code(now) })).await;
+        let enabled = ana.post("/auth/2fa/enable", json!({ "code": spaced(&app.code(now)) })).await;
         assert_eq!(enabled.body["recoveryCodes"].as_array().unwrap().len(), 10, "{enabled:?}");
         assert_code(&ana.post("/auth/2fa/setup", json!({ "password": PASSWORD })).await, 409, "CONFLICT");
         assert_code(&ana.post("/auth/2fa/enable", json!({ "code": app.code(now) })).await, 409, "CONFLICT");
@@ -81,11 +86,7 @@ fn a_wrong_code_is_refused_and_a_valid_code_works_once() {
             assert_eq!(login(&t, code).await.status, status, "{code}");
         }
         t.advance_when_idle(STEP * 2).await;
-        assert_eq!(
-            login(&t, &format!(" {} ", app.code(t.clock.now()))).await.status,
-            200,
-            "surrounding spaces are ignored"
-        );
+        assert_eq!(login(&t, &spaced(&app.code(t.clock.now()))).await.status, 200, "spaces are ignored");
         t
     });
 }
@@ -132,6 +133,37 @@ fn a_recovery_code_works_once_in_any_notation() {
         let renewed = renewed.body["recoveryCodes"][0].as_str().unwrap();
         assert_code(&login(&t, &codes[4]).await, 401, "INVALID_2FA_CODE");
         assert_eq!(login(&t, renewed).await.status, 200);
+        t
+    });
+}
+
+#[test]
+fn wrong_codes_are_limited_per_day_and_reported_to_the_owner_once() {
+    it_unstarted(|mut t| async {
+        let mail = t.start_mail_sink().await;
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        let (app, _) = Authenticator::enabled(&t, &ana).await;
+        mail.next("ana@x.example").await;
+        for _ in 0..5 {
+            let wrong = app.wrong_code(t.clock.now());
+            for _ in 0..4 {
+                assert_code(&login(&t, &wrong).await, 401, "INVALID_2FA_CODE");
+            }
+            assert_code(&login(&t, &wrong).await, 429, "RATE_LIMIT_EXCEEDED");
+            t.advance_when_idle(TimeDelta::minutes(15)).await;
+        }
+        assert_eq!(mail.next("ana@x.example").await.subject, "Wrong two-factor codes for your account");
+        let correct = app.code(t.clock.now());
+        let slowed = login(&t, &correct).await;
+        assert_code(&slowed, 429, "RATE_LIMIT_EXCEEDED");
+        assert!(slowed.header("retry-after").parse::<u64>().unwrap() > 22 * 3_600, "{slowed:?}");
+        ana.set_access_token(None);
+        let form = json!({ "email": "ana@x.example", "password": PASSWORD, "code": correct });
+        assert_eq!(ana.post("/auth/login", form).await.status, 200, "a known browser has attempts of its own");
+        t.advance_when_idle(TimeDelta::hours(23)).await;
+        assert_eq!(login(&t, &app.code(t.clock.now())).await.status, 200, "a day later");
+        mail.finish();
         t
     });
 }
@@ -265,7 +297,7 @@ fn admins_cannot_act_without_a_required_second_factor() {
         }
         assert_code(&ana.post(&ban, Value::Null).await, 401, "REQUIRES_2FA");
         assert_eq!(ana.get("/me").await.status, 200, "the own account stays accessible");
-        assert_eq!(eve.get("/admin/users").await.status, 200, "moderators are not required to have a second factor");
+        assert_code(&eve.get("/admin/users").await, 401, "REQUIRES_2FA");
         let (app, _) = Authenticator::enabled(&t, &ana).await;
         assert_eq!(ana.post(&ban, Value::Null).await.status, 200, "enabling it verifies the session");
         // A session that was not verified with the second factor is refused.

@@ -83,6 +83,33 @@ fn guessing_api_keys_is_rate_limited_without_affecting_valid_keys_from_the_same_
 }
 
 #[test]
+fn an_ipv6_network_and_an_ipv4_address_count_as_one_client() {
+    it_unstarted(|mut t| async {
+        t.set("DCA_VALIDATE_PER_MINUTE", "3");
+        t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
+        t.set("DCA_TRUSTED_PROXIES", "127.0.0.0/8");
+        t.start_without_bot().await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let right = validate_request(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
+        let wrong = right.clone().with("X-API-Key", "x");
+        for request in [right, wrong] {
+            for (same_client, other) in [
+                (["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:2:ffff::3"], "2001:db8:1:3::1"),
+                (["198.51.100.1", "::ffff:198.51.100.1", "::ffff:c633:6401"], "::ffff:198.51.100.2"),
+            ] {
+                for client in same_client {
+                    assert!(!is_rate_limited(&t, &forwarded_for(client, &request)).await, "{client}");
+                }
+                assert!(is_rate_limited(&t, &forwarded_for(same_client[0], &request)).await, "the fourth request");
+                assert!(!is_rate_limited(&t, &forwarded_for(other, &request)).await, "{other}");
+            }
+        }
+        t
+    });
+}
+
+#[test]
 fn forwarded_addresses_of_untrusted_proxies_are_ignored() {
     it_unstarted(|mut t| async {
         t.set("DCA_VALIDATE_PER_MINUTE", "3");

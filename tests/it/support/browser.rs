@@ -157,7 +157,7 @@ impl Browser {
         if !line.is_empty() {
             request = request.header(header::COOKIE, line.join("; "));
         }
-        request = request.header(header::ACCEPT, "text/html");
+        request = request.header(header::ACCEPT, "text/html").header("sec-fetch-site", "same-origin");
         let response = read(request.send().await.unwrap()).await;
         for cookie in response.cookies() {
             let (name, value) = cookie.split_once('=').unwrap();
