@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use dca_commands::{Bot, DiscordClient, GatewayState, GatewayStatus};
 use dca_core::health::DatabaseHealth;
+use dca_core::ids::InstanceId;
 use dca_core::limiter::{Bucket, Rate};
 use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use dca_migration::{Migrator, MigratorTrait};
@@ -90,6 +91,8 @@ pub struct App {
     /// Logs once that a proxy is not trusted.
     pub(crate) proxy_warning: Arc<Once>,
     pub(crate) last_probe: Arc<Mutex<Option<Probe>>>,
+    /// Holds the leases of this process.
+    pub(crate) instance: InstanceId,
     parts: Arc<[Part]>,
     accepts_requests: Arc<AtomicBool>,
 }
@@ -114,6 +117,7 @@ impl App {
             dm_pause: DmPause::default(),
             proxy_warning: Arc::new(Once::new()),
             last_probe: Arc::default(),
+            instance: InstanceId(Ids::system().v4()),
             parts: parts.into(),
             accepts_requests: Arc::new(AtomicBool::new(true)),
         })
@@ -278,7 +282,7 @@ pub(crate) fn require_database(config: &Config) -> Result<()> {
 pub(crate) async fn require_data(config: &Config) -> Result<usize> {
     require_database(config)?;
     let db = open_database(config).await?;
-    let pending = Migrator::get_pending_migrations_read_only(db.writer()).await?.len();
+    let pending = Migrator::get_pending_migrations_read_only(db.pool()).await?.len();
     let is_used = pending < Migrator::migrations().len() && Keyring::is_sealed(&db).await?;
     db.close().await?;
     ensure!(is_used, "the database is empty. {WRONG_FOLDER}");
@@ -307,7 +311,7 @@ fn with_private_ca(url: &str, config: &Config) -> String {
 
 /// Applies pending migrations. Instances may call this at the same time.
 pub async fn migrate(db: &Db) -> Result<()> {
-    dca_migration::up(db.writer()).await.map_err(dca_core::Error::from).context("cannot migrate the database")
+    dca_migration::up(db.pool()).await.map_err(dca_core::Error::from).context("cannot migrate the database")
 }
 
 fn open_redis(config: &Config) -> Result<Option<(redis::Client, ConnectionManager)>> {

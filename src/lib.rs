@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 mod doctor;
 pub mod http;
+mod instance;
 mod master_key;
 mod outbound;
 pub mod process;

@@ -8,7 +8,7 @@
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use dca_core::{Error, accounts::admin, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::app::{App, Part};
-use crate::http;
 use crate::workers::{self, relay, scheduled};
+use crate::{http, instance::Instance};
 
 const REDIS_IS_OFF: &str = "redis: no DCA_REDIS_URL, rate limits are not shared between instances";
 
@@ -30,16 +30,18 @@ pub struct Running {
     stop: CancellationToken,
     /// The parts, each with its name and how it ended.
     parts: JoinSet<(String, Result<()>)>,
+    _instance: Option<Instance>,
 }
 
 impl App {
     /// Starts the configured parts.
-    pub async fn start(self) -> Result<Running> {
+    pub async fn start(mut self) -> Result<Running> {
+        let instance = self.claim_instance().await?;
         for worker in workers::SCHEDULED {
             dca_core::workers::register(&self.core, worker.name).await?;
         }
-        let mut running =
-            Running { app: self.clone(), addr: None, stop: CancellationToken::new(), parts: JoinSet::new() };
+        let (stop, parts) = (CancellationToken::new(), JoinSet::new());
+        let mut running = Running { app: self.clone(), addr: None, stop, parts, _instance: instance };
         if self.runs(Part::Api) {
             let server = http::serve(&self, running.stop.clone()).await?;
             running.addr = Some(server.addr);
@@ -49,7 +51,10 @@ impl App {
         running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
             let stop = running.stop.clone();
-            running.spawn("Discord gateway", async { Ok(dca_commands::gateway::run(bot, stop).await?) });
+            running.spawn(
+                "Discord gateway",
+                async move { Ok(dca_commands::gateway::run(bot, self.instance, stop).await?) },
+            );
         }
         if self.runs(Part::Workers) {
             for &transport in Transport::ALL {
@@ -63,6 +68,33 @@ impl App {
         }
         running.announce().await?;
         Ok(running)
+    }
+
+    /// Takes over from an earlier process with the same data directory. With `SQLite`, only one process may run.
+    async fn claim_instance(&mut self) -> Result<Option<Instance>> {
+        let data_dir = &self.config.storage.data_dir;
+        let claimed = Instance::claim(data_dir).with_context(|| format!("cannot lock {}", data_dir.display()));
+        match claimed {
+            Ok(Some(instance)) => {
+                self.instance = instance.id;
+                if let Err(error) = dca_core::workers::revoke_leases_of(&self.core, instance.id).await {
+                    warn!(%error, "could not take back the leases of the previous run; they expire on their own");
+                }
+                return Ok(Some(instance));
+            }
+            Ok(None) if self.core.db.is_shared() => {}
+            Ok(None) => bail!(
+                "dca-auth serve is already running in the data directory {}. Stop it first, or set DCA_DATA_DIR to \
+                 another directory, for example DCA_DATA_DIR=data2. Several instances can share a PostgreSQL database \
+                 (DCA_DATABASE_URL)",
+                data_dir.display()
+            ),
+            Err(error) if self.core.db.is_shared() => {
+                warn!(error = format!("{error:#}"), "without a lock, a restart waits for leases to expire");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(None)
     }
 }
 

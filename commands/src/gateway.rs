@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dca_core::workers::{self, Lease};
-use dca_core::{entitlements, identifies};
+use dca_core::{entitlements, identifies, ids::InstanceId};
 use tokio::{task::JoinError, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -25,14 +25,14 @@ const STABLE: Duration = Duration::from_mins(1);
 /// How long storing the remaining updates may take after the connection ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Connects to the gateway whenever this instance holds the lease, until `stop`. Returns after releasing the lease. If
+/// Connects to the gateway whenever `instance` holds the lease, until `stop`. Returns after releasing the lease. If
 /// Discord refuses the connection and only an operator can fix it, the rest of the process keeps running. Fails if the
 /// task that stores updates panicked.
-pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError> {
+pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -> Result<(), JoinError> {
     let mut short_leases = 0;
     loop {
         let mut pause = (bot.lease_duration / 8).min(Duration::from_secs(1));
-        match acquire(&bot).await {
+        match acquire(&bot, instance).await {
             Ok(Some(lease)) => {
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
                 bot.set_status(GatewayStatus::Connecting);
@@ -58,10 +58,10 @@ pub async fn run(bot: Arc<Bot>, stop: CancellationToken) -> Result<(), JoinError
     }
 }
 
-async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
+async fn acquire(bot: &Bot, instance: InstanceId) -> dca_core::Result<Option<Lease>> {
     workers::register(&bot.core, workers::GATEWAY).await?;
     let now = bot.core.clock.now();
-    let lease = workers::acquire(&bot.core, workers::GATEWAY, bot.lease_duration, now).await?;
+    let lease = workers::acquire(&bot.core, instance, workers::GATEWAY, bot.lease_duration, now).await?;
     if lease.is_some() {
         entitlements::catch_up_stamps(&bot.core).await?;
         // Do not wait for a reconciliation that a former holder abandoned or is still running.
@@ -72,7 +72,14 @@ async fn acquire(bot: &Bot) -> dca_core::Result<Option<Lease>> {
 
 /// Stays connected until the lease is lost, `stop`, a refusal by Discord, or a panic of the task that stores updates.
 async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Result<(), JoinError> {
-    let framework = match Framework::new(bot.clone()).await {
+    let mut lease_lost = std::pin::pin!(workers::keep(&bot.core, lease, bot.lease_duration));
+    // Discord may not answer: the lease is renewed and `stop` is obeyed meanwhile.
+    let framework = tokio::select! {
+        framework = Framework::new(bot.clone()) => framework,
+        () = &mut lease_lost => return Ok(()),
+        () = stop.cancelled() => return Ok(()),
+    };
+    let framework = match framework {
         Ok(framework) => framework,
         Err(error) => {
             warn!(error = %CommandError::from(error), "could not set up the commands; retrying");
@@ -93,7 +100,7 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Resu
     let mut stored = Ok(());
     let supervision = async {
         tokio::select! {
-            () = renew_lease(bot, lease) => warn!("lost the gateway lease; disconnecting from Discord"),
+            () = lease_lost => warn!("lost the gateway lease; disconnecting from Discord"),
             () = disconnect.cancelled() => {}
             ended = &mut store_task => stored = ended,
         }
@@ -171,20 +178,5 @@ async fn new_session_url(bot: &Bot) -> Result<String, Disconnect> {
     match identifies::reserve(&bot.core, limit.total - limit.total / 10).await? {
         Some(wait) => Err(Disconnect::Limited(wait)),
         None => Ok(gateway.url),
-    }
-}
-
-/// Renews the lease. Returns when this instance can no longer be sure that it holds it.
-async fn renew_lease(bot: &Bot, lease: &Lease) {
-    let mut trusted_until = Instant::now() + bot.lease_duration;
-    loop {
-        tokio::time::sleep(bot.lease_duration / 4).await;
-        let started = Instant::now();
-        match tokio::time::timeout(bot.lease_duration / 4, workers::renew(&bot.core, lease, bot.lease_duration)).await {
-            Ok(Ok(true)) => trusted_until = started + bot.lease_duration,
-            Ok(Ok(false)) => return,
-            Ok(Err(_)) | Err(_) if Instant::now() + bot.lease_duration / 4 >= trusted_until => return,
-            Ok(Err(_)) | Err(_) => {}
-        }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dca_core::entitlements::{self, Stamp};
 use dca_core::workers::{self, Lease};
-use dca_core::{Core, DiscordUserId, GuildId, Result, RoleId, guilds, mappings};
+use dca_core::{Core, DiscordUserId, GuildId, Result, RoleId, guilds, mappings, mappings::MemberRoles};
 use futures::StreamExt;
 use serenity::all::Event;
 use serenity::model::id;
@@ -158,8 +158,15 @@ const HANDLED_EVENTS: [&str; 6] = [
     "GUILD_DELETE",
 ];
 
-/// Stores buffered updates: different members in parallel, the updates of one member in order.
+/// The most updates of a guild that are stored in one transaction.
+const BATCH: usize = 16;
+
+/// A member and their update.
+type MemberUpdate = ((GuildId, DiscordUserId), PendingUpdate);
+
+/// Stores buffered updates: batches of different members in parallel, the updates of one member in order.
 pub(crate) async fn store_updates(core: &Core, buffer: &UpdateBuffer, lease: &Lease) {
+    let mut batch = BATCH;
     loop {
         let (guild_change, updates) = {
             let buffered = buffer.lock();
@@ -173,19 +180,28 @@ pub(crate) async fn store_updates(core: &Core, buffer: &UpdateBuffer, lease: &Le
                 Ok(())
             }
             None => {
-                futures::stream::iter(updates)
-                    .map(|(key, update)| store_update(core, buffer, lease, key, update))
+                futures::stream::iter(batches(updates, batch))
+                    .map(|updates| store_batch(core, buffer, lease, updates))
                     .buffer_unordered(8)
                     .fold(Ok(()), |all, one| async { all.and(one) })
                     .await
             }
         };
         buffer.stored.notify_waiters();
+        // One by one after an error, so that an update that cannot be stored does not hold up others.
+        batch = if stored.is_ok() { BATCH } else { 1 };
         if let Err(error) = stored {
             warn!(%error, "could not store updates from Discord; retrying");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }
+}
+
+/// The updates by guild, at most `size` each.
+fn batches(mut updates: Vec<MemberUpdate>, size: usize) -> Vec<Vec<MemberUpdate>> {
+    updates.sort_unstable_by_key(|(key, _)| *key);
+    let guilds = updates.chunk_by(|one, other| one.0.0 == other.0.0);
+    guilds.flat_map(|guild| guild.chunks(size)).map(<[_]>::to_vec).collect()
 }
 
 async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, change: GuildChange) -> Result<()> {
@@ -216,23 +232,22 @@ async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, c
     Ok(())
 }
 
-async fn store_update(
-    core: &Core,
-    buffer: &UpdateBuffer,
-    lease: &Lease,
-    (guild, member): (GuildId, DiscordUserId),
-    update: PendingUpdate,
-) -> Result<()> {
-    let intermediate_roles = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
-    for (roles, stamp) in intermediate_roles.into_iter().chain([(update.roles.as_deref(), update.stamp)]) {
-        let observation = mappings::observation(core, guild, member, roles, stamp, Some(lease.clone())).await?;
-        if let Some(observation) = observation {
-            entitlements::observe(core, &observation).await?;
-        }
-    }
+/// Stores updates of members of one guild.
+async fn store_batch(core: &Core, buffer: &UpdateBuffer, lease: &Lease, updates: Vec<MemberUpdate>) -> Result<()> {
+    let Some(((guild, _), _)) = updates.first() else { return Ok(()) };
+    let in_order = updates.iter().flat_map(|((_, member), update)| {
+        let before = update.intermediate_roles.as_ref().map(|(roles, stamp)| (Some(roles.as_slice()), *stamp));
+        let all = before.into_iter().chain([(update.roles.as_deref(), update.stamp)]);
+        all.map(move |(roles, stamp)| MemberRoles { member: *member, roles, stamp })
+    });
+    let in_order: Vec<_> = in_order.collect();
+    let observations = mappings::observations(core, *guild, &in_order, Some(lease)).await?;
+    entitlements::observe_all(core, &observations).await?;
     let mut buffered = buffer.lock();
-    if buffered.members.get(&(guild, member)).is_some_and(|newest| newest.stamp == update.stamp) {
-        buffered.members.remove(&(guild, member));
+    for (key, update) in &updates {
+        if buffered.members.get(key).is_some_and(|newest| newest.stamp == update.stamp) {
+            buffered.members.remove(key);
+        }
     }
     Ok(())
 }

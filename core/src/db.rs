@@ -5,24 +5,44 @@ use std::{path::Path, time::Duration};
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::sqlx::{self, ConnectOptions as _, Connection};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection, Row};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, ConnectOptions, ConnectionTrait, Database};
 use sea_orm::{
     DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Statement, UpdateMany,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, connection::Connection};
 
 /// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
-/// Postgres, one pool for both.
+/// Postgres, one pool for both, and a small one for leases.
 #[derive(Clone, Debug)]
 pub struct Db {
-    writer: DatabaseConnection,
-    reader: DatabaseConnection,
+    writer: Connection<DatabaseConnection>,
+    reader: Connection<DatabaseConnection>,
+    leases: Connection<DatabaseConnection>,
 }
 
-/// The limit for acquiring a `SQLite` connection, for a `SQLite` lock and for a Postgres statement.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The limit for acquiring a `SQLite` connection and for a lock of the file.
+const SQLITE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Limits of every Postgres session. A process that freezes or vanishes in a transaction must not keep its locks: the
+/// server ends the transaction when it waits for the client, and notices a client that is gone.
+const SESSION: [(&str, &str); 8] = [
+    ("TimeZone", "UTC"),
+    ("statement_timeout", "5s"),
+    ("lock_timeout", "3s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("tcp_keepalives_idle", "5"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "10s"),
+];
+
+/// How long a Postgres connection may take to answer when it is returned to the pool.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a connection is known to work after it was last used.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// The limit for acquiring a Postgres connection. A request gets an answer soon, even if Postgres is away.
 const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -35,29 +55,37 @@ impl Db {
     /// the file cannot be opened.
     pub async fn connect(url: &str, pool: u32) -> Result<Self> {
         if url.starts_with("sqlite:") {
-            let writer = Database::connect(sqlite_options(url, 1, "off")).await?;
-            let reader = Database::connect(sqlite_options(url, pool.min(8), "on")).await?;
-            return Ok(Self { writer, reader });
+            let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2);
+            let writer = limited(Database::connect(sqlite_options(url, 1, "off")).await?);
+            let reader = limited(Database::connect(sqlite_options(url, pool.min(8), "on")).await?);
+            return Ok(Self { leases: writer.clone(), writer, reader });
         }
         check_postgres(url).await?;
-        let mut options = ConnectOptions::new(url);
-        options
-            .max_connections(pool)
-            .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
-            .sqlx_logging(false)
-            .map_sqlx_postgres_opts(|options| options.options([("statement_timeout", "10s"), ("TimeZone", "UTC")]));
-        let pool = Database::connect(options).await?;
-        Ok(Self { writer: pool.clone(), reader: pool })
+        // Longer than the server's limit for a statement, so that the server reports it if it can.
+        let limited = |pool| Connection::new(pool, Duration::from_secs(6));
+        let pool = limited(Database::connect(postgres_options(url, pool)).await?);
+        let leases = limited(Database::connect(postgres_options(url, 2).connect_lazy(true).to_owned()).await?);
+        Ok(Self { writer: pool.clone(), reader: pool, leases })
     }
 
     /// The connection for reads outside a transaction.
-    pub(crate) fn read(&self) -> &DatabaseConnection {
+    pub(crate) fn read(&self) -> &Connection<DatabaseConnection> {
         &self.reader
     }
 
-    /// The connection for migrations and for single statements that need no transaction.
-    pub fn writer(&self) -> &DatabaseConnection {
+    /// The connection for transactions and for single statements that need none.
+    pub fn writer(&self) -> &Connection<DatabaseConnection> {
         &self.writer
+    }
+
+    /// The connection for renewing leases. On Postgres, a renewal waits for no other work of this process.
+    pub(crate) fn leases(&self) -> &Connection<DatabaseConnection> {
+        &self.leases
+    }
+
+    /// The pool itself, for migrations.
+    pub fn pool(&self) -> &DatabaseConnection {
+        self.writer.inner()
     }
 
     /// Whether several instances can share this database.
@@ -69,19 +97,21 @@ impl Db {
     pub async fn copy_to(&self, file: &Path) -> Result<()> {
         let path = file.to_string_lossy().into_owned();
         let vacuum = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);
-        self.writer.execute_raw(vacuum).await?;
+        self.pool().execute_raw(vacuum).await?;
         Ok(())
     }
 
     /// Checks the connection with one round trip.
     pub async fn ping(&self) -> Result<()> {
-        Ok(self.reader.ping().await?)
+        Ok(self.reader.inner().ping().await?)
     }
 
-    /// Closes both pools. Fails if a connection does not close cleanly.
+    /// Closes the pools. Fails if a connection does not close cleanly.
     pub async fn close(self) -> Result<()> {
-        self.reader.close_by_ref().await?;
-        Ok(self.writer.close_by_ref().await?)
+        for pool in [self.reader, self.leases, self.writer] {
+            pool.inner().close_by_ref().await?;
+        }
+        Ok(())
     }
 }
 
@@ -104,18 +134,42 @@ async fn check_postgres(url: &str) -> Result<()> {
     Err(Error::Internal(format!("PostgreSQL at {server}: {cause}")))
 }
 
+fn postgres_options(url: &str, pool: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(pool)
+        .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+        .test_before_acquire_if_idle_for(TRUSTED_FOR)
+        .sqlx_logging(false)
+        .map_sqlx_postgres_opts(|options| options.options(SESSION))
+        .map_sqlx_postgres_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_reusable(connection))));
+    options
+}
+
+/// Whether a connection may return to the pool. One that does not answer would occupy its place forever. One whose
+/// BEGIN was cancelled is in a transaction that the driver does not know of, and would never commit; only there, the
+/// transaction is older than the statement.
+async fn is_reusable(connection: &mut PgConnection) -> sqlx::Result<bool> {
+    // Not prepared: the messages of a prepared statement have different times.
+    let is_outside = sqlx::raw_sql("SELECT now() = statement_timestamp()").fetch_one(connection);
+    tokio::time::timeout(RELEASE_TIMEOUT, is_outside).await.map_err(|_| sqlx::Error::PoolTimedOut)??.try_get(0)
+}
+
 fn sqlite_options(url: &str, pool: u32, query_only: &'static str) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
-    options.max_connections(pool).min_connections(1).acquire_timeout(TIMEOUT).sqlx_logging(false).map_sqlx_sqlite_opts(
-        move |options| {
+    options
+        .max_connections(pool)
+        .min_connections(1)
+        .acquire_timeout(SQLITE_TIMEOUT)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |options| {
             options
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(SqliteSynchronous::Full)
-                .busy_timeout(TIMEOUT)
+                .busy_timeout(SQLITE_TIMEOUT)
                 .foreign_keys(true)
                 .pragma("query_only", query_only)
-        },
-    );
+        });
     options
 }
 

@@ -6,7 +6,9 @@ use sea_orm::entity::prelude::*;
 use crate::crypto::{api_key::ApiKeyKind, seal::Purpose};
 use crate::entitlements::{Announce, SourceKind};
 use crate::events::EventKind;
-use crate::ids::{ApiKeyId, ChannelId, GuildId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId};
+use crate::ids::{
+    ApiKeyId, ChannelId, GuildId, InstanceId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId,
+};
 use crate::ids::{TenantId, UserId};
 use crate::outbox::{DeliveryKind, DeliveryState, Transport};
 use crate::users::{AccountStatus, Locale, Provider, Role, SignInMethod};
@@ -207,6 +209,7 @@ tables! {
         due_at: DateTimeUtc,
         lease_until: Option<DateTimeUtc>,
         token: i64,
+        holder: Option<InstanceId>,
         last_run: Option<DateTimeUtc>,
         last_result: Option<String>,
     }

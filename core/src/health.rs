@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::DateTime;
-use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, Statement, TransactionTrait};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, IntoActiveModel, Statement};
 use tokio::time::timeout;
 
 use crate::entity::worker::{Entity, Model as WorkerRow};
@@ -62,6 +62,7 @@ async fn write_and_roll_back(db: Db) -> Result<()> {
         due_at: DateTime::UNIX_EPOCH,
         lease_until: None,
         token: 0,
+        holder: None,
         last_run: None,
         last_result: Some("x".repeat(16 * 1024)),
     };

@@ -52,6 +52,8 @@ ids! {
     ApiKeyId,
     /// A session: one sign-in of a user.
     SessionId,
+    /// An instance of the service: what holds a lease.
+    InstanceId,
 }
 
 impl TenantId {

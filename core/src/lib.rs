@@ -16,6 +16,7 @@ pub mod bus;
 mod caller;
 pub mod cleanup;
 pub mod clock;
+mod connection;
 mod core;
 pub mod crypto;
 pub mod db;

@@ -2,18 +2,19 @@
 //!
 //! Both databases run the same algorithm: lock, recheck, write. `SQLite` takes its single writer with
 //! `BEGIN IMMEDIATE`; Postgres takes row locks. Lock order: fence → holder → licenses by id → event head.
+//! The event head is locked within the last message to the database, together with the commit.
 //! Functions that take `&Tx` or `&mut Tx` neither begin nor commit, and do not read from the pool.
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait};
+use sea_orm::{ConnectionTrait, DatabaseTransaction};
 
-use crate::{Core, Error, Result, bus::Topic, db, events};
+use crate::{Core, Error, Result, bus::Topic, connection::Connection, db, events};
 
 /// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
-    db: DatabaseTransaction,
+    db: Connection<DatabaseTransaction>,
     core: Core,
     now: DateTime<Utc>,
     request_id: Option<String>,
@@ -24,13 +25,8 @@ pub struct Tx {
 impl Tx {
     /// Begins a transaction.
     pub(crate) async fn begin(core: &Core) -> Result<Self> {
-        let options = TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        };
-        let db = core.db.writer().begin_with_options(options).await?;
         Ok(Self {
-            db,
+            db: core.db.writer().begin().await?,
             core: core.clone(),
             now: core.clock.now(),
             request_id: events::request_id(),
@@ -39,7 +35,7 @@ impl Tx {
         })
     }
 
-    pub(crate) fn db(&self) -> &DatabaseTransaction {
+    pub(crate) fn db(&self) -> &Connection<DatabaseTransaction> {
         &self.db
     }
 
@@ -67,8 +63,7 @@ impl Tx {
     /// separate them.
     pub(crate) async fn commit(self) -> Result<()> {
         let task = tokio::spawn(async move {
-            events::append(&self.db, self.now, self.request_id, self.events).await?;
-            self.db.commit().await?;
+            events::append_and_commit(self.db, self.now, self.request_id, self.events).await?;
             self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())
         });

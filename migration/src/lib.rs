@@ -24,7 +24,9 @@ pub async fn up(db: &DatabaseConnection) -> Result<(), DbErr> {
     let options = TransactionOptions { sqlite_transaction_mode: mode, ..TransactionOptions::default() };
     let tx = db.begin_with_options(options).await?;
     if tx.get_database_backend() == DbBackend::Postgres {
-        tx.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({LOCK})")).await?;
+        // A migration may take longer than the limits of ordinary sessions, and so may waiting for another instance's.
+        let no_limits = ["statement_timeout", "lock_timeout"].map(|name| format!("SET LOCAL {name} = 0;")).concat();
+        tx.execute_unprepared(&format!("{no_limits} SELECT pg_advisory_xact_lock({LOCK})")).await?;
     }
     Migrator::up(&tx, None).await?;
     tx.commit().await

@@ -223,6 +223,7 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(timestamp("due_at"))
             .col(timestamp_null("lease_until"))
             .col(big_integer("token"))
+            .col(uuid_null("holder"))
             .col(timestamp_null("last_run"))
             .col(text_null("last_result"))
             .to_owned(),

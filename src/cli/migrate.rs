@@ -30,10 +30,10 @@ pub(super) async fn run(config: &Config, command: &Migrate) -> Result<Output> {
     let db = app::open_database(config).await?;
     match command {
         Migrate::Up => app::migrate(&db).await?,
-        Migrate::Down { .. } => Migrator::down(db.writer(), Some(1)).await?,
+        Migrate::Down { .. } => Migrator::down(db.pool(), Some(1)).await?,
         Migrate::Status => {}
     }
-    let pending = Migrator::get_pending_migrations_read_only(db.writer()).await?;
+    let pending = Migrator::get_pending_migrations_read_only(db.pool()).await?;
     let rows: Vec<_> = Migrator::get_migration_files()
         .iter()
         .map(|migration| {

@@ -8,7 +8,7 @@ use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::ids::{LicenseId, UserId};
 use dca_core::outbox::{self, Claim, Delivery, EmailTemplate, Outcome, Transport};
 use dca_core::{ChannelId, DiscordUserId, GuildId, accounts::emails, bus::Topic, entitlements, licenses};
-use dca_core::{limiter::Bucket, log_channel, mappings, users};
+use dca_core::{limiter::Bucket, log_channel, mappings, mappings::MemberRoles, users};
 use futures::{FutureExt, StreamExt, stream, stream::BoxStream};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -192,10 +192,9 @@ async fn recheck_member(app: &App, discord: &DiscordClient, guild: GuildId, user
         Ok(roles) => roles,
         Err(error) => return outcome_of(app, Err(error)),
     };
-    let observation = mappings::observation(&app.core, guild, user, roles.as_deref(), stamp, None).await;
-    let stored = match observation {
-        Ok(Some(observation)) => entitlements::observe(&app.core, &observation).await.map(drop),
-        Ok(None) => Ok(()),
+    let roles = [MemberRoles { member: user, roles: roles.as_deref(), stamp }];
+    let stored = match mappings::observations(&app.core, guild, &roles, None).await {
+        Ok(observations) => entitlements::observe_all(&app.core, &observations).await.map(drop),
         Err(error) => Err(error),
     };
     stored.map_or_else(|error| Outcome::Failed(error.to_string()), |()| Outcome::Sent)

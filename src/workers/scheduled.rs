@@ -41,14 +41,14 @@ impl App {
             return Ok(false);
         }
         let next = self.core.clock.now() + (worker.interval)(self);
-        let Some(lease) = workers::acquire(&self.core, worker.name, LEASE_DURATION, next).await? else {
+        let Some(lease) = workers::acquire(&self.core, self.instance, worker.name, LEASE_DURATION, next).await? else {
             return Ok(false);
         };
         let result = tokio::select! {
             result = AssertUnwindSafe((worker.run)(self)).catch_unwind() => {
                 result.unwrap_or_else(|_| Err(anyhow!("panicked")))
             }
-            () = self.renew_lease(&lease) => Err(anyhow!("another instance took over the run")),
+            () = workers::keep(&self.core, &lease, LEASE_DURATION) => Err(anyhow!("its lease was lost")),
         };
         if let Err(error) = &result {
             error!(worker = worker.name, error = format!("{error:#}"), "a worker failed");
@@ -58,17 +58,6 @@ impl App {
         debug!(worker = worker.name, result_text, "worker finished");
         workers::release(&self.core, &lease, &result_text).await?;
         Ok(true)
-    }
-
-    async fn renew_lease(&self, lease: &workers::Lease) {
-        loop {
-            tokio::time::sleep(LEASE_DURATION / 3).await;
-            match workers::renew(&self.core, lease, LEASE_DURATION).await {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(error) => warn!(worker = lease.name, %error, "could not renew a worker's lease; trying again"),
-            }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //! writes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,9 +17,10 @@ use dca_core::{
     events, guilds,
     licenses::{self, LicenseState},
     products::{self, PolicyChanges},
-    tenants,
+    tenants, workers,
 };
 use dca_migration::{Migrator, MigratorTrait};
+use futures::future::join_all;
 use sea_orm_migration::sea_orm::{ConnectionTrait, DbBackend, Statement, TransactionTrait};
 use tokio::sync::Barrier;
 
@@ -89,13 +90,13 @@ fn migrations_run_up_down_and_up_again_with_rows_in_every_table() {
     it_unstarted(|t| async {
         let db = empty_database(&t).await;
         for _ in Migrator::migrations() {
-            Migrator::up(db.writer(), Some(1)).await.unwrap();
+            Migrator::up(db.pool(), Some(1)).await.unwrap();
             fill(&db, &tables(&db).await).await;
         }
         let complete = tables(&db).await;
         assert!(complete.len() >= 17, "{complete:?}");
         for _ in Migrator::migrations() {
-            Migrator::down(db.writer(), Some(1)).await.unwrap();
+            Migrator::down(db.pool(), Some(1)).await.unwrap();
         }
         assert_eq!(tables(&db).await, []);
         app::migrate(&db).await.unwrap();
@@ -172,7 +173,7 @@ fn sqlite_uses_safe_pragmas() {
 /// The query plan.
 async fn plan(db: &Db, query: &str) -> String {
     if db.is_shared() {
-        let tx = db.writer().begin().await.unwrap();
+        let tx = db.pool().begin().await.unwrap();
         // The tables of a test are small, so an index would not pay off.
         tx.execute_unprepared("SET LOCAL enable_seqscan = off").await.unwrap();
         let plan = Statement::from_string(DbBackend::Postgres, format!("EXPLAIN {query}"));
@@ -361,6 +362,40 @@ fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
         }
         assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the tenant");
         assert_eq!(products::list(&cores[0], &tenant.caller.scope()).await.unwrap().len(), 5);
+        t
+    });
+}
+
+#[test]
+fn a_request_that_is_cancelled_while_it_begins_a_transaction_costs_no_later_write() {
+    it_unstarted(|t| async {
+        let (core, other) = (t.instance().await, t.instance().await);
+        // Any transaction; it is dropped a little later each time, and thereby at every step.
+        for micros in 0..400 {
+            let work = tenants::create(&core, "Makers");
+            _ = tokio::time::timeout(std::time::Duration::from_micros(micros * 5), work).await;
+        }
+        // Single statements, on every connection of the pool.
+        let names: Vec<_> = (0..100).map(|n| format!("worker {n}")).collect();
+        join_all(names.iter().map(async |name| workers::register(&core, name).await.unwrap())).await;
+        let stored: HashSet<_> = workers::list(&other).await.unwrap().into_iter().map(|row| row.name).collect();
+        let lost: Vec<_> = names.iter().filter(|name| !stored.contains(*name)).collect();
+        assert!(lost.is_empty(), "written in a transaction that nobody commits: {lost:?}");
+        t
+    });
+}
+
+#[test]
+fn events_are_stored_as_they_were_recorded() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let product = tenant.product("Gold", "GOLD").await;
+        let (license, _) = tenant.license(&product, 1).await;
+        let reason = r#"it's "over" \ $1 ? :x {} -- ; '' \' \n 日本 🎫"#;
+        entitlements::revoke(&core, &tenant.caller, license.id, reason).await.unwrap();
+        let newest = events::list(&core, &tenant.caller.scope(), 1).await.unwrap().remove(0);
+        assert_eq!(newest.after.unwrap()["reason"], reason);
         t
     });
 }

@@ -18,8 +18,8 @@ async fn merge_now(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> 
         users::lock_holder(tx, tenant, from.min(into)).await?;
         users::lock_holder(tx, tenant, from.max(into)).await?;
     }
-    let kept = store::list_of(tx, into).await?;
-    for source in store::list_of(tx, from).await? {
+    let kept = store::list_of(tx, &[into]).await?;
+    for source in store::list_of(tx, &[from]).await? {
         let same = kept.iter().find(|kept| kept.product_id == source.product_id && kept.reference == source.reference);
         match same {
             None => store::set_user(tx, source.id, into).await?,
@@ -32,7 +32,7 @@ async fn merge_now(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> 
         }
     }
     licenses::merge_users(tx, caller, from, into).await?;
-    for source in store::list_of(tx, into).await? {
+    for source in store::list_of(tx, &[into]).await? {
         let merged = Entitlement::load(tx, source.tenant_id, into, source.product_id).await?;
         if let Some(license) = &merged.license {
             licenses::set_sources_end(tx, license, end(&merged.states())).await?;

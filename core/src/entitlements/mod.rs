@@ -2,7 +2,7 @@
 //! [`Observation`] and calls [`observe`]; nothing else issues or revokes a license because of a source.
 //!
 //! ```text
-//! observe: Tx { lock holder; per product: load -> next (pure) per source -> decide (pure) -> apply } commit
+//! observe: Tx { lock holders; per user and product: load -> next (pure) per source -> decide (pure) -> apply } commit
 //! end_expired_grace (worker `expire`): load -> decide -> apply, for licenses whose grace has ended by the clock
 //! ```
 //! Invariants: only a newer [`Stamp`] changes a source; a source ends only when it is known to be gone, never
@@ -36,25 +36,41 @@ pub(crate) use self::{merge::merge_users, store::count_dependent};
 
 /// Records an observation and applies what follows from it, in one transaction.
 pub async fn observe(core: &Core, observation: &Observation) -> Result<Vec<Change>> {
-    if confirm_unchanged(core, observation).await? {
-        return Ok(Vec::new());
+    observe_all(core, std::slice::from_ref(observation)).await
+}
+
+/// Records observations of one tenant and one observer, in their order, and applies what follows from them, in one
+/// transaction.
+pub async fn observe_all(core: &Core, observations: &[Observation]) -> Result<Vec<Change>> {
+    let users: Vec<UserId> = observations.iter().map(|observation| observation.user).collect();
+    let stored = store::list_of(core, &users).await?;
+    let mut news: Vec<&Observation> = Vec::new();
+    for observation in observations {
+        // What is stored says nothing about an observation that follows a new one.
+        let follows = news.iter().any(|new| new.user == observation.user);
+        if follows || !confirm_unchanged(core, observation, &stored).await? {
+            news.push(observation);
+        }
     }
+    let Some(first) = news.first() else { return Ok(Vec::new()) };
+    let tenant = first.caller.scope().tenant();
     let mut tx = Tx::begin(core).await?;
-    if let Some(fence) = &observation.fence
+    if let Some(fence) = &first.fence
         && !workers::lock_if_current(&tx, fence).await?
     {
-        tracing::warn!(user = %observation.user, "dropped an observation: this instance no longer holds the gateway lease");
+        tracing::warn!(count = news.len(), "dropped observations: this instance no longer holds the gateway lease");
         return Ok(Vec::new());
     }
-    let tenant = observation.caller.scope().tenant();
-    users::lock_holder(&tx, tenant, observation.user).await?;
-    let mut products: Vec<ProductId> = observation.sources.iter().map(|source| source.product).collect();
-    products.sort_unstable();
-    products.dedup();
+    users::lock_holders(&tx, tenant, news.iter().map(|new| new.user).collect()).await?;
     let mut changes = Vec::new();
-    for product in products {
-        let mut entitlement = Entitlement::load_current(&mut tx, tenant, observation.user, product).await?;
-        changes.extend(entitlement.apply_observation(&mut tx, observation).await?);
+    for observation in news {
+        let mut products: Vec<ProductId> = observation.sources.iter().map(|source| source.product).collect();
+        products.sort_unstable();
+        products.dedup();
+        for product in products {
+            let mut entitlement = Entitlement::load_current(&mut tx, tenant, observation.user, product).await?;
+            changes.extend(entitlement.apply_observation(&mut tx, observation).await?);
+        }
     }
     tx.commit().await?;
     Ok(changes)
@@ -254,12 +270,11 @@ async fn send_key(tx: &mut Tx, license: LicenseId, send: Notify) -> Result<()> {
 }
 
 /// Fast path for repeated updates: no lock, at most two small writes. `true`: nothing changed.
-async fn confirm_unchanged(core: &Core, observation: &Observation) -> Result<bool> {
-    let stored = store::list_of(core, observation.user).await?;
+async fn confirm_unchanged(core: &Core, observation: &Observation, stored: &[Source]) -> Result<bool> {
     let (mut present, mut absent) = (Vec::new(), Vec::new());
     for observed in &observation.sources {
-        let is_same =
-            |source: &&Source| (source.product_id, source.reference) == (observed.product, observed.reference);
+        let wanted = (observation.user, observed.product, observed.reference);
+        let is_same = |source: &&Source| (source.user_id, source.product_id, source.reference) == wanted;
         match (stored.iter().find(is_same), observed.level) {
             (None, Level::Absent | Level::Withdrawn) => {}
             (Some(source), Level::Present) if source.ends_at.is_none() && observed.initial_announce.is_none() => {

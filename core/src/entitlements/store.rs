@@ -20,9 +20,10 @@ pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Ve
     Ok(rows.order_by_asc(Column::LiveSince).all(tx.db()).await?)
 }
 
-/// All sources of a user.
-pub(super) async fn list_of(from: &impl Reader, user: UserId) -> Result<Vec<Source>> {
-    Ok(Entity::find().filter(Column::UserId.eq(user)).all(from.connection()).await?)
+/// All sources of these users.
+pub(super) async fn list_of(from: &impl Reader, users: &[UserId]) -> Result<Vec<Source>> {
+    let rows = Entity::find().filter(Column::UserId.is_in(users.iter().copied()));
+    Ok(rows.all(from.connection()).await?)
 }
 
 pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder};
-use sea_orm::{QuerySelect, sea_query::Expr};
+use sea_orm::sea_query::{Expr, InsertStatement, PostgresQueryBuilder, Query};
+use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait};
+use sea_orm::{IntoActiveModel, Iterable, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
 use crate::entity::{event, event_head};
 use crate::ids::{LicenseId, TenantId, UserId};
-use crate::workers::schedule::{LOG_CHANNEL, schedule_no_later_than};
-use crate::{Core, Error, Result, Scope, db};
+use crate::workers::schedule::{LOG_CHANNEL, no_later_than};
+use crate::{Core, Result, Scope, connection::Connection, db};
 
 mod cursor;
 mod data;
@@ -46,31 +47,63 @@ impl NewEvent {
     }
 }
 
-/// Writes the events with the next sequence numbers. Only `Tx::commit` calls this.
-pub(crate) async fn append(
-    db: &impl ConnectionTrait,
+/// Writes the events with the next sequence numbers, and commits. Only `Tx::commit` calls this.
+///
+/// Every writer waits for the event head. On Postgres it is therefore locked, and released by the commit, within a
+/// single message: no network latency lies in between, and a process that freezes cannot keep it.
+pub(crate) async fn append_and_commit(
+    db: Connection<DatabaseTransaction>,
     now: DateTime<Utc>,
     request_id: Option<String>,
     events: Vec<NewEvent>,
 ) -> Result<()> {
-    let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(()) };
+    let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(db.commit().await?) };
     let next = [(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))];
-    let head = db::update(next, [event_head::Column::Id.eq(1)]).exec_with_returning(db).await?;
-    let head = head.first().ok_or_else(|| Error::Internal("the event_head row is missing".to_owned()))?.seq;
-    let rows = events.into_iter().zip(head - count + 1..).map(|(event, seq)| Event {
-        seq,
-        tenant_id: event.tenant,
-        kind: event.data.kind(),
-        subject: event.subject,
-        license_id: event.license,
-        actor: event.actor.to_string(),
-        before: event.data.before(),
-        after: event.data.after(),
-        request_id: request_id.clone(),
-        at: now,
-    });
-    event::Entity::insert_many(rows.map(Event::into_active_model)).exec_without_returning(db).await?;
-    schedule_no_later_than(db, LOG_CHANNEL, now).await
+    let head = db::update(next, [event_head::Column::Id.eq(1)]).into_query();
+    let insert = insert_at_head(now, request_id.as_ref(), events, count);
+    let schedule = no_later_than(LOG_CHANNEL, now).into_query();
+    if db.get_database_backend() == DbBackend::Postgres {
+        let [head, schedule] = [head, schedule].map(|update| update.to_string(PostgresQueryBuilder));
+        let insert = insert.to_string(PostgresQueryBuilder);
+        // The driver still expects a transaction; it rolls back the empty one that follows.
+        db.execute_unprepared(&format!("{head}; {insert}; {schedule}; COMMIT AND CHAIN")).await?;
+        return Ok(());
+    }
+    db.execute(&head).await?;
+    db.execute(&insert).await?;
+    db.execute(&schedule).await?;
+    Ok(db.commit().await?)
+}
+
+/// Inserts events whose sequence numbers end at the event head.
+fn insert_at_head(
+    now: DateTime<Utc>,
+    request_id: Option<&String>,
+    events: Vec<NewEvent>,
+    count: i64,
+) -> InsertStatement {
+    let head = Query::select().column(event_head::Column::Seq).from(event_head::Entity).to_owned();
+    let mut insert = Query::insert().into_table(event::Entity).columns(event::Column::iter()).to_owned();
+    for (event, after) in events.into_iter().zip((0..count).rev()) {
+        let row = Event {
+            seq: 0,
+            tenant_id: event.tenant,
+            kind: event.data.kind(),
+            subject: event.subject,
+            license_id: event.license,
+            actor: event.actor.to_string(),
+            before: event.data.before(),
+            after: event.data.after(),
+            request_id: request_id.cloned(),
+            at: now,
+        };
+        let row = row.into_active_model();
+        insert.values_panic(event::Column::iter().map(|column| match column {
+            event::Column::Seq => Expr::from(head.clone()).sub(after),
+            column => column.save_as(Expr::val(row.get(column).unwrap())),
+        }));
+    }
+    insert
 }
 
 /// Returns the events from this sequence number on.

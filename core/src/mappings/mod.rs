@@ -14,7 +14,7 @@ use crate::{products::Product, tx::Tx, workers};
 pub mod reconcile;
 mod roles;
 
-pub use self::roles::{observation, origin};
+pub use self::roles::{MemberRoles, observations, origin};
 pub use crate::{entitlements::Announce, entity::role_mapping::Model as Mapping};
 
 /// Maps a role to a product and starts a sync, which issues licenses to members who already have the role. The caller

@@ -30,30 +30,43 @@ pub(super) fn observed_sources<'a>(
     mappings.into_iter().filter(is_verifiable).map(source).collect()
 }
 
-/// An observation from a member's current roles; `roles` is `None` if the member left. Returns `None` if there is
-/// nothing to observe: the guild is unknown or has no mappings, or the member is unknown and has no mapped role.
-pub async fn observation(
+/// The roles of a member at one time.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberRoles<'a> {
+    /// The member.
+    pub member: DiscordUserId,
+    /// Their roles; `None` if they left.
+    pub roles: Option<&'a [RoleId]>,
+    /// When.
+    pub stamp: Stamp,
+}
+
+/// Observations from the roles of members of a guild, in the same order. There are none if the guild is unknown or has
+/// no mappings, and none of members who are unknown and have no mapped role.
+pub async fn observations(
     core: &Core,
     guild: GuildId,
-    member: DiscordUserId,
-    roles: Option<&[RoleId]>,
-    stamp: Stamp,
-    fence: Option<Lease>,
-) -> Result<Option<Observation>> {
-    let Some(guild) = guilds::find(core, guild).await? else { return Ok(None) };
+    members: &[MemberRoles<'_>],
+    fence: Option<&Lease>,
+) -> Result<Vec<Observation>> {
+    let Some(guild) = guilds::find(core, guild).await? else { return Ok(Vec::new()) };
     let scope = Scope::of(guild.tenant_id);
-    let sources = observed_sources(&super::list(core, &scope, guild.id).await?, roles);
-    if sources.is_empty() {
-        return Ok(None);
+    let mappings = super::list(core, &scope, guild.id).await?;
+    let sources: Vec<_> = members.iter().map(|member| observed_sources(&mappings, member.roles)).collect();
+    if sources.iter().all(Vec::is_empty) {
+        return Ok(Vec::new());
     }
-    let subject = member.to_string();
-    let user = match users::find_by_identity(core, Provider::Discord, &subject).await? {
-        Some(user) => user,
-        None if sources.iter().all(|source| source.level == Level::Absent) => return Ok(None),
-        None => users::ensure(core, Provider::Discord, &subject).await?,
-    };
-    let caller = Caller::System(scope);
-    Ok(Some(Observation { caller, user, evidence: Evidence::Reported, stamp, fence, sources }))
+    let subjects: Vec<String> = members.iter().map(|member| member.member.to_string()).collect();
+    let mut users = users::find_all(core, Provider::Discord, &subjects).await?;
+    let entitled = |sources: &[ObservedSource]| sources.iter().any(|source| source.level == Level::Present);
+    let new = subjects.iter().zip(&sources).filter(|(subject, own)| !users.contains_key(*subject) && entitled(own));
+    let new = new.map(|(subject, _)| subject.clone()).collect();
+    users.extend(users::ensure_all(core, Provider::Discord, new).await?);
+    let observed = members.iter().zip(subjects).zip(sources).filter_map(|((member, subject), sources)| {
+        let (caller, user, fence) = (Caller::System(scope.clone()), *users.get(&subject)?, fence.cloned());
+        Some(Observation { caller, user, evidence: Evidence::Reported, stamp: member.stamp, fence, sources })
+    });
+    Ok(observed.filter(|observation| !observation.sources.is_empty()).collect())
 }
 
 /// The members of a guild, as something to reconcile.

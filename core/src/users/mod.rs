@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, SelectStatement};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, OnConflict, SelectStatement};
 use sea_orm::{ActiveModelTrait, ActiveValue::NotSet, ColumnTrait, Condition, EntityTrait, IntoActiveModel};
 use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
@@ -80,6 +80,35 @@ pub async fn ensure(core: &Core, provider: Provider, subject: &str) -> Result<Us
     let user = ensure_in(&tx, provider, subject).await?;
     tx.commit().await?;
     Ok(user)
+}
+
+/// The users with these accounts at a provider; unknown ones are missing.
+pub(crate) async fn find_all(core: &Core, provider: Provider, subjects: &[String]) -> Result<HashMap<String, UserId>> {
+    let known = identity::Entity::find()
+        .filter(identity::Column::Provider.eq(provider))
+        .filter(identity::Column::Subject.is_in(subjects));
+    let known = known.all(core.db.read()).await?;
+    Ok(known.into_iter().map(|identity| (identity.subject, identity.user_id)).collect())
+}
+
+/// Like [`ensure`] for several accounts, in one transaction.
+pub(crate) async fn ensure_all(
+    core: &Core,
+    provider: Provider,
+    mut subjects: Vec<String>,
+) -> Result<HashMap<String, UserId>> {
+    if subjects.is_empty() {
+        return Ok(HashMap::new());
+    }
+    // In the same order everywhere: an inserted identity is a lock.
+    subjects.sort_unstable();
+    let (tx, mut users) = (Tx::begin(core).await?, HashMap::new());
+    for subject in subjects {
+        let user = ensure_in(&tx, provider, &subject).await?;
+        users.insert(subject, user);
+    }
+    tx.commit().await?;
+    Ok(users)
 }
 
 /// Like [`ensure`], as part of a transaction.
@@ -307,9 +336,19 @@ pub(crate) async fn is_holder(tx: &Tx, user: UserId) -> Result<bool> {
 
 /// Locks everything about a user's licenses with a tenant, even if there are none yet.
 pub(crate) async fn lock_holder(tx: &Tx, tenant: TenantId, user: UserId) -> Result<()> {
-    let row = holder::Model { tenant_id: tenant, user_id: user };
-    db::insert_if_new(tx.db(), row.into_active_model()).await?;
-    holder::Entity::find_by_id((tenant, user)).lock_exclusive().one(tx.db()).await?;
+    lock_holders(tx, tenant, vec![user]).await
+}
+
+/// Like [`lock_holder`] for several users, in the order of their ids.
+pub(crate) async fn lock_holders(tx: &Tx, tenant: TenantId, mut users: Vec<UserId>) -> Result<()> {
+    users.sort_unstable();
+    users.dedup();
+    let rows = users.iter().map(|user| holder::Model { tenant_id: tenant, user_id: *user }.into_active_model());
+    let unless_there = OnConflict::new().do_nothing().to_owned();
+    holder::Entity::insert_many(rows).on_conflict(unless_there).exec_without_returning(tx.db()).await?;
+    let own = holder::Entity::find().filter(holder::Column::TenantId.eq(tenant));
+    let rows = own.filter(holder::Column::UserId.is_in(users)).order_by_asc(holder::Column::UserId);
+    rows.lock_exclusive().all(tx.db()).await?;
     Ok(())
 }
 

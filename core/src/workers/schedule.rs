@@ -1,9 +1,13 @@
 //! The names of scheduled workers, and when they run next.
 
 use chrono::{DateTime, Utc};
-use sea_orm::{ColumnTrait, ConnectionTrait};
+use sea_orm::{ColumnTrait, ConnectionTrait, UpdateMany};
 
-use crate::{Result, db::update, entity::worker::Column};
+use crate::{
+    Result,
+    db::update,
+    entity::worker::{Column, Entity},
+};
 
 /// Revokes licenses whose grace has expired, and records license expiry.
 pub const EXPIRE: &str = "expire";
@@ -18,7 +22,10 @@ pub const GATEWAY: &str = "gateway";
 
 /// Moves the next run forward to `due_at` if it is due later.
 pub(crate) async fn schedule_no_later_than(db: &impl ConnectionTrait, name: &str, due_at: DateTime<Utc>) -> Result<()> {
-    let earlier = update([(Column::DueAt, due_at.into())], [Column::Name.eq(name), Column::DueAt.gt(due_at)]);
-    earlier.exec(db).await?;
+    no_later_than(name, due_at).exec(db).await?;
     Ok(())
+}
+
+pub(crate) fn no_later_than(name: &str, due_at: DateTime<Utc>) -> UpdateMany<Entity> {
+    update([(Column::DueAt, due_at.into())], [Column::Name.eq(name), Column::DueAt.gt(due_at)])
 }

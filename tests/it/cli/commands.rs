@@ -306,7 +306,7 @@ fn serve_works_in_an_empty_folder() {
         assert_eq!(started.len(), 1, "one line reports the start: {started:#?}");
         let address_taken = run({
             let mut command = bare(&["serve"]);
-            command.env("DCA_HTTP_ADDR", listening(&up).to_string());
+            command.env("DCA_HTTP_ADDR", listening(&up).to_string()).env("DCA_DATA_DIR", "other");
             command
         });
         assert_eq!(address_taken.code, 1, "{address_taken:?}");

@@ -3,5 +3,6 @@
 pub mod cluster;
 pub mod commands;
 mod doctor;
+mod faults;
 mod installation;
 mod output;

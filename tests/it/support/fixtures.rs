@@ -14,7 +14,7 @@ use dca_core::{
     tenants,
     users::{self, Provider},
 };
-use sea_orm_migration::sea_orm::{DatabaseConnection, FromQueryResult, JsonValue, Statement};
+use sea_orm_migration::sea_orm::{ConnectionTrait, FromQueryResult, JsonValue, Statement};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -128,7 +128,7 @@ impl TestTenant {
 }
 
 /// The rows of a query, as JSON.
-pub async fn rows(db: &DatabaseConnection, sql: &str) -> Vec<Value> {
+pub async fn rows(db: &impl ConnectionTrait, sql: &str) -> Vec<Value> {
     let statement = Statement::from_string(db.get_database_backend(), sql);
     JsonValue::find_by_statement(statement).all(db).await.unwrap()
 }

@@ -8,7 +8,7 @@ use dca_core::{
     Caller, Core,
     entitlements::{self, Evidence, Level},
     guilds,
-    ids::LicenseId,
+    ids::{InstanceId, LicenseId},
     licenses,
     outbox::{self, Claim, Delivery, Outcome, Transport},
     products::{self, PolicyChanges, Product},
@@ -22,6 +22,7 @@ use crate::support::{
 };
 
 const LEASE: Duration = Duration::from_secs(30);
+const INSTANCE: InstanceId = InstanceId(uuid::Uuid::nil());
 
 /// Grants each member a license, which queues one delivery per member.
 async fn grant(tenant: &TestTenant, product: &Product, members: std::ops::Range<u64>) -> Vec<LicenseId> {
@@ -227,7 +228,7 @@ fn only_one_instance_runs_a_scheduled_worker() {
             let next = t.clock.now() + TimeDelta::minutes(1);
             let attempts = (0..6).map(|n| {
                 let core = cores[n % 2].clone();
-                tokio::spawn(async move { (n, workers::acquire(&core, "tick", LEASE, next).await.unwrap()) })
+                tokio::spawn(async move { (n, workers::acquire(&core, INSTANCE, "tick", LEASE, next).await.unwrap()) })
             });
             let mut leases = Vec::new();
             for task in attempts.collect::<Vec<_>>() {
@@ -237,7 +238,7 @@ fn only_one_instance_runs_a_scheduled_worker() {
             assert_eq!(leases.len(), 1, "tick {tick}: {leases:?}");
             assert_eq!(leases[0].1.token, tick, "the token increases with every lease");
             workers::release(&cores[leases[0].0 % 2], &leases[0].1, "done").await.unwrap();
-            assert!(workers::acquire(&cores[0], "tick", LEASE, next).await.unwrap().is_none(), "not due yet");
+            assert!(workers::acquire(&cores[0], INSTANCE, "tick", LEASE, next).await.unwrap().is_none(), "not due yet");
             t.clock.advance(TimeDelta::minutes(1));
         }
         t
@@ -250,7 +251,7 @@ fn a_wake_up_during_a_run_causes_another_run() {
         let core = t.instance().await;
         workers::register(&core, "tick").await.unwrap();
         let next = t.clock.now() + TimeDelta::hours(1);
-        let acquire = async || workers::acquire(&core, "tick", LEASE, next).await.unwrap();
+        let acquire = async || workers::acquire(&core, INSTANCE, "tick", LEASE, next).await.unwrap();
         let running = acquire().await.unwrap();
         workers::schedule_in(&core, "tick", Duration::ZERO).await.unwrap();
         assert!(acquire().await.is_none(), "already running");
@@ -271,18 +272,18 @@ fn the_lease_of_a_dead_instance_is_taken_over_and_its_late_result_is_ignored() {
         let (one, two) = (t.instance().await, t.instance().await);
         workers::register(&one, "tick").await.unwrap();
         let next = t.clock.now() + TimeDelta::hours(1);
-        let lost = workers::acquire(&one, "tick", LEASE, next).await.unwrap().unwrap();
+        let lost = workers::acquire(&one, INSTANCE, "tick", LEASE, next).await.unwrap().unwrap();
         t.clock.advance(TimeDelta::seconds(20));
         assert!(workers::renew(&one, &lost, LEASE).await.unwrap());
         t.clock.advance(TimeDelta::seconds(29));
-        assert!(workers::acquire(&two, "tick", LEASE, next).await.unwrap().is_none(), "renewed");
+        assert!(workers::acquire(&two, INSTANCE, "tick", LEASE, next).await.unwrap().is_none(), "renewed");
         t.clock.advance(TimeDelta::seconds(1));
-        let taken = workers::acquire(&two, "tick", LEASE, next).await.unwrap().unwrap();
+        let taken = workers::acquire(&two, INSTANCE, "tick", LEASE, next).await.unwrap().unwrap();
         assert!(taken.token > lost.token);
         assert!(!workers::renew(&one, &lost, LEASE).await.unwrap());
         workers::release(&one, &lost, "too late").await.unwrap();
         assert!(
-            workers::acquire(&one, "tick", LEASE, next).await.unwrap().is_none(),
+            workers::acquire(&one, INSTANCE, "tick", LEASE, next).await.unwrap().is_none(),
             "still leased by the other instance"
         );
         workers::release(&two, &taken, "done").await.unwrap();
