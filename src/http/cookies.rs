@@ -50,7 +50,8 @@ impl Cookies {
         Ok(value)
     }
 
-    /// The value of a cookie that authenticates the request, if another site cannot have caused it.
+    /// The value of a refresh cookie, if another site cannot have caused the request. Other cookies do not authenticate a
+    /// request on their own: they need a code of the second factor, or the state of the sign-in.
     pub(super) fn get_session(&self, kind: CookieKind) -> Result<Option<&str>, Problem> {
         let value = self.get(kind)?;
         let is_usable = match self.usable {

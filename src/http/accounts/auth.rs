@@ -173,7 +173,7 @@ pub(crate) async fn second_factor(
 ) -> Result<Response, Problem> {
     let token = match form.token.as_deref() {
         Some(token) => token,
-        None => cookies.get_session(CookieKind::SecondFactor)?.unwrap_or_default(),
+        None => cookies.get(CookieKind::SecondFactor)?.unwrap_or_default(),
     };
     let signed_in = providers::complete_with_second_factor(&client.app.core, &client.info, token, &form.code).await?;
     cookies.clear(CookieKind::SecondFactor);

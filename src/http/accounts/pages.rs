@@ -269,7 +269,7 @@ async fn submit_second_factor(
     headers: HeaderMap,
     form: FormResult<CodeForm>,
 ) -> Result<Response, Problem> {
-    let token = cookies.get_session(CookieKind::SecondFactor)?.unwrap_or_default();
+    let token = cookies.get(CookieKind::SecondFactor)?.unwrap_or_default();
     let code = form.map(|Form(form)| form.code).unwrap_or_default();
     let signed_in = match providers::complete_with_second_factor(&client.app.core, &client.info, token, &code).await {
         Ok(signed_in) => signed_in,
