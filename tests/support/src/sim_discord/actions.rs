@@ -17,11 +17,13 @@ const DENIED: &str = "The resource owner or authorization server denied the requ
 
 /// Interactions of users with the bot.
 impl SimDiscord {
-    /// Runs a slash command as a member and waits for the reply.
+    /// Runs a slash command as a member, once the bot has registered its commands, and waits for the reply.
     ///
     /// # Panics
     /// If the bot has not registered the command, the options do not fit it, or no reply arrives.
     pub async fn run(&self, member: &SimMember, command: &str, options: &[(&str, Opt)]) -> Reply {
+        let are_registered = |state: &mut State| (!state.commands.is_empty()).then_some(());
+        self.inner.wait("registration of the commands", LIMIT, are_registered).await;
         self.run_unanswered(member, command, options).reply().await
     }
 
