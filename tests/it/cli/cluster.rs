@@ -50,7 +50,7 @@ impl Process {
     }
 
     pub fn holds_gateway(&self) -> bool {
-        self.log.borrow().contains("Discord: receiving events")
+        self.log.borrow().contains("Discord is connected")
     }
 
     /// `http://host:port`, from the log line of the start.
@@ -115,7 +115,7 @@ fn killed_during_delivery(path: &'static str, duplicates_at_most: usize) {
         let mut members = Vec::new();
         for kill in 0..5 {
             let process = Process::start(t.env(), "api,bot,workers");
-            process.wait_for_log("Discord: receiving events").await;
+            process.wait_for_log("Discord is connected").await;
             t.discord.fault(Fault::on("POST", path, FaultKind::Hold));
             let member = guild.join(&format!("member {kill}"));
             member.grant(gold);
@@ -194,7 +194,7 @@ pub fn needs_postgres(what: &str) -> bool {
 
 /// Waits until a process is connected to the gateway; returns its index.
 async fn connected_index(processes: &[Process]) -> usize {
-    let waits = processes.iter().map(|process| Box::pin(process.wait_for_log("Discord: receiving events")));
+    let waits = processes.iter().map(|process| Box::pin(process.wait_for_log("Discord is connected")));
     futures::future::select_all(waits).await.1
 }
 
@@ -227,12 +227,12 @@ fn gateway_fails_over_within_fifteen_seconds_with_the_default_lease() {
         set_up_guild(&mut t).await;
         t.set("DCA_GATEWAY_LEASE_SECONDS", "9");
         let first = Process::start(t.env(), "bot");
-        first.wait_for_log("Discord: receiving events").await;
+        first.wait_for_log("Discord is connected").await;
         let second = Process::start(t.env(), "bot");
         second.wait_for_log("DCA-Auth is up").await;
         let killed = Instant::now();
         first.kill();
-        second.wait_for_log("Discord: receiving events").await;
+        second.wait_for_log("Discord is connected").await;
         assert!(killed.elapsed() <= Duration::from_secs(15), "{:?}", killed.elapsed());
         t
     });
@@ -249,7 +249,7 @@ fn one_instance_connects_to_the_gateway_and_hands_over_on_shutdown() {
         assert_eq!(t.discord.sessions(), 1);
         let mut t = t;
         t.stop().await;
-        second.wait_for_log("Discord: receiving events").await;
+        second.wait_for_log("Discord is connected").await;
         t
     });
 }
@@ -262,7 +262,7 @@ fn commit_notifies_other_processes_through_redis() {
     it_unstarted(|mut t| async {
         let (guild, gold) = set_up_guild(&mut t).await;
         let process = Process::start(t.env(), "bot");
-        process.wait_for_log("Discord: receiving events").await;
+        process.wait_for_log("Discord is connected").await;
         let here = t.build().await;
         let mut notifications = here.core.bus.subscribe();
         // A new subscription receives every topic once. Skip those, so that the next ones are notifications.

@@ -62,7 +62,7 @@ fn fault_mid_burst(what: &'static str, fail: fn(&Process, &TcpProxy), mend: fn(&
         for round in 0..rounds {
             let proxy = TcpProxy::start(database_server(t.env()), Duration::ZERO).await;
             let holder = Process::start(&behind(&proxy, t.env()), "api,bot,workers");
-            holder.wait_for_log("Discord: receiving events").await;
+            holder.wait_for_log("Discord is connected").await;
             let other = Process::start(t.env(), "api,bot,workers");
             let url = other.url().await;
             let burst: Vec<_> = (0..40).map(|n| guild.join(&format!("member {round}-{n}"))).collect();
@@ -75,7 +75,7 @@ fn fault_mid_burst(what: &'static str, fail: fn(&Process, &TcpProxy), mend: fn(&
             for n in 0..5 {
                 slowest_write = slowest_write.max(sign_up(&t, &url, &format!("a{round}-{n}@x.example")).await);
             }
-            other.wait_for_log("Discord: receiving events").await;
+            other.wait_for_log("Discord is connected").await;
             takeover = takeover.max(failed.elapsed());
             mend(&holder, &proxy);
             assert_eq!(duplicates(&t, &burst[1..]).await, 0, "one message per license");
@@ -104,12 +104,12 @@ fn an_instance_that_restarts_takes_its_own_leases_back_at_once() {
         set_up_guild(&mut t).await;
         t.set("DCA_GATEWAY_LEASE_SECONDS", "14");
         let killed = Process::start(t.env(), "bot");
-        killed.wait_for_log("Discord: receiving events").await;
+        killed.wait_for_log("Discord is connected").await;
         killed.kill();
         let again = Process::start(t.env(), "bot");
         again.wait_for_log("DCA-Auth is up").await;
         let up = Instant::now();
-        again.wait_for_log("Discord: receiving events").await;
+        again.wait_for_log("Discord is connected").await;
         assert!(up.elapsed() < Duration::from_secs(5), "it waited for its own lease: {:?}", up.elapsed());
         t
     });
@@ -167,7 +167,7 @@ fn stream_of_updates(latency: Duration) {
             None
         };
         let process = Process::start(&env, "api,bot,workers");
-        process.wait_for_log("Discord: receiving events").await;
+        process.wait_for_log("Discord is connected").await;
         let seconds = setting("TEST_LOAD_SECONDS", 1);
         let (asker, mut slowest) = (guild.join("asker"), Duration::ZERO);
         let load = tokio::spawn({
@@ -226,7 +226,7 @@ fn a_stalled_discord_delays_no_other_worker() {
         t.discord.fault(Fault::on("POST", "/channels", FaultKind::Hold).times(100));
         let members = guild.seed(10, &[gold]);
         let process = Process::start(t.env(), "api,bot,workers");
-        process.wait_for_log("Discord: receiving events").await;
+        process.wait_for_log("Discord is connected").await;
         for member in &members {
             member.set_roles(&[gold]);
         }
