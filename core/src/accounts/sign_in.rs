@@ -1,10 +1,11 @@
 //! Sign-in with a password.
 
+use crate::accounts::client::{ClientInfo, account_of};
 use crate::accounts::credentials::{password_of, set_password};
 use crate::accounts::providers::{SignInOutcome, wait_for_second_factor};
-use crate::accounts::{client::ClientInfo, limits, reauthentication, sessions, totp};
+use crate::accounts::{limits, reauthentication, sessions, totp};
 use crate::users::{self, Email, SignInMethod, User};
-use crate::{Code, Core, Result, crypto::password::PasswordMatch, ids::UserId, throttles, tx::Tx};
+use crate::{Code, Core, Result, crypto::password::PasswordMatch, throttles, tx::Tx};
 
 /// A sign-in form.
 pub struct SignIn {
@@ -20,14 +21,13 @@ pub struct SignIn {
 /// with `INVALID_CREDENTIALS`, `EMAIL_NOT_VERIFIED`, `ACCOUNT_SUSPENDED`, `ACCOUNT_BANNED`, `INVALID_2FA_CODE`,
 /// `RATE_LIMIT_EXCEEDED`.
 pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<SignInOutcome> {
-    let email = Email::parse(&form.identifier).ok();
-    let account = email.as_ref().map_or_else(|| form.identifier.to_lowercase(), |email| email.folded.clone());
+    let (users, account) = resolve(core, &form.identifier).await?;
     let attempts = limits::password_attempts(core, client, &account);
     throttles::acquire_now(core, &attempts).await?;
 
-    let matched = verify_password(core, email.as_ref(), &form).await;
-    let (owner, matched) = throttles::refund_on_error(core, &attempts, matched).await?;
-    let Some((user, stored_hash, outcome)) = matched else {
+    let owner = users.iter().flatten().next().map(|user| user.id);
+    let matched = verify_password(core, users, &form.password).await;
+    let Some((user, stored_hash, outcome)) = throttles::refund_on_error(core, &attempts, matched).await? else {
         return Err(reauthentication::refuse(core, client, owner).await?);
     };
     // If rehashing fails, the next sign-in tries again.
@@ -58,20 +58,27 @@ pub async fn sign_in(core: &Core, client: &ClientInfo, form: SignIn) -> Result<S
     Ok(SignInOutcome::SignedIn(Box::new(signed_in)))
 }
 
-/// Finds the user with this identifier and password, and returns it with the matching hash. Tries the verified owner of
-/// the address, then the latest unverified account. If neither matches, two hashes have always been compared, so
-/// that the timing does not reveal whether the address is known. Also returns the id of the address's user, for the
-/// event log.
+/// The users with this identifier, and the name under which attempts are counted: the same for every identifier of an
+/// account, so that none adds guesses. It shows which name has which address to those who exhaust the limit, which is
+/// the lesser harm.
+async fn resolve(core: &Core, identifier: &str) -> Result<([Option<User>; 2], String)> {
+    let identifier = identifier.trim();
+    if let Ok(email) = Email::parse(identifier) {
+        return Ok((users::find_by_email(core, &email).await?, email.folded));
+    }
+    let user = users::find_by_identifier(core, identifier).await?;
+    let account = user.as_ref().map_or_else(|| identifier.to_lowercase(), account_of);
+    Ok(([user, None], account))
+}
+
+/// Returns the user with this password, and the matching hash. Tries the verified owner of the address, then the latest
+/// unverified account. If neither matches, two hashes have always been compared, so that the timing does not reveal
+/// whether the address is known.
 async fn verify_password(
     core: &Core,
-    email: Option<&Email>,
-    form: &SignIn,
-) -> Result<(Option<UserId>, Option<(User, String, PasswordMatch)>)> {
-    let users = match email {
-        Some(email) => users::find_by_email(core, email).await?,
-        None => [users::find_by_handle(core, &form.identifier).await?, None],
-    };
-    let id = users.iter().flatten().next().map(|user| user.id);
+    users: [Option<User>; 2],
+    password: &str,
+) -> Result<Option<(User, String, PasswordMatch)>> {
     let mut stored_hashes = Vec::new();
     for user in &users {
         stored_hashes.push(match user {
@@ -79,9 +86,8 @@ async fn verify_password(
             None => None,
         });
     }
-    let matched = core.accounts.passwords.find_match(&form.password, stored_hashes.clone()).await?;
-    let matched = matched.and_then(|(index, outcome)| {
+    let matched = core.accounts.passwords.find_match(password, stored_hashes.clone()).await?;
+    Ok(matched.and_then(|(index, outcome)| {
         Some((users.into_iter().nth(index)??, stored_hashes.swap_remove(index)?, outcome))
-    });
-    Ok((id, matched))
+    }))
 }

@@ -213,15 +213,15 @@ pub(crate) async fn find_by_email(core: &Core, email: &Email) -> Result<[Option<
 }
 
 /// The user with this Discord ID, or the only user with this name, in any case, and a verified email address.
-pub(crate) async fn find_by_handle(core: &Core, handle: &str) -> Result<Option<User>> {
-    if handle.contains(char::is_control) {
+pub(crate) async fn find_by_identifier(core: &Core, identifier: &str) -> Result<Option<User>> {
+    if identifier.contains(char::is_control) {
         return Ok(None);
     }
-    if let Some(user) = find_by_identity(core, Provider::Discord, handle).await? {
+    if let Some(user) = find_by_identity(core, Provider::Discord, identifier).await? {
         return find(core, user).await;
     }
     let named = user::Entity::find()
-        .filter(user::Column::FoldedName.eq(handle.trim().to_lowercase()))
+        .filter(user::Column::FoldedName.eq(identifier.to_lowercase()))
         .filter(user::Column::EmailVerifiedAt.is_not_null());
     let named = named.limit(2).all(core.db.read()).await?;
     Ok(<[User; 1]>::try_from(named).ok().map(|[user]| user))

@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use dca_core::{
     Code, Error,
     accounts::{self, ClientInfo, SignIn},
-    users::{Locale, Role},
+    users::{self, Locale, Provider, Role},
 };
 use futures::future::join_all;
 use reqwest::Method;
@@ -132,6 +132,35 @@ fn instances_share_attempt_counts() {
         }
         assert_slowed(&login(&t, "ana@x.example", PASSWORD).await);
         assert_eq!(sign_in_there(PASSWORD).await, Some(Code::RateLimitExceeded));
+        t
+    });
+}
+
+#[test]
+fn every_identifier_of_an_account_shares_its_attempts() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[("DCA_FAILURES_PER_ACCOUNT", "4")]).await;
+        let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
+        ana.ask(Method::PATCH, "/me", json!({ "name": "Ana" }), &[]).await;
+        users::ensure(t.core(), Provider::Discord, "4242").await.unwrap();
+        let owner = "SELECT id FROM users WHERE folded_email = 'ana@x.example'";
+        execute(t.core(), &format!("UPDATE identities SET user_id = ({owner})")).await;
+        let sign_in = async |browser: &Browser, identifier: &str, password: &str| {
+            let form = json!({ "identifier": identifier, "password": password });
+            browser.post("/api/auth/login", form).await
+        };
+        for identifiers in [["ana@x.example", "ana", " ANA\t", "4242 "], ["nobody", " nobody", "NOBODY", "nobody\n"]] {
+            for identifier in identifiers {
+                assert_eq!(sign_in(&Browser::new(&t), identifier, WRONG).await.status, 401, "{identifier:?}");
+            }
+            for identifier in identifiers {
+                assert_slowed(&sign_in(&Browser::new(&t), identifier, PASSWORD).await);
+            }
+        }
+        for identifier in ["ana@x.example", " ana", "4242"] {
+            ana.set_access_token(None);
+            assert_eq!(sign_in(&ana, identifier, PASSWORD).await.status, 200, "a known browser, by {identifier:?}");
+        }
         t
     });
 }
