@@ -46,7 +46,7 @@ pub async fn set_up(
     tx.commit().await?;
     let url = totp::totp(core, &user, &secret)?.to_url();
     let url = url.map_err(|error| Error::Internal(error.to_string()))?;
-    Ok(TotpSetup { recovery_codes: totp::recovery_codes(core, user_id, &secret), secret, url })
+    Ok(TotpSetup { recovery_codes: totp::recovery_codes(core, user_id, &secret, created_at), secret, url })
 }
 
 /// Enables the second factor with a code of the app and ends every other session. Returns the recovery codes, which are
@@ -63,7 +63,7 @@ pub async fn enable(core: &Core, client: &ClientInfo, principal: &Principal, cod
     }
     db::update([(Column::ConfirmedAt, tx.now().into())], [Column::UserId.eq(id)]).exec(tx.db()).await?;
     let secret = core.keys().unseal(Purpose::TotpSeal, id.0, &factor.secret_sealed)?;
-    let codes = store_recovery_codes(&tx, id, &secret).await?;
+    let codes = store_recovery_codes(&tx, id, &secret, factor.created_at).await?;
     sessions::set_second_factor_verified(&tx, principal.session.id).await?;
     sessions::end_all(&mut tx, id, Some(principal.session.id), &Actor::User(id), "second factor").await?;
     record_change(&mut tx, id, "enabled").await?;
@@ -103,7 +103,7 @@ pub async fn renew_recovery_codes(
     if second_factor == SecondFactor::NotEnabled {
         return Err(Reason::NoSecondFactor.refusal());
     }
-    let codes = store_recovery_codes(&tx, user.id, &new_secret(core)).await?;
+    let codes = store_recovery_codes(&tx, user.id, &new_secret(core), tx.now()).await?;
     record_change(&mut tx, user.id, "new recovery codes").await?;
     tx.commit().await?;
     Ok(codes)

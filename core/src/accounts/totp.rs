@@ -1,7 +1,7 @@
 //! Codes of a second factor: of an authenticator app (TOTP, RFC 6238), and recovery codes. Each code works once:
 //! the last accepted time step is stored.
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QuerySelect};
 use totp_rs::{Algorithm, Builder, Totp};
 
@@ -130,19 +130,25 @@ pub(super) fn new_secret(core: &Core) -> String {
 }
 
 /// The recovery codes that belong to a secret. They are derived, so that they can be shown when the secret is created,
-/// and stored when it is confirmed.
-pub(super) fn recovery_codes(core: &Core, user: UserId, secret: &str) -> Vec<String> {
+/// and stored when it is confirmed, also if the keys are rotated meanwhile.
+pub(super) fn recovery_codes(core: &Core, user: UserId, secret: &str, created_at: DateTime<Utc>) -> Vec<String> {
     let code = |n| {
-        let symbols = base32::text(&core.keys().mac(Purpose::RecoveryCode, &format!("{user}:{secret}:{n}")));
+        let mac = core.keys().mac_at(Purpose::RecoveryCode, &format!("{user}:{secret}:{n}"), created_at);
+        let symbols = base32::text(&mac);
         [&symbols[..6], &symbols[6..12], &symbols[12..18], &symbols[18..RECOVERY_SYMBOLS]].join("-")
     };
     (0..RECOVERY_CODES).map(code).collect()
 }
 
-/// Replaces a user's recovery codes.
-pub(super) async fn store_recovery_codes(tx: &Tx, user: UserId, secret: &str) -> Result<Vec<String>> {
+/// Replaces a user's recovery codes by those of a secret that was created at this time.
+pub(super) async fn store_recovery_codes(
+    tx: &Tx,
+    user: UserId,
+    secret: &str,
+    created_at: DateTime<Utc>,
+) -> Result<Vec<String>> {
     recovery_code::Entity::delete_many().filter(recovery_code::Column::UserId.eq(user)).exec(tx.db()).await?;
-    let codes = recovery_codes(tx.core(), user, secret);
+    let codes = recovery_codes(tx.core(), user, secret, created_at);
     let row = |code: &String| {
         let lookup = tx.core().keys().mac(Purpose::RecoveryCode, &recovery_code_name(user, code));
         recovery_code::Model { lookup, user_id: user, used_at: None }.into_active_model()
