@@ -1,7 +1,7 @@
 //! `dca-auth backup` and `dca-auth restore`: the `SQLite` file and the master key, together in one folder.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::Output;
 use crate::app::{self, Inputs};
-use crate::{config::Config, master_key, telemetry};
+use crate::{config::Config, instance::Instance, master_key, telemetry};
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -67,6 +67,10 @@ pub(super) async fn restore(config: &Config, args: &Restore) -> Result<Output> {
     if let (Some(path), false) = (existing, args.overwrite) {
         bail!("{} exists already. Use another folder with --data-dir, or replace it with --overwrite.", path.display());
     }
+    app::create_private_dir(dir)?;
+    let Some(_lock) = Instance::claim(dir).with_context(|| format!("cannot lock {}", dir.display()))? else {
+        bail!("dca-auth serve is running in the data directory {}. Stop it first.", dir.display());
+    };
     // Checked in a folder of its own, so that a backup that cannot be used changes nothing.
     let staging = dir.join("restoring");
     _ = fs::remove_dir_all(&staging);
@@ -108,8 +112,8 @@ fn sqlite_file(config: &Config) -> Result<PathBuf> {
 
 /// Copies a file so that only its owner can read it.
 fn copy_private(from: &Path, to: &Path) -> Result<()> {
-    app::create_private_file(to)?;
-    let copied = fs::copy(from, to).and_then(|_| fs::File::open(to)?.sync_all());
+    let mut copy = app::create_private_file(to)?;
+    let copied = fs::File::open(from).and_then(|mut from| io::copy(&mut from, &mut copy)).and_then(|_| copy.sync_all());
     copied.with_context(|| format!("cannot copy {} to {}", from.display(), to.display()))
 }
 
