@@ -1,4 +1,4 @@
-//! Sets `BUILD_VERSION`, which `dca-auth --version` prints: the version with the commit, if it is known.
+//! Sets `BUILD_VERSION`: the version with the commit, if it is known.
 
 use std::{env, path::Path, process::Command};
 

@@ -13,17 +13,18 @@ use std::{fs, num::NonZeroU32, path::Path, time::Duration};
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use dca_commands::{Bot, DiscordClient, GatewayState, GatewayStatus};
+use dca_core::crypto::seal::MasterKey;
 use dca_core::health::DatabaseHealth;
 use dca_core::ids::InstanceId;
 use dca_core::limiter::{Bucket, Rate};
-use dca_core::{Bus, Clock, Core, Db, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
+use dca_core::{Bus, Clock, Core, Db, Error, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
 use dca_migration::{Migrator, MigratorTrait};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use tokio::sync::Mutex;
 use url::Url;
 
-use crate::outbound::mail::{Mailer, WithoutServer};
+use crate::outbound::mail::Mailer;
 use crate::{config::Config, master_key, outbound::dm_pause::DmPause, outbound::oauth::OAuthProviders};
 use crate::{telemetry, tls_roots};
 
@@ -36,13 +37,6 @@ pub enum Part {
     Bot,
     /// Deliveries and scheduled work.
     Workers,
-}
-
-/// Whether a command may create the database and the master key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Data {
-    Create,
-    Existing,
 }
 
 /// The dependencies that tests replace; everything else is the real stack.
@@ -105,7 +99,7 @@ impl App {
         let discord = discord_client(&config, &core.clock)?;
         let connected = discord.clone().filter(|_| parts.contains(&Part::Bot));
         let bot = connected.map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
-        let mailer = mailer(&config)?;
+        let mailer = Mailer::new(&config)?;
         Ok(Self {
             core,
             oauth_providers: OAuthProviders::new(&config)?,
@@ -124,12 +118,19 @@ impl App {
     }
 
     /// Opens everything without running a part, for commands that only call core.
-    pub(crate) async fn build_for_command(config: Config, data: Data) -> Result<Self> {
-        if data == Data::Existing {
-            require_data(&config).await?;
-        }
+    pub(crate) async fn build_for_command(config: Config) -> Result<Self> {
         let metrics = telemetry::recorder()?.handle();
         Self::build(config, &[], Inputs::system(metrics)).await
+    }
+
+    /// Reads data keys that were added since, and the master key file, if it was replaced.
+    pub async fn reload_keys(&self) -> Result<()> {
+        let reloaded = self.core.reload_keys().await;
+        if !matches!(reloaded, Err(Error::Internal(_))) {
+            return Ok(reloaded?);
+        }
+        self.core.set_master_key(read_master_key(&self.config)?);
+        Ok(self.core.reload_keys().await?)
     }
 
     pub(crate) fn runs(&self, part: Part) -> bool {
@@ -194,10 +195,7 @@ async fn create_core(config: &Config, inputs: &Inputs) -> Result<Core> {
 
 /// Opens the core on a migrated database. Changes nothing.
 pub(crate) async fn open_core(config: &Config, inputs: &Inputs, db: Db) -> Result<Core> {
-    let master = match &config.storage.master_key {
-        Some(key) => master_key::decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64")?,
-        None => master_key::read(&config.storage.data_dir)?,
-    };
+    let master = read_master_key(config)?;
     let redis = open_redis(config)?;
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.limits.validate_per_minute)),
@@ -214,6 +212,13 @@ pub(crate) async fn open_core(config: &Config, inputs: &Inputs, db: Db) -> Resul
         ),
     };
     Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, account_policy(config), &master).await?)
+}
+
+fn read_master_key(config: &Config) -> Result<MasterKey> {
+    match &config.storage.master_key {
+        Some(key) => master_key::decode(key.expose()).context("DCA_MASTER_KEY is not 32 bytes of base64"),
+        None => master_key::read(&config.storage.data_dir),
+    }
 }
 
 fn account_policy(config: &Config) -> AccountPolicy {
@@ -244,15 +249,10 @@ pub(crate) fn discord_client(config: &Config, clock: &Clock) -> Result<Option<Di
     Ok(client.transpose()?)
 }
 
-pub(crate) fn mailer(config: &Config) -> Result<Mailer> {
-    let is_shared = config.storage.sqlite_file().is_none();
-    Mailer::new(config, if is_shared { WithoutServer::KeepQueued } else { WithoutServer::WriteFiles })
-}
-
 /// Creates the data folder and, for `SQLite`, the database file.
 pub(crate) fn create_files(config: &Config) -> Result<()> {
     create_private_dir(&config.storage.data_dir).context("cannot use DCA_DATA_DIR")?;
-    config.storage.sqlite_file().map_or(Ok(()), |path| create_private_file(&path))
+    config.storage.sqlite_file().map_or(Ok(()), |path| create_private_file(&path).map(drop))
 }
 
 /// Creates a folder that only its owner can read, unless it exists.
@@ -262,9 +262,9 @@ pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
 }
 
 /// Creates a file that only its owner can read, unless it exists.
-pub(crate) fn create_private_file(path: &Path) -> Result<()> {
+pub(crate) fn create_private_file(path: &Path) -> Result<fs::File> {
     let file = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    file.map(drop).with_context(|| format!("cannot write {}", path.display()))
+    file.with_context(|| format!("cannot write {}", path.display()))
 }
 
 const WRONG_FOLDER: &str = "Run the command in the folder where the service runs, or pass the service's data folder, \

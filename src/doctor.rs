@@ -7,7 +7,7 @@ use dca_core::{Caller, ChannelId, Clock, Core, GuildId, accounts::admin, guilds}
 use serde::Serialize;
 
 use crate::app::{self, Inputs};
-use crate::{config::Config, telemetry};
+use crate::{config::Config, outbound::mail::Mailer, telemetry};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -118,7 +118,7 @@ async fn check_redis(config: &Config) -> Finding {
 }
 
 async fn check_mail(config: &Config) -> Finding {
-    let mailer = match app::mailer(config) {
+    let mailer = match Mailer::new(config) {
         Ok(mailer) => mailer,
         Err(error) => return Finding::fail("mail", format!("{error:#}"), "Correct the setting, then check again."),
     };

@@ -19,3 +19,6 @@ pub mod workers;
 
 pub use app::App;
 pub use config::Config;
+
+/// The version with the commit, if it is known.
+pub const VERSION: &str = env!("BUILD_VERSION");

@@ -41,32 +41,27 @@ pub(crate) fn path(data_dir: &Path) -> PathBuf {
     data_dir.join("master.key")
 }
 
-/// A new master key that the database does not use yet.
-pub(crate) struct Prepared {
-    new: PathBuf,
-    current: PathBuf,
+fn new_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("master.key.new")
 }
 
 /// Writes a new master key beside the current one, so that neither is lost if replacing it is interrupted.
-pub(crate) fn prepare(data_dir: &Path, text: &str) -> Result<Prepared> {
-    let (new, current) = (data_dir.join("master.key.new"), path(data_dir));
+pub(crate) fn prepare(data_dir: &Path, text: &str) -> Result<()> {
+    let new = new_path(data_dir);
     write_secret(&new, text).with_context(|| {
         format!(
             "An earlier replacement may have been interrupted. If the service starts, delete {0}; otherwise rename \
              it to master.key",
             new.display()
         )
-    })?;
-    Ok(Prepared { new, current })
+    })
 }
 
-impl Prepared {
-    /// Replaces the current master key. Returns its path.
-    pub(crate) fn replace(self) -> Result<PathBuf> {
-        let renamed = fs::rename(&self.new, &self.current);
-        renamed.with_context(|| format!("rename {} to {}", self.new.display(), self.current.display()))?;
-        Ok(self.current)
-    }
+/// Replaces the current master key by the prepared one. Returns its path.
+pub(crate) fn replace(data_dir: &Path) -> Result<PathBuf> {
+    let (new, current) = (new_path(data_dir), path(data_dir));
+    fs::rename(&new, &current).with_context(|| format!("rename {} to {}", new.display(), current.display()))?;
+    Ok(current)
 }
 
 fn read_file(path: &Path) -> Result<Option<MasterKey>> {

@@ -159,7 +159,7 @@ impl Running {
         ];
         let off: Vec<&str> = parts.into_iter().filter(|(is_off, _)| *is_off).map(|(_, reason)| reason).collect();
         info!(
-            version = env!("CARGO_PKG_VERSION"),
+            version = crate::VERSION,
             mode = app.mode(),
             listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
             url = config.http.public_url,
@@ -190,10 +190,11 @@ async fn free_memory(app: App, stop: CancellationToken) -> Result<()> {
 /// [`ACTIVATION_DELAY`]: dca_core::key_rotation::ACTIVATION_DELAY
 async fn reload_keys(app: App, stop: CancellationToken) -> Result<()> {
     while tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await.is_err() {
-        match app.core.reload_keys().await {
-            // The next attempt follows soon; other parts report that the database is away.
-            Ok(()) | Err(Error::Database(_)) => {}
-            Err(error) => warn!(%error, "cannot use the rotated keys; restart with the new master key"),
+        // The next attempt follows soon; other parts report that the database is away.
+        if let Err(error) = app.reload_keys().await
+            && !matches!(error.downcast_ref(), Some(Error::Database(_)))
+        {
+            warn!(error = format!("{error:#}"), "cannot use the rotated keys; restart with the new master key");
         }
     }
     Ok(())

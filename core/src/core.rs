@@ -47,9 +47,15 @@ impl Core {
         self.keys.create_missing(&self.db, &self.ids).await
     }
 
-    /// Reads data keys that were added since. Every process calls it regularly.
+    /// Reads data keys that were added since. Every process calls it regularly. Fails with [`Error::Internal`] if they
+    /// were encrypted under another master key than the one in use.
     pub async fn reload_keys(&self) -> Result<()> {
         self.keys.reload(&self.db).await
+    }
+
+    /// Uses another master key from now on, under which [`rewrap`](crate::key_rotation::rewrap) has encrypted the keys.
+    pub fn set_master_key(&self, master: MasterKey) {
+        self.keys.set_master(master);
     }
 
     /// The data encryption keys.

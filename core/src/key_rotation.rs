@@ -11,7 +11,8 @@ use crate::{Core, Result, db, tx::Tx};
 /// set.
 pub const ACTIVATION_DELAY: Duration = Duration::minutes(5);
 
-/// The longest lifetime of an access token, and the tolerated clock difference. The previous key verifies until then.
+/// How long the previous signing key stays valid after the new one takes effect: the longest lifetime of an access
+/// token, and the tolerated clock difference.
 const OVERLAP: Duration = Duration::minutes(61);
 
 /// One generation of a purpose's key.
@@ -65,7 +66,8 @@ pub async fn rotate(core: &Core, purposes: &[Purpose]) -> Result<Vec<Generation>
     Ok(added.into_iter().map(Generation::from).collect())
 }
 
-/// Encrypts all keys under another master key. Running instances keep working; every start needs the new master key.
+/// Encrypts all keys under another master key. Every start needs it. Running instances need it only for generations that
+/// are added later ([`Core::set_master_key`]).
 pub async fn rewrap(core: &Core, new: &MasterKey) -> Result<()> {
     let tx = Tx::begin(core).await?;
     for row in lock_all(&tx).await? {

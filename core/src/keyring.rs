@@ -34,14 +34,15 @@ type Generations = HashMap<Purpose, Vec<Arc<DataKey>>>;
 #[derive(Clone)]
 pub struct Keyring {
     clock: Clock,
-    master: MasterKey,
+    master: Arc<RwLock<MasterKey>>,
     keys: Arc<RwLock<Generations>>,
 }
 
 impl Keyring {
     /// Opens the keyring of this database. Fails if the master key does not match the keyring.
     pub async fn open(db: &Db, clock: &Clock, master: &MasterKey) -> Result<Self> {
-        let keyring = Self { clock: clock.clone(), master: master.clone(), keys: Arc::default() };
+        let keyring =
+            Self { clock: clock.clone(), master: Arc::new(RwLock::new(master.clone())), keys: Arc::default() };
         keyring.reload(db).await?;
         Ok(keyring)
     }
@@ -74,17 +75,26 @@ impl Keyring {
         Ok(())
     }
 
+    /// Uses another master key from now on.
+    pub(crate) fn set_master(&self, master: MasterKey) {
+        *self.master.write().unwrap_or_else(PoisonError::into_inner) = master;
+    }
+
+    fn master(&self) -> MasterKey {
+        self.master.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// A new random key, encrypted under the master key.
     pub(crate) fn new_key(&self, ids: &Ids, purpose: Purpose, generation: i32, not_before: DateTime<Utc>) -> Model {
         let id = ids.v7(self.clock.now());
-        let sealed = encrypt(&*self.master.0, ids, purpose, id, &ids.bytes::<32>());
+        let sealed = encrypt(&*self.master().0, ids, purpose, id, &ids.bytes::<32>());
         Model { id, purpose, generation, sealed, not_before, not_after: None }
     }
 
     /// Decrypts a row of the keyring.
     pub(crate) fn decrypt(&self, row: &Model) -> Result<Zeroizing<Vec<u8>>> {
         let wrong = "the master key does not match this database; use the key it was created with";
-        let key = decrypt(&*self.master.0, row.purpose, row.id, &row.sealed);
+        let key = decrypt(&*self.master().0, row.purpose, row.id, &row.sealed);
         key.map(Zeroizing::new).ok_or_else(|| Error::Internal(wrong.to_owned()))
     }
 

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use clap::Subcommand;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use dca_core::crypto::seal::Purpose;
 use dca_core::key_rotation::{self, Generation};
 use serde_json::{Value, json};
@@ -21,10 +22,10 @@ Examples:
 pub(super) enum Keys {
     /// List the generations of all keys; the keys themselves are never shown
     List,
-    /// Add new keys, which take effect after five minutes; what older keys made stays valid
+    /// Add new keys, which take effect after five minutes; data and tokens of older keys stay valid
     Rotate {
         /// What the key is for, as in `keys list`; without it, all keys are rotated
-        #[arg(value_parser = purpose)]
+        #[arg(value_parser = purpose())]
         purpose: Option<Purpose>,
     },
     /// Encrypt all keys under a new master key; needed at the next start, so that a stolen copy of the old one is useless
@@ -35,10 +36,8 @@ pub(super) enum Keys {
     },
 }
 
-fn purpose(text: &str) -> Result<Purpose, String> {
-    let known = || Purpose::ALL.iter().map(|purpose| purpose.as_str()).collect::<Vec<_>>().join(", ");
-    let found = Purpose::ALL.iter().find(|purpose| purpose.as_str() == text);
-    found.copied().ok_or_else(|| format!("use one of {}", known()))
+fn purpose() -> impl TypedValueParser<Value = Purpose> {
+    PossibleValuesParser::new(Purpose::ALL.iter().map(|purpose| purpose.as_str())).try_map(|text| text.parse())
 }
 
 pub(super) async fn run(app: &App, command: &Keys) -> Result<Output> {
@@ -47,7 +46,15 @@ pub(super) async fn run(app: &App, command: &Keys) -> Result<Output> {
         Keys::Rotate { purpose } => {
             let purposes = purpose.as_ref().map_or(Purpose::ALL, std::slice::from_ref);
             let added = key_rotation::rotate(&app.core, purposes).await?;
-            Ok(table(added).with_note("Added. Running instances use the new keys as soon as they take effect."))
+            let note = match app.config.storage.master_key {
+                None => "Added. Running instances use the new keys as soon as they take effect.",
+                // They know only the value of DCA_MASTER_KEY that they were started with.
+                Some(_) => {
+                    "Added. Running instances use the new keys as soon as they take effect. If DCA_MASTER_KEY was \
+                     replaced since they started, restart them before that."
+                }
+            };
+            Ok(table(added).with_note(note))
         }
         Keys::Rewrap { stdin } => rewrap(app, *stdin).await,
     }
@@ -63,21 +70,21 @@ fn table(generations: Vec<Generation>) -> Output {
 async fn rewrap(app: &App, stdin: bool) -> Result<Output> {
     let storage = &app.config.storage;
     let text = if stdin {
-        let text = std::io::read_to_string(std::io::stdin())?.trim().to_owned();
-        master_key::decode(&text)
-            .context("Standard input is not 32 bytes of base64, such as the output of `openssl rand -base64 32`")?;
-        text
+        std::io::read_to_string(std::io::stdin())?.trim().to_owned()
     } else {
         STANDARD.encode(app.core.ids.bytes::<32>())
     };
-    let new = master_key::decode(&text)?;
+    let new = master_key::decode(&text)
+        .context("Standard input is not 32 bytes of base64, such as the output of `openssl rand -base64 32`")?;
     if storage.master_key.is_none() {
         // Kept beside the old key until the database uses it, so that neither is lost if this is interrupted.
-        let pending = master_key::prepare(&storage.data_dir, &text)?;
+        master_key::prepare(&storage.data_dir, &text)?;
         key_rotation::rewrap(&app.core, &new).await?;
-        let path = pending.replace()?;
-        let note =
-            format!("Replaced {}. Back it up with the database. Running instances need no restart.", path.display());
+        let path = master_key::replace(&storage.data_dir)?;
+        let note = format!(
+            "Replaced {}. Back it up with the database. Running instances with this file need no restart.",
+            path.display()
+        );
         return Ok(Output::new(json!({ "path": path }), note));
     }
     if !stdin {
@@ -86,7 +93,7 @@ async fn rewrap(app: &App, stdin: bool) -> Result<Output> {
         );
     }
     key_rotation::rewrap(&app.core, &new).await?;
-    let next =
-        "Set DCA_MASTER_KEY to the new master key on all instances. Running instances keep working until they restart.";
+    let next = "Set DCA_MASTER_KEY to the new master key on all instances, and restart them before the next \
+                `dca-auth keys rotate`. Until then, they keep working.";
     Ok(Output::new(json!({ "path": Value::Null }), next))
 }

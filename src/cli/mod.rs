@@ -10,7 +10,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use self::output::Output;
-use crate::app::{App, Data};
+use crate::app::{self, App};
 use crate::config::{Config, Faults};
 use crate::{http, wording};
 
@@ -30,12 +30,12 @@ mod tenant;
 
 /// License keys for Discord communities: a bot and a license service in one process.
 #[derive(Debug, Parser)]
-#[command(name = "dca-auth", version = env!("BUILD_VERSION"), about, after_help = "\
+#[command(name = "dca-auth", version = crate::VERSION, about, after_help = "\
 Examples:
-  dca-auth                                    Run the service
-  dca-auth --env-file .env doctor             Check an installation
-  dca-auth apikey create --product Studio     Create an API key for your app
-  dca-auth key list --json | jq -r '.[].id'   Use the output in scripts")]
+  dca-auth                                       Run the service
+  dca-auth --env-file .env doctor                Check an installation
+  dca-auth apikey create --product Studio        Create an API key for your app
+  dca-auth apikey list --json | jq -r '.[].id'   Use the output in scripts")]
 pub struct Cli {
     #[command(flatten)]
     options: Options,
@@ -170,27 +170,49 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 async fn execute(cli: Cli, env: BTreeMap<String, String>) -> Result<Output> {
-    let command = match cli.command.unwrap_or(Command::Serve(serve::Serve::default())) {
-        Command::Openapi => return Ok(Output::text(http::openapi().to_pretty_json()?)),
-        Command::Completions { shell } => return generate::completions(shell, Cli::command()),
-        Command::Man { dir } => return generate::man(dir.as_deref(), Cli::command()),
-        command => command,
+    let config = || -> Result<Config> { Ok(Config::load(cli.options.settings(env.clone())?)?) };
+    let create = async || App::build_for_command(config()?).await;
+    let existing = async || {
+        app::require_data(&config()?).await?;
+        create().await
     };
-    let config = Config::load(cli.options.settings(env)?)?;
-    let existing = async |config| App::build_for_command(config, Data::Existing).await;
-    match command {
-        Command::Serve(args) => serve::run(config, &args).await,
-        Command::Doctor => doctor::run(config).await,
-        Command::Key { command, tenant_arg } => key::run(&existing(config).await?, command, &tenant_arg).await,
-        Command::Apikey { command, tenant_arg } => apikey::run(&existing(config).await?, command, &tenant_arg).await,
-        Command::Product { command, tenant_arg } => product::run(&existing(config).await?, &command, &tenant_arg).await,
-        Command::Tenant(command) => tenant::run(&existing(config).await?, &command).await,
-        Command::Admin(command) => admin::run(&App::build_for_command(config, Data::Create).await?, command).await,
-        Command::Keys(command) => keys::run(&existing(config).await?, &command).await,
-        Command::Backup(args) => backup::backup(&config, &args).await,
-        Command::Restore(args) => backup::restore(&config, &args).await,
-        Command::Migrate(command) => migrate::run(&config, &command).await,
-        Command::Seed(command) => seed::run(&App::build_for_command(config, Data::Create).await?, &command).await,
-        Command::Openapi | Command::Completions { .. } | Command::Man { .. } => unreachable!("handled above"),
+    match cli.command.unwrap_or(Command::Serve(serve::Serve::default())) {
+        Command::Serve(args) => serve::run(config()?, &args).await,
+        Command::Doctor => doctor::run(config()?).await,
+        Command::Key { command, tenant_arg } => key::run(&existing().await?, command, &tenant_arg).await,
+        Command::Apikey { command, tenant_arg } => apikey::run(&existing().await?, command, &tenant_arg).await,
+        Command::Product { command, tenant_arg } => product::run(&existing().await?, &command, &tenant_arg).await,
+        Command::Tenant(command) => tenant::run(&existing().await?, &command).await,
+        Command::Admin(command) => admin::run(&create().await?, command).await,
+        Command::Keys(command) => keys::run(&existing().await?, &command).await,
+        Command::Backup(args) => backup::backup(&config()?, &args).await,
+        Command::Restore(args) => backup::restore(&config()?, &args).await,
+        Command::Migrate(command) => migrate::run(&config()?, &command).await,
+        Command::Seed(command) => seed::run(&create().await?, &command).await,
+        Command::Openapi => Ok(Output::text(http::openapi().to_pretty_json()?)),
+        Command::Completions { shell } => generate::completions(shell, Cli::command()),
+        Command::Man { dir } => generate::man(dir.as_deref(), Cli::command()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after_helps(command: &clap::Command) -> Vec<String> {
+        let own = command.get_after_help().map(ToString::to_string);
+        own.into_iter().chain(command.get_subcommands().flat_map(after_helps)).collect()
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_valid_command() {
+        let helps = after_helps(&Cli::command()).join("\n").replace("$(date +%F)", "today");
+        let examples: Vec<_> = helps.lines().filter_map(|line| Some(&line[line.find("dca-auth ")?..])).collect();
+        assert!(examples.len() > 15, "{examples:?}");
+        for example in examples {
+            let command = example.split("   ").next().unwrap_or_default().split(['|', '<', '>']).next();
+            let parsed = Cli::try_parse_from(command.unwrap_or_default().split_whitespace());
+            assert!(parsed.is_ok(), "{example}: {parsed:?}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use dca_core::{Code, licenses::VerdictCode};
 use serde_json::{Map, Value};
 
 use super::problem::{Problem, status};
-use crate::{App, http::accounts::pages::wants_page, wording};
+use crate::{App, VERSION, http::accounts::pages::wants_page, wording};
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/", get(index)).route("/errors", get(errors))
@@ -34,13 +34,12 @@ struct IndexPage {
 }
 
 async fn index(State(app): State<App>, headers: HeaderMap) -> Response {
-    let version = env!("CARGO_PKG_VERSION");
     if wants_page(&headers) {
-        return html(&IndexPage { version, links: &LINKS });
+        return html(&IndexPage { version: VERSION, links: &LINKS });
     }
     let url = |path: &str| Value::from(format!("{}{path}", app.config.http.public_url));
     let links = LINKS.iter().map(|(name, path, _)| ((*name).to_owned(), url(path)));
-    let about = [("name".to_owned(), "DCA-Auth".into()), ("version".to_owned(), version.into())];
+    let about = [("name".to_owned(), "DCA-Auth".into()), ("version".to_owned(), VERSION.into())];
     Json(about.into_iter().chain(links).collect::<Map<_, _>>()).into_response()
 }
 

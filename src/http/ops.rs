@@ -48,7 +48,7 @@ pub(super) async fn health(State(app): State<App>) -> Response {
     };
     let mut report = json!({
         "status": word,
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": crate::VERSION,
         "mode": app.mode(),
         "checks": {
             "database": { "status": database.as_str() },

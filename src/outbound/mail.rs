@@ -45,18 +45,10 @@ struct Inner {
     reports: LogLimit,
 }
 
-/// What happens to emails if no mail server is configured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WithoutServer {
-    /// They are written to files.
-    WriteFiles,
-    /// They stay queued, because instances that share a database would each write to a directory of their own.
-    KeepQueued,
-}
-
 enum MailDestination {
     Server(Server),
     Folder(PathBuf),
+    /// Emails stay queued: instances that share a database would each write to a folder of their own.
     Disabled,
 }
 
@@ -70,13 +62,13 @@ pub(super) struct PreparedEmail {
 
 impl Mailer {
     /// Prepares the configured mail server.
-    pub fn new(config: &Config, without_server: WithoutServer) -> Result<Self> {
+    pub fn new(config: &Config) -> Result<Self> {
         let from: Mailbox = config.mail.from.parse().context("DCA_MAIL_FROM is not a valid sender")?;
         let email = to_ascii(&from.email).context("DCA_MAIL_FROM does not have a valid domain")?;
-        let destination = match (Server::new(config, email.domain())?, without_server) {
-            (Some(server), _) => MailDestination::Server(server),
-            (None, WithoutServer::KeepQueued) => MailDestination::Disabled,
-            (None, WithoutServer::WriteFiles) => MailDestination::Folder(config.storage.data_dir.join("mail")),
+        let destination = match Server::new(config, email.domain())? {
+            Some(server) => MailDestination::Server(server),
+            None if config.storage.sqlite_file().is_none() => MailDestination::Disabled,
+            None => MailDestination::Folder(config.storage.data_dir.join("mail")),
         };
         Ok(Self(Arc::new(Inner {
             destination,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
-use super::mail::{Mailer, WithoutServer};
+use super::mail::Mailer;
 use super::{domains::Domains, mail_error::MailError, smtp::Server};
 use crate::config::Config;
 
@@ -28,7 +28,7 @@ fn config(settings: &[(&str, &str)]) -> Config {
 }
 
 fn mailer(settings: &[(&str, &str)]) -> Mailer {
-    Mailer::new(&config(settings), WithoutServer::WriteFiles).unwrap()
+    Mailer::new(&config(settings)).unwrap()
 }
 
 fn email_data(template: EmailTemplate, locale: Locale) -> EmailData {

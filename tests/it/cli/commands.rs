@@ -287,7 +287,10 @@ fn serve_works_in_an_empty_folder() {
         let mut served = Service::start(bare(&[]));
         let up = served.wait_for("DCA-Auth is up");
         assert_private(&folder.join("data"));
-        assert_eq!((&up["level"], &up["mode"], &up["version"]), (&"INFO".into(), &"embedded".into(), &"0.1.0".into()));
+        assert_eq!(
+            (&up["level"], &up["mode"], &up["version"]),
+            (&"INFO".into(), &"embedded".into(), &dca_auth::VERSION.into())
+        );
         assert_eq!(
             up["off"],
             "bot: no DCA_DISCORD_TOKEN; redis: no DCA_REDIS_URL, rate limits are not shared between instances; \

@@ -123,7 +123,7 @@ fn the_index_shows_where_things_are() {
         let index = Request::new("GET /").ask(t.addr()).await.unwrap();
         assert_eq!((index.status, index.header("content-type")), (200, "application/json"));
         let index = index.json();
-        assert_eq!(index["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(index["version"], dca_auth::VERSION);
         let public_url = t.app().config.http.public_url.clone();
         for name in ["docs", "openapi", "errors", "health", "ready", "validate"] {
             let path = index[name].as_str().unwrap().strip_prefix(&public_url).unwrap();

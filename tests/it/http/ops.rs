@@ -32,7 +32,7 @@ fn probes_report_an_unavailable_database_and_other_routes_keep_responding() {
         let health = get(&t, "/health").await;
         let mode = if t.core().db.is_shared() { "cluster" } else { "embedded" };
         let report = json!({
-            "status": "ok", "version": env!("CARGO_PKG_VERSION"), "mode": mode,
+            "status": "ok", "version": dca_auth::VERSION, "mode": mode,
             "checks": {
                 "database": { "status": "ok" },
                 "discord": { "status": "off", "detail": "no DCA_DISCORD_TOKEN", "since": null },
