@@ -44,6 +44,7 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         }
         Reason::OnlySignInMethod => "This is your only way to sign in. Set a password first.".into(),
         Reason::HoldsLicenses => "Your licenses belong to this Discord account, so it cannot be unlinked.".into(),
+        Reason::AmbiguousApiKey => "Several API keys have this form. Use the ID as in `dca-auth apikey list`.".into(),
         Reason::HasOtherRole { role } => format!("This user's role is {role}.").into(),
         Reason::AlreadyRevoked => "This license is already revoked.".into(),
         Reason::NeitherIdNorKey { malformed: why } => {
@@ -108,7 +109,6 @@ pub const fn title(code: Code) -> &'static str {
         Code::Internal => "Something went wrong on our side.",
         Code::InvalidTransition => "The state of the license does not allow this.",
         Code::Conflict => "This conflicts with the current state.",
-        Code::RoleUnmanageable => "This role cannot be mapped.",
         Code::NoToken => "Sign in, and send the access token as a Bearer token.",
         Code::InvalidToken => "This access token is not valid.",
         Code::TokenExpired => "The access token has expired.",
@@ -130,25 +130,26 @@ pub const fn title(code: Code) -> &'static str {
 /// What to do about a problem, for the catalog of codes.
 pub const fn advice(code: Code) -> &'static str {
     match code {
-        Code::NotFound => "Check the path and the ID. What your key or role may not see is reported as not found too.",
+        Code::NotFound => {
+            "Check the path and the ID. Objects that your API key or role may not see are reported as not found too."
+        }
         Code::MalformedKey => "Enter the key as it was sent, for example STUDIO-5FWM-4TA3-8QAZ-E0EE-JHDN-SGB2-20N5.",
         Code::NoApiKey | Code::InvalidApiKey => {
             "Create a key with `dca-auth apikey create --product NAME` and send it as `X-API-Key: dca_sk_…`."
         }
         Code::BadRequest => "`detail` says where the body, the query or a header cannot be read.",
         Code::UnsupportedMediaType => "Set the header `Content-Type: application/json`.",
-        Code::PayloadTooLarge => "A body may have at most 16 KiB.",
+        Code::PayloadTooLarge => "The body may be at most 16 KiB.",
         Code::HeadersTooLarge => "Send at most 64 headers with 32 KiB in total. Delete the cookies of this site.",
         Code::ValidationError => "Correct the fields that `errors` lists.",
         Code::MethodNotAllowed => "The `Allow` header lists the methods.",
-        Code::RateLimitExceeded => "Wait for the seconds in `Retry-After`. `RateLimit` shows what is left.",
+        Code::RateLimitExceeded => "Wait the number of seconds in `Retry-After`. `RateLimit` shows what is left.",
         Code::RequestTimeout => "A request may take 30 seconds, including its body. Send it again.",
         Code::Unavailable => "Send the request again after the seconds in `Retry-After`.",
         Code::Internal => "Report it to the operator with the `X-Request-Id` of the response.",
         Code::InvalidTransition => "Read the license again. A revoked license stays revoked; issue a new one.",
-        Code::Conflict => "`detail` says what is in the way. Change that first.",
-        Code::RoleUnmanageable => "Choose another role, or move the bot's role above it.",
-        Code::NoToken => "For example `Authorization: Bearer eyJ…`.",
+        Code::Conflict => "`detail` says what conflicts. Resolve that first.",
+        Code::NoToken => "Send an access token, for example `Authorization: Bearer eyJ…`.",
         Code::InvalidToken => "Sign in again.",
         Code::TokenExpired => "Get a new one with `POST /auth/refresh`.",
         Code::InvalidSession => "The session has ended. Sign in again.",

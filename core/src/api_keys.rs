@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use sea_orm::sea_query::SelectStatement;
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyText};
@@ -93,22 +93,20 @@ pub async fn exist(core: &Core) -> Result<bool> {
     Ok(active.one(core.db.read()).await?.is_some())
 }
 
-/// A key of a tenant by its id or hint. Refused with `NOT_FOUND`.
-pub async fn find(core: &Core, scope: &Scope, id_or_hint: &str) -> Result<ApiKey> {
-    let own = api_key::Entity::find().filter(api_key::Column::TenantId.eq(scope.tenant()));
-    let matching = match Uuid::try_parse(id_or_hint) {
-        Ok(id) => api_key::Column::Id.eq(id),
-        Err(_) => api_key::Column::Hint.eq(id_or_hint).and(api_key::Column::RevokedAt.is_null()),
-    };
-    own.filter(matching).one(core.db.read()).await?.ok_or_else(|| Reason::NoActiveApiKey.refusal())
-}
-
-/// Revokes a key. Returns its hint. Refused with `NOT_FOUND` if the tenant has no key with this id, or if it is already
-/// revoked.
-pub async fn revoke(core: &Core, scope: &Scope, id: Uuid) -> Result<String> {
+/// Revokes a key, given by its id or its hint. Refused with `NOT_FOUND` if the tenant has no such key or it is already
+/// revoked; with `CONFLICT` if several have this hint.
+pub async fn revoke(core: &Core, scope: &Scope, id_or_hint: &str) -> Result<ApiKey> {
     use api_key::Column;
-    let active = [Column::Id.eq(id), Column::TenantId.eq(scope.tenant()), Column::RevokedAt.is_null()];
+    let this = Uuid::try_parse(id_or_hint).map_or_else(|_| Column::Hint.eq(id_or_hint), |id| Column::Id.eq(id));
+    let own = api_key::Entity::find().filter(this).filter(Column::TenantId.eq(scope.tenant()));
+    let mut found = own.filter(Column::RevokedAt.is_null()).limit(2).all(core.db.read()).await?;
+    let id = match &found[..] {
+        [key] => key.id,
+        [] => return Err(Reason::NoActiveApiKey.refusal()),
+        _ => return Err(Reason::AmbiguousApiKey.refusal()),
+    };
+    let active = [Column::Id.eq(id), Column::RevokedAt.is_null()];
     let revoke = db::update([(Column::RevokedAt, core.clock.now().into())], active);
-    let revoked = revoke.exec_with_returning(core.db.writer()).await?.into_iter().next();
-    revoked.map(|row| row.hint).ok_or_else(|| Reason::NoActiveApiKey.refusal())
+    found = revoke.exec_with_returning(core.db.writer()).await?;
+    found.pop().ok_or_else(|| Reason::NoActiveApiKey.refusal())
 }

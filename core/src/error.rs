@@ -29,7 +29,6 @@ string_enum! {
         Internal => "INTERNAL",
         InvalidTransition => "INVALID_TRANSITION",
         Conflict => "CONFLICT",
-        RoleUnmanageable => "ROLE_UNMANAGEABLE",
         NoToken => "NO_TOKEN",
         InvalidToken => "INVALID_TOKEN",
         TokenExpired => "TOKEN_EXPIRED",
@@ -86,7 +85,7 @@ reasons! {
         RoleAlreadyMapped { product: String }, NothingToConfirm, PrefixIsFixed { product: String, prefix: String },
         PrefixTaken { prefix: String, free: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
         NoSecondFactor, LinkedElsewhere { provider: Provider }, AnotherAccountLinked { provider: Provider },
-        OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role },
+        OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role }, AmbiguousApiKey,
     }
     InvalidTransition {
         AlreadyRevoked,

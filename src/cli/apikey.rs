@@ -52,9 +52,8 @@ pub(super) async fn run(app: &App, command: Apikey, tenant_arg: &TenantArg) -> R
         Apikey::Create { product, name, kind } => create(app, &caller, &product, &name, kind).await,
         Apikey::List => list(app, &caller).await,
         Apikey::Revoke { key } => {
-            let key = api_keys::find(&app.core, &caller.scope(), &key).await?;
-            let hint = api_keys::revoke(&app.core, &caller.scope(), key.id.0).await?;
-            Ok(Output::new(json!({ "id": key.id, "key": hint }), format!("revoked {hint}")))
+            let key = api_keys::revoke(&app.core, &caller.scope(), &key).await?;
+            Ok(Output::new(json!({ "id": key.id, "key": key.hint }), format!("revoked {}", key.hint)))
         }
     }
 }

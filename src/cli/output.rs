@@ -61,7 +61,7 @@ impl Output {
             text => writeln!(stream, "{text}").and_then(|()| stream.flush()),
         };
         match print(Box::new(io::stderr()), &note).and_then(|()| print(Box::new(io::stdout()), &text)) {
-            // The reader, for example `head`, has read enough.
+            // The reader, for example `head`, has closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(self.code),
             printed => Ok(printed.map(|()| self.code)?),
         }

@@ -2,6 +2,8 @@
 
 use std::{fmt, fs, net::IpAddr, ops::RangeInclusive, path::PathBuf, str::FromStr};
 
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use url::Url;
 
 /// A secret value. `Debug` redacts it, and there is no `Display`.
@@ -36,6 +38,13 @@ pub(super) fn text(value: &str) -> Option<String> {
 
 pub(super) fn readable_file(value: &str) -> Option<PathBuf> {
     fs::read(value).ok().map(|_| value.into())
+}
+
+/// A PEM file with at least one certificate of an authority.
+pub(super) fn authorities(value: &str) -> Option<PathBuf> {
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(value).ok()?.collect::<Result<_, _>>().ok()?;
+    let (valid, _) = RootCertStore::empty().add_parsable_certificates(certificates);
+    (valid > 0).then(|| value.into())
 }
 
 pub(super) fn token(value: &str) -> Option<Secret> {

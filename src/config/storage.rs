@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use url::Url;
 
-use super::parse::{Secret, number, readable_file};
+use super::parse::{Secret, authorities, number};
 use super::reader::settings;
 use super::setting::verbatim;
 
@@ -33,8 +33,8 @@ settings! {
         redis_prefix: String = "DCA_REDIS_PREFIX", or("dca", prefix),
             expects("letters, digits and the characters -_.: only, for example dca");
         /// Certificates of private authorities that the mail server, PostgreSQL and Redis may use, in addition to the public ones. PostgreSQL checks certificates only with ?sslmode=verify-full in its URL.
-        ca_file: Option<PathBuf> = "DCA_TLS_CA_FILE", optional(readable_file),
-            expects("the path of a readable PEM file, for example /etc/dca-auth/ca.pem");
+        ca_file: Option<PathBuf> = "DCA_TLS_CA_FILE", optional(authorities),
+            expects("the path of a PEM file with at least one certificate, for example /etc/dca-auth/ca.pem");
         /// Days for which events are kept. If unset, they are kept forever.
         event_retention: Option<Duration> = "DCA_EVENT_RETENTION_DAYS", optional(days),
             expects("a whole number of days from 30 to 3650, for example 365");

@@ -12,7 +12,7 @@ DCA_DATABASE_URL | postgres://u:hush@h/d | hush | mysql://hush@h/d | postgres:hu
 DCA_DATABASE_POOL_SIZE | 1000 | 0 | 1001 | -1 | ten
 DCA_REDIS_URL | rediss://u:hush@h:6380/1 | hush | http://hush | redis:hush | unix:
 DCA_REDIS_PREFIX | dca:a-1 | a b | é
-DCA_TLS_CA_FILE | /dev/null | /nowhere.pem | /
+DCA_TLS_CA_FILE | src/config/test-ca.pem | /dev/null | Cargo.toml | /nowhere.pem | /
 DCA_EVENT_RETENTION_DAYS | 365 | 29 | 3651 | 1y
 DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
 DCA_HTTP_ADDR | [::1]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536

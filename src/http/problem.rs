@@ -259,7 +259,7 @@ pub(super) fn status(code: Code) -> StatusCode {
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Code::MalformedKey | Code::ValidationError | Code::RoleUnmanageable => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::MalformedKey | Code::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
         Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,

@@ -177,7 +177,7 @@ pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Opti
 pub async fn schedule_deletion(core: &Core, admin: &Admin, id: UserId) -> Result<DateTime<Utc>> {
     let mut tx = Tx::begin(core).await?;
     let user = admin.lock_lower_ranked(&tx, id).await?;
-    let deletion_at = erasure::schedule_in(&mut tx, user, &admin.actor()).await?;
+    let deletion_at = erasure::schedule_deletion(&mut tx, user, &admin.actor()).await?;
     tx.commit().await?;
     Ok(deletion_at)
 }
@@ -195,22 +195,41 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
     tx.commit().await
 }
 
-/// Makes the account with this verified email a `SUPER_ADMIN`; its password and its sessions stay. Returns `None` if
-/// there is no such account. For the operator at the command line.
+/// Makes the account with this verified email an active `SUPER_ADMIN`; its password and its sessions stay. Returns
+/// `None` if there is no such account. For the operator at the command line.
 pub async fn promote(core: &Core, email: &str, display_name: Option<&str>) -> Result<Option<UserId>> {
     let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
     let mut tx = Tx::begin(core).await?;
     let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
     let Some(user) = accounts.into_iter().find(|user| user.email_verified_at.is_some()) else { return Ok(None) };
     let (id, from) = (user.id, user.role);
-    let name = display_name.or_else(|| user.name.clone());
-    users::update(&tx, &User { name, role: Role::SuperAdmin, ..user }).await?;
+    if user.status != AccountStatus::Active {
+        let data = EventData::UserStatusChanged { from: user.status, to: AccountStatus::Active, reason: None };
+        tx.record(NewEvent::account(Actor::Operator, id, data));
+    }
+    if user.deletion_at.is_some() {
+        tx.record(NewEvent::account(Actor::Operator, id, EventData::DeletionUndone {}));
+    }
+    users::update(&tx, &as_admin(user, display_name)).await?;
     if from != Role::SuperAdmin {
         let data = EventData::RoleAssigned { from: Some(from), to: Role::SuperAdmin };
         tx.record(NewEvent::account(Actor::Operator, id, data));
     }
     tx.commit().await?;
     Ok(Some(id))
+}
+
+/// The user as an active `SUPER_ADMIN`, whose account is not to be deleted.
+fn as_admin(user: User, display_name: Option<String>) -> User {
+    User {
+        name: display_name.or_else(|| user.name.clone()),
+        status: AccountStatus::Active,
+        status_reason: None,
+        role: Role::SuperAdmin,
+        deletion_at: None,
+        deletion_by_admin: false,
+        ..user
+    }
 }
 
 /// Makes the account with this verified email a `SUPER_ADMIN` and sets its password, or creates it. For the operator at
@@ -238,15 +257,8 @@ pub async fn create_admin(
         registered_at: Some(tx.now()),
         ..users::without_account(UserId(core.ids.v7(tx.now())), tx.now())
     });
-    let user = User {
-        email_verified_at: user.email_verified_at.or(Some(tx.now())),
-        name: display_name.or_else(|| user.name.clone()),
-        status: AccountStatus::Active,
-        role: Role::SuperAdmin,
-        deletion_at: None,
-        deletion_by_admin: false,
-        ..user
-    };
+    let email_verified_at = user.email_verified_at.or(Some(tx.now()));
+    let user = User { email_verified_at, ..as_admin(user, display_name) };
     if is_new {
         users::insert(&tx, user.clone()).await?;
         let data = EventData::UserRegistered { sign_up: SignUpData { method: "operator", network: None } };

@@ -70,12 +70,12 @@ pub async fn schedule(
 ) -> Result<DateTime<Utc>> {
     let (tx, user) = reauthenticate(core, client, principal, password).await?.begin().await?;
     let (mut tx, _) = totp::check(tx, client, &user, code).await?;
-    let deletion_at = schedule_in(&mut tx, user, &Actor::User(principal.user.id)).await?;
+    let deletion_at = schedule_deletion(&mut tx, user, &Actor::User(principal.user.id)).await?;
     tx.commit().await?;
     Ok(deletion_at)
 }
 
-pub(crate) async fn schedule_in(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
+pub(crate) async fn schedule_deletion(tx: &mut Tx, mut user: User, actor: &Actor) -> Result<DateTime<Utc>> {
     let (id, deletion_at) = (user.id, user.deletion_at.unwrap_or(tx.now() + DELETION_DELAY));
     let is_by_admin = *actor != Actor::User(id);
     user.deletion_at = Some(deletion_at);

@@ -70,8 +70,8 @@ impl PageText {
             Self::SignedIn => ("You are signed in", "You can close this page."),
             Self::EmailInUse => (
                 "You are signed in",
-                "This is a new account, because another account already has your email address. To use that one instead, \
-                 sign in to it as before and link this way to sign in there.",
+                "This is a new account, because another account already has your email address. \
+                 To use the existing account, sign in to it and link this Discord or Google account there.",
             ),
             Self::Linked => ("Your account is linked", "You can close this page."),
             Self::Refused => ("Something went wrong", "Go back and try again."),

@@ -1,12 +1,13 @@
 //! The data of an installation: which commands create it, backup and restore, and its keys.
 
-use std::{path::Path, process::Command};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use dca_core::guilds;
 use serde_json::Value;
 
 use super::commands::{CommandOutput, Service, binary, run, run_err, run_ok, value_after};
 use crate::support::{
+    accounts::execute,
     fixtures::TestTenant,
     harness::{TestApp, it_unstarted},
 };
@@ -18,9 +19,23 @@ fn bare(t: &TestApp, folder: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// Sets the access of the files in a folder.
+fn set_modes(folder: &Path, mode: u32) {
+    for name in names(folder) {
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+/// Only the owner may read the database and the master key in this folder.
+fn assert_private(folder: &Path) {
+    for name in ["dca.db", "master.key"] {
+        assert_eq!(fs::metadata(folder.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+    }
+}
+
 /// The names of the files in a folder.
 fn names(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap();
+    let entries = fs::read_dir(folder).unwrap();
     let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -57,8 +72,7 @@ fn a_command_in_the_wrong_folder_says_so_and_creates_nothing() {
 fn settings_come_from_a_file_below_the_environment_and_above_it_from_arguments() {
     it_unstarted(|t| async {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("env"), "# comment\nDCA_DATA_DIR=from-file\nexport DCA_LOG='s3cr3t'\n")
-            .unwrap();
+        fs::write(folder.path().join("env"), "# comment\nDCA_DATA_DIR=from-file\nexport DCA_LOG='s3cr3t'\n").unwrap();
         let with = |args: &[&str], log: &str| {
             let mut command = bare(&t, folder.path(), &[&["--env-file", "env"], args].concat());
             command.env("DCA_LOG", log);
@@ -69,7 +83,7 @@ fn settings_come_from_a_file_below_the_environment_and_above_it_from_arguments()
         assert_eq!(with(&["migrate", "up"], "").code, 78, "an empty variable counts as unset");
         assert_eq!(with(&["--data-dir", "from-argument", "seed", "demo"], "info").code, 0);
         assert_eq!(names(folder.path()), ["env", "from-argument", "from-file"]);
-        std::fs::write(folder.path().join("env"), "s3cr3t value without a name\n").unwrap();
+        fs::write(folder.path().join("env"), "s3cr3t value without a name\n").unwrap();
         let invalid = with(&["migrate", "up"], "info");
         assert!(
             invalid.code == 1 && invalid.err.contains("NAME=value") && !invalid.err.contains("s3cr3t"),
@@ -108,6 +122,11 @@ fn creating_an_existing_admin_changes_the_password_only_on_request() {
             t.http().post(t.url("/auth/login")).json(&form).send().await.unwrap().status().as_u16()
         };
         assert_eq!(sign_in(&password).await, 200);
+        let block = "UPDATE users SET status = 'BANNED', deletion_by_admin = TRUE, deletion_at = created_at";
+        execute(t.core(), block).await;
+        assert_eq!(sign_in(&password).await, 403);
+        run_ok(&t, &create);
+        assert_eq!(sign_in(&password).await, 200, "an admin's account is active");
         let reset = run_ok(&t, &[&create[..], &["--reset-password"]].concat());
         assert_eq!(
             [sign_in(&password).await, sign_in(&value_after(&reset, "password, not shown again:")).await],
@@ -129,8 +148,14 @@ fn a_backup_of_a_running_service_is_restored_with_its_key() {
         let key = value_after(&ok(run_in(&["seed", "demo"])), "license key:");
         let mut served = Service::start(bare(&t, folder.path(), &["serve"]));
         served.wait_for("DCA-Auth is up");
+        let copy = folder.path().join("copy");
+        set_modes(&folder.path().join("data"), 0o644);
         ok(run_in(&["backup", "copy"]));
-        assert_eq!(names(&folder.path().join("copy")), ["dca.db", "master.key"]);
+        assert_eq!(names(&copy), ["dca.db", "master.key"]);
+        assert_private(&copy);
+        set_modes(&copy, 0o644);
+        let running = run_in(&["restore", "copy", "--overwrite"]);
+        assert!(running.code == 1 && running.err.contains("Stop it first"), "{running:?}");
         assert!(run_in(&["backup", "copy"]).err.contains("copy exists already"));
         let later = ok(run_in(&["key", "issue", "--product", "Demo Tools"]));
         served.signal("TERM");
@@ -139,15 +164,16 @@ fn a_backup_of_a_running_service_is_restored_with_its_key() {
         let refused = run_in(&["restore", "copy"]);
         assert!(refused.code == 1 && refused.err.contains("--overwrite"), "{refused:?}");
         ok(run_in(&["restore", "copy", "--data-dir", "elsewhere"]));
-        assert_eq!(names(&folder.path().join("elsewhere")), ["dca.db", "master.key"]);
+        assert_eq!(names(&folder.path().join("elsewhere")), ["dca.db", "instance", "master.key"]);
+        assert_private(&folder.path().join("elsewhere"));
         let elsewhere = ok(run_in(&["key", "inspect", &key, "--data-dir", "elsewhere"]));
         assert!(elsewhere.contains("assigned"), "{elsewhere}");
         ok(run_in(&["restore", "copy", "--overwrite"]));
+        assert_private(&folder.path().join("data"));
         assert!(ok(run_in(&["key", "inspect", &key])).contains("assigned"));
         assert!(run_in(&["key", "inspect", later.trim()]).err.contains("No such license"), "issued after the backup");
 
-        std::fs::write(folder.path().join("copy/master.key"), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
-            .unwrap();
+        fs::write(folder.path().join("copy/master.key"), "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n").unwrap();
         let wrong_key = run_in(&["restore", "copy", "--overwrite"]);
         assert!(wrong_key.err.contains("nothing was changed: the master key does not match"), "{wrong_key:?}");
         assert!(ok(run_in(&["key", "inspect", &key])).contains("assigned"));
@@ -176,23 +202,38 @@ fn keys_are_rotated_and_rewrapped_at_the_command_line() {
         assert_eq!(list().as_array().unwrap().len(), 2 * first + 1);
         assert!(run_err(&t, 2, &["keys", "rotate", "nothing"]).contains("license-lookup"));
 
-        let master = || std::fs::read_to_string(t.dir().join("master.key")).unwrap();
+        let master = || fs::read_to_string(t.dir().join("master.key")).unwrap();
         let before = master();
         run_ok(&t, &["keys", "rewrap"]);
         assert_ne!(before, master());
         assert!(run_ok(&t, &["key", "inspect", &key]).contains("assigned"), "the new master key opens the database");
         let with = |master: &str, args: &[&str], input: Option<&str>| {
-            std::fs::write(t.dir().join("input"), input.unwrap_or_default()).unwrap();
+            fs::write(t.dir().join("input"), input.unwrap_or_default()).unwrap();
             let mut command = binary(&t, args, &[("DCA_MASTER_KEY", master.trim()), ("DCA_DISCORD_TOKEN", "")]);
-            command.stdin(std::fs::File::open(t.dir().join("input")).unwrap());
+            command.stdin(fs::File::open(t.dir().join("input")).unwrap());
             run(command)
         };
         assert!(with(&before, &["keys", "list"], None).err.contains("the master key does not match"));
         let new = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
         assert!(with(&master(), &["keys", "rewrap"], None).err.contains("openssl rand -base64 32"));
+        let rotated = with(&master(), &["keys", "rotate"], None);
+        assert!(rotated.code == 0 && rotated.err.contains("restart them before"), "{rotated:?}");
         let rewrapped = with(&master(), &["keys", "rewrap", "--stdin"], Some(new));
         assert!(rewrapped.code == 0 && !rewrapped.out.contains(new), "{rewrapped:?}");
         assert_eq!(with(new, &["keys", "list"], None).code, 0);
+        t
+    });
+}
+
+#[test]
+fn a_running_instance_reads_keys_that_were_rotated_after_the_master_key_file_was_replaced() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        run_ok(&t, &["keys", "rewrap"]);
+        run_ok(&t, &["keys", "rotate"]);
+        t.app().reload_keys().await.unwrap();
+        let set = t.http().get(t.url("/.well-known/jwks.json")).send().await.unwrap();
+        assert_eq!(set.json::<Value>().await.unwrap()["keys"].as_array().unwrap().len(), 2);
         t
     });
 }

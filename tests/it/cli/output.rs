@@ -6,7 +6,10 @@ use dca_test_support::MailSink;
 use serde_json::Value;
 
 use super::commands::{binary, run, run_err, run_ok};
-use crate::support::harness::{TestApp, it_unstarted};
+use crate::support::{
+    accounts::execute,
+    harness::{TestApp, it_unstarted},
+};
 
 /// Runs a command that must succeed, with `--json`; returns its standard output.
 fn json(t: &TestApp, args: &[&str]) -> Value {
@@ -33,6 +36,12 @@ fn every_command_prints_json_for_programs() {
         assert_eq!(keys[1]["products"], serde_json::json!(["Demo Tools"]));
         assert!(!keys.to_string().contains(created["key"].as_str().unwrap()), "keys are not shown again");
         let hint = row(&keys, 1, "key");
+        let core = t.instance().await;
+        let hints = async |of: &str| execute(&core, &format!("UPDATE api_keys SET hint = {of}")).await;
+        hints(&format!("'{hint}'")).await;
+        let several = run_err(&t, 1, &["apikey", "revoke", &hint]);
+        assert!(several.contains("Several API keys") && several.contains("Use the ID"), "{several}");
+        hints(&format!("CASE name WHEN 'site' THEN '{hint}' ELSE 'other' END")).await;
         assert_eq!(json(&t, &["apikey", "revoke", &hint])["id"], id, "by the form that the list shows");
         assert!(json(&t, &["apikey", "list"])[1]["revokedAt"].is_string());
         let issued = json(&t, &["key", "issue", "--product", "Demo Tools"]);
@@ -79,7 +88,7 @@ fn secrets_are_read_from_standard_input() {
 }
 
 #[test]
-fn a_reader_that_has_read_enough_is_no_failure() {
+fn a_reader_that_has_closed_the_pipe_is_no_failure() {
     it_unstarted(|t| async {
         run_ok(&t, &["seed", "demo"]);
         for args in [&["openapi"][..], &["doctor"], &["apikey", "list"], &["completions", "bash"], &["--help"]] {

@@ -153,7 +153,7 @@ fn an_invalid_request_is_refused_with_a_problem_and_changes_nothing() {
         let gold = tenant.product("Gold", "GOLD").await;
         let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let (row, revoked) = tenant.api_key(ApiKeyKind::Secret, &[&gold]).await;
-        api_keys::revoke(t.core(), &tenant.caller.scope(), row.id.0).await.unwrap();
+        api_keys::revoke(t.core(), &tenant.caller.scope(), &row.id.to_string()).await.unwrap();
 
         let valid = validate_request(&api_key, json!({ "licenseKey": key }).to_string());
         let table = [
