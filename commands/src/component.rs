@@ -13,7 +13,7 @@ enum Action<'a> {
     ChooseRole { product: &'a str },
     ChooseLogChannel,
     RemoveMapping { mapping: &'a str },
-    ConfirmSync { ending: &'a str },
+    ConfirmSync { losing: &'a str },
 }
 
 /// Handles the use of a button or menu; ignores those of others.
@@ -43,7 +43,7 @@ fn parse(custom_id: &str) -> Option<(Action<'_>, u64)> {
         setup::ROLE => Action::ChooseRole { product: about },
         setup::LOG => Action::ChooseLogChannel,
         mapping::REMOVE => Action::RemoveMapping { mapping: about },
-        sync::CONFIRM => Action::ConfirmSync { ending: about },
+        sync::CONFIRM => Action::ConfirmSync { losing: about },
         _ => return None,
     };
     Some((action, admin.parse().ok()?))
@@ -56,6 +56,6 @@ async fn perform(bot: &Bot, used: &ComponentInteraction, action: Action<'_>) -> 
         Action::ChooseRole { product } => setup::choose_role(bot, &caller, guild, used, product).await,
         Action::ChooseLogChannel => setup::choose_log_channel(bot, &caller, guild, used).await,
         Action::RemoveMapping { mapping } => mapping::confirm_removal(bot, &caller, guild, mapping).await,
-        Action::ConfirmSync { ending } => sync::confirm_losses(bot, &caller, guild, ending).await,
+        Action::ConfirmSync { losing } => sync::confirm_losses(bot, &caller, guild, losing).await,
     }
 }

@@ -6,21 +6,25 @@
 //!                    \-> READY -> reconciliation (worker `reconcile_roles`): what was missed before
 //! ```
 
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dca_core::workers::{self, Lease};
 use dca_core::{entitlements, identifies, ids::InstanceId};
-use tokio::{task::JoinError, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::bot::{Bot, GatewayStatus};
 use crate::connection::{Connection, Disconnect, Session};
-use crate::{context::CommandError, framework::Framework, updates::store_updates};
+use crate::{framework::Framework, updates::store_updates};
 
 /// After a connection that lasted this long, the next failure counts as the first.
 const STABLE: Duration = Duration::from_mins(1);
+
+/// Discord accepts one IDENTIFY in this time.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long storing the remaining updates may take after the connection ends.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -28,7 +32,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Connects to the gateway whenever `instance` holds the lease, until `stop`. Returns after releasing the lease. If
 /// Discord refuses the connection and only an operator can fix it, the rest of the process keeps running. Fails if the
 /// task that stores updates panicked.
-pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -> Result<(), JoinError> {
+pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -> io::Result<()> {
+    let framework = Framework::new(bot.clone()).await.map_err(io::Error::other)?;
     let mut short_leases = 0;
     loop {
         let mut pause = (bot.lease_duration / 8).min(Duration::from_secs(1));
@@ -37,7 +42,7 @@ pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
                 bot.set_status(GatewayStatus::Connecting);
                 let started = Instant::now();
-                let listened = listen(&bot, &lease, &stop).await;
+                let listened = listen(&bot, &framework, &lease, &stop).await;
                 short_leases = if started.elapsed() < STABLE { short_leases + 1 } else { 0 };
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
@@ -71,28 +76,14 @@ async fn acquire(bot: &Bot, instance: InstanceId) -> dca_core::Result<Option<Lea
 }
 
 /// Stays connected until the lease is lost, `stop`, a refusal by Discord, or a panic of the task that stores updates.
-async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Result<(), JoinError> {
-    let mut lease_lost = std::pin::pin!(workers::keep(&bot.core, lease, bot.lease_duration));
-    // Discord may not answer: the lease is renewed and `stop` is obeyed meanwhile.
-    let framework = tokio::select! {
-        framework = Framework::new(bot.clone()) => framework,
-        () = &mut lease_lost => return Ok(()),
-        () = stop.cancelled() => return Ok(()),
-    };
-    let framework = match framework {
-        Ok(framework) => framework,
-        Err(error) => {
-            warn!(error = %CommandError::from(error), "could not set up the commands; retrying");
-            return Ok(());
-        }
-    };
+async fn listen(bot: &Arc<Bot>, framework: &Arc<Framework>, lease: &Lease, stop: &CancellationToken) -> io::Result<()> {
     let mut store_task = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
         async move { store_updates(&bot.core, &bot.updates, &lease).await }
     });
     let disconnect = stop.child_token();
     let connection = async {
-        if let Some(refusal) = stay_connected(bot, &framework, &disconnect).await {
+        if let Some(refusal) = stay_connected(bot, framework, &disconnect).await {
             bot.set_status(GatewayStatus::Refused(refusal.to_owned()));
         }
         disconnect.cancel();
@@ -100,9 +91,9 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Resu
     let mut stored = Ok(());
     let supervision = async {
         tokio::select! {
-            () = lease_lost => warn!("lost the gateway lease; disconnecting from Discord"),
+            () = workers::keep(&bot.core, lease, bot.lease_duration) => warn!("lost the gateway lease; disconnecting from Discord"),
             () = disconnect.cancelled() => {}
-            ended = &mut store_task => stored = ended,
+            ended = &mut store_task => stored = ended.map_err(io::Error::other),
         }
         disconnect.cancel();
     };
@@ -117,10 +108,14 @@ async fn listen(bot: &Arc<Bot>, lease: &Lease, stop: &CancellationToken) -> Resu
 /// Connects again whenever the connection ends, after a pause that doubles with each failure, until `stop`. Returns what
 /// an operator must do if Discord refuses the connection.
 async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &CancellationToken) -> Option<&'static str> {
-    let (mut session, mut failures) = (None, 0);
+    let (mut session, mut failures, mut next_identify) = (None, 0, Instant::now());
     loop {
         let started = Instant::now();
+        let is_new = session.is_none();
         let connected = stop.run_until_cancelled(connect(bot, &mut session)).await?;
+        if is_new && connected.is_ok() {
+            next_identify = Instant::now() + IDENTIFY_INTERVAL;
+        }
         let ended = match connected {
             Ok(connection) => connection.run(|event| framework.handle(event), stop).await,
             Err(reason) => Err(reason),
@@ -143,7 +138,9 @@ async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &Cancellati
         } else {
             bot.set_status(GatewayStatus::Reconnecting(format!("{reason}; reconnecting")));
         }
-        stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
+        let next = Instant::now() + pause;
+        let next = if session.is_some() { next } else { next.max(next_identify) };
+        stop.run_until_cancelled(tokio::time::sleep_until(next)).await?;
         failures += 1;
     }
 }

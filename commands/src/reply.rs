@@ -184,8 +184,8 @@ fn affected_licenses(affected: u64) -> String {
     }
 }
 
-pub(crate) fn confirm_sync_label(ending: usize) -> String {
-    format!("Revoke the licenses of {}", count(ending, "member"))
+pub(crate) fn confirm_sync_label(losing: usize) -> String {
+    format!("Revoke the licenses of {}", count(losing, "member"))
 }
 
 /// Why the sync was stopped. A loss is a mapped role, its product, and how many members no longer have it.
@@ -196,7 +196,7 @@ pub(crate) fn sync_stopped<'a>(stopped: &Stopped, losses: impl Iterator<Item = (
     let summary = format!(
         "⚠️ The sync was stopped: {} of {} with a license would lose it. If that is intended, use `/sync confirm`. If not, \
          give the roles back; nothing was revoked.",
-        stopped.ending,
+        stopped.losing,
         count(stopped.holders, "member"),
     );
     list(std::iter::once(summary).chain(losses.map(line))).unwrap_or_default()

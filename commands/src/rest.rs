@@ -118,8 +118,8 @@ impl DiscordClient {
         path: &str,
         body: Option<Value>,
     ) -> Result<T, DiscordError> {
-        let route = rate_limits::route(&method, path);
-        if let Some(wait) = self.limits.remaining(&route) {
+        let bucket = rate_limits::bucket(&method, path);
+        if let Some(wait) = self.limits.wait_for(&bucket) {
             return Err(DiscordError::RateLimited(wait));
         }
         let base = self.api_url.as_deref().unwrap_or("https://discord.com");
@@ -129,7 +129,7 @@ impl DiscordClient {
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
-        self.limits.learn(route, status, &headers, &body);
+        self.limits.learn(bucket, status, &headers, &body);
         if !status.is_success() {
             return Err(DiscordError::of(status, &headers, &body));
         }
@@ -205,11 +205,11 @@ impl DiscordClient {
     pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let recipient = json!({ "recipient_id": user.to_string() });
         let channel: Object = self.call(Method::POST, "/users/@me/channels", Some(recipient)).await?;
-        self.line(channel.id.get().into(), text, nonce).await
+        self.post(channel.id.get().into(), text, nonce).await
     }
 
     /// Posts a message in a channel; `nonce` as for [`DiscordClient::dm`].
-    pub async fn line(&self, channel: ChannelId, text: &str, nonce: &str) -> Result<(), DiscordError> {
+    pub async fn post(&self, channel: ChannelId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let message = json!({
             "content": text, "nonce": nonce, "enforce_nonce": true, "allowed_mentions": { "parse": [] },
         });

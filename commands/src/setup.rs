@@ -93,7 +93,7 @@ pub(crate) async fn choose_log_channel(
         Some(missing) if !missing.is_empty() => return Err(CommandError::CannotPost { channel, missing }),
         Some(_) => {}
     }
-    bot.discord.line(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
+    bot.discord.post(channel, &reply::log_channel_set(channel), &choice.id.to_string()).await?;
     guilds::set_log_channel(&bot.core, caller, guild, channel).await?;
     Ok(reply::log_channel_set(channel))
 }

@@ -41,8 +41,8 @@ async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let stopped = find_stopped(bot, &caller, guild(ctx)).await?;
     let stopped = stopped.ok_or_else(|| Reason::NothingToConfirm.refusal())?;
     let text = describe(bot, &caller, guild(ctx), &stopped).await?;
-    let button = CreateButton::new(custom_id(CONFIRM, stopped.ending, ctx.author().id.get()));
-    let button = button.label(reply::confirm_sync_label(stopped.ending)).style(ButtonStyle::Danger);
+    let button = CreateButton::new(custom_id(CONFIRM, stopped.losing, ctx.author().id.get()));
+    let button = button.label(reply::confirm_sync_label(stopped.losing)).style(ButtonStyle::Danger);
     let buttons = vec![CreateActionRow::Buttons(vec![button])];
     ctx.send(poise::CreateReply::default().content(text).components(buttons)).await?;
     Ok(())
@@ -68,9 +68,9 @@ pub(crate) async fn confirm_losses(
     bot: &Bot,
     caller: &Caller,
     guild: GuildId,
-    ending: &str,
+    losing: &str,
 ) -> Result<String, CommandError> {
     let origin = mappings::origin(caller.scope().tenant(), guild);
-    breaker::confirm(&bot.core, caller, &origin, ending.parse().unwrap_or_default()).await?;
+    breaker::confirm(&bot.core, caller, &origin, losing.parse().unwrap_or_default()).await?;
     Ok(reply::SYNC_CONFIRMED.to_owned())
 }

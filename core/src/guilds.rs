@@ -58,6 +58,14 @@ pub async fn retry_reads(core: &Core) -> Result<()> {
     Ok(())
 }
 
+/// Lets the guilds of a tenant be read again now, because an admin waits for it.
+pub(crate) async fn retry_reads_of(tx: &Tx, tenant: TenantId) -> Result<()> {
+    db::update([(Column::NextReadAt, None::<DateTime<Utc>>.into())], [Column::TenantId.eq(tenant)])
+        .exec(tx.db())
+        .await?;
+    Ok(())
+}
+
 /// Records that the bot is in this guild. A new guild gets its own tenant.
 pub async fn record_join(core: &Core, id: GuildId, name: &str) -> Result<Guild> {
     if let Some(known) = find(core, id).await?.filter(|guild| guild.left_at.is_none() && guild.name == name) {

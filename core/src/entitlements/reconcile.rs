@@ -129,8 +129,8 @@ impl Reconciliation {
     ) -> Result<Summary> {
         let (gained, lost) = (self.applied_gains.len(), self.pending_losses.len());
         let losses = lost + self.missing.len();
-        if losses > breaker_limit(self.holders.len()) && !breaker::is_confirmed(core, &self.origin).await? {
-            let stopped = Stopped { ending: losses, holders: self.holders.len(), losses: self.losses() };
+        if losses > breaker_limit(self.holders.len()) && !breaker::is_confirmed(core, &self.origin, losses).await? {
+            let stopped = Stopped { losing: losses, holders: self.holders.len(), losses: self.losses() };
             breaker::open(core, &self.origin, &stopped).await?;
             return Ok(Summary { gained, blocked: losses, ..Summary::default() });
         }

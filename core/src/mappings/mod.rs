@@ -8,7 +8,8 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder
 
 use crate::entity::role_mapping::{Column, Entity};
 use crate::events::{Actor, EventData, NewEvent, SourceLabel};
-use crate::{Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, db::Reader, entitlements, ids::MappingId};
+use crate::ids::{MappingId, TenantId};
+use crate::{Caller, Core, GuildId, Reason, Result, RoleId, Scope, db, db::Reader, entitlements, guilds};
 use crate::{products::Product, tx::Tx, workers};
 
 pub mod reconcile;
@@ -46,8 +47,7 @@ pub async fn add(
     }
     let created = EventData::MappingCreated { source: label(&mapping), product_id: product.id };
     tx.record(NewEvent::tenant(mapping.tenant_id, caller.actor(), created));
-    let now = tx.now();
-    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    sync_now(&mut tx, mapping.tenant_id).await?;
     tx.commit().await?;
     Ok(mapping)
 }
@@ -64,10 +64,15 @@ pub async fn remove(core: &Core, caller: &Caller, guild: GuildId, role: RoleId, 
     let affected = count_dependent(&tx, &mapping).await?;
     let removed = EventData::MappingRemoved { source: label(&mapping), product_id: product.id };
     tx.record(NewEvent::tenant(mapping.tenant_id, caller.actor(), removed));
-    let now = tx.now();
-    workers::schedule_at(&mut tx, workers::RECONCILE_ROLES, now).await?;
+    sync_now(&mut tx, mapping.tenant_id).await?;
     tx.commit().await?;
     Ok(affected)
+}
+
+async fn sync_now(tx: &mut Tx, tenant: TenantId) -> Result<()> {
+    guilds::retry_reads_of(tx, tenant).await?;
+    let now = tx.now();
+    workers::schedule_at(tx, workers::RECONCILE_ROLES, now).await
 }
 
 /// The number of licenses that only this mapping entitles to.

@@ -56,6 +56,20 @@ fn a_gateway_that_drops_every_connection_is_tried_again_after_growing_pauses() {
 }
 
 #[test]
+fn new_sessions_start_at_least_five_seconds_apart() {
+    it(|t| async {
+        t.discord.forget_sessions();
+        t.discord.cut();
+        t.discord.until("the second IDENTIFY", |discord| discord.identifies() == 2).await;
+        let times = t.discord.identified_at();
+        // The network may delay the first one.
+        assert!(times[1] - times[0] > Duration::from_millis(4_900), "{:?}", times[1] - times[0]);
+        wait_for_status(&t, "ok").await;
+        t
+    });
+}
+
+#[test]
 fn a_gateway_that_stops_answering_is_shown_as_silent_and_replaced() {
     it_unstarted(|mut t| async {
         t.discord.heartbeat_interval(Duration::from_secs(1));

@@ -2,7 +2,7 @@
 
 use chrono::Duration;
 use dca_auth::workers::RECONCILE_ROLES;
-use dca_test_support::{Fault, FaultKind, SimDiscord};
+use dca_test_support::{Fault, FaultKind, Opt, SimDiscord};
 use serde_json::{Value, json};
 
 use crate::support::harness::{TestApp, it, key_in, licenses_of};
@@ -98,7 +98,8 @@ fn a_guild_that_cannot_be_read_is_read_less_often_and_the_others_as_before() {
         let (readable, _, _) = t.guild_with_product("Other tools", 0).await;
         let body = json!({ "code": 50001, "message": "Missing Access" });
         let roles_of = |guild: u64| format!("/guilds/{guild}/roles");
-        t.discord.fault(Fault::on("GET", &roles_of(unreadable.id()), FaultKind::Status(403, body)).times(99));
+        let members = format!("/guilds/{}/members", unreadable.id());
+        t.discord.fault(Fault::on("GET", &members, FaultKind::Status(403, body)).times(99));
         let read = |guild: u64| count(&t.discord, "GET", &roles_of(guild));
         let before = (read(unreadable.id()), read(readable.id()));
         for _ in 0..8 {
@@ -108,6 +109,14 @@ fn a_guild_that_cannot_be_read_is_read_less_often_and_the_others_as_before() {
         assert_eq!(read(readable.id()) - before.1, 16, "before and after the members, each time");
         assert_eq!(read(unreadable.id()) - before.0, 4, "in the runs 1, 2, 4 and 8");
         assert!(licenses_of(&t, &unreadable, &ana).await[0].revoked_at.is_none());
+
+        // An admin does not wait for the next attempt.
+        let options = [("role", Opt::Role(unreadable.role("Silver"))), ("product", Opt::Str("Tools".into()))];
+        t.discord.run(&unreadable.owner(), "/mapping add", &options).await;
+        t.run_worker(RECONCILE_ROLES).await;
+        t.remove_mapping(&unreadable, ("role", Opt::Role(gold)), "Tools").await;
+        t.run_worker(RECONCILE_ROLES).await;
+        assert_eq!(read(unreadable.id()) - before.0, 7, "for the check of /mapping add, and after both commands");
         t
     });
 }

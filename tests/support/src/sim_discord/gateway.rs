@@ -11,7 +11,10 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    time::Instant,
+};
 
 use super::session::{Frame, Session};
 use super::state::{Inner, State};
@@ -69,7 +72,7 @@ impl State {
     }
 
     fn identify(&mut self, connection: UnboundedSender<Frame>, data: &Value) -> Result<String, u16> {
-        self.identifies += 1;
+        self.identifies.push(Instant::now());
         self.note(format!("gateway IDENTIFY intents {}", data["intents"]));
         let token = data["token"].as_str().unwrap_or("").trim_start_matches("Bot ");
         if self.reject_token || token != self.token() {

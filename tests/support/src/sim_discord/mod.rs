@@ -45,6 +45,7 @@ use axum::Router;
 use axum::routing::any;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tokio_util::sync::DropGuard;
 
 use crate::shared::LIMIT;
@@ -190,7 +191,12 @@ impl SimDiscord {
 
     /// How many IDENTIFYs were received, including refused ones.
     pub fn identifies(&self) -> usize {
-        self.inner.lock().identifies
+        self.inner.lock().identifies.len()
+    }
+
+    /// When the IDENTIFYs were received.
+    pub fn identified_at(&self) -> Vec<Instant> {
+        self.inner.lock().identifies.clone()
     }
 
     /// How many sessions were resumed.

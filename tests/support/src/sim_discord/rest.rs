@@ -239,7 +239,7 @@ impl State {
     }
 
     fn gateway_json(&self) -> Value {
-        let usual = (1000_u64.saturating_sub(self.identifies as u64), Duration::from_hours(4));
+        let usual = (1000_u64.saturating_sub(self.identifies.len() as u64), Duration::from_hours(4));
         let (remaining, reset_after) = self.gateway.session_limit.unwrap_or(usual);
         let limit = json!({
             "total": 1000, "remaining": remaining, "reset_after": reset_after.as_millis(), "max_concurrency": 1,
