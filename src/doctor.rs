@@ -1,6 +1,6 @@
 //! `dca-auth doctor`: checks the installation and suggests a fix for each problem.
 
-use dca_commands::{checks, reply, rest};
+use dca_commands::{reply, rest};
 use dca_core::health::{self, DatabaseHealth};
 use dca_core::mappings::{self, Mapping};
 use dca_core::{Caller, ChannelId, Clock, Core, GuildId, accounts::admin, guilds};
@@ -149,7 +149,7 @@ async fn check_second_factors(core: &Core) -> Finding {
 async fn check_discord(core: Option<&Core>, discord: &rest::DiscordClient) -> Vec<Finding> {
     let (application, has_members_intent) = match discord.application().await {
         Ok((info, is_enabled)) => (info.id.get(), is_enabled),
-        Err(error) => return vec![Finding::fail("token", error.to_string(), checks::fix(&error))],
+        Err(error) => return vec![Finding::fail("token", error.to_string(), error.fix())],
     };
     let mut findings = vec![Finding::ok("token", "accepted")];
     findings.push(if has_members_intent {
@@ -164,7 +164,7 @@ async fn check_discord(core: Option<&Core>, discord: &rest::DiscordClient) -> Ve
     };
     match guilds::list_joined(core).await {
         Ok(joined) if joined.is_empty() => {
-            let detail = format!("the bot is not in any server yet; invite it: {}", checks::invite_link(application));
+            let detail = format!("the bot is not in any server yet; invite it: {}", rest::invite_link(application));
             findings.push(Finding::off("servers", &detail));
         }
         Ok(joined) => {
@@ -181,14 +181,14 @@ async fn check_guild(core: &Core, discord: &rest::DiscordClient, guild: &guilds:
     let check = |what: &str| format!("{what} in {} ({})", guild.name, guild.id);
     let roles = match discord.roles(guild.id).await {
         Ok(roles) => roles,
-        Err(error) => return vec![Finding::fail(check("access"), error.to_string(), checks::fix(&error))],
+        Err(error) => return vec![Finding::fail(check("access"), error.to_string(), error.fix())],
     };
     let scope = Caller::operator(guild.tenant_id).scope();
     let mapped_roles = match mappings::list(core, &scope, guild.id).await {
         Ok(mappings) => {
             let error = |mapping: &Mapping| {
-                let error = checks::mappable(&roles, guild.id, mapping.role_id).err()?;
-                Some(format!("{}: {}", mapping.role_id, reply::unmappable(error)))
+                let error = reply::check_mappable(&roles, guild.id, mapping.role_id).err()?;
+                Some(format!("{}: {error}", mapping.role_id))
             };
             let errors: Vec<String> = mappings.iter().filter_map(error).collect();
             if errors.is_empty() {
@@ -219,6 +219,6 @@ async fn check_log_channel(
         Ok(None) => {
             Finding::fail(check, "the channel was deleted", "In that server, use /setup to choose another one.")
         }
-        Err(error) => Finding::fail(check, error.to_string(), checks::fix(&error)),
+        Err(error) => Finding::fail(check, error.to_string(), error.fix()),
     }
 }

@@ -190,7 +190,7 @@ async fn free_memory(app: App, stop: CancellationToken) -> Result<()> {
 /// [`ACTIVATION_DELAY`]: dca_core::key_rotation::ACTIVATION_DELAY
 async fn reload_keys(app: App, stop: CancellationToken) -> Result<()> {
     while tokio::time::timeout(Duration::from_secs(10), stop.cancelled()).await.is_err() {
-        // The next attempt follows soon; other parts report that the database is away.
+        // The next attempt follows soon; other parts report that the database is unavailable.
         if let Err(error) = app.reload_keys().await
             && !matches!(error.downcast_ref(), Some(Error::Database(_)))
         {

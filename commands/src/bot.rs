@@ -11,13 +11,15 @@ use tracing::{error, info, warn};
 use crate::{rest::DiscordClient, updates::UpdateBuffer};
 
 /// The status of this instance's gateway connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
+#[strum(serialize_all = "lowercase")]
 pub enum GatewayStatus {
     /// Another instance holds the gateway lease; this one takes over when it expires.
     Standby,
     /// This instance holds the gateway lease and is connecting.
     Connecting,
     /// Connected; events arrive.
+    #[strum(serialize = "ok")]
     Connected,
     /// Connected, but Discord has not answered the last heartbeat.
     Silent,
@@ -31,19 +33,11 @@ pub enum GatewayStatus {
 
 impl GatewayStatus {
     /// Every [`GatewayStatus::name`].
-    pub const NAMES: [&str; 7] = ["standby", "connecting", "ok", "silent", "reconnecting", "limited", "refused"];
+    pub const NAMES: &[&str] = <Self as strum::VariantNames>::VARIANTS;
 
     /// One word, for `/health` and metrics.
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Standby => "standby",
-            Self::Connecting => "connecting",
-            Self::Connected => "ok",
-            Self::Silent => "silent",
-            Self::Reconnecting(_) => "reconnecting",
-            Self::Limited(_) => "limited",
-            Self::Refused(_) => "refused",
-        }
+    pub fn name(&self) -> &'static str {
+        self.into()
     }
 
     /// A description for people.

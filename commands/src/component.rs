@@ -5,7 +5,7 @@ use dca_core::{GuildId, guilds};
 use serenity::all::{ComponentInteraction, EditInteractionResponse};
 use serenity::{builder::CreateAllowedMentions, client::Context as Gateway};
 
-use crate::context::{CommandError, error_text};
+use crate::context::{CommandError, error_text, parse_custom_id};
 use crate::{bot::Bot, mapping, reply, setup, sync};
 
 /// What a button or menu does. A new one is a row of `parse` and of `perform`.
@@ -23,7 +23,7 @@ pub(crate) async fn handle(ctx: &Gateway, bot: &Bot, used: &ComponentInteraction
     let permissions = used.member.as_ref().and_then(|member| member.permissions);
     let is_allowed = permissions.is_some_and(|p| p.manage_guild() || p.administrator());
     let text = if admin != used.user.id.get() {
-        reply::STALE_COMPONENT.to_owned()
+        reply::NOT_YOURS.to_owned()
     } else if !is_allowed {
         reply::MISSING_PERMISSION.to_owned()
     } else {
@@ -37,16 +37,15 @@ pub(crate) async fn handle(ctx: &Gateway, bot: &Bot, used: &ComponentInteraction
 }
 
 fn parse(custom_id: &str) -> Option<(Action<'_>, u64)> {
-    let (head, admin) = custom_id.rsplit_once(':')?;
-    let (kind, about) = head.rsplit_once(':')?;
-    let action = match kind {
+    let (action, about, admin) = parse_custom_id(custom_id)?;
+    let action = match action {
         setup::ROLE => Action::ChooseRole { product: about },
         setup::LOG => Action::ChooseLogChannel,
         mapping::REMOVE => Action::RemoveMapping { mapping: about },
         sync::CONFIRM => Action::ConfirmSync { losing: about },
         _ => return None,
     };
-    Some((action, admin.parse().ok()?))
+    Some((action, admin))
 }
 
 async fn perform(bot: &Bot, used: &ComponentInteraction, action: Action<'_>) -> Result<String, CommandError> {

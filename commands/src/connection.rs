@@ -44,19 +44,19 @@ pub(crate) struct Session {
 pub(crate) enum Disconnect {
     #[error("Discord closed the connection with code {0}")]
     Closed(u16),
-    #[error("there is no connection to Discord ({0})")]
+    #[error("the connection to Discord was lost ({0})")]
     Lost(#[from] tungstenite::Error),
     #[error("Discord does not answer")]
     Silent,
     #[error("Discord asked for a new connection")]
     Requested,
-    #[error("Discord asked for a resumed session")]
-    SessionPaused,
+    #[error("Discord asked to resume the session")]
+    SessionResumable,
     #[error("Discord ended the session")]
     SessionEnded,
     #[error("could not ask Discord for the address of its gateway: {0}")]
     NoAddress(#[from] DiscordError),
-    #[error("could not count a new session: {0}")]
+    #[error("could not record the new session: {0}")]
     NotCounted(#[from] dca_core::Error),
     #[error("the bot's daily limit of new sessions is reached; the next one is possible in {} minutes", .0.as_secs().div_ceil(60))]
     Limited(Duration),
@@ -169,7 +169,7 @@ impl<'a> Connection<'a> {
                     }
                 }
                 Some(GatewayEvent::Reconnect) => return Err(Disconnect::Requested),
-                Some(GatewayEvent::InvalidateSession(true)) => return Err(Disconnect::SessionPaused),
+                Some(GatewayEvent::InvalidateSession(true)) => return Err(Disconnect::SessionResumable),
                 Some(GatewayEvent::InvalidateSession(false)) => return Err(Disconnect::SessionEnded),
                 _ => {}
             }

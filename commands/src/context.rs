@@ -5,8 +5,9 @@ use std::sync::Arc;
 use dca_core::users::{self, Provider};
 use dca_core::{Caller, ChannelId, Core, DiscordUserId, GuildId, guilds, ids::UserId, products};
 use futures::future::BoxFuture;
+use serenity::all::{ButtonStyle, CreateActionRow, CreateButton};
 
-use crate::{bot::Bot, checks::Unmappable, reply, rest::DiscordError};
+use crate::{bot::Bot, reply, rest::DiscordError};
 
 /// Why a command failed: a refusal to show, or an error to log.
 #[derive(Debug, thiserror::Error)]
@@ -17,8 +18,8 @@ pub(crate) enum CommandError {
     Discord(#[from] serenity::Error),
     #[error(transparent)]
     DiscordApi(#[from] DiscordError),
-    #[error(transparent)]
-    Unmappable(#[from] Unmappable),
+    #[error("the role cannot be mapped: {0}")]
+    Unmappable(&'static str),
     #[error("the channel is in another server")]
     ForeignChannel,
     #[error("the bot cannot post in channel {channel}")]
@@ -40,7 +41,7 @@ pub(crate) fn error_text(error: &CommandError, id: u64) -> String {
     match error {
         CommandError::Core(dca_core::Error::Refused(refusal)) => reply::refusal(refusal),
         CommandError::DiscordApi(error) => reply::discord_refused(error),
-        CommandError::Unmappable(reason) => format!("❌ {}", reply::unmappable(*reason)),
+        CommandError::Unmappable(reason) => format!("❌ {reason}"),
         CommandError::ForeignChannel => reply::FOREIGN_CHANNEL.to_owned(),
         CommandError::CannotPost { channel, missing } => format!("❌ {}", reply::cannot_post(*channel, missing)),
         CommandError::IsBot => reply::IS_BOT.to_owned(),
@@ -90,9 +91,30 @@ pub(crate) async fn complete_product(ctx: Context<'_>, partial: &str) -> serenit
     })
 }
 
+/// Asks the caller to confirm with a button; `crate::component` handles it.
+pub(crate) async fn confirm(
+    ctx: Context<'_>,
+    question: String,
+    label: impl Into<String>,
+    action: &str,
+    about: impl std::fmt::Display,
+) -> Result<(), CommandError> {
+    let button = CreateButton::new(custom_id(action, about, ctx.author().id.get()));
+    let buttons = vec![CreateActionRow::Buttons(vec![button.label(label).style(ButtonStyle::Danger)])];
+    ctx.send(poise::CreateReply::default().content(question).components(buttons)).await?;
+    Ok(())
+}
+
 /// The custom id of a button or menu for one admin; `crate::component` handles it.
 pub(crate) fn custom_id(action: &str, about: impl std::fmt::Display, admin: u64) -> String {
     format!("{action}:{about}:{admin}")
+}
+
+/// The parts of a custom id.
+pub(crate) fn parse_custom_id(id: &str) -> Option<(&str, &str, u64)> {
+    let (head, admin) = id.rsplit_once(':')?;
+    let (action, about) = head.rsplit_once(':')?;
+    Some((action, about, admin.parse().ok()?))
 }
 
 /// The user with a Discord account, if known.

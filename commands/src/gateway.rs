@@ -31,7 +31,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects to the gateway whenever `instance` holds the lease, until `stop`. Returns after releasing the lease. If
 /// Discord refuses the connection and only an operator can fix it, the rest of the process keeps running. Fails if the
-/// task that stores updates panicked.
+/// commands cannot be set up, or the task that stores updates panicked.
 pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -> io::Result<()> {
     let framework = Framework::new(bot.clone()).await.map_err(io::Error::other)?;
     let mut short_leases = 0;

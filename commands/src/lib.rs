@@ -7,7 +7,6 @@
 //! rest:    every outbound call to Discord
 //! ```
 
-pub mod checks;
 pub mod gateway;
 pub mod reply;
 pub mod rest;

@@ -16,19 +16,18 @@ pub(crate) async fn license(_: Context<'_>) -> Result<(), CommandError> {
 #[poise::command(slash_command)]
 async fn show(ctx: Context<'_>, #[description = "The member"] member: User) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let known = products::list(core, &caller.scope()).await?;
+    let products = products::names(core, &caller.scope()).await?;
     let found = match find_user(core, member.id.get().into()).await? {
         Some(user) => licenses::list_of(core, &caller.scope(), user).await?,
         None => Vec::new(),
     };
-    let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
     let ids: Vec<_> = found.iter().map(|license| license.id).collect();
     let undelivered = outbox::undelivered_keys(core, &ids).await?;
     let now = core.clock.now();
     let rows = found.iter().map(|license| LicenseRow {
         license,
         state: license.state(now),
-        product: name(license.product_id),
+        product: products.get(&license.product_id).map_or("?", String::as_str),
         is_undelivered: undelivered.contains(&license.id),
     });
     ctx.say(reply::licenses(member.id.get().into(), rows)).await?;

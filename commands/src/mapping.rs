@@ -1,27 +1,27 @@
-use dca_core::mappings::{self, Announce};
+use dca_core::mappings::{self, Announce, Mapping};
 use dca_core::{Caller, GuildId, products};
-use serenity::all::{ButtonStyle, CreateActionRow, CreateButton, Role};
+use serenity::all::Role;
 
-use crate::context::{CommandError, Context, caller, complete_product, custom_id, guild, in_request};
-use crate::{bot::Bot, checks, reply};
+use crate::context::{CommandError, Context, caller, complete_product, confirm, guild, in_request};
+use crate::{bot::Bot, reply};
 
 pub(crate) const REMOVE: &str = "mapping:remove";
 
-/// Manage which roles get which products
+/// Manage which roles give which products
 #[poise::command(slash_command, subcommands("list", "add", "remove"))]
 #[expect(clippy::unused_async, reason = "commands are async; Discord never runs a parent itself")]
 pub(crate) async fn mapping(_: Context<'_>) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Show which roles get which products
+/// Show which roles give which products
 #[poise::command(slash_command)]
 async fn list(ctx: Context<'_>) -> Result<(), CommandError> {
     let (core, caller) = (&ctx.data().core, caller(ctx).await?);
-    let known = products::list(core, &caller.scope()).await?;
+    let products = products::names(core, &caller.scope()).await?;
     let found = mappings::list(core, &caller.scope(), guild(ctx)).await?;
-    let name = |id| known.iter().find(|product| product.id == id).map_or("?", |product| product.name.as_str());
-    ctx.say(reply::mappings(found.iter().map(|mapping| (mapping, name(mapping.product_id))))).await?;
+    let name = |mapping: &Mapping| products.get(&mapping.product_id).map_or("?", String::as_str);
+    ctx.say(reply::mappings(found.iter().map(|mapping| (mapping, name(mapping))))).await?;
     Ok(())
 }
 
@@ -40,7 +40,8 @@ async fn add(
     let product = products::get(&ctx.data().core, &caller.scope(), &product).await?;
     let announce = if dm_existing.unwrap_or(false) { Announce::ByDm } else { Announce::Silently };
     let role = role.id.get().into();
-    checks::mappable(&ctx.data().discord.roles(guild(ctx)).await?, guild(ctx), role)?;
+    let roles = ctx.data().discord.roles(guild(ctx)).await?;
+    reply::check_mappable(&roles, guild(ctx), role).map_err(CommandError::Unmappable)?;
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
     ctx.say(reply::mapped(role, &product.name, announce)).await?;
     Ok(())
@@ -63,12 +64,8 @@ async fn remove(
     let role = role.map(|role| role.id.get()).or(deleted).ok_or(CommandError::NoRole)?.into();
     let mapping = mappings::get(core, &caller.scope(), guild(ctx), role, &product).await?;
     let affected = mappings::count_dependent(core, &mapping).await?;
-    let button = CreateButton::new(custom_id(REMOVE, format!("{role}/{}", product.id), ctx.author().id.get()));
-    let button = button.label(reply::REMOVE_MAPPING_LABEL).style(ButtonStyle::Danger);
-    let buttons = vec![CreateActionRow::Buttons(vec![button])];
     let question = reply::confirm_unmapping(role, &product.name, affected);
-    ctx.send(poise::CreateReply::default().content(question).components(buttons)).await?;
-    Ok(())
+    confirm(ctx, question, reply::REMOVE_MAPPING_LABEL, REMOVE, format!("{role}/{}", product.id)).await
 }
 
 /// Removes the mapping that the button was shown for.

@@ -5,31 +5,29 @@ use std::fmt::Display;
 use dca_core::entitlements::breaker::Stopped;
 use dca_core::events::{Event, EventKind};
 use dca_core::licenses::{EndedLicense, KeyMessage, License, LicenseState, MemberLicense};
-use dca_core::log_channel::Act;
+use dca_core::log_channel::LogEntry;
 use dca_core::mappings::{Announce, Mapping};
 use dca_core::products::{Policy, Product};
-use dca_core::{ChannelId, DiscordUserId, Reason, Refusal, RoleId};
+use dca_core::{ChannelId, DiscordUserId, GuildId, Reason, Refusal, RoleId};
 
-use crate::checks::{self, Unmappable};
 use crate::rest::DiscordError;
 
 /// Discord allows 2,000 characters per message; the rest is left for what is added.
 const MAX_CHARS: usize = 1_800;
 
 pub(crate) const FOREIGN_CHANNEL: &str = "❌ That channel is not in this server.";
-pub(crate) const MISMATCHED_CHOICE: &str =
-    "❌ This choice does not belong to this menu. Use `/setup` to get a new one.";
+pub(crate) const MISMATCHED_CHOICE: &str = "❌ This button or menu does not work. Run the command again.";
 pub(crate) const MISSING_PERMISSION: &str =
     "❌ You need the Manage Server permission for this. Ask an admin of this server.";
 pub(crate) const GUILD_ONLY: &str = "❌ Use this command in a server, not in a direct message.";
-pub(crate) const STALE_COMPONENT: &str = "❌ This is not yours. Run the command yourself to get your own.";
+pub(crate) const NOT_YOURS: &str = "❌ This was shown to another admin. Run the command yourself.";
 pub(crate) const NO_LICENSE: &str =
     "You have no license in this server. If you just got the role, try again in a minute.";
 pub(crate) const IS_BOT: &str = "❌ That is a bot. Choose a member of this server.";
 pub(crate) const NOT_A_MEMBER: &str =
     "❌ That user is not in this server, so they could not receive the key. Ask them to join, then try again.";
-const DMS_CLOSED: &str = "⚠️ The bot could not send you a key, because you do not accept direct messages from this server. To get the next \
-     one, allow them in the server's Privacy Settings.";
+const DMS_CLOSED: &str = "⚠️ The bot could not send you a key, because you do not accept direct messages from this server. To receive \
+     the next key by direct message, allow direct messages in this server's Privacy Settings.";
 pub(crate) const NO_ROLE: &str = "❌ Choose the role, or for a deleted one, enter its ID from `/mapping list`.";
 pub(crate) const REMOVE_MAPPING_LABEL: &str = "Remove the mapping";
 pub(crate) const NO_LOG_CHANNEL: &str = "There is no log channel. Use `/setup` to choose one.";
@@ -90,12 +88,17 @@ fn no_product(wanted: &str, known: &[String], total: usize) -> String {
     text.chars().take(MAX_CHARS).collect()
 }
 
-/// Why a role cannot be mapped, and what to do about it.
-pub const fn unmappable(reason: Unmappable) -> &'static str {
-    match reason {
-        Unmappable::Missing => "That role does not exist in this server. Choose another role.",
-        Unmappable::Everyone => "@everyone cannot be mapped: every member has it. Choose another role.",
+/// Checks that a role of a guild can be mapped; the error says why it cannot, and what to do about it. Roles that
+/// integrations manage and roles above the bot's can be: the bot only reads them.
+pub fn check_mappable(existing: &[RoleId], guild: GuildId, role: RoleId) -> Result<(), &'static str> {
+    if !existing.contains(&role) {
+        return Err("That role does not exist in this server. Choose another role.");
     }
+    // Discord gives @everyone the id of its guild.
+    if u64::from(role) == u64::from(guild) {
+        return Err("@everyone cannot be mapped: every member has it. Choose another role.");
+    }
+    Ok(())
 }
 
 /// Why the log channel does not work, and what to do about it.
@@ -107,7 +110,7 @@ pub(crate) fn cannot_post(channel: ChannelId, missing: &[&str]) -> String {
 }
 
 pub(crate) fn discord_refused(error: &DiscordError) -> String {
-    format!("❌ The request to Discord failed: {error}. {}", checks::fix(error))
+    format!("❌ The request to Discord failed: {error}. {}", error.fix())
 }
 
 pub(crate) fn bad_argument(error: &str) -> String {
@@ -194,8 +197,8 @@ pub(crate) fn sync_stopped<'a>(stopped: &Stopped, losses: impl Iterator<Item = (
         format!("<@&{role}> → **{}**: {} lost it", escape(product), count(members, "member"))
     };
     let summary = format!(
-        "⚠️ The sync was stopped: {} of {} with a license would lose it. If that is intended, use `/sync confirm`. If not, \
-         give the roles back; nothing was revoked.",
+        "⚠️ The sync was stopped: it would revoke the licenses of {} of {}. If that is intended, use `/sync confirm`. If \
+         not, restore the roles. Nothing has been revoked.",
         stopped.losing,
         count(stopped.holders, "member"),
     );
@@ -302,11 +305,11 @@ pub(crate) fn log_channel_set(channel: ChannelId) -> String {
 }
 
 /// A line for the log channel.
-pub fn log_line(act: &Act) -> String {
-    let (first, events) = (&act.events[0], &act.events);
+pub fn log_line(entry: &LogEntry) -> String {
+    let (first, events) = (&entry.events[0], &entry.events);
     let kinds = events.iter().map(|event| format!("`{}`", event.kind));
-    let member = act.member.map(|member| format!("<@{member}>"));
-    let products = act.products.iter().map(|product| format!("**{}**", escape(product)));
+    let member = entry.member.map(|member| format!("<@{member}>"));
+    let products = entry.products.iter().map(|product| format!("**{}**", escape(product)));
     let details = events.iter().flat_map(log_details);
     let actor = first.actor.strip_prefix("discord:").map_or_else(|| escape(&first.actor), |id| format!("<@{id}>"));
     let request = first.request_id.as_deref().map(|id| format!("`{id}`"));

@@ -19,6 +19,12 @@ use crate::rate_limits::{self, RateLimits};
 /// The permissions that the invite link requests: View Channels and Send Messages, for the log channel.
 pub const PERMISSIONS: u64 = 1 << 10 | 1 << 11;
 
+/// The link that invites the bot of an application to a server.
+pub fn invite_link(application: u64) -> String {
+    let (scopes, permissions) = ("bot+applications.commands", PERMISSIONS);
+    format!("https://discord.com/oauth2/authorize?client_id={application}&scope={scopes}&permissions={permissions}")
+}
+
 /// Members per page: Discord's maximum.
 pub const PAGE: u64 = 1_000;
 
@@ -62,6 +68,16 @@ impl DiscordError {
             // 0 is a general error, 40333 a block by Discord's own proxy.
             (403, code) if !matches!(code, 0 | 40333) => Self::Forbidden(code),
             (status, _) => Self::Transient(format!("status {status}")),
+        }
+    }
+
+    /// What to do about it.
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Unauthorized => "Get a new token in Developer Portal → Bot → Reset Token and set DCA_DISCORD_TOKEN.",
+            Self::Forbidden(_) | Self::Unknown(_) => "Invite the bot again with the link in the README.",
+            Self::RateLimited(_) | Self::DmLimited => "Wait a few minutes, then try again.",
+            Self::DmClosed | Self::Transient(_) => "Try again. If it keeps failing, check status.discord.com.",
         }
     }
 }

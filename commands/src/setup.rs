@@ -9,7 +9,7 @@ use serenity::all::{ChannelType, ComponentInteraction, ComponentInteractionDataK
 use serenity::all::{CreateSelectMenu, CreateSelectMenuKind};
 
 use crate::context::{CommandError, Context, caller, custom_id, in_request};
-use crate::{bot::Bot, checks, reply};
+use crate::{bot::Bot, reply};
 
 /// Create or change a product and choose its role and log channel
 #[poise::command(slash_command)]
@@ -26,7 +26,7 @@ pub(crate) async fn setup(
     #[min = 0]
     #[max = 36500]
     days: Option<u32>,
-    #[description = "Hours a license outlives its role; a new product starts with 24"]
+    #[description = "Hours a license stays valid after its role is lost; 24 for a new product"]
     #[min = 0]
     #[max = 8760]
     grace_hours: Option<u32>,
@@ -59,10 +59,6 @@ fn panel(product: dca_core::ids::ProductId, admin: u64) -> Vec<CreateActionRow> 
     vec![menu(ROLE, role, "Role whose members get a license"), menu(LOG, channel, "Log channel (optional)")]
 }
 
-fn no_choice() -> CommandError {
-    CommandError::MismatchedChoice
-}
-
 /// Maps the chosen role to the product.
 pub(crate) async fn choose_role(
     bot: &Bot,
@@ -71,10 +67,13 @@ pub(crate) async fn choose_role(
     choice: &ComponentInteraction,
     product: &str,
 ) -> Result<String, CommandError> {
-    let ComponentInteractionDataKind::RoleSelect { values } = &choice.data.kind else { return Err(no_choice()) };
-    let role = values.first().ok_or_else(no_choice)?.get().into();
+    let ComponentInteractionDataKind::RoleSelect { values } = &choice.data.kind else {
+        return Err(CommandError::MismatchedChoice);
+    };
+    let role = values.first().ok_or(CommandError::MismatchedChoice)?.get().into();
     let product = products::get(&bot.core, &caller.scope(), product).await?;
-    checks::mappable(&bot.discord.roles(guild).await?, guild, role)?;
+    let roles = bot.discord.roles(guild).await?;
+    reply::check_mappable(&roles, guild, role).map_err(CommandError::Unmappable)?;
     mappings::add(&bot.core, caller, guild, role, &product, Announce::Silently).await?;
     Ok(reply::mapped(role, &product.name, Announce::Silently))
 }
@@ -86,8 +85,10 @@ pub(crate) async fn choose_log_channel(
     guild: GuildId,
     choice: &ComponentInteraction,
 ) -> Result<String, CommandError> {
-    let ComponentInteractionDataKind::ChannelSelect { values } = &choice.data.kind else { return Err(no_choice()) };
-    let channel = values.first().ok_or_else(no_choice)?.get().into();
+    let ComponentInteractionDataKind::ChannelSelect { values } = &choice.data.kind else {
+        return Err(CommandError::MismatchedChoice);
+    };
+    let channel = values.first().ok_or(CommandError::MismatchedChoice)?.get().into();
     match bot.discord.missing_permissions(guild, channel).await? {
         None => return Err(CommandError::ForeignChannel),
         Some(missing) if !missing.is_empty() => return Err(CommandError::CannotPost { channel, missing }),

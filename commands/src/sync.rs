@@ -1,9 +1,8 @@
 use dca_core::entitlements::breaker::{self, Stopped};
 use dca_core::{Caller, GuildId, Reason, guilds, mappings, products};
-use serenity::all::{ButtonStyle, CreateActionRow, CreateButton};
 
 use crate::bot::Bot;
-use crate::context::{CommandError, Context, caller, custom_id, guild};
+use crate::context::{self, CommandError, Context, caller, guild};
 use crate::reply;
 
 pub(crate) const CONFIRM: &str = "sync:confirm";
@@ -41,11 +40,7 @@ async fn confirm(ctx: Context<'_>) -> Result<(), CommandError> {
     let stopped = find_stopped(bot, &caller, guild(ctx)).await?;
     let stopped = stopped.ok_or_else(|| Reason::NothingToConfirm.refusal())?;
     let text = describe(bot, &caller, guild(ctx), &stopped).await?;
-    let button = CreateButton::new(custom_id(CONFIRM, stopped.losing, ctx.author().id.get()));
-    let button = button.label(reply::confirm_sync_label(stopped.losing)).style(ButtonStyle::Danger);
-    let buttons = vec![CreateActionRow::Buttons(vec![button])];
-    ctx.send(poise::CreateReply::default().content(text).components(buttons)).await?;
-    Ok(())
+    context::confirm(ctx, text, reply::confirm_sync_label(stopped.losing), CONFIRM, stopped.losing).await
 }
 
 async fn find_stopped(bot: &Bot, caller: &Caller, guild: GuildId) -> Result<Option<Stopped>, CommandError> {
@@ -54,11 +49,10 @@ async fn find_stopped(bot: &Bot, caller: &Caller, guild: GuildId) -> Result<Opti
 
 async fn describe(bot: &Bot, caller: &Caller, guild: GuildId, stopped: &Stopped) -> Result<String, CommandError> {
     let mappings = mappings::list(&bot.core, &caller.scope(), guild).await?;
-    let products = products::list(&bot.core, &caller.scope()).await?;
+    let products = products::names(&bot.core, &caller.scope()).await?;
     let losses = stopped.losses.iter().filter_map(|(reference, members)| {
         let mapping = mappings.iter().find(|mapping| mapping.id.0 == *reference)?;
-        let product = products.iter().find(|product| product.id == mapping.product_id)?;
-        Some((mapping.role_id, product.name.as_str(), *members))
+        Some((mapping.role_id, products.get(&mapping.product_id)?.as_str(), *members))
     });
     Ok(reply::sync_stopped(stopped, losses))
 }

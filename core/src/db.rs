@@ -44,7 +44,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection is known to work after it was last used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-/// The limit for acquiring a Postgres connection. A request gets an answer soon, even if Postgres is away.
+/// The limit for acquiring a Postgres connection. A request gets an answer soon, even if Postgres is unavailable.
 const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// How long Postgres may take to accept the first connection.

@@ -28,7 +28,7 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
                 let delivery = Delivery::LogLine { channel, seq: event.seq };
-                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, act_key(event)), Notify::Now)
+                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, entry_key(event)), Notify::Now)
                     .await?;
             }
         }
@@ -39,7 +39,7 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
 
 /// The same for all events about one user in one unit of work, which have the same time. They share a line: a second
 /// delivery with this key is not added.
-fn act_key(event: &Event) -> String {
+fn entry_key(event: &Event) -> String {
     match event.subject {
         Some(user) => format!("{}:{user}:{}:{}", event.tenant_id, event.at.timestamp_micros(), event.actor),
         None => event.seq.to_string(),
@@ -48,7 +48,7 @@ fn act_key(event: &Event) -> String {
 
 /// What one line is about.
 #[derive(Clone, Debug)]
-pub struct Act {
+pub struct LogEntry {
     /// What happened, in order; at least one.
     pub events: Vec<Event>,
     /// The Discord account of the member it is about.
@@ -57,11 +57,11 @@ pub struct Act {
     pub products: Vec<String>,
 }
 
-/// The act that begins with an event; `None` if the event no longer exists.
-pub async fn find_act(core: &Core, seq: i64) -> Result<Option<Act>> {
+/// The entry that begins with an event; `None` if the event no longer exists.
+pub async fn find_entry(core: &Core, seq: i64) -> Result<Option<LogEntry>> {
     let mut events = events::list_from(core, seq, 20).await?;
-    let Some(key) = events.first().filter(|first| first.seq == seq).map(act_key) else { return Ok(None) };
-    events.retain(|event| act_key(event) == key);
+    let Some(key) = events.first().filter(|first| first.seq == seq).map(entry_key) else { return Ok(None) };
+    events.retain(|event| entry_key(event) == key);
     let member = match events[0].subject {
         Some(user) => users::discord_id(core, user).await?,
         None => None,
@@ -74,7 +74,7 @@ pub async fn find_act(core: &Core, seq: i64) -> Result<Option<Act>> {
             products.push(product);
         }
     }
-    Ok(Some(Act { events, member, products }))
+    Ok(Some(LogEntry { events, member, products }))
 }
 
 async fn product_of(core: &Core, event: &Event) -> Result<Option<String>> {

@@ -1,6 +1,7 @@
 //! Products and their policies. Policies are versioned; a license keeps the version it was issued under.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, Select};
 
@@ -168,4 +169,9 @@ pub async fn first(core: &Core) -> Result<Option<Product>> {
 /// All products of a tenant, sorted by name.
 pub async fn list(core: &Core, scope: &Scope) -> Result<Vec<Product>> {
     Ok(of_tenant(scope).order_by_asc(product::Column::Name).all(core.db.read()).await?)
+}
+
+/// The names of all products of a tenant.
+pub async fn names(core: &Core, scope: &Scope) -> Result<HashMap<ProductId, String>> {
+    Ok(list(core, scope).await?.into_iter().map(|product| (product.id, product.name)).collect())
 }

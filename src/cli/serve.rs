@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use dca_commands::checks;
+use dca_commands::rest;
 use dca_core::{api_keys, products};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -61,7 +61,7 @@ async fn log_next_step(app: App) {
         }
         (Some(discord), None) => match discord.application().await {
             Ok((info, _)) => {
-                let link = checks::invite_link(info.id.get());
+                let link = rest::invite_link(info.id.get());
                 format!("invite the bot, if it is not in your server yet: {link} Then run /setup in the server")
             }
             // The connection reports it.

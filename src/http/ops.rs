@@ -89,7 +89,7 @@ pub(super) async fn ready(State(app): State<App>) -> Response {
 /// Sets one gauge per status: since when it is the current one, or 0.
 fn record_discord_status(discord: &DiscordStatus) {
     metrics::gauge!("discord_bot_connected").set(f64::from(u8::from(discord.name == "ok")));
-    for name in GatewayStatus::NAMES {
+    for &name in GatewayStatus::NAMES {
         let since = discord.since.filter(|_| name == discord.name).map_or(0, |since| since.timestamp());
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         metrics::gauge!("dca_gateway_status_since_timestamp_seconds", "status" => name).set(since as f64);

@@ -30,7 +30,7 @@ pub struct Problem {
     pub(super) errors: Vec<FieldError>,
     /// Members that a dialect adds.
     pub(super) names: Map<String, Value>,
-    status: StatusCode,
+    pub(super) status: StatusCode,
     two_factor_token: Option<Box<str>>,
     /// Headers of the response, such as `Retry-After`.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
@@ -118,11 +118,6 @@ impl Problem {
         Self { headers: vec![retry_after(wait)], ..Self::of(Code::RateLimitExceeded) }
     }
 
-    pub(super) fn with_headers(mut self, headers: Vec<(HeaderName, HeaderValue)>) -> Self {
-        self.headers.extend(headers);
-        self
-    }
-
     /// The detail in the reader's language. In Spanish it depends on the code only.
     pub(super) fn detail_in(&self, locale: Locale) -> &str {
         match locale {
@@ -131,18 +126,9 @@ impl Problem {
         }
     }
 
-    pub(super) fn http_status(&self) -> StatusCode {
-        self.status
-    }
-
     /// A two-factor code is required; `token` identifies the pending sign-in.
     pub(super) fn second_factor_required(token: String) -> Self {
         Self { two_factor_token: Some(token.into_boxed_str()), ..Self::of(Code::RequiresSecondFactor) }
-    }
-
-    /// Replaces the status with the one that a dialect's clients expect.
-    pub(super) fn set_status(&mut self, status: StatusCode) {
-        self.status = status;
     }
 
     fn body(&self, public_url: &str) -> Body {

@@ -26,6 +26,10 @@ pub(super) async fn count(app: &App, bucket: Bucket, key: &str) -> Result<QuotaH
     };
     match limiter.check(bucket, key).await {
         Ok(left) => Ok(headers(left, None)),
-        Err(wait) => Err(Problem::rate_limited(wait).with_headers(headers(0, Some(wait)))),
+        Err(wait) => {
+            let mut problem = Problem::rate_limited(wait);
+            problem.headers.extend(headers(0, Some(wait)));
+            Err(problem)
+        }
     }
 }

@@ -17,9 +17,8 @@ pub const CLEANUP: ScheduledWorker = ScheduledWorker {
 };
 
 async fn clean_up(app: &App) -> anyhow::Result<String> {
-    let retention = cleanup::Retention { events: app.config.storage.event_retention };
     let (mut deleted, mut failed) = (Vec::new(), Vec::new());
-    for (rows, result) in cleanup::run(&app.core, &retention).await {
+    for (rows, result) in cleanup::run(&app.core, app.config.storage.event_retention).await {
         match result {
             Ok(count) => deleted.push(format!("{count} {rows}")),
             Err(error) => failed.push(format!("{rows}: {error}")),

@@ -171,8 +171,8 @@ async fn without_recipient(app: &App, holder: UserId) -> Outcome {
 }
 
 async fn send_log_line(app: &App, discord: &DiscordClient, claim: &Claim, channel: ChannelId, seq: i64) -> Outcome {
-    match log_channel::find_act(&app.core, seq).await {
-        Ok(Some(act)) => match discord.post(channel, &reply::log_line(&act), &nonce(claim)).await {
+    match log_channel::find_entry(&app.core, seq).await {
+        Ok(Some(entry)) => match discord.post(channel, &reply::log_line(&entry), &nonce(claim)).await {
             Err(error @ DiscordError::Forbidden(_)) => Outcome::Dead(format!(
                 "{error}: log channel {channel} needs View Channel and Send Messages; see `dca-auth doctor`"
             )),

@@ -54,17 +54,6 @@ fn a_start_without_postgres_names_the_server_and_the_cause_at_once() {
 }
 
 #[test]
-fn a_start_on_all_addresses_without_a_public_url_says_how_to_set_it() {
-    it_unstarted(|t| async {
-        let output = run(binary(&t, &["serve"], &[("DCA_HTTP_ADDR", "0.0.0.0:0")]));
-        let expected = "dca-auth: The service listens on 0.0.0.0:0, which other machines can reach. Set DCA_PUBLIC_URL to \
-                        the URL that they use, for example DCA_PUBLIC_URL=https://auth.example.com.\n";
-        assert_eq!((output.code, output.err.as_str()), (78, expected));
-        t
-    });
-}
-
-#[test]
 fn database_errors_name_their_cause_once() {
     it_unstarted(|t| async {
         let core = t.instance().await;

@@ -1,4 +1,4 @@
-//! The pure part: what an observation makes of a source, and what the sources make of the license.
+//! The pure part: how an observation changes a source, and what the sources mean for the license.
 
 use chrono::{DateTime, Utc};
 
@@ -50,8 +50,8 @@ pub(super) fn next(
     }
 }
 
-/// The state of a source that two users had who turn out to be one: what entitles longest wins, or else an admin's
-/// revocation, or else what is newer.
+/// Merges the states of a source that two merged users both had: the one that entitles longer wins, otherwise the
+/// suppressed one, otherwise the newer one.
 pub(super) fn merge(one: SourceState, other: SourceState, now: DateTime<Utc>) -> SourceState {
     let rank = |state: &SourceState| match state {
         SourceState { suppressed: false, ends_at: None, .. } => (3, None, state.stamp),
@@ -75,7 +75,7 @@ pub(super) enum Decision {
 
 /// When a license with these sources ends, grace included. `None`: one of them is live, or there are none, because the
 /// license was issued directly.
-pub(super) fn end(sources: &[SourceState]) -> Option<DateTime<Utc>> {
+pub(super) fn ends_at(sources: &[SourceState]) -> Option<DateTime<Utc>> {
     let counting = || sources.iter().filter(|source| !source.suppressed);
     if sources.is_empty() || counting().any(|source| source.ends_at.is_none()) {
         return None;
@@ -93,7 +93,7 @@ pub(super) fn end(sources: &[SourceState]) -> Option<DateTime<Utc>> {
 pub(super) fn decide(sources: &[SourceState], license: Option<LicenseId>, now: DateTime<Utc>) -> Decision {
     let is_live = |source: &SourceState| !source.suppressed && source.ends_at.is_none();
     match license {
-        Some(_) if end(sources).is_some_and(|ends_at| ends_at <= now) => Decision::Revoke,
+        Some(_) if ends_at(sources).is_some_and(|ends_at| ends_at <= now) => Decision::Revoke,
         None if sources.iter().any(is_live) => Decision::Issue,
         _ => Decision::Keep,
     }

@@ -16,7 +16,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     if entitlement.license.is_some() {
         return Err(Reason::AlreadyLicensed.refusal());
     }
-    entitlement.release(&tx).await?;
+    entitlement.end_suppression(&tx).await?;
     // The holder's lock orders grants, whatever the clock of another instance says.
     core.stamps.raise_above(entitlement.sources.iter().map(|source| source.stamp).max().unwrap_or_default());
     let observed = ObservedSource {

@@ -16,7 +16,7 @@ string_enum! {
     /// How users who have a source already are told of their license when the source is added.
     Announce {
         /// Not at all; `/key` shows it.
-        Silently => "quietly",
+        Silently => "silently",
         /// By staggered direct messages.
         ByDm => "by_dm",
     }

@@ -1,6 +1,6 @@
 //! Merges what two users hold when they turn out to be one person.
 
-use super::decide::{SourceState, end, merge};
+use super::decide::{SourceState, ends_at, merge};
 use super::{Entitlement, store};
 use crate::{Caller, Result, ids::UserId, licenses, tx::Tx, users};
 
@@ -35,7 +35,7 @@ async fn merge_now(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> 
     for source in store::list_of(tx, &[into]).await? {
         let merged = Entitlement::load(tx, source.tenant_id, into, source.product_id).await?;
         if let Some(license) = &merged.license {
-            licenses::set_sources_end(tx, license, end(&merged.states())).await?;
+            licenses::set_sources_end(tx, license, ends_at(&merged.states())).await?;
         }
     }
     users::delete_holders(tx, from).await

@@ -27,7 +27,7 @@ mod stamp;
 mod store;
 mod types;
 
-use self::decide::{Decision, SourceState, decide, end, key_timing, next};
+use self::decide::{Decision, SourceState, decide, ends_at, key_timing, next};
 pub use self::grants::{grant, revoke, revoke_member_license};
 pub use self::kinds::{Announce, SourceKind};
 pub use self::stamp::{Stamp, Stamps};
@@ -164,7 +164,7 @@ impl Entitlement {
         }
         // A user who has lost everything can get a license again.
         if lost && self.sources.iter().all(|source| source.ends_at.is_some()) {
-            self.release(tx).await?;
+            self.end_suppression(tx).await?;
         }
         let send = if rolling_out { Notify::Now } else { send };
         let decided = changed || rolling_out;
@@ -222,9 +222,9 @@ impl Entitlement {
     }
 
     /// Ends the suppression by an admin's revocation.
-    async fn release(&mut self, tx: &Tx) -> Result<()> {
+    async fn end_suppression(&mut self, tx: &Tx) -> Result<()> {
         self.sources.iter_mut().for_each(|source| source.suppressed = false);
-        store::release(tx, self.user, self.product.id).await
+        store::end_suppression(tx, self.user, self.product.id).await
     }
 
     /// Issues or revokes the license as the sources require, or stores when they end.
@@ -243,7 +243,7 @@ impl Entitlement {
                 Ok(Some(Change::Revoked(license.id)))
             }
             (Decision::Keep, Some(license)) => {
-                licenses::set_sources_end(tx, license, end(&self.states())).await?;
+                licenses::set_sources_end(tx, license, ends_at(&self.states())).await?;
                 Ok(None)
             }
             (Decision::Keep | Decision::Revoke, None) => Ok(None),

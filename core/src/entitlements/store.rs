@@ -86,7 +86,7 @@ pub(super) async fn suppress(tx: &Tx, user: UserId, product: ProductId) -> Resul
 }
 
 /// Ends the suppression of an entitlement.
-pub(super) async fn release(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
+pub(super) async fn end_suppression(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
     let of_entitlement = [Column::UserId.eq(user), Column::ProductId.eq(product)];
     db::update([(Column::Suppressed, false.into())], of_entitlement).exec(tx.db()).await?;
     Ok(())

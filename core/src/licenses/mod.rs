@@ -191,9 +191,9 @@ fn member_license(core: &Core, license: &License, product: &str) -> Result<Membe
 
 /// A user's licenses with a tenant that are not revoked.
 pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<MemberLicense>> {
-    let products = products::list(core, scope).await?;
+    let products = products::names(core, scope).await?;
     let licenses = store::list_of(core, scope, user).await?;
-    let name = |id| products.iter().find(|product| product.id == id).map_or("", |product| product.name.as_str());
+    let name = |id| products.get(&id).map_or("", String::as_str);
     let now = core.clock.now();
     let unrevoked = licenses.iter().filter(|license| license.state(now) != LicenseState::Revoked);
     unrevoked.map(|license| member_license(core, license, name(license.product_id))).collect()

@@ -110,7 +110,7 @@ fn page(app: &App, locale: Locale, page_text: PageText, token: Option<&str>, pro
         problem: problem.map(|problem| problem.detail_in(locale)),
         form: page_text.form(token, locale),
     };
-    let status = problem.map_or(StatusCode::OK, Problem::http_status);
+    let status = problem.map_or(StatusCode::OK, |problem| problem.status);
     match page.render() {
         Ok(html) => {
             let headers = [(header::CONTENT_SECURITY_POLICY, csp(app)), (header::REFERRER_POLICY, REFERRER.to_owned())];

@@ -151,7 +151,7 @@ fn error(problem: &Problem, correlation_id: &str) -> Value {
     let mut error = json!({
         "code": problem.code,
         "message": problem.detail,
-        "status": problem.http_status().as_u16(),
+        "status": problem.status.as_u16(),
         "correlationId": correlation_id,
     });
     let details = Some(json!(problem.errors)).filter(|_| !problem.errors.is_empty());

@@ -63,7 +63,7 @@ fn correlation_id(request: &Request, header: &str) -> String {
 fn rewrite_problem(system: &Conventions, response: &mut Response, correlation_id: &str) {
     let Some(problem) = response.extensions_mut().get_mut::<Problem>() else { return };
     if let Some(status) = (system.status)(problem.code) {
-        problem.set_status(status);
+        problem.status = status;
     }
     if let Value::Object(members) = (system.error)(problem, correlation_id) {
         problem.names = members;

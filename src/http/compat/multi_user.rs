@@ -25,7 +25,7 @@ fn status(code: Code) -> Option<StatusCode> {
 }
 
 fn error(problem: &Problem, _: &str) -> Value {
-    let status = problem.http_status();
+    let status = problem.status;
     json!({
         "message": message(problem),
         "error": status.canonical_reason().unwrap_or_default(),

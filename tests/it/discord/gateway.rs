@@ -2,21 +2,14 @@
 
 use chrono::Duration;
 use dca_auth::workers::{EXPIRE, RECONCILE_ROLES};
-use dca_commands::GatewayStatus;
 use dca_test_support::{Fault, FaultKind, Opt};
 
-use crate::support::harness::{LIMIT, TestApp, it, it_unstarted, key_in, licenses_of};
+use crate::support::harness::{LIMIT, it, it_unstarted, key_in, licenses_of};
 
 /// A small deterministic generator, so that every run uses the same sequence.
 fn next_random(seed: &mut u64) -> u64 {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     *seed >> 33
-}
-
-async fn wait_for_status(t: &TestApp, wanted: impl Fn(&GatewayStatus) -> bool) {
-    let mut gateway = t.app().bot.as_ref().unwrap().gateway.subscribe();
-    let reached = tokio::time::timeout(LIMIT, gateway.wait_for(|state| wanted(&state.status))).await;
-    reached.expect("the status was never reached").unwrap();
 }
 
 fn assert_burst(grace_hours: i64) {
@@ -134,48 +127,6 @@ fn an_unreadable_event_is_logged_and_corrected_by_reconciliation() {
         t.wait_for_events(&guild).await;
         t.run_worker(RECONCILE_ROLES).await;
         assert!(licenses_of(&t, &guild, &ana).await[0].revoked_at.is_some());
-        t
-    });
-}
-
-#[test]
-fn a_refused_intent_is_reported_and_the_api_keeps_serving() {
-    it_unstarted(|mut t| async {
-        t.expect_error("Server Members Intent");
-        t.expect_error("Disallowed gateway intents");
-        t.expect_error("DisallowedGatewayIntents");
-        t.discord.disallow_intents(true);
-        t.start_without_waiting().await;
-        wait_for_status(
-            &t,
-            |status| matches!(status, GatewayStatus::Refused(reason) if reason.contains("Server Members")),
-        )
-        .await;
-        let health: serde_json::Value = t.http().get(t.url("/health")).send().await.unwrap().json().await.unwrap();
-        assert_eq!(
-            (&health["status"], &health["checks"]["discord"]["status"]),
-            (&"degraded".into(), &"refused".into())
-        );
-        assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
-        assert_eq!(t.discord.identifies(), 1, "no retry without an operator");
-        t
-    });
-}
-
-#[test]
-fn a_refused_token_is_reported_and_the_api_keeps_serving() {
-    it_unstarted(|mut t| async {
-        t.expect_error("Reset Token");
-        t.expect_error("Sent invalid authentication");
-        t.expect_error("InvalidAuthentication");
-        t.discord.reject_token(true);
-        t.start_without_waiting().await;
-        wait_for_status(
-            &t,
-            |status| matches!(status, GatewayStatus::Refused(reason) if reason.contains("DCA_DISCORD_TOKEN")),
-        )
-        .await;
-        assert_eq!(t.http().get(t.url("/ready")).send().await.unwrap().status(), 200);
         t
     });
 }
