@@ -1,22 +1,28 @@
 //! A connection whose statements have a time limit. The server's own limits do not help if the network fails: a server
 //! that is no longer there answers nothing, and the client would wait forever.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult};
 use sea_orm::{RuntimeErr, SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait};
+use tokio::time::Instant;
 
 /// A pool or a transaction. A statement that takes longer than the limit fails as if the connection had been lost.
 #[derive(Clone, Debug)]
 pub struct Connection<C> {
     inner: C,
     limit: Duration,
+    /// How long a statement waits if no other one of the pool is answered either: the server is unreachable then. If
+    /// others are answered, the pool is only busy.
+    patience: Duration,
+    last_answer: Arc<Mutex<Instant>>,
 }
 
 impl<C> Connection<C> {
-    pub(crate) fn new(inner: C, limit: Duration) -> Self {
-        Self { inner, limit }
+    pub(crate) fn new(inner: C, limit: Duration, patience: Duration) -> Self {
+        Self { inner, limit, patience, last_answer: Arc::new(Mutex::new(Instant::now())) }
     }
 
     pub(crate) fn inner(&self) -> &C {
@@ -24,13 +30,32 @@ impl<C> Connection<C> {
     }
 
     async fn limited<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-        limited(self.limit, work).await
+        let result = tokio::select! {
+            result = limited(self.limit, work) => result,
+            () = self.unreachable() => Err(too_late(self.patience)),
+        };
+        if result.is_ok() {
+            *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        }
+        result
+    }
+
+    /// Waits until nothing has been answered for as long as the patience lasts.
+    async fn unreachable(&self) {
+        let mut since = Instant::now();
+        while since.elapsed() < self.patience {
+            tokio::time::sleep_until(since + self.patience).await;
+            since = since.max(*self.last_answer.lock().unwrap_or_else(PoisonError::into_inner));
+        }
     }
 }
 
 async fn limited<T>(limit: Duration, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
-    let too_late = || DbErr::Conn(RuntimeErr::Internal(format!("no answer within {} s", limit.as_secs())));
-    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(too_late()))
+    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(too_late(limit)))
+}
+
+fn too_late(limit: Duration) -> DbErr {
+    DbErr::Conn(RuntimeErr::Internal(format!("no answer within {limit:?}")))
 }
 
 impl Connection<DatabaseConnection> {
@@ -39,7 +64,8 @@ impl Connection<DatabaseConnection> {
         let sqlite_transaction_mode = Some(SqliteTransactionMode::Immediate);
         let options = TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() };
         let inner = self.limited(self.inner.begin_with_options(options)).await?;
-        Ok(Connection { inner, limit: self.limit })
+        // A statement of a transaction may wait for a lock, up to the server's limit.
+        Ok(Connection { inner, limit: self.limit, patience: self.limit, last_answer: self.last_answer.clone() })
     }
 }
 

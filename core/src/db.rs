@@ -44,8 +44,12 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection is known to work after it was last used.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
-/// The limit for acquiring a Postgres connection. A request gets an answer soon, even if Postgres is unavailable.
-const POSTGRES_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The limit for a Postgres statement, and for acquiring a connection. Longer than the server's limit, so that the server
+/// reports it if it can.
+const POSTGRES_LIMIT: Duration = Duration::from_secs(6);
+
+/// How long a statement waits while Postgres answers nothing, so that a request gets an answer soon.
+const POSTGRES_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// How long Postgres may take to accept the first connection.
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,14 +59,13 @@ impl Db {
     /// the file cannot be opened.
     pub async fn connect(url: &str, pool: u32) -> Result<Self> {
         if url.starts_with("sqlite:") {
-            let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2);
+            let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2, SQLITE_TIMEOUT * 2);
             let writer = limited(Database::connect(sqlite_options(url, 1, "off")).await?);
             let reader = limited(Database::connect(sqlite_options(url, pool.min(8), "on")).await?);
             return Ok(Self { leases: writer.clone(), writer, reader });
         }
         check_postgres(url).await?;
-        // Longer than the server's limit for a statement, so that the server reports it if it can.
-        let limited = |pool| Connection::new(pool, Duration::from_secs(6));
+        let limited = |pool| Connection::new(pool, POSTGRES_LIMIT, POSTGRES_PATIENCE);
         let pool = limited(Database::connect(postgres_options(url, pool)).await?);
         let leases = limited(Database::connect(postgres_options(url, 2).connect_lazy(true).to_owned()).await?);
         Ok(Self { writer: pool.clone(), reader: pool, leases })
@@ -138,7 +141,7 @@ fn postgres_options(url: &str, pool: u32) -> ConnectOptions {
     let mut options = ConnectOptions::new(url);
     options
         .max_connections(pool)
-        .acquire_timeout(POSTGRES_ACQUIRE_TIMEOUT)
+        .acquire_timeout(POSTGRES_LIMIT)
         .test_before_acquire_if_idle_for(TRUSTED_FOR)
         .sqlx_logging(false)
         .map_sqlx_postgres_opts(|options| options.options(SESSION))
