@@ -34,7 +34,7 @@ fn mailer(settings: &[(&str, &str)]) -> Mailer {
 fn email_data(template: EmailTemplate, locale: Locale) -> EmailData {
     let token = "0123456789abcdef".repeat(4);
     let link = match template {
-        EmailTemplate::VerifyEmail => Some(("/verify", token)),
+        EmailTemplate::VerifyEmail | EmailTemplate::ChangeEmail => Some(("/verify", token)),
         EmailTemplate::ResetPassword => Some(("/reset-password", token)),
         _ => None,
     };

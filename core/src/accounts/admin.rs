@@ -200,7 +200,7 @@ pub async fn remove_second_factor(core: &Core, admin: &Admin, id: UserId) -> Res
 pub async fn promote(core: &Core, email: &str, display_name: Option<&str>) -> Result<Option<UserId>> {
     let (email, display_name) = (Email::parse(email)?, display_name.map(name).transpose()?);
     let mut tx = Tx::begin(core).await?;
-    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded, None).await?;
     let Some(user) = accounts.into_iter().find(|user| user.email_verified_at.is_some()) else { return Ok(None) };
     let (id, from) = (user.id, user.role);
     if user.status != AccountStatus::Active {
@@ -245,7 +245,7 @@ pub async fn create_admin(
     let Accounts { passwords, policy } = &core.accounts;
     let hash = passwords.hash_new(password, &[&email.folded, known_name, &policy.app_name]).await?;
     let mut tx = Tx::begin(core).await?;
-    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded, None).await?;
     let (owner, unverified): (Vec<_>, Vec<_>) = accounts.into_iter().partition(|user| user.email_verified_at.is_some());
     for user in unverified {
         users::delete(&tx, user.id).await?;

@@ -13,6 +13,7 @@ use crate::{Core, Result, accounts::one_time, ids::UserId, tx::Tx};
 const fn link_of(template: EmailTemplate) -> Option<(&'static str, Purpose)> {
     match template {
         EmailTemplate::VerifyEmail => Some(("/verify", Purpose::VerifyEmail)),
+        EmailTemplate::ChangeEmail => Some(("/verify", Purpose::ChangeEmail)),
         EmailTemplate::ResetPassword => Some(("/reset-password", Purpose::ResetPassword)),
         _ => None,
     }
@@ -49,7 +50,8 @@ pub(crate) async fn send(
 ) -> Result<()> {
     let delivery = Delivery::Email { template, user, token: token.map(|token| token.id) };
     let unique = token.map_or_else(|| tx.core().ids.v7(tx.now()), |token| token.id);
-    let expires_at = token.map_or(tx.now() + LIFETIME, |token| token.expires_at);
+    let link = token.filter(|_| link_of(template).is_some());
+    let expires_at = link.map_or(tx.now() + LIFETIME, |token| token.expires_at);
     let now = tx.now();
     outbox::enqueue_at(tx, &delivery, format!("mail:{template}:{unique}"), now, Some(expires_at)).await
 }
@@ -72,7 +74,13 @@ pub async fn load(
     token: Option<Uuid>,
 ) -> Result<Option<EmailData>> {
     let Some(user) = users::find(core, user).await? else { return Ok(None) };
-    let Some(to) = user.email else { return Ok(None) };
+    let data = one_time::data(core, token.unwrap_or_default()).await?;
+    let to = match template {
+        EmailTemplate::ChangeEmail => data["to"].as_str().map(str::to_owned),
+        EmailTemplate::EmailChanged => data["from"].as_str().map(str::to_owned),
+        _ => user.email,
+    };
+    let Some(to) = to else { return Ok(None) };
     // Unverified addresses receive only links, no notices.
     if user.email_verified_at.is_none() && link_of(template).is_none() {
         return Ok(None);
@@ -87,8 +95,9 @@ pub async fn load(
     let linked = users::identities(core, user.id).await?.into_iter();
     let linked = linked.map(|identity| (identity.provider, identity.name.filter(|name| is_plain_name(name)))).collect();
     let locale = user.locale.unwrap_or(Locale::En);
-    // The name of an unverified account may have been chosen by someone other than the recipient.
-    let name = user.name.filter(|name| user.email_verified_at.is_some() && is_plain_name(name));
+    // The name of an account with another address may have been chosen by someone other than the recipient.
+    let is_owner = user.email_verified_at.is_some() && template != EmailTemplate::ChangeEmail;
+    let name = user.name.filter(|name| is_owner && is_plain_name(name));
     Ok(Some(EmailData { to, name, locale, linked, link }))
 }
 

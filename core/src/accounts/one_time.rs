@@ -36,6 +36,12 @@ fn live(core: &Core) -> sea_orm::Select<Entity> {
     Entity::find().filter(Column::UsedAt.is_null()).filter(Column::ExpiresAt.gt(core.clock.now()))
 }
 
+/// The data of a token, whether it is still valid or not; `null` without any.
+pub(crate) async fn data(core: &Core, id: Uuid) -> Result<Value> {
+    let row = Entity::find_by_id(id).one(core.db.read()).await?;
+    Ok(row.and_then(|row| row.data).unwrap_or_default())
+}
+
 /// Whether a token is neither used nor expired.
 pub(crate) async fn is_live(core: &Core, id: Uuid) -> Result<bool> {
     Ok(live(core).filter(Column::Id.eq(id)).one(core.db.read()).await?.is_some())

@@ -220,7 +220,7 @@ async fn register(
     user.name = profile.name.as_deref().and_then(|text| name(text).ok());
     let mut is_email_in_use = false;
     if let Some(email) = profile.verified_email.as_deref().and_then(|text| Email::parse(text).ok()) {
-        let accounts = users::lock_all_with_email(tx, &email.folded).await?;
+        let accounts = users::lock_all_with_email(tx, &email.folded, None).await?;
         is_email_in_use = accounts.iter().any(|account| account.email_verified_at.is_some());
         if !is_email_in_use {
             for account in accounts {

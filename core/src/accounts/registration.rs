@@ -40,7 +40,7 @@ pub async fn sign_up(core: &Core, client: &ClientInfo, form: SignUp) -> Result<S
     // Over the limit, only the email is skipped.
     let emails_to = limits::emails_to(core, EmailTemplate::AlreadyRegistered, &email);
     let may_send = throttles::try_acquire(&tx, &emails_to).await?;
-    let accounts = users::lock_all_with_email(&tx, &email.folded).await?;
+    let accounts = users::lock_all_with_email(&tx, &email.folded, None).await?;
     let owner = accounts.iter().find(|user| user.email_verified_at.is_some());
     let repeated = repeated.filter(|id| owner.is_none() && accounts.iter().any(|user| user.id == *id));
     let id = repeated.unwrap_or_else(|| UserId(core.ids.v7(tx.now())));

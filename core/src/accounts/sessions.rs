@@ -16,7 +16,7 @@ use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 use sha2::{Digest, Sha256};
 
 use crate::accounts::client::{ClientInfo, account_of, device_proof, known_device};
-use crate::accounts::{emails, limits};
+use crate::accounts::{emails, limits, one_time};
 use crate::crypto::{access_token, seal::Purpose};
 use crate::entity::{refresh_token, session};
 use crate::events::{Actor, EventData, NewEvent};
@@ -285,7 +285,8 @@ pub async fn sign_out_everywhere(core: &Core, user: UserId) -> Result<u64> {
     Ok(ended)
 }
 
-/// Ends all sessions of a user except one. The user's row must be locked.
+/// Ends all sessions of a user except one, and a change of the email address that one of them may have requested. The
+/// user's row must be locked.
 pub(crate) async fn end_all(
     tx: &mut Tx,
     user: UserId,
@@ -293,6 +294,7 @@ pub(crate) async fn end_all(
     actor: &Actor,
     reason: &str,
 ) -> Result<u64> {
+    one_time::end_all(tx, Purpose::ChangeEmail, user).await?;
     let ended = revoke(tx, except.map(|id| session::Column::Id.ne(id)), user, reason).await?;
     if ended > 0 {
         let data = EventData::SessionsRevoked { sessions: ended, why: reason.to_owned() };

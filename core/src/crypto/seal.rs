@@ -23,6 +23,7 @@ string_enum! {
         RefreshToken => "refresh-token",
         VerifyEmail => "verify-email",
         ResetPassword => "reset-password",
+        ChangeEmail => "change-email",
         SignIn => "sign-in",
         SecondFactor => "second-factor",
         KnownDevice => "known-device",

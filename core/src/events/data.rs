@@ -47,6 +47,7 @@ event_data! {
     UserRegistered { #[serde(flatten)] sign_up: SignUpData }
     SignUpRepeated { #[serde(flatten)] sign_up: SignUpData }
     EmailVerified {}
+    EmailChanged {}
     SignedIn { method: SignInMethod, session_id: SessionId, network: String, second_factor: bool }
     SignInRefused { why: Code, network: String }
     PasswordChanged { by: &'static str }

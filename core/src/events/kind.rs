@@ -21,6 +21,7 @@ string_enum! {
         UserRegistered => "user.registered",
         SignUpRepeated => "user.sign_up_repeated",
         EmailVerified => "user.email_verified",
+        EmailChanged => "user.email_changed",
         SignedIn => "user.signed_in",
         SignInRefused => "user.sign_in_refused",
         PasswordChanged => "user.password_changed",

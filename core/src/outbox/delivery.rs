@@ -18,7 +18,7 @@ pub enum Delivery {
     /// Fetches a member from Discord before revoking a license on uncertain information.
     #[serde(rename = "refetch")]
     RecheckMember { guild: GuildId, user: DiscordUserId },
-    /// Sends an email; `token` is the id of the one-time token in its link.
+    /// Sends an email; `token` is the id of the one-time token that it is about.
     #[serde(rename = "mail")]
     Email {
         #[serde(rename = "letter")]
@@ -99,7 +99,11 @@ string_enum! {
         VerifyEmail => "verify-email",
         WelcomeEmail => "welcome-email",
         ResetPassword => "reset-password",
-        /// Someone signed up with your address, which already has an account.
+        /// Confirm this address to make it the new one of your account.
+        ChangeEmail => "change-email",
+        /// The address of your account is no longer this one.
+        EmailChanged => "email-changed",
+        /// Someone wants to use your address for another account.
         AlreadyRegistered => "already-registered",
         PasswordChanged => "password-changed",
         /// A refresh token was reused; you were signed out everywhere.

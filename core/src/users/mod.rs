@@ -47,6 +47,11 @@ impl User {
         self.email.clone().or(self.name.clone()).unwrap_or_else(|| self.id.to_string())
     }
 
+    /// Whether the user has verified this address.
+    pub(crate) fn owns(&self, email: &Email) -> bool {
+        self.email_verified_at.is_some() && self.folded_email.as_ref() == Some(&email.folded)
+    }
+
     /// Refuses accounts that are not active. Call it only after the user has authenticated, because the refusal
     /// discloses the status.
     pub(crate) fn ensure_active(&self) -> Result<()> {
@@ -227,11 +232,12 @@ pub(crate) async fn find_by_identifier(core: &Core, identifier: &str) -> Result<
     Ok(<[User; 1]>::try_from(named).ok().map(|[user]| user))
 }
 
-/// All users with an email address, verified or not, locked in the order of their ids. The address is
-/// locked too, in case there are none.
-pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str) -> Result<Vec<User>> {
+/// All users with an email address, verified or not, and the user who claims it, locked in the order of their ids. The
+/// address is locked too, in case there are none.
+pub(crate) async fn lock_all_with_email(tx: &Tx, folded_email: &str, claimant: Option<UserId>) -> Result<Vec<User>> {
     throttles::lock(tx, "address", folded_email).await?;
-    let with_email = user::Entity::find().filter(user::Column::FoldedEmail.eq(folded_email));
+    let with_email = Condition::any().add(user::Column::FoldedEmail.eq(folded_email));
+    let with_email = user::Entity::find().filter(with_email.add_option(claimant.map(|id| user::Column::Id.eq(id))));
     Ok(with_email.order_by_asc(user::Column::Id).lock(LockType::NoKeyUpdate).all(tx.db()).await?)
 }
 

@@ -38,14 +38,28 @@ pub(crate) struct ChangeRequest {
     name: Option<String>,
     #[schema(value_type = Option<schemas::Locale>)]
     locale: Option<Locale>,
+    /// The new email address. It changes once the link sent to it is confirmed.
+    #[schema(format = Email, example = "ana@example.com")]
+    email: Option<String>,
+    /// Required for a new email address if you signed in more than 15 minutes ago.
+    #[serde(alias = "currentPassword", alias = "current_password")]
+    #[schema(format = Password, example = "plow-Ketchup-41")]
+    password: Option<String>,
 }
 
 /// Update your account
+///
+/// A new email address gets a link to confirm it, valid for an hour. Until then, the account keeps the old address, which
+/// is then told of the change. The response does not reveal whether the email has an account.
 #[utoipa::path(patch, path = "/me", tag = "accounts", security(("bearer" = [])), request_body = ChangeRequest,
     responses((status = 200, body = UserView), Refusals))]
-pub(crate) async fn change(user: CurrentUser, JsonBody(form): JsonBody<ChangeRequest>) -> JsonResult<UserView> {
-    let change = Profile { name: form.name, locale: form.locale };
-    let changed = accounts::change_profile(&user.app.core, &user.principal, change).await?;
+pub(crate) async fn change(
+    client: Client,
+    user: CurrentUser,
+    JsonBody(form): JsonBody<ChangeRequest>,
+) -> JsonResult<UserView> {
+    let change = Profile { name: form.name, locale: form.locale, email: form.email, password: form.password };
+    let changed = accounts::change_profile(&user.app.core, &client.info, &user.principal, change).await?;
     user.dialect.user_view(&user.app.core, changed).await
 }
 

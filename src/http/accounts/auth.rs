@@ -54,7 +54,7 @@ pub(crate) struct VerifyRequest {
 
 /// Verify an email
 ///
-/// Requires the token from the verification email. If neither this browser signed up nor the password is sent, the
+/// Requires the token from the verification email, or from the email that confirms a new address. If neither this browser signed up nor the password is sent, the
 /// password of the sign-up is deleted, because someone else may have chosen it, and the user gets an email with a link to
 /// choose one.
 #[utoipa::path(post, path = "/auth/verify-email", tag = "accounts", request_body = VerifyRequest,

@@ -89,12 +89,14 @@ async fn get_user(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonRe
 
 async fn change_user(
     State(app): State<App>,
+    client: Client,
     user: CurrentUser,
     PathParams(id): PathParams<Uuid>,
     request: Request,
 ) -> JsonResult<UserView> {
     if is_own(&user, id) {
-        return account::change(user, JsonBody::from_request(request, &app).await?).await;
+        let change = JsonBody::from_request(request, &app).await?;
+        return Box::pin(account::change(client, user, change)).await;
     }
     users::change(user, PathParams(id), JsonBody::from_request(request, &app).await?).await
 }

@@ -307,11 +307,7 @@ fn undocumented_request_fields_are_ignored() {
         assert_eq!((&before["role"], &before["discordId"]), (&json!("USER"), &Value::Null));
 
         let mut change = undocumented;
-        change.as_object_mut().unwrap().extend([
-            ("name".to_owned(), json!("Ana")),
-            ("email".to_owned(), json!("root@x.example")),
-            ("password".to_owned(), json!("another-Password-77")),
-        ]);
+        change["name"] = json!("Ana");
         let mut expected = before;
         for member in ["name", "username", "display_name"] {
             expected[member] = json!("Ana");

@@ -9,6 +9,7 @@ mod api_document;
 mod asvs;
 mod brute_force;
 mod earlier_clients;
+mod email_change;
 mod emailed_links;
 mod erasure;
 mod key_rotation;

@@ -9,6 +9,7 @@ use dca_core::{
 use dca_test_support::{GooglePerson, MailSink, SimGoogle};
 use serde_json::{Value, json};
 
+use super::email_change::change_token;
 use crate::support::{
     accounts::{
         Authenticator, auth_state, callback_params, create_account, events_of_kind, me, post, refresh_token,
@@ -26,6 +27,7 @@ enum TokenKind {
     Refresh,
     VerifyEmail,
     ResetPassword,
+    ChangeEmail,
     SignIn,
     SecondFactor,
     RecoveryCode,
@@ -42,6 +44,7 @@ const fn token_kind(purpose: Purpose) -> Result<TokenKind, &'static str> {
         Purpose::RefreshToken => Ok(TokenKind::Refresh),
         Purpose::VerifyEmail => Ok(TokenKind::VerifyEmail),
         Purpose::ResetPassword => Ok(TokenKind::ResetPassword),
+        Purpose::ChangeEmail => Ok(TokenKind::ChangeEmail),
         Purpose::SignIn => Ok(TokenKind::SignIn),
         Purpose::SecondFactor => Ok(TokenKind::SecondFactor),
         Purpose::RecoveryCode => Ok(TokenKind::RecoveryCode),
@@ -75,6 +78,7 @@ struct Fixture<'a> {
     refresh: String,
     verify: String,
     reset: String,
+    change: String,
 }
 
 impl<'a> Fixture<'a> {
@@ -96,6 +100,8 @@ impl<'a> Fixture<'a> {
         assert_eq!(post(t, "/auth/signup", form).await.status, 201);
         let verify = mail.next("new@x.example").await.token();
         create_account(t, "lost@x.example", Role::User).await;
+
+        let (mover, _) = signed_in_as(t, "mover@x.example", Role::User).await;
 
         let person = google.person("117", "Ana", None);
         let ana = Browser::new(t);
@@ -121,6 +127,7 @@ impl<'a> Fixture<'a> {
             refresh: refresh_token(&root),
             verify,
             reset: reset_token(t, mail, "lost@x.example").await,
+            change: change_token(&mover, mail, "moved@x.example").await,
         }
     }
 
@@ -130,6 +137,7 @@ impl<'a> Fixture<'a> {
             TokenKind::Refresh => &self.refresh,
             TokenKind::VerifyEmail => &self.verify,
             TokenKind::ResetPassword => &self.reset,
+            TokenKind::ChangeEmail => &self.change,
             TokenKind::SignIn => &self.state,
             TokenKind::SecondFactor => &self.pending[0],
             TokenKind::RecoveryCode => &self.recovery[0],
@@ -150,7 +158,10 @@ impl<'a> Fixture<'a> {
         match endpoint {
             TokenKind::Access => me(self.t, token).await,
             TokenKind::Refresh => post("/auth/refresh", json!({ "refreshToken": token })).await,
-            TokenKind::VerifyEmail => post("/auth/verify-email", json!({ "token": token })).await,
+            // Either confirms an address; which one depends on the token.
+            TokenKind::VerifyEmail | TokenKind::ChangeEmail => {
+                post("/auth/verify-email", json!({ "token": token })).await
+            }
             TokenKind::ResetPassword => {
                 post("/auth/reset-password", json!({ "token": token, "password": "another-Ketchup-42" })).await
             }
@@ -174,6 +185,12 @@ impl<'a> Fixture<'a> {
     }
 }
 
+/// Whether two kinds have the same endpoint.
+fn is_shared(left: TokenKind, right: TokenKind) -> bool {
+    let confirms_address = |kind| matches!(kind, TokenKind::VerifyEmail | TokenKind::ChangeEmail);
+    left == right || confirms_address(left) && confirms_address(right)
+}
+
 /// Whether the endpoint refused the token.
 fn is_refused(endpoint: TokenKind, response: &Response) -> bool {
     match endpoint {
@@ -194,7 +211,7 @@ fn a_token_is_accepted_only_as_its_own_kind() {
         let kinds: Vec<TokenKind> = Purpose::ALL.iter().filter_map(|purpose| token_kind(*purpose).ok()).collect();
         let before = auth_state(t.core()).await;
         for kind in &kinds {
-            for endpoint in kinds.iter().filter(|endpoint| *endpoint != kind) {
+            for endpoint in kinds.iter().filter(|endpoint| !is_shared(**endpoint, *kind)) {
                 let response = fixture.present(*endpoint, fixture.token(*kind)).await;
                 assert!(is_refused(*endpoint, &response), "{kind:?} accepted as {endpoint:?}: {response:?}");
                 assert!(!response.text.contains(fixture.token(*kind)), "{kind:?} echoed as {endpoint:?}: {response:?}");
@@ -210,6 +227,7 @@ fn a_token_is_accepted_only_as_its_own_kind() {
         for kind in [
             TokenKind::VerifyEmail,
             TokenKind::ResetPassword,
+            TokenKind::ChangeEmail,
             TokenKind::SignIn,
             TokenKind::SecondFactor,
             TokenKind::RecoveryCode,
@@ -217,7 +235,7 @@ fn a_token_is_accepted_only_as_its_own_kind() {
             let response = fixture.present(kind, fixture.token(kind)).await;
             assert!(is_refused(kind, &response), "{kind:?} accepted twice: {response:?}");
         }
-        for email in ["new@x.example", "lost@x.example"] {
+        for email in ["new@x.example", "lost@x.example", "mover@x.example"] {
             t.wait_until_idle().await;
             mail.forget(email);
         }
@@ -235,7 +253,7 @@ fn tokens_expire() {
         let fixture = Fixture::build(&t, &mail, &google).await;
         for (minutes, expired) in [
             (10, &[TokenKind::SignIn, TokenKind::SecondFactor][..]),
-            (60, &[TokenKind::ResetPassword]),
+            (60, &[TokenKind::ResetPassword, TokenKind::ChangeEmail]),
             (24 * 60, &[TokenKind::VerifyEmail, TokenKind::Access]),
         ] {
             let step = TimeDelta::minutes(minutes) - (t.clock.now() - crate::support::harness::start_time());
