@@ -34,7 +34,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 /// commands cannot be set up, or the task that stores updates panicked.
 pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -> io::Result<()> {
     let framework = Framework::new(bot.clone()).await.map_err(io::Error::other)?;
-    let mut short_leases = 0;
+    let (mut short_leases, mut next_identify) = (0, Instant::now());
     loop {
         let mut pause = (bot.lease_duration / 8).min(Duration::from_secs(1));
         match acquire(&bot, instance).await {
@@ -42,7 +42,7 @@ pub async fn run(bot: Arc<Bot>, instance: InstanceId, stop: CancellationToken) -
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
                 bot.set_status(GatewayStatus::Connecting);
                 let started = Instant::now();
-                let listened = listen(&bot, &framework, &lease, &stop).await;
+                let listened = listen(&bot, &framework, &lease, &mut next_identify, &stop).await;
                 short_leases = if started.elapsed() < STABLE { short_leases + 1 } else { 0 };
                 *bot.lease.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 if let Err(error) = workers::release(&bot.core, &lease, "released").await {
@@ -76,14 +76,20 @@ async fn acquire(bot: &Bot, instance: InstanceId) -> dca_core::Result<Option<Lea
 }
 
 /// Stays connected until the lease is lost, `stop`, a refusal by Discord, or a panic of the task that stores updates.
-async fn listen(bot: &Arc<Bot>, framework: &Arc<Framework>, lease: &Lease, stop: &CancellationToken) -> io::Result<()> {
+async fn listen(
+    bot: &Arc<Bot>,
+    framework: &Arc<Framework>,
+    lease: &Lease,
+    next_identify: &mut Instant,
+    stop: &CancellationToken,
+) -> io::Result<()> {
     let mut store_task = tokio::spawn({
         let (bot, lease) = (bot.clone(), lease.clone());
         async move { store_updates(&bot.core, &bot.updates, &lease).await }
     });
     let disconnect = stop.child_token();
     let connection = async {
-        if let Some(refusal) = stay_connected(bot, framework, &disconnect).await {
+        if let Some(refusal) = stay_connected(bot, framework, next_identify, &disconnect).await {
             bot.set_status(GatewayStatus::Refused(refusal.to_owned()));
         }
         disconnect.cancel();
@@ -107,14 +113,22 @@ async fn listen(bot: &Arc<Bot>, framework: &Arc<Framework>, lease: &Lease, stop:
 
 /// Connects again whenever the connection ends, after a pause that doubles with each failure, until `stop`. Returns what
 /// an operator must do if Discord refuses the connection.
-async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &CancellationToken) -> Option<&'static str> {
-    let (mut session, mut failures, mut next_identify) = (None, 0, Instant::now());
+async fn stay_connected(
+    bot: &Bot,
+    framework: &Arc<Framework>,
+    next_identify: &mut Instant,
+    stop: &CancellationToken,
+) -> Option<&'static str> {
+    let (mut session, mut failures) = (None, 0);
     loop {
-        let started = Instant::now();
         let is_new = session.is_none();
+        if is_new {
+            stop.run_until_cancelled(tokio::time::sleep_until(*next_identify)).await?;
+        }
+        let started = Instant::now();
         let connected = stop.run_until_cancelled(connect(bot, &mut session)).await?;
         if is_new && connected.is_ok() {
-            next_identify = Instant::now() + IDENTIFY_INTERVAL;
+            *next_identify = Instant::now() + IDENTIFY_INTERVAL;
         }
         let ended = match connected {
             Ok(connection) => connection.run(|event| framework.handle(event), stop).await,
@@ -138,9 +152,7 @@ async fn stay_connected(bot: &Bot, framework: &Arc<Framework>, stop: &Cancellati
         } else {
             bot.set_status(GatewayStatus::Reconnecting(format!("{reason}; reconnecting")));
         }
-        let next = Instant::now() + pause;
-        let next = if session.is_some() { next } else { next.max(next_identify) };
-        stop.run_until_cancelled(tokio::time::sleep_until(next)).await?;
+        stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
         failures += 1;
     }
 }

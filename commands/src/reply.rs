@@ -335,7 +335,7 @@ fn log_details(event: &Event) -> Vec<String> {
     let license = event.license_id.map(|id| format!("license `{id}`"));
     let stopped = value("ending").zip(value("holders"));
     let stopped =
-        stopped.map(|(ending, holders)| format!("{ending} of {holders} members with a license would lose it"));
+        stopped.map(|(ending, holders)| format!("it would revoke the licenses of {ending} of {holders} members"));
     [role, license, text("reason"), stopped].into_iter().flatten().collect()
 }
 
