@@ -16,7 +16,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Admin {
-    /// Create a `SUPER_ADMIN` account, or promote the account that has verified this email
+    /// Create a `SUPER_ADMIN` account, or promote and activate the account that has verified this email
     Create {
         /// The email address
         #[arg(long)]
