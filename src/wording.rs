@@ -29,9 +29,7 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
             format!("The key prefix {prefix}, or one that looks like it, is taken. Try {free}.").into()
         }
         Reason::NotReplayable => "Only dead or undelivered deliveries that have not expired can be replayed.".into(),
-        Reason::AlreadyLicensed => {
-            "This member already has a license for that product. Use `/license show` in Discord for details.".into()
-        }
+        Reason::AlreadyLicensed => "This member already has a license for that product. See `/license show`.".into(),
         Reason::SecondFactorExists => "You already have a second factor. Disable it first.".into(),
         Reason::SecondFactorNotStarted => "Start the setup of your second factor first.".into(),
         Reason::NoSecondFactor => "You have no second factor.".into(),
