@@ -285,8 +285,7 @@ pub async fn sign_out_everywhere(core: &Core, user: UserId) -> Result<u64> {
     Ok(ended)
 }
 
-/// Ends all sessions of a user except one, and a change of the email address that one of them may have requested. The
-/// user's row must be locked.
+/// Ends all sessions of a user except one. The user's row must be locked.
 pub(crate) async fn end_all(
     tx: &mut Tx,
     user: UserId,
@@ -294,7 +293,6 @@ pub(crate) async fn end_all(
     actor: &Actor,
     reason: &str,
 ) -> Result<u64> {
-    one_time::end_all(tx, Purpose::ChangeEmail, user).await?;
     let ended = revoke(tx, except.map(|id| session::Column::Id.ne(id)), user, reason).await?;
     if ended > 0 {
         let data = EventData::SessionsRevoked { sessions: ended, why: reason.to_owned() };
@@ -303,10 +301,12 @@ pub(crate) async fn end_all(
     Ok(ended)
 }
 
+/// Ends sessions of a user, and a change of the email address that one of them may have requested.
 async fn revoke(tx: &Tx, filter: Option<Expr>, user: UserId, reason: &str) -> Result<u64> {
     let changes = [(session::Column::RevokedAt, tx.now().into()), (session::Column::RevokeReason, reason.into())];
     let unrevoked = [session::Column::UserId.eq(user), session::Column::RevokedAt.is_null()];
     let ended = db::update(changes, unrevoked.into_iter().chain(filter)).exec(tx.db()).await?;
+    one_time::end_all(tx, Purpose::ChangeEmail, user).await?;
     Ok(ended.rows_affected)
 }
 
