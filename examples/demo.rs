@@ -5,7 +5,7 @@
 //! service keeps running so that you can try it: type `give ana Gold` or `take ana Gold`, or connect a bot of your own
 //! to the simulated Discord. With `-- --once` it exits, with code 0 if every step held.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::{net::TcpListener, panic::AssertUnwindSafe, path::Path, process, time::Duration};
 
@@ -22,6 +22,13 @@ use dca_test_support::{Opt, SimDiscord, SimGuild};
 use futures::FutureExt;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+
+/// Prints a line. The reader may have closed the pipe, as `head` does.
+macro_rules! say {
+    ($($part:tt)*) => {
+        _ = writeln!(io::stdout(), $($part)*)
+    };
+}
 
 /// The time limit of a step.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -58,7 +65,7 @@ async fn run_demo(once: bool) -> Result<()> {
     .await?;
     let guild = discord.guild("Makers");
     let result = run_steps(&running, &discord, &guild, data.path()).await;
-    println!("\n{} of {STEPS} steps held", HELD.load(Ordering::Relaxed));
+    say!("\n{} of {STEPS} steps held", HELD.load(Ordering::Relaxed));
     if result.is_ok() && !once {
         interact(&running, &discord, &guild).await?;
     }
@@ -69,10 +76,10 @@ async fn run_demo(once: bool) -> Result<()> {
 /// Keeps the service running until Ctrl-C or the end of the terminal's input, and changes roles as typed.
 async fn interact(running: &Running, discord: &SimDiscord, guild: &SimGuild) -> Result<()> {
     let url = &running.app.config.http.public_url;
-    println!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API      {url}/licenses/validate");
-    println!("   docs     {url}/docs\n   health   {url}/health");
-    println!("   Discord  {} (simulated), bot token {}", discord.base_url(), discord.token());
-    println!("Type `give ana Gold` or `take ana Gold` to change a member's roles.");
+    say!("\nThe service keeps running. Press Ctrl-C to stop it.\n   API      {url}/licenses/validate");
+    say!("   docs     {url}/docs\n   health   {url}/health");
+    say!("   Discord  {} (simulated), bot token {}", discord.base_url(), discord.token());
+    say!("Type `give ana Gold` or `take ana Gold` to change a member's roles.");
     let mut lines = stdin_lines();
     loop {
         let line = tokio::select! {
@@ -211,7 +218,7 @@ async fn run_steps(running: &Running, discord: &SimDiscord, guild: &SimGuild, da
 
 /// Runs a step with a time limit. A panic of the Sim fails the step.
 async fn step<T>(number: u8, title: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    println!("\n{number}. {title}");
+    say!("\n{number}. {title}");
     let result = match tokio::time::timeout(LIMIT, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(anyhow!("panicked; see the message above")),
@@ -253,5 +260,5 @@ fn license_key_in(message: &str) -> Result<String> {
 }
 
 fn print_indented(text: &str) {
-    text.lines().for_each(|line| println!("   {line}"));
+    text.lines().for_each(|line| say!("   {line}"));
 }

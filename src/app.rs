@@ -8,7 +8,7 @@
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
-use std::{fs, num::NonZeroU32, path::Path, time::Duration};
+use std::{fs, io, num::NonZeroU32, path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
@@ -282,7 +282,7 @@ pub(crate) fn require_database(config: &Config) -> Result<()> {
 pub(crate) async fn require_data(config: &Config) -> Result<usize> {
     require_database(config)?;
     let db = open_database(config).await?;
-    let pending = Migrator::get_pending_migrations_read_only(db.pool()).await?.len();
+    let pending = Migrator::get_pending_migrations_read_only(db.pool()).await.map_err(Error::from)?.len();
     let is_used = pending < Migrator::migrations().len() && Keyring::is_sealed(&db).await?;
     db.close().await?;
     ensure!(is_used, "the database is empty. {WRONG_FOLDER}");
@@ -297,6 +297,13 @@ pub async fn open_database(config: &Config) -> Result<Db> {
     let url = config.storage.database_url.expose();
     let connected = Db::connect(&with_private_ca(url, config), config.storage.database_pool_size).await;
     connected.context("cannot open the database. Check DCA_DATABASE_URL")
+}
+
+/// Whether an error is that of a full disk.
+pub(crate) fn is_disk_full(error: &anyhow::Error) -> bool {
+    let is_file_error = |error: &io::Error| error.kind() == io::ErrorKind::StorageFull;
+    error.downcast_ref::<Error>().is_some_and(Error::is_disk_full)
+        || error.chain().any(|cause| cause.downcast_ref().is_some_and(is_file_error))
 }
 
 /// Adds the private certificate authorities to a Postgres URL that names none.

@@ -44,6 +44,9 @@ impl Finding {
     }
 }
 
+const DISK_FULL: &str = "its disk is full, so nothing can be written";
+const FREE_SPACE: &str = "Free some space on the disk of the database, or enlarge it.";
+
 /// Runs all checks. Changes nothing: creates no folder, file or table, and sends no message.
 pub async fn run(config: &Config) -> Vec<Finding> {
     _ = rustls::crypto::ring::default_provider().install_default();
@@ -69,6 +72,10 @@ async fn check_data(config: &Config) -> (Vec<Finding>, Option<Core>) {
     let mut findings = vec![Finding::ok("settings", format!("data folder {}, database {kind}", dir.display()))];
     let pending = match app::require_data(config).await {
         Ok(pending) => pending,
+        Err(error) if app::is_disk_full(&error) => {
+            findings.push(Finding::fail("database", DISK_FULL, FREE_SPACE));
+            return (findings, None);
+        }
         Err(error) => {
             let fix = "Pass the service's folder with --data-dir and its settings with --env-file. For PostgreSQL, check \
                        that the server is running, and DCA_DATABASE_URL, for example postgres://user:password@localhost/dca.";
@@ -89,8 +96,7 @@ async fn check_data(config: &Config) -> (Vec<Finding>, Option<Core>) {
     match opened.await {
         Ok(core) => {
             if health::check(&core.db).await == DatabaseHealth::DiskFull {
-                let fix = "Free some space on the disk of the database, or enlarge it.";
-                findings.push(Finding::fail("database", "its disk is full, so nothing can be written", fix));
+                findings.push(Finding::fail("database", DISK_FULL, FREE_SPACE));
             }
             findings.push(Finding::ok("master key", "matches the database"));
             (findings, Some(core))

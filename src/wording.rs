@@ -52,6 +52,7 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         Reason::PasswordLength { min, max } => format!("password must be {min} to {max} characters long").into(),
         Reason::GuessablePassword => "password is too easy to guess; use a longer one with unrelated words".into(),
         Reason::NotOneLine { field, max } => format!("{field} must be one line of 1 to {max} characters").into(),
+        Reason::ForbiddenCharacter { field, character } => forbidden(field, *character).into(),
         Reason::InvalidStatus => "status must be ACTIVE, SUSPENDED or BANNED".into(),
         Reason::InvalidProductName => "A product name must have 1 to 80 visible characters, for example Studio.".into(),
         Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".into(),
@@ -64,6 +65,11 @@ pub fn refusal(reason: &Reason) -> Cow<'static, str> {
         Reason::UserNotBelow => "You can only manage users whose role is below yours.".into(),
         Reason::RoleNotBelow => "You can only assign roles below your own.".into(),
     }
+}
+
+fn forbidden(field: &str, character: char) -> String {
+    let code = u32::from(character);
+    format!("{field} has a character that is invisible or changes the direction of text (U+{code:04X}); remove it")
 }
 
 fn no_product(wanted: &str, known: &[String], total: usize) -> String {

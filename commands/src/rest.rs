@@ -49,6 +49,9 @@ pub enum DiscordError {
     /// The bot lacks access (403, with Discord's code); retrying does not help.
     #[error("the bot lacks access ({0})")]
     Forbidden(i64),
+    /// The request is invalid (400, with Discord's code), for example because of its recipient; retrying does not help.
+    #[error("Discord refused the request ({0})")]
+    Invalid(i64),
     /// A temporary failure: no response, 5xx.
     #[error("Discord is not available ({0})")]
     Transient(String),
@@ -67,6 +70,7 @@ impl DiscordError {
             (_, 10007 | 10013) => Self::Unknown("member"),
             // 0 is a general error, 40333 a block by Discord's own proxy.
             (403, code) if !matches!(code, 0 | 40333) => Self::Forbidden(code),
+            (400, code) if code != 0 => Self::Invalid(code),
             (status, _) => Self::Transient(format!("status {status}")),
         }
     }
@@ -77,7 +81,9 @@ impl DiscordError {
             Self::Unauthorized => "Get a new token in Developer Portal → Bot → Reset Token and set DCA_DISCORD_TOKEN.",
             Self::Forbidden(_) | Self::Unknown(_) => "Invite the bot again with the link in the README.",
             Self::RateLimited(_) | Self::DmLimited => "Wait a few minutes, then try again.",
-            Self::DmClosed | Self::Transient(_) => "Try again. If it keeps failing, check status.discord.com.",
+            Self::DmClosed | Self::Invalid(_) | Self::Transient(_) => {
+                "Try again. If it keeps failing, check status.discord.com."
+            }
         }
     }
 }

@@ -95,7 +95,7 @@ reasons! {
     }
     ValidationError {
         InvalidEmail, PasswordLength { min: usize, max: usize }, GuessablePassword,
-        NotOneLine { field: &'static str, max: usize }, InvalidStatus, InvalidProductName, InvalidPrefix,
+        NotOneLine { field: &'static str, max: usize }, ForbiddenCharacter { field: &'static str, character: char }, InvalidStatus, InvalidProductName, InvalidPrefix,
         RevocationReasonTooLong,
     }
     Unavailable {
@@ -124,7 +124,7 @@ impl Reason {
         match self {
             Self::InvalidEmail => Some("email"),
             Self::PasswordLength { .. } | Self::GuessablePassword => Some("password"),
-            Self::NotOneLine { field, .. } => Some(field),
+            Self::NotOneLine { field, .. } | Self::ForbiddenCharacter { field, .. } => Some(field),
             Self::InvalidStatus => Some("status"),
             _ => None,
         }
@@ -192,8 +192,8 @@ impl From<DbErr> for Error {
 impl Error {
     /// Whether the database could not write because its disk is full.
     pub fn is_disk_full(&self) -> bool {
-        /// `SQLITE_FULL`, and `disk_full` of Postgres.
-        const CODES: [&str; 2] = ["13", "53100"];
+        /// `SQLITE_FULL`, `SQLITE_IOERR_SHMSIZE` while the file is opened, and `disk_full` of Postgres.
+        const CODES: [&str; 3] = ["13", "4874", "53100"];
         let Self::Database(DbErr::Conn(cause) | DbErr::Exec(cause) | DbErr::Query(cause)) = self else { return false };
         let RuntimeErr::SqlxError(error) = cause else { return false };
         let code = error.as_database_error().and_then(DatabaseError::code);

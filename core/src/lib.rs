@@ -35,6 +35,7 @@ pub mod log_channel;
 pub mod log_limit;
 pub mod mappings;
 pub mod outbox;
+mod plain_text;
 pub mod products;
 mod string_enum;
 pub mod tenants;

@@ -7,7 +7,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder
 
 use crate::entity::{policy, product};
 use crate::ids::{PolicyId, ProductId};
-use crate::{Caller, Core, Error, Reason, Result, Scope, crypto::license_key, db, db::Reader, tx::Tx};
+use crate::{Caller, Core, Error, Reason, Result, Scope, crypto::license_key, db, db::Reader, plain_text, tx::Tx};
 
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 
@@ -35,7 +35,7 @@ pub async fn create_or_update(
     changes: &PolicyChanges,
 ) -> Result<Product> {
     let name = name.trim();
-    if name.is_empty() || name.chars().count() > 80 || name.chars().any(char::is_control) {
+    if plain_text::is_blank(name) || name.chars().count() > 80 || plain_text::forbidden(name).is_some() {
         return Err(Reason::InvalidProductName.refusal());
     }
     let tx = Tx::begin(core).await?;

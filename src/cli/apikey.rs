@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
-use dca_core::{Caller, api_keys, crypto::api_key::ApiKeyKind, products};
+use dca_core::{Caller, Scope, api_keys, crypto::api_key::ApiKeyKind, products};
 use serde_json::json;
 
 use super::output::Output;
-use super::tenant::{TenantArg, operator};
+use super::tenant::{TenantArg, operator, operator_of};
 use crate::app::App;
 
 pub(super) const EXAMPLES: &str = "\
@@ -47,11 +47,14 @@ pub(super) enum Apikey {
 }
 
 pub(super) async fn run(app: &App, command: Apikey, tenant_arg: &TenantArg) -> Result<Output> {
-    let caller = operator(app, tenant_arg).await?;
     match command {
-        Apikey::Create { product, name, kind } => create(app, &caller, &product, &name, kind).await,
-        Apikey::List => list(app, &caller).await,
+        Apikey::Create { product, name, kind } => {
+            let has = async |scope: &Scope| products::get(&app.core, scope, &product[0]).await.is_ok();
+            create(app, &operator_of(app, tenant_arg, has).await?, &product, &name, kind).await
+        }
+        Apikey::List => list(app, &operator(app, tenant_arg).await?).await,
         Apikey::Revoke { key } => {
+            let caller = operator(app, tenant_arg).await?;
             let key = api_keys::revoke(&app.core, &caller.scope(), &key).await?;
             Ok(Output::new(json!({ "id": key.id, "key": key.hint }), format!("revoked {}", key.hint)))
         }

@@ -42,7 +42,21 @@ pub(super) async fn backup(config: &Config, args: &Backup) -> Result<Output> {
     // Renamed when it is complete, so that an interrupted backup is not mistaken for one.
     let partial = args.dir.with_added_extension("partial");
     _ = fs::remove_dir_all(&partial);
-    app::create_private_dir(&partial)?;
+    let written = write_copy(config, &source, &partial).await;
+    if written.is_err() {
+        _ = fs::remove_dir_all(&partial);
+    }
+    let has_key = written?;
+    fs::rename(&partial, &args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
+    let text = format!("Wrote {}. It contains secrets; keep it private.", args.dir.display());
+    let output = Output::new(json!({ "dir": args.dir, "hasMasterKey": has_key }), text);
+    let note = "The master key is not in it, because it comes from DCA_MASTER_KEY: keep that too.";
+    Ok(if has_key { output } else { output.with_note(note) })
+}
+
+/// Writes the database to a new folder, and the master key if it is a file. Returns whether it is.
+async fn write_copy(config: &Config, source: &Path, partial: &Path) -> Result<bool> {
+    app::create_private_dir(partial)?;
     let db = app::open_database(config).await?;
     let copy = partial.join(DATABASE);
     app::create_private_file(&copy)?;
@@ -50,13 +64,9 @@ pub(super) async fn backup(config: &Config, args: &Backup) -> Result<Output> {
     db.close().await?;
     let has_key = config.storage.master_key.is_none();
     if has_key {
-        copy_private(&master_key::path(&config.storage.data_dir), &master_key::path(&partial))?;
+        copy_private(&master_key::path(&config.storage.data_dir), &master_key::path(partial))?;
     }
-    fs::rename(&partial, &args.dir).with_context(|| format!("cannot create {}", args.dir.display()))?;
-    let text = format!("Wrote {}. It contains secrets; keep it private.", args.dir.display());
-    let output = Output::new(json!({ "dir": args.dir, "hasMasterKey": has_key }), text);
-    let note = "The master key is not in it, because it comes from DCA_MASTER_KEY: keep that too.";
-    Ok(if has_key { output } else { output.with_note(note) })
+    Ok(has_key)
 }
 
 pub(super) async fn restore(config: &Config, args: &Restore) -> Result<Output> {

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result};
 use clap::Subcommand;
 use dca_core::users::{self, Provider};
-use dca_core::{Caller, DiscordUserId, entitlements, licenses, products};
+use dca_core::{Caller, Scope, entitlements, ids::UserId, licenses, products};
 use serde_json::json;
 
 use super::output::Output;
-use super::tenant::{TenantArg, operator};
+use super::tenant::{TenantArg, operator_of};
 use crate::app::App;
 
 pub(super) const EXAMPLES: &str = "\
@@ -24,7 +24,7 @@ pub(super) enum Key {
         #[arg(long)]
         product: String,
         /// The ID of the Discord user to assign it to; without it, the key is not assigned
-        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=i64::MAX.cast_unsigned()))]
+        #[arg(long, value_parser = discord_id)]
         member: Option<u64>,
     },
     /// Revoke a license immediately
@@ -43,24 +43,31 @@ pub(super) enum Key {
 }
 
 pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Result<Output> {
-    let (core, caller) = (&app.core, operator(app, tenant_arg).await?);
+    let core = &app.core;
     match command {
         Key::Issue { product, member } => {
+            let caller = operator_of(app, tenant_arg, async |scope| products::get(core, scope, &product).await.is_ok());
+            let caller = caller.await?;
             let product = products::get(core, &caller.scope(), &product).await?;
             let key = match member {
-                Some(member) => grant(app, &caller, &product, member.into()).await?,
+                Some(member) => {
+                    let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
+                    grant(app, &caller, &product, user).await?
+                }
                 None => licenses::generate(core, &caller, product.id).await?.1,
             };
             Ok(Output::new(json!({ "key": key, "productId": product.id }), key))
         }
         Key::Revoke { license, reason } => {
-            let (license, _) = licenses::inspect(core, &caller.scope(), &or_stdin(license)?).await?;
+            let (caller, license) = find(app, tenant_arg, license).await?;
+            let (license, _) = licenses::inspect(core, &caller.scope(), &license).await?;
             let license = entitlements::revoke(core, &caller, license.id, &reason).await?;
             let text = format!("revoked {} ({})", license.key_hint, license.id);
             Ok(Output::new(json!({ "id": license.id, "keyHint": license.key_hint, "state": "revoked" }), text))
         }
         Key::Inspect { license } => {
-            let (license, state) = licenses::inspect(core, &caller.scope(), &or_stdin(license)?).await?;
+            let (caller, license) = find(app, tenant_arg, license).await?;
+            let (license, state) = licenses::inspect(core, &caller.scope(), &license).await?;
             let details = json!({
                 "id": license.id, "keyHint": license.key_hint, "state": state,
                 "productId": license.product_id, "policyId": license.policy_id, "userId": license.user_id,
@@ -73,6 +80,18 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
     }
 }
 
+fn discord_id(text: &str) -> Result<u64, &'static str> {
+    let id = text.parse().ok().filter(|id| (1..=i64::MAX.cast_unsigned()).contains(id));
+    id.ok_or("a Discord user ID is a number such as 80351110224678912")
+}
+
+/// The operator as a caller for the tenant of a license, and its ID or key.
+async fn find(app: &App, tenant_arg: &TenantArg, license: String) -> Result<(Caller, String)> {
+    let license = or_stdin(license)?;
+    let has = async |scope: &Scope| licenses::inspect(&app.core, scope, &license).await.is_ok();
+    Ok((operator_of(app, tenant_arg, has).await?, license))
+}
+
 /// The argument, or standard input if it is `-`: other users of the machine can see arguments.
 fn or_stdin(argument: String) -> Result<String> {
     match argument.as_str() {
@@ -81,14 +100,8 @@ fn or_stdin(argument: String) -> Result<String> {
     }
 }
 
-/// Issues a license to a member and returns its key.
-pub(super) async fn grant(
-    app: &App,
-    caller: &Caller,
-    product: &products::Product,
-    member: DiscordUserId,
-) -> Result<String> {
-    let user = users::ensure(&app.core, Provider::Discord, &member.to_string()).await?;
+/// Issues a license to a user and returns its key.
+pub(super) async fn grant(app: &App, caller: &Caller, product: &products::Product, user: UserId) -> Result<String> {
     let id = entitlements::grant(&app.core, caller, product.id, user).await?;
     let licenses = licenses::list_usable(&app.core, &caller.scope(), user).await?;
     let license = licenses.into_iter().find(|license| license.id == id);

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::{path::PathBuf, process::ExitCode};
+use std::{fs, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use dca_core::{Reason, error::Refusal};
 use serde_json::json;
 
 use self::output::Output;
@@ -60,12 +61,18 @@ impl Options {
     /// The settings in the environment, the file and the arguments.
     fn settings(&self, mut env: BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
         if let Some(path) = &self.env_file {
-            let entries = dotenvy::from_path_iter(path);
-            for entry in entries.with_context(|| format!("cannot read the settings file {}", path.display()))? {
+            let text = fs::read_to_string(path);
+            let text = text.with_context(|| format!("cannot read the settings file {}", path.display()))?;
+            for entry in dotenvy::from_read_iter(text.as_bytes()) {
                 // The parser's message is not used: it quotes the line, which may contain a secret.
-                let invalid =
-                    || anyhow!("{} has a line that is not NAME=value, for example DCA_LOG=info", path.display());
-                let (name, value) = entry.map_err(|_| invalid())?;
+                let (name, value) = entry.map_err(|error| {
+                    let start = match &error {
+                        dotenvy::Error::LineParse(line, _) => text.find(line.as_str()).unwrap_or_default(),
+                        _ => 0,
+                    };
+                    let line = 1 + text[..start].matches('\n').count();
+                    anyhow!("line {line} of {} is not NAME=value, for example DCA_LOG=info", path.display())
+                })?;
                 if env.get(&name).is_none_or(String::is_empty) {
                     env.insert(name, value);
                 }
@@ -164,7 +171,15 @@ pub fn run(cli: Cli, env: BTreeMap<String, String>) -> ExitCode {
 /// The message of an error; the sentence, if it is a refusal of core.
 fn describe(error: &anyhow::Error) -> String {
     match error.downcast_ref::<dca_core::Error>() {
+        // The sentence for HTTP is the one that clients of an earlier system expect.
+        Some(dca_core::Error::Refused(Refusal { reason: Reason::InvalidEmail, .. })) => {
+            "email must be an email address, for example ana@example.com".to_owned()
+        }
         Some(dca_core::Error::Refused(refusal)) => wording::refusal(&refusal.reason).into_owned(),
+        _ if app::is_disk_full(error) => format!(
+            "the disk is full, so nothing can be written. Free some space or enlarge it, then try again ({})",
+            error.root_cause()
+        ),
         _ => format!("{error:#}"),
     }
 }
@@ -202,6 +217,14 @@ mod tests {
     fn after_helps(command: &clap::Command) -> Vec<String> {
         let own = command.get_after_help().map(ToString::to_string);
         own.into_iter().chain(command.get_subcommands().flat_map(after_helps)).collect()
+    }
+
+    #[test]
+    fn a_full_disk_is_named_whatever_was_tried() {
+        let error = anyhow::Error::new(io::Error::from(io::ErrorKind::StorageFull));
+        let message = describe(&error.context("cannot migrate the database"));
+        assert!(message.starts_with("the disk is full, so nothing can be written. Free some space"), "{message}");
+        assert!(!message.contains("migrate"), "{message}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use dca_core::users::{self, Provider};
-use dca_core::{Caller, DiscordUserId, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
+use dca_core::{Caller, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
 use serde_json::json;
 
 use super::{key::grant, output::Output};
@@ -15,8 +15,8 @@ pub(super) enum Seed {
     Demo,
 }
 
-/// The Discord user id of the demo member; no real account has it.
-const DEMO_MEMBER: DiscordUserId = DiscordUserId(1);
+/// The demo member. Has no Discord account, so that nothing is sent to Discord.
+const DEMO_MEMBER: (Provider, &str) = (Provider::Google, "demo");
 
 const TENANT: &str = "Demo";
 
@@ -34,11 +34,11 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<Output> {
     let caller = Caller::operator(tenant);
     let no_changes = products::PolicyChanges::default();
     let product = products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &no_changes).await?;
-    let user = users::ensure(core, Provider::Discord, &DEMO_MEMBER.to_string()).await?;
+    let user = users::ensure(core, DEMO_MEMBER.0, DEMO_MEMBER.1).await?;
     let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
     let license = match licenses.into_iter().next() {
         Some(license) => license.key,
-        None => grant(app, &caller, &product, DEMO_MEMBER).await?,
+        None => grant(app, &caller, &product, user).await?,
     };
     let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
     let (url, api_key) = (&app.config.http.public_url, api_key.expose());

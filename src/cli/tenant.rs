@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use dca_core::{Caller, guilds, ids::TenantId, tenants};
+use dca_core::{Caller, Scope, guilds, ids::TenantId, tenants};
 use serde_json::json;
 
 use super::output::Output;
@@ -29,13 +29,22 @@ const NO_TENANT: &str = "No tenant yet. Invite the bot to a server, or run `dca-
 
 #[derive(Args, Debug)]
 pub(super) struct TenantArg {
-    /// The tenant's name or ID, or a Discord server ID; required if there is more than one tenant
+    /// The tenant's name or ID, or a Discord server ID; required if several tenants have what the command names
     #[arg(long, global = true)]
     tenant: Option<String>,
 }
 
 /// Returns the operator as a caller for the given tenant, or for the only one.
 pub(super) async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller> {
+    operator_of(app, tenant_arg, async |_| true).await
+}
+
+/// The same, but if there are several tenants, for the only one that has what the command is about.
+pub(super) async fn operator_of(
+    app: &App,
+    tenant_arg: &TenantArg,
+    has: impl AsyncFn(&Scope) -> bool,
+) -> Result<Caller> {
     let all = tenants::list(&app.core).await?;
     let id = match &tenant_arg.tenant {
         Some(name) => find_tenant(app, name, &all).await?,
@@ -43,6 +52,14 @@ pub(super) async fn operator(app: &App, tenant_arg: &TenantArg) -> Result<Caller
             [(only, _)] => *only,
             [] => bail!(NO_TENANT),
             several => {
+                let mut owners = Vec::new();
+                for (id, _) in several {
+                    let caller = Caller::operator(*id);
+                    owners.extend(has(&caller.scope()).await.then_some(caller));
+                }
+                if owners.len() == 1 {
+                    return Ok(owners.remove(0));
+                }
                 let names: Vec<_> = several.iter().map(|(id, name)| format!("  {id}  {name}")).collect();
                 bail!("There are several tenants. Choose one with --tenant:\n{}", names.join("\n"))
             }

@@ -6,7 +6,7 @@ use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 use ipnet::IpNet;
 use url::Url;
 
-use super::parse::{Secret, base_url, number, readable_file, token};
+use super::parse::{Secret, number, public_url, readable_file, token};
 use super::reader::{Reader, settings};
 use super::setting::Setting;
 
@@ -19,8 +19,8 @@ settings! {
             converted("PORT", PORT, bind_all), converted("APP_PORT", PORT, bind_all),
             converted("SERVER_PORT SERVER_HOST", HOST_AND_PORT, bind_host);
         /// URL under which clients reach the service. Required if DCA_HTTP_ADDR is 0.0.0.0 or a public address; otherwise derived from it.
-        public_url: String = "DCA_PUBLIC_URL", or_else(base_url, String::new), default("http://127.0.0.1:3000"),
-            expects("an http or https URL without query and trailing slash, for example https://example.com");
+        public_url: String = "DCA_PUBLIC_URL", or_else(public_url, String::new), default("http://127.0.0.1:3000"),
+            expects("an http or https URL that clients can reach, without query and trailing slash, for example https://example.com");
         /// Certificate and key of the listener; plain HTTP if `None`.
         tls: Option<TlsFiles> => TlsFiles::read_both;
         /// Proxies whose forwarded headers are trusted.

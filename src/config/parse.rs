@@ -62,9 +62,16 @@ pub(super) fn base_url(value: &str) -> Option<String> {
     is_valid.then(|| url.as_str().trim_end_matches('/').to_owned())
 }
 
+/// Refuses an unspecified address, which names no machine.
+pub(super) fn public_url(value: &str) -> Option<String> {
+    let url = base_url(value)?;
+    let host = Url::parse(&url).ok()?.host_str()?.trim_matches(['[', ']']).parse::<IpAddr>();
+    (!host.is_ok_and(|host| host.to_canonical().is_unspecified())).then_some(url)
+}
+
 /// Allows only loopback addresses, because the simulator receives the bot token in plain text.
 pub(super) fn loopback_url(value: &str) -> Option<String> {
     let url = Url::parse(value).ok()?;
     let host: IpAddr = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
-    base_url(value).filter(|_| url.scheme() == "http" && host.is_loopback())
+    base_url(value.trim_end_matches('/')).filter(|_| url.scheme() == "http" && host.is_loopback())
 }

@@ -16,7 +16,7 @@ DCA_TLS_CA_FILE | src/config/test-ca.pem | /dev/null | Cargo.toml | /nowhere.pem
 DCA_EVENT_RETENTION_DAYS | 365 | 29 | 3651 | 1y
 DCA_MASTER_KEY | _-7ermv3L9o-QW8Zt1uYp5cJd0xKsRgHbVnMqIaEfTw | hush | AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA= | AAECAwQF
 DCA_HTTP_ADDR | [::1]:80 | localhost | 1.2.3.4 | 1.2.3.4:65536
-DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x
+DCA_PUBLIC_URL | https://dca.example/base | dca.example | ftp://x | https://x/ | https://x?a | https://u:p@x | https://u@x | http://0.0.0.0:3000 | http://[::]
 DCA_TLS_CERT_FILE | /dev/null | /nowhere.pem | /
 DCA_TLS_KEY_FILE | /dev/null | /nowhere.pem
 DCA_TRUSTED_PROXIES | 10.0.0.0/8, ::1 | 10.0.0.0/33 | proxy | 10.0.0.1,,10.0.0.2
@@ -27,7 +27,7 @@ DCA_MAX_CONNECTIONS | 100 | 0 | many
 DCA_MAX_CONNECTIONS_PER_CLIENT | 10 | 0 | many
 DCA_METRICS_TOKEN | hush-4 | a hush
 DCA_DISCORD_TOKEN | MTIz.abc.hush-_ | Bot hush | hush\u{7f}
-DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/
+DCA_DISCORD_API_URL | http://[::1]:8080/api | https://127.0.0.1 | http://discord.com | http://10.0.0.1:80 | http://127.0.0.1/?a
 DCA_DM_INTERVAL_SECONDS | 0 | 3601 | 5s
 DCA_DELIVERY_TIMEOUT_SECONDS | 300 | 0 | 301
 DCA_GATEWAY_LEASE_SECONDS | 14 | 1 | 15

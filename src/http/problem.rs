@@ -178,6 +178,10 @@ impl IntoResponse for Problem {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"dca-auth\""));
         }
+        // The rest of the request is not read, so no other one can follow it.
+        if matches!(self.status.as_u16(), 408 | 413) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         headers.extend(self.headers.clone());
         response.extensions_mut().insert(self);
         response

@@ -227,7 +227,9 @@ fn outcome_of(app: &App, result: Result<(), DiscordError>) -> Outcome {
             app.dm_pause.start();
             Outcome::Wait(DM_PAUSE)
         }
-        Err(error @ (DiscordError::Forbidden(_) | DiscordError::Unknown(_))) => Outcome::Dead(error.to_string()),
+        Err(error @ (DiscordError::Forbidden(_) | DiscordError::Invalid(_) | DiscordError::Unknown(_))) => {
+            Outcome::Dead(error.to_string())
+        }
         Err(DiscordError::RateLimited(wait)) => Outcome::Wait(wait),
         Err(error @ (DiscordError::Unauthorized | DiscordError::Transient(_))) => Outcome::Failed(error.to_string()),
     }

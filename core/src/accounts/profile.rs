@@ -4,7 +4,7 @@ use crate::accounts::verification::request_email_change;
 use crate::accounts::{client::ClientInfo, sessions::Principal};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::users::{self, Email, Locale, User};
-use crate::{Code, Core, Reason, Result, tx::Tx};
+use crate::{Code, Core, Reason, Result, plain_text, tx::Tx};
 
 /// A change of a user's own profile; `None` leaves a field as it is.
 #[derive(Default)]
@@ -45,17 +45,13 @@ pub(super) fn name(text: &str) -> Result<String> {
     line("name", text, 100)
 }
 
-/// Whether a character is a control character. Those that change the direction of text could make a name look like
-/// another one.
-fn is_control(c: char) -> bool {
-    let is_bidi = matches!(c, '\u{61C}' | '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || is_bidi
-}
-
 /// Validates a single line of user input.
 pub(super) fn line(field: &'static str, text: &str, max_length: usize) -> Result<String> {
     let text = text.trim();
-    if text.is_empty() || text.chars().count() > max_length || text.contains(is_control) {
+    if let Some(character) = plain_text::forbidden(text).filter(|c| !c.is_ascii()) {
+        return Err(Reason::ForbiddenCharacter { field, character }.refusal());
+    }
+    if plain_text::is_blank(text) || text.chars().count() > max_length || text.contains(char::is_control) {
         return Err(Reason::NotOneLine { field, max: max_length }.refusal());
     }
     Ok(text.to_owned())

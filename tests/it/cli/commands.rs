@@ -13,7 +13,7 @@ use dca_core::guilds;
 use serde_json::{Value, json};
 
 use crate::support::{
-    fixtures::{Request, send_request_head},
+    fixtures::{Request, rows, send_request_head},
     harness::{LIMIT, TestApp, assert_no_secret, it_unstarted},
 };
 
@@ -85,6 +85,8 @@ fn key_commands_issue_inspect_and_revoke() {
         let (first, second) = (run_ok(&t, &["seed", "demo"]), run_ok(&t, &["seed", "demo"]));
         assert_eq!(value_after(&first, "license key:"), value_after(&second, "license key:"), "seeded once");
         assert!(first.contains("curl http://127.0.0.1:0/licenses/validate -H 'X-API-Key: dca_sk_"), "{first}");
+        let core = t.instance().await;
+        assert_eq!(rows(core.db.writer(), "SELECT user_id FROM identities WHERE provider = 'discord'").await.len(), 0);
         assert!(run_err(&t, 1, &["key", "issue", "--product", "Nothing"]).contains("Known: Demo Tools."));
 
         let key = run_ok(&t, &["key", "issue", "--product", "demo tools"]);
@@ -129,7 +131,12 @@ fn apikey_commands_create_and_revoke() {
 
         let core = t.instance().await;
         guilds::record_join(&core, 900.into(), "Makers").await.unwrap();
-        let several = run_err(&t, 1, &create);
+        run_ok(&t, &create);
+        assert!(
+            run_err(&t, 2, &["key", "issue", "--product", "a", "--member", "abc"])
+                .contains("such as 80351110224678912")
+        );
+        let several = run_err(&t, 1, &["apikey", "list"]);
         assert!(several.contains("Choose one with --tenant") && several.contains("Makers"), "{several}");
         for tenant in ["Demo", "900"] {
             let args = [&create[..], &["--tenant", tenant]].concat();

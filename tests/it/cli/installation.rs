@@ -83,14 +83,17 @@ fn settings_come_from_a_file_below_the_environment_and_above_it_from_arguments()
         assert_eq!(with(&["migrate", "up"], "").code, 78, "an empty variable counts as unset");
         assert_eq!(with(&["--data-dir", "from-argument", "seed", "demo"], "info").code, 0);
         assert_eq!(names(folder.path()), ["env", "from-argument", "from-file"]);
-        fs::write(folder.path().join("env"), "s3cr3t value without a name\n").unwrap();
+        fs::write(folder.path().join("env"), "# comment\n\ns3cr3t value without a name\n").unwrap();
         let invalid = with(&["migrate", "up"], "info");
         assert!(
-            invalid.code == 1 && invalid.err.contains("NAME=value") && !invalid.err.contains("s3cr3t"),
+            invalid.code == 1
+                && invalid.err.contains("line 3 of env is not NAME=value")
+                && !invalid.err.contains("s3cr3t"),
             "{invalid:?}"
         );
         let missing = run(bare(&t, folder.path(), &["--env-file", "nowhere", "doctor"]));
-        assert!(missing.code == 1 && missing.err.contains("cannot read the settings file nowhere"), "{missing:?}");
+        let expected = "dca-auth: cannot read the settings file nowhere: No such file or directory (os error 2)\n";
+        assert_eq!((missing.code, missing.err.as_str()), (1, expected));
         t
     });
 }
@@ -112,6 +115,8 @@ fn example_data_is_never_added_to_a_real_installation() {
 fn creating_an_existing_admin_changes_the_password_only_on_request() {
     it_unstarted(|mut t| async {
         let create = ["admin", "create", "--email", "ana@x.example"];
+        let invalid = run_err(&t, 1, &["admin", "create", "--email", "x"]);
+        assert!(invalid.contains("must be an email address, for example ana@example.com"), "{invalid}");
         let password = value_after(&run_ok(&t, &create), "password, not shown again:");
         let again = run(binary(&t, &create, &[("DCA_DISCORD_TOKEN", "")]));
         assert!(again.code == 0 && again.out.ends_with("SUPER_ADMIN, already existed\n"), "{again:?}");
@@ -150,6 +155,11 @@ fn a_backup_of_a_running_service_is_restored_with_its_key() {
         served.wait_for("DCA-Auth is up");
         let copy = folder.path().join("copy");
         set_modes(&folder.path().join("data"), 0o644);
+        let key_file = folder.path().join("data/master.key");
+        fs::rename(&key_file, folder.path().join("elsewhere")).unwrap();
+        assert_eq!(run_in(&["backup", "copy"]).code, 1);
+        assert!(!folder.path().join("copy.partial").exists(), "a failed backup leaves nothing behind");
+        fs::rename(folder.path().join("elsewhere"), &key_file).unwrap();
         ok(run_in(&["backup", "copy"]));
         assert_eq!(names(&copy), ["dca.db", "master.key"]);
         assert_private(&copy);

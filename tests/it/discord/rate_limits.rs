@@ -5,6 +5,7 @@ use dca_auth::workers::RECONCILE_ROLES;
 use dca_test_support::{Fault, FaultKind, Opt, SimDiscord};
 use serde_json::{Value, json};
 
+use crate::support::fixtures::rows;
 use crate::support::harness::{TestApp, it, key_in, licenses_of};
 
 fn count(discord: &SimDiscord, method: &str, path: &str) -> usize {
@@ -31,6 +32,19 @@ fn a_message_is_sent_again_when_discord_allows_it_and_not_earlier() {
         assert_eq!(count(&t.discord, "POST", "/messages"), 1);
         t.advance(Duration::seconds(2));
         key_in(&t.discord.next_dm(&ana).await.content);
+        t
+    });
+}
+
+#[test]
+fn a_message_to_an_invalid_recipient_is_given_up_at_once() {
+    it(|mut t| async {
+        t.expect_error("a delivery failed permanently");
+        let (_, gold, ana) = t.guild_with_product("Tools", 24).await;
+        let invalid = FaultKind::Status(400, json!({ "code": 50033, "message": "Invalid Recipient(s)" }));
+        fail_message(&t, "/users/@me/channels", invalid, || ana.grant(gold)).await;
+        let dead = rows(t.core().db.writer(), "SELECT last_error FROM outbox WHERE state = 'dead'").await;
+        assert_eq!(dead, [json!({ "last_error": "Discord refused the request (50033)" })]);
         t
     });
 }

@@ -312,7 +312,7 @@ fn requests_are_logged_once_and_cannot_forge_log_lines() {
 }
 
 #[test]
-fn display_names_cannot_change_the_direction_of_text() {
+fn display_names_cannot_hide_characters_or_change_the_direction_of_text() {
     it_unstarted(|mut t| async {
         t.start_with_limits(&[]).await;
         let (ana, _) = signed_in_as(&t, "ana@x.example", Role::User).await;
@@ -327,6 +327,16 @@ fn display_names_cannot_change_the_direction_of_text() {
                 assert_eq!((response.status, response.code()), (400, "VALIDATION_ERROR"), "{name:?}: {response:?}");
             }
         }
+        let invisible = ["nim\u{200b}da", "a\u{2028}b", "a\u{e0041}", "\u{3164}", "\u{2060}", "a\u{feff}b"];
+        for name in invisible {
+            let response = ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await;
+            let detail = response.body["detail"].as_str().unwrap();
+            assert!(
+                response.status == 400 && detail.contains("invisible") && detail.contains("(U+"),
+                "{name:?}: {detail}"
+            );
+        }
+        assert_eq!(ana.ask(Method::PATCH, "/me", json!({ "name": "\u{200d}" }), &[]).await.status, 400);
         for name in ["عمر", "דָּנָה", "Zoë 👩‍🚀"] {
             assert_eq!(ana.ask(Method::PATCH, "/me", json!({ "name": name }), &[]).await.status, 200, "{name}");
         }

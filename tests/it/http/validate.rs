@@ -134,6 +134,17 @@ fn unsupported_requests(good: &Request, api_key: &str) -> Vec<InvalidRequest> {
     ]
 }
 
+#[test]
+fn a_refusal_before_the_end_of_the_body_says_that_it_closes_the_connection() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let long = Request::new("POST /licenses/validate").with("Content-Type", "application/json");
+        let answer = long.without("Connection").body("x".repeat(LIMIT + 1)).ask(t.addr()).await.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (413, "close"));
+        t
+    });
+}
+
 fn assert_refused(invalid: &InvalidRequest, answer: &Answer) {
     let (what, problem) = (invalid.what, answer.json());
     assert_eq!((answer.status, problem["code"].as_str()), (invalid.status, Some(invalid.code)), "{what}: {answer:?}");

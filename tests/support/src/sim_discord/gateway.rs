@@ -24,7 +24,13 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(41_250);
 const CHUNK: usize = 1000;
 const GUILDS: u64 = 1 << 0;
 const GUILD_MEMBERS: u64 = 1 << 1;
+const UNKNOWN_OPCODE: u16 = 4001;
+const UNDECODABLE: u16 = 4002;
 const INVALID_TOKEN: u16 = 4004;
+const ALREADY_IDENTIFIED: u16 = 4005;
+const INVALID_INTENTS: u16 = 4013;
+/// All intents that Discord documents.
+const INTENTS: u64 = 0x1_FFFF | 1 << 20 | 1 << 21 | 1 << 24 | 1 << 25;
 const DISALLOWED_INTENTS: u16 = 4014;
 /// The close codes that end the session.
 const ENDS_SESSION: [u16; 8] = [4004, 4007, 4009, 4010, 4011, 4012, 4013, 4014];
@@ -81,7 +87,7 @@ impl State {
         if let Some(code) = self.gateway.close_identify {
             return Err(code);
         }
-        let intents = data["intents"].as_u64().unwrap_or(0);
+        let intents = data["intents"].as_u64().filter(|intents| intents & !INTENTS == 0).ok_or(INVALID_INTENTS)?;
         if self.disallow_intents && intents & GUILD_MEMBERS != 0 {
             return Err(DISALLOWED_INTENTS);
         }
@@ -246,6 +252,7 @@ fn handle_payload(
     let reply = match payload["op"].as_u64() {
         Some(1) if state.gateway.silent => return,
         Some(1) => Frame::Payload(json!({ "op": 11 })),
+        Some(2) if session.is_some() => Frame::Close(Some(ALREADY_IDENTIFIED)),
         Some(2) => match state.identify(connection.clone(), &payload["d"]) {
             Ok(id) => return *session = Some(id),
             Err(code) => Frame::Close(Some(code)),
@@ -258,7 +265,10 @@ fn handle_payload(
         Some(8) => return state.send_members(connection, &payload["d"]),
         // Presence and voice updates have no reply.
         Some(3 | 4) => return,
-        _ => return state.violation(format!("gateway payload the Sim does not model: {payload}")),
+        op => {
+            state.violation(format!("gateway payload the Sim does not model: {payload}"));
+            Frame::Close(Some(if op.is_some() { UNKNOWN_OPCODE } else { UNDECODABLE }))
+        }
     };
     let _ = connection.send(reply);
 }

@@ -109,6 +109,27 @@ impl Bot {
     }
 }
 
+#[tokio::test]
+async fn the_gateway_closes_connections_that_break_the_protocol() {
+    let discord = SimDiscord::start().await;
+    let identify = |intents: u64| json!({ "op": 2, "d": { "token": discord.token(), "intents": intents } }).to_string();
+    for (frame, code) in [
+        ("{".to_owned(), 4002),
+        ("[]".to_owned(), 4002),
+        (json!({ "op": 77, "d": null }).to_string(), 4001),
+        (identify(1 << 17), 4013),
+    ] {
+        let mut bot = Bot::connect(&discord).await;
+        bot.0.send(Message::text(frame.clone())).await.expect("sent");
+        assert_eq!(bot.close_code().await, code, "{frame}");
+    }
+    let mut bot = Bot::identify(&discord).await;
+    bot.expect("READY").await;
+    bot.0.send(Message::text(identify(INTENTS))).await.expect("sent");
+    assert_eq!(bot.close_code().await, 4005);
+    assert_eq!(discord.violations().len(), 3);
+}
+
 fn commands() -> Value {
     json!([{
         "name": "mapping", "description": "Role mappings", "nsfw": false,
