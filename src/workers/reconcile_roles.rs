@@ -28,7 +28,16 @@ pub const RECONCILE_ROLES: ScheduledWorker = ScheduledWorker {
 async fn run(app: &App) -> anyhow::Result<String> {
     let (mut read, mut failed, mut total) = (0, Vec::new(), Summary::default());
     match &app.bot {
-        Some(bot) => bot.begin_reconcile(),
+        Some(bot) => {
+            // A process that was frozen does not know yet that another one took over, and has missed updates.
+            if let Some(lease) = bot.gateway_lease()
+                && !workers::is_current(&app.core, &lease).await?
+            {
+                workers::schedule_in(&app.core, workers::RECONCILE_ROLES, Duration::ZERO).await?;
+                return Ok("left to the instance that is connected to the gateway".to_owned());
+            }
+            bot.begin_reconcile();
+        }
         // Another process receives the gateway events; continue after its stamps.
         None => entitlements::catch_up_stamps(&app.core).await?,
     }
