@@ -47,7 +47,7 @@ impl Core {
         self.keys.create_missing(&self.db, &self.ids).await
     }
 
-    /// Reads data keys that were added since. Every process calls it regularly. Fails with [`Error::Internal`] if they
+    /// Reads data keys that were added since. Every process calls it regularly. Fails with `Error::Internal` if they
     /// were encrypted under another master key than the one in use.
     pub async fn reload_keys(&self) -> Result<()> {
         self.keys.reload(&self.db).await

@@ -127,6 +127,8 @@ async fn check_postgres(url: &str) -> Result<()> {
             return Ok(());
         }
         Ok(Err(sqlx::Error::Io(error))) => error.to_string(),
+        // Without the line of the server's own source.
+        Ok(Err(sqlx::Error::Database(error))) => error.message().to_owned(),
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no response within {} seconds", FIRST_CONNECTION_TIMEOUT.as_secs()),
     };

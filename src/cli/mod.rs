@@ -1,4 +1,4 @@
-//! The command line, one file per command. Each returns an [`Output`], which is printed in one place. Exit codes: 0
+//! The command line, one file per command. Each returns an `Output`, which is printed in one place. Exit codes: 0
 //! success, 1 failure, 2 invalid usage, 78 invalid configuration.
 
 use std::collections::BTreeMap;

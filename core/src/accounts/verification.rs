@@ -61,7 +61,7 @@ pub async fn asks_for_password(core: &Core, client: &ClientInfo, token: &str) ->
 
 /// Verifies an email address with the token that was sent to it. The password of the sign-up stays only if the client
 /// has signed up itself or knows it: whoever signed up could otherwise sign in to the account of the email's owner. A
-/// token of [`request_email_change`] changes the address. Refused with `INVALID_ONE_TIME_TOKEN`, `INVALID_CREDENTIALS`,
+/// token of `request_email_change` changes the address. Refused with `INVALID_ONE_TIME_TOKEN`, `INVALID_CREDENTIALS`,
 /// `RATE_LIMIT_EXCEEDED`.
 pub async fn verify_email(
     core: &Core,
