@@ -8,7 +8,8 @@
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration, time::Instant};
 
 use dca_auth::{App, Config, app::Inputs, telemetry};
-use dca_core::products::{self, PolicyChanges, Product};
+use dca_core::policy::PolicyPatch;
+use dca_core::products::{self, Product};
 use dca_core::users::{self, Provider};
 use dca_core::{Caller, Core, Ids, entitlements, ids::UserId, tenants};
 use sea_orm_migration::sea_orm::{ConnectionTrait, Database, TransactionTrait};
@@ -57,8 +58,8 @@ async fn measure(database: &str, url: Option<String>) -> BenchResult<()> {
         let [mut license, mut bare] = [Vec::new(), Vec::new()];
         for number in 0..ROUNDS {
             // Nobody has a license for a new product.
-            let (name, terms) = (format!("W{writers}R{number}"), PolicyChanges::default());
-            let product = products::create_or_update(&core, &caller, &name, Some(&name), &terms).await?;
+            let (name, terms) = (format!("W{writers}R{number}"), PolicyPatch::default());
+            let product = products::create_or_update(&core, &caller, &name, Some(&name), &terms).await?.product;
             let users = users(&core, writers).await?;
             license.push(round(users, |users| issue(core.clone(), caller.clone(), product.clone(), users)).await?);
             bare.push(round(vec![(); writers], |()| append(core.clone())).await?);

@@ -25,11 +25,11 @@ use dca_auth::{
 use dca_core::{
     Caller, Core,
     accounts::admin,
-    api_keys,
+    api_keys::{self, NewApiKey},
     crypto::api_key::ApiKeyKind,
     entitlements, licenses,
-    products::{self, PolicyChanges},
-    tenants,
+    policy::PolicyPatch,
+    products, tenants,
     users::{self, Provider},
 };
 use tokio::{
@@ -113,9 +113,10 @@ async fn measure() -> BenchResult<()> {
 /// A request that validates an existing license.
 async fn validation(core: &Core) -> BenchResult<Vec<u8>> {
     let caller = Caller::operator(tenants::create(core, "Bench").await?);
-    let terms = PolicyChanges { duration: None, source_grace: None };
-    let product = products::create_or_update(core, &caller, "Bench", Some("BENCH"), &terms).await?;
-    let (_, api_key) = api_keys::create(core, &caller, "bench", ApiKeyKind::Secret, &[product.id]).await?;
+    let terms = PolicyPatch::default();
+    let product = products::create_or_update(core, &caller, "Bench", Some("BENCH"), &terms).await?.product;
+    let (_, api_key) =
+        api_keys::create(core, &caller, NewApiKey::new(ApiKeyKind::Secret, "bench", &[product.id])).await?;
     let user = users::ensure(core, Provider::Discord, "7").await?;
     entitlements::grant(core, &caller, product.id, user).await?;
     let license = licenses::list_of(core, &caller.scope(), user).await?.pop().ok_or("no license was issued")?;

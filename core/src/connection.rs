@@ -1,6 +1,7 @@
 //! A connection whose statements have a time limit. The server's own limits do not help if the network fails: a server
 //! that is no longer there answers nothing, and the client would wait forever.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,18 +19,25 @@ pub struct Connection<C> {
     /// others are answered, the pool is only busy.
     patience: Duration,
     last_answer: Arc<Mutex<Instant>>,
+    /// How many statements it has executed, those of its transactions included.
+    statements: Arc<AtomicU64>,
 }
 
 impl<C> Connection<C> {
     pub(crate) fn new(inner: C, limit: Duration, patience: Duration) -> Self {
-        Self { inner, limit, patience, last_answer: Arc::new(Mutex::new(Instant::now())) }
+        Self { inner, limit, patience, last_answer: Arc::new(Mutex::new(Instant::now())), statements: Arc::default() }
     }
 
     pub(crate) fn inner(&self) -> &C {
         &self.inner
     }
 
+    pub(crate) fn statements(&self) -> u64 {
+        self.statements.load(Ordering::Relaxed)
+    }
+
     async fn limited<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+        self.statements.fetch_add(1, Ordering::Relaxed);
         let result = tokio::select! {
             result = limited(self.limit, work) => result,
             () = self.unreachable() => Err(too_late(self.patience)),
@@ -65,7 +73,13 @@ impl Connection<DatabaseConnection> {
         let options = TransactionOptions { sqlite_transaction_mode, ..TransactionOptions::default() };
         let inner = self.limited(self.inner.begin_with_options(options)).await?;
         // A statement of a transaction may wait for a lock, up to the server's limit.
-        Ok(Connection { inner, limit: self.limit, patience: self.limit, last_answer: self.last_answer.clone() })
+        Ok(Connection {
+            inner,
+            limit: self.limit,
+            patience: self.limit,
+            last_answer: self.last_answer.clone(),
+            statements: self.statements.clone(),
+        })
     }
 }
 

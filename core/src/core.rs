@@ -1,10 +1,22 @@
 //! The shared context of request handlers, commands and workers.
 
+use std::sync::Arc;
+
 use sea_orm::ConnectionTrait;
 
 use crate::accounts::{AccountPolicy, Accounts};
 use crate::db::{self, Db};
+use crate::write_behind::WriteBehind;
 use crate::{Bus, Clock, Ids, Limiter, Result, crypto::seal::MasterKey, entitlements::Stamps, keyring::Keyring};
+
+/// The settings of the domain.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The settings of accounts.
+    pub accounts: AccountPolicy,
+    /// The URL of this service: the issuer of what it signs for apps.
+    pub public_url: String,
+}
 
 /// The dependencies of every domain function. Cheap to clone.
 #[derive(Clone)]
@@ -23,6 +35,10 @@ pub struct Core {
     pub stamps: Stamps,
     /// Settings and passwords of accounts.
     pub accounts: Accounts,
+    /// The `iss` of what this service signs for apps: its public URL.
+    pub(crate) issuer: Arc<str>,
+    /// What is stored after the answer that it is part of.
+    pub write_behind: WriteBehind,
     keys: Keyring,
 }
 
@@ -34,12 +50,13 @@ impl Core {
         ids: Ids,
         bus: Bus,
         limiter: Limiter,
-        policy: AccountPolicy,
+        settings: Settings,
         master: &MasterKey,
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, master).await?;
-        let accounts = Accounts::new(policy, ids.clone())?;
-        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), accounts, keys })
+        let accounts = Accounts::new(settings.accounts, ids.clone())?;
+        let (issuer, write_behind) = (settings.public_url.into(), WriteBehind::default());
+        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), accounts, issuer, write_behind, keys })
     }
 
     /// Creates the data keys that do not exist yet.

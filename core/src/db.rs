@@ -2,13 +2,14 @@
 
 use std::{path::Path, time::Duration};
 
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::{Expr, OnConflict, SelectStatement};
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection, Row};
 use sea_orm::{ActiveModelTrait, ColumnTrait, Condition, ConnectOptions, ConnectionTrait, Database};
 use sea_orm::{
-    DatabaseConnection, DbBackend, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Statement, UpdateMany,
+    DatabaseConnection, DbBackend, EntityTrait, IdenStatic, Iterable, QueryFilter, QuerySelect, QueryTrait, Statement,
+    UpdateMany,
 };
 
 use crate::{Error, Result, connection::Connection};
@@ -102,6 +103,12 @@ impl Db {
         let vacuum = Statement::from_sql_and_values(DbBackend::Sqlite, "VACUUM INTO ?", [path.into()]);
         self.pool().execute_raw(vacuum).await?;
         Ok(())
+    }
+
+    /// How many statements this process has executed, without renewals of leases.
+    pub fn statements(&self) -> u64 {
+        let shared = if self.is_shared() { 0 } else { self.writer.statements() };
+        self.reader.statements() + shared
     }
 
     /// Checks the connection with one round trip.
@@ -221,6 +228,14 @@ where
         if deleted < BATCH {
             return Ok(total);
         }
+    }
+}
+
+/// Adds all columns of a table to a query, named with the prefix, from which `from_query_result` reads its rows.
+pub(crate) fn columns<E: EntityTrait>(query: &mut SelectStatement, prefix: &str) {
+    for column in E::Column::iter() {
+        let name = format!("{prefix}{}", column.as_str());
+        query.expr_as(column.select_as(Expr::col((E::default(), column))), name);
     }
 }
 

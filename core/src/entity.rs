@@ -3,14 +3,18 @@
 
 use sea_orm::entity::prelude::*;
 
-use crate::crypto::{api_key::ApiKeyKind, seal::Purpose};
+use crate::api_key_scopes::ApiKeyScopes;
+use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode};
+use crate::crypto::seal::Purpose;
 use crate::entitlements::{Announce, SourceKind};
 use crate::events::EventKind;
 use crate::ids::{
-    ApiKeyId, ChannelId, GuildId, InstanceId, LicenseId, MappingId, PolicyId, ProductId, RoleId, SessionId,
+    ApiKeyId, BanId, ChannelId, DeviceId, GuildId, InstanceId, LeaseId, LicenseId, MappingId, PolicyId, ProductId,
+    RoleId, SessionId,
 };
 use crate::ids::{TenantId, UserId};
 use crate::outbox::{DeliveryKind, DeliveryState, Transport};
+use crate::policy::{OnSourceLost, PolicyTerms, ResetKind};
 use crate::users::{AccountStatus, Locale, Provider, Role, SignInMethod};
 
 /// Declares an entity module for each table, from its name and columns.
@@ -96,16 +100,18 @@ tables! {
         folded_name: String,
         prefix: String,
         folded_prefix: String,
+        policy_id: PolicyId,
         created_at: DateTimeUtc,
+        rev: i64,
     }
 
-    /// One version of a product's license terms. A license keeps the version it was issued with.
+    /// One version of a product's license terms. A license keeps the version it was issued with. Terms of single
+    /// licenses have no version.
     policy "policies" {
         #[sea_orm(primary_key, auto_increment = false)] id: PolicyId,
         product_id: ProductId,
-        version: i32,
-        duration_s: Option<i64>,
-        source_grace_s: i64,
+        version: Option<i32>,
+        terms: PolicyTerms,
         created_at: DateTimeUtc,
     }
 
@@ -144,19 +150,86 @@ tables! {
         product_id: ProductId,
         policy_id: PolicyId,
         user_id: Option<UserId>,
+        name: Option<String>,
+        metadata: Json,
         key_lookup: Vec<u8>,
         key_sealed: Vec<u8>,
         key_hint: String,
+        key_epoch: i32,
         created_at: DateTimeUtc,
         assigned_at: Option<DateTimeUtc>,
         activated_at: Option<DateTimeUtc>,
         first_valid_at: Option<DateTimeUtc>,
+        last_seen_at: Option<DateTimeUtc>,
+        renewed_at: Option<DateTimeUtc>,
+        transferred_at: Option<DateTimeUtc>,
         expires_at: Option<DateTimeUtc>,
-        expired_seen_at: Option<DateTimeUtc>,
+        lapses_at: Option<DateTimeUtc>,
+        lapse_seen_at: Option<DateTimeUtc>,
+        suspended_at: Option<DateTimeUtc>,
+        suspend_reason: Option<String>,
+        on_source_lost: OnSourceLost,
         sources_end_at: Option<DateTimeUtc>,
         revoked_at: Option<DateTimeUtc>,
         revoke_reason: Option<String>,
         rev: i64,
+    }
+
+    /// A device that a license is activated on.
+    device "devices" {
+        #[sea_orm(primary_key, auto_increment = false)] id: DeviceId,
+        license_id: LicenseId,
+        fingerprint: Vec<u8>,
+        components: Json,
+        name: Option<String>,
+        platform: Option<String>,
+        app_version: Option<String>,
+        activated_at: DateTimeUtc,
+        last_seen_at: DateTimeUtc,
+    }
+
+    /// A floating session of a license, which ends unless the app renews it.
+    lease "leases" {
+        #[sea_orm(primary_key, auto_increment = false)] id: LeaseId,
+        license_id: LicenseId,
+        device_id: Option<DeviceId>,
+        seq: i64,
+        nonce: Option<String>,
+        opened_at: DateTimeUtc,
+        expires_at: DateTimeUtc,
+        superseded_at: Option<DateTimeUtc>,
+    }
+
+    /// A reset of a license's devices.
+    device_reset "device_resets" {
+        #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
+        license_id: LicenseId,
+        kind: ResetKind,
+        actor: String,
+        devices: i32,
+        at: DateTimeUtc,
+    }
+
+    /// What a license has used of a quota in one period.
+    usage "license_usage" {
+        #[sea_orm(primary_key, auto_increment = false)] license_id: LicenseId,
+        #[sea_orm(primary_key, auto_increment = false)] quota: String,
+        #[sea_orm(primary_key, auto_increment = false)] period_start: DateTimeUtc,
+        used: i64,
+    }
+
+    /// A ban of a user or a device, for one product or all of a tenant.
+    ban "bans" {
+        #[sea_orm(primary_key, auto_increment = false)] id: BanId,
+        tenant_id: TenantId,
+        product_id: Option<ProductId>,
+        user_id: Option<UserId>,
+        fingerprint: Option<Vec<u8>>,
+        reason: String,
+        actor: String,
+        created_at: DateTimeUtc,
+        expires_at: Option<DateTimeUtc>,
+        lifted_at: Option<DateTimeUtc>,
     }
 
     /// An entry of the event log.
@@ -230,6 +303,14 @@ tables! {
         not_after: Option<DateTimeUtc>,
     }
 
+    /// A signed list of the keys that sign verdicts.
+    key_list "key_lists" {
+        #[sea_orm(primary_key, auto_increment = false)] seq: i64,
+        root_key: Vec<u8>,
+        jws: String,
+        expires_at: DateTimeUtc,
+    }
+
     /// An API key.
     api_key "api_keys" {
         #[sea_orm(primary_key, auto_increment = false)] id: ApiKeyId,
@@ -238,8 +319,13 @@ tables! {
         kind: ApiKeyKind,
         lookup: Vec<u8>,
         hint: String,
+        mode: ApiKeyMode,
+        scopes: ApiKeyScopes,
+        created_by: String,
         created_at: DateTimeUtc,
+        last_used_at: Option<DateTimeUtc>,
         expires_at: Option<DateTimeUtc>,
+        replaced_by: Option<ApiKeyId>,
         revoked_at: Option<DateTimeUtc>,
     }
 
@@ -297,6 +383,17 @@ tables! {
         #[sea_orm(primary_key, auto_increment = false)] name: String,
         used: i32,
         resets_at: DateTimeUtc,
+    }
+
+    /// An idempotency key: the hash of its operation, and the answer once the operation was executed.
+    idempotency_key "idempotency_keys" {
+        #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
+        operation: Vec<u8>,
+        request: Vec<u8>,
+        created_at: DateTimeUtc,
+        lease_until: DateTimeUtc,
+        committed_at: Option<DateTimeUtc>,
+        answer_sealed: Option<Vec<u8>>,
     }
 
     /// A user's authenticator app.

@@ -5,8 +5,13 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sea_orm::{DbErr, RuntimeErr, sqlx::error::DatabaseError};
 
+use crate::api_key_scopes::ApiKeyScope;
+use crate::field::FieldFault;
+use crate::ids::TenantId;
+use crate::licenses::{Command, LicenseState, NotAllowed, VerdictCode};
 use crate::users::{Provider, Role};
 use crate::{crypto::license_key::Malformed, string_enum::string_enum};
 
@@ -29,6 +34,19 @@ string_enum! {
         Internal => "INTERNAL",
         InvalidTransition => "INVALID_TRANSITION",
         Conflict => "CONFLICT",
+        Banned => "BANNED",
+        Revoked => "REVOKED",
+        Suspended => "SUSPENDED",
+        Expired => "EXPIRED",
+        NotAssigned => "NOT_ASSIGNED",
+        DeviceBlocked => "DEVICE_BLOCKED",
+        DeviceLimitExceeded => "DEVICE_LIMIT_EXCEEDED",
+        ResetCooldown => "RESET_COOLDOWN",
+        PreconditionFailed => "PRECONDITION_FAILED",
+        InvalidCursor => "INVALID_CURSOR",
+        IdempotencyKeyReused => "IDEMPOTENCY_KEY_REUSED",
+        IdempotencyInProgress => "IDEMPOTENCY_IN_PROGRESS",
+        IdempotencyAnswerLost => "IDEMPOTENCY_ANSWER_LOST",
         NoToken => "NO_TOKEN",
         InvalidToken => "INVALID_TOKEN",
         TokenExpired => "TOKEN_EXPIRED",
@@ -78,28 +96,44 @@ macro_rules! reasons {
 reasons! {
     NotFound {
         NoLicense, NoMemberLicense, NoProduct { wanted: String, known: Vec<String>, total: usize },
-        RoleNotMapped { product: String }, ServerNotSetUp, NoDelivery, NoActiveApiKey, NoUser, NoSession, NoServer,
-        ProviderNotLinked,
+        RoleNotMapped { product: String }, ServerNotSetUp, NoDelivery, NoActiveApiKey, NoUser, NoSession, NoServer, NoLease, NoDevice, NoBan,
+        ProviderNotLinked, NoTenant,
     }
     Conflict {
         RoleAlreadyMapped { product: String }, NothingToConfirm, PrefixIsFixed { product: String, prefix: String },
         PrefixTaken { prefix: String, free: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
         NoSecondFactor, LinkedElsewhere { provider: Provider }, AnotherAccountLinked { provider: Provider },
-        OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role }, AmbiguousApiKey,
+        OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role }, AmbiguousApiKey, RootKeyOffline, OtherRootKey,
+        ProductExists { product: String },
+        ApiKeyReplaced, KeyTaken, NoLiveSource, DoesNotExpire, NoDuration, NotTransferable,
+        UserBanned, TooManyMatch { max: usize }, ChangedMeanwhile,
+        TransferTooSoon { available_at: DateTime<Utc> },
+        DeviceNotActivated, NotValid { code: VerdictCode }, NoOfflineUse, OtherLicense,
     }
     InvalidTransition {
-        AlreadyRevoked,
+        NotAllowed { command: Command, state: LicenseState },
     }
     MalformedKey {
-        NeitherIdNorKey { malformed: Malformed },
+        NeitherIdNorKey { malformed: Malformed }, NotAKey { malformed: Malformed },
     }
     ValidationError {
         InvalidEmail, PasswordLength { min: usize, max: usize }, GuessablePassword,
         NotOneLine { field: &'static str, max: usize }, ForbiddenCharacter { field: &'static str, character: char }, InvalidStatus, InvalidProductName, InvalidPrefix,
-        RevocationReasonTooLong,
+        InvalidFingerprint, InvalidComponents, LicenseKeyRequired, InvalidBanEnd, PageLimit { max: u64 }, InvalidRootKey,
+        NoScopes, ScopeNotForKind { scope: ApiKeyScope }, ProductCount { max: usize }, ProductsOfSeveralTenants,
+        ApiKeyExpiry { max_days: i64 }, OverlapTooLong { max_seconds: u64 },
+        TenantRequired { manages: Vec<TenantId> }, InvalidField { field: String, fault: FieldFault },
+        NotInFuture { field: &'static str }, DateOutOfRange { field: &'static str }, InvalidMetadata, ReservedReason, SeveralForOneUser, CountOutOfRange { field: &'static str, max: usize },
+        FileLifetime { min: i64, max: i64 }, InvalidOfflineRequest,
+    }
+    ResetCooldown {
+        ResetNotYet { available_at: Option<DateTime<Utc>> },
+    }
+    AccessDenied {
+        ApiKeyLacksScope { scope: ApiKeyScope },
     }
     Unavailable {
-        TooManySignIns,
+        TooManySignIns, KeyListEnded,
     }
     RateLimitExceeded {
         TooManyAttempts,
@@ -120,12 +154,30 @@ reasons! {
 
 impl Reason {
     /// The invalid field, for reasons about one.
-    pub const fn field(&self) -> Option<&'static str> {
+    pub const fn field(&self) -> Option<&str> {
         match self {
             Self::InvalidEmail => Some("email"),
             Self::PasswordLength { .. } | Self::GuessablePassword => Some("password"),
             Self::NotOneLine { field, .. } | Self::ForbiddenCharacter { field, .. } => Some(field),
             Self::InvalidStatus => Some("status"),
+            Self::LicenseKeyRequired => Some("licenseKey"),
+            Self::InvalidFingerprint => Some("device.fingerprint"),
+            Self::InvalidComponents => Some("device.components"),
+            Self::NoScopes | Self::ScopeNotForKind { .. } => Some("scopes"),
+            Self::ProductCount { .. } | Self::ProductsOfSeveralTenants => Some("productIds"),
+            Self::InvalidBanEnd | Self::ApiKeyExpiry { .. } => Some("expiresAt"),
+            Self::OverlapTooLong { .. } => Some("overlapSeconds"),
+            Self::InvalidProductName => Some("name"),
+            Self::InvalidPrefix => Some("prefix"),
+            Self::TenantRequired { .. } => Some("tenantId"),
+            Self::InvalidField { field, .. } => Some(field.as_str()),
+            Self::NotInFuture { field } | Self::DateOutOfRange { field } | Self::CountOutOfRange { field, .. } => {
+                Some(field)
+            }
+            Self::InvalidMetadata => Some("metadata"),
+            Self::SeveralForOneUser => Some("count"),
+            Self::ReservedReason => Some("reason"),
+            Self::PageLimit { .. } => Some("limit"),
             _ => None,
         }
     }
@@ -186,6 +238,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         Self::Database(error)
+    }
+}
+
+/// Refused with `INVALID_TRANSITION`.
+impl From<NotAllowed> for Error {
+    fn from(NotAllowed { command, state }: NotAllowed) -> Self {
+        Reason::NotAllowed { command, state }.refusal()
     }
 }
 

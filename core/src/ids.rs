@@ -48,6 +48,12 @@ ids! {
     MappingId,
     /// A license. The id is public, unlike the license key.
     LicenseId,
+    /// A device that a license is activated on.
+    DeviceId,
+    /// A floating session of a license.
+    LeaseId,
+    /// A ban of a user or a device.
+    BanId,
     /// An API key. The id is public, unlike the key.
     ApiKeyId,
     /// A session: one sign-in of a user.

@@ -6,29 +6,49 @@
 //! ([`Keyring::reload`]) by then.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
-use sea_orm::{EntityTrait, IntoActiveModel, QueryOrder};
+use sea_orm::{ConnectionTrait, EntityTrait, IntoActiveModel, QueryOrder};
 use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::crypto::jws::Signer;
 use crate::crypto::seal::{MasterKey, Purpose, decrypt, encrypt};
 use crate::entity::key::{Column, Entity, Model};
+use crate::entity::key_list;
 use crate::{Clock, Db, Error, Ids, Result, db::insert_if_new};
 
 /// One generation of a purpose's key, decrypted.
 pub(crate) struct DataKey {
-    pub(crate) id: Uuid,
-    pub(crate) secret: Zeroizing<Vec<u8>>,
-    not_before: DateTime<Utc>,
+    id: Uuid,
+    secret: Zeroizing<[u8; 32]>,
+    pub(crate) not_before: DateTime<Utc>,
     not_after: Option<DateTime<Utc>>,
+    /// The key of a purpose that signs, computed from `secret` once.
+    signer: OnceLock<Signer>,
+}
+
+impl DataKey {
+    /// The key of a purpose that signs.
+    pub(crate) fn signer(&self) -> &Signer {
+        self.signer.get_or_init(|| Signer::new(&self.secret))
+    }
 }
 
 /// The generations of each purpose, newest first.
-type Generations = HashMap<Purpose, Vec<Arc<DataKey>>>;
+#[derive(Default)]
+pub(crate) struct Generations(HashMap<Purpose, Vec<Arc<DataKey>>>);
+
+impl Generations {
+    /// All keys of a purpose that have not ended at `now`, newest first. The first of them may not be in effect yet.
+    pub(crate) fn all(&self, purpose: Purpose, now: DateTime<Utc>) -> Vec<Arc<DataKey>> {
+        let of_purpose = self.0.get(&purpose).into_iter().flatten();
+        of_purpose.filter(|key| key.not_after.is_none_or(|end| end > now)).cloned().collect()
+    }
+}
 
 /// The decrypted data keys. Clones share them.
 #[derive(Clone)]
@@ -49,7 +69,10 @@ impl Keyring {
 
     /// Creates the first key of each purpose that has none.
     pub async fn create_missing(&self, db: &Db, ids: &Ids) -> Result<()> {
-        for &purpose in Purpose::ALL.iter().filter(|purpose| self.all(**purpose).is_empty()) {
+        // Once a list was signed, a missing root key was exported.
+        let has_root = key_list::Entity::find().one(db.writer()).await?.is_some();
+        let is_missing = |purpose| self.all(purpose).is_empty() && !(purpose == Purpose::RootSigning && has_root);
+        for &purpose in Purpose::ALL.iter().filter(|purpose| is_missing(**purpose)) {
             // When two instances start at once, the second insert does nothing and both read the first key.
             let first = self.new_key(ids, purpose, 1, self.clock.now());
             insert_if_new(db.writer(), first.into_active_model()).await?;
@@ -64,15 +87,22 @@ impl Keyring {
 
     /// Reads the generations that were added since. Fails if they were encrypted under another master key.
     pub async fn reload(&self, db: &Db) -> Result<()> {
-        let mut keys = Generations::new();
-        for row in list(db).await? {
+        let keys = self.read(db.read()).await?;
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        Ok(())
+    }
+
+    /// Reads all generations, and decrypts those that are not known yet.
+    pub(crate) async fn read(&self, db: &impl ConnectionTrait) -> Result<Generations> {
+        let mut keys = Generations::default();
+        for row in Entity::find().order_by_desc(Column::Generation).all(db).await? {
             let known = self.all(row.purpose).into_iter().find(|key| key.id == row.id);
             let secret = known.map_or_else(|| self.decrypt(&row), |known| Ok(known.secret.clone()))?;
             let Model { id, purpose, not_before, not_after, .. } = row;
-            keys.entry(purpose).or_default().push(Arc::new(DataKey { id, secret, not_before, not_after }));
+            let key = DataKey { id, secret, not_before, not_after, signer: OnceLock::new() };
+            keys.0.entry(purpose).or_default().push(Arc::new(key));
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
-        Ok(())
+        Ok(keys)
     }
 
     /// Uses another master key from now on.
@@ -92,18 +122,16 @@ impl Keyring {
     }
 
     /// Decrypts a row of the keyring.
-    pub(crate) fn decrypt(&self, row: &Model) -> Result<Zeroizing<Vec<u8>>> {
+    pub(crate) fn decrypt(&self, row: &Model) -> Result<Zeroizing<[u8; 32]>> {
         let wrong = "the master key does not match this database; use the key it was created with";
-        let key = decrypt(&*self.master().0, row.purpose, row.id, &row.sealed);
+        let key = decrypt(&*self.master().0, row.purpose, row.id, &row.sealed).map(Zeroizing::new);
+        let key = key.and_then(|key| key.as_slice().try_into().ok());
         key.map(Zeroizing::new).ok_or_else(|| Error::Internal(wrong.to_owned()))
     }
 
     /// All keys of a purpose that have not ended, newest first. The first of them may not be in effect yet.
     pub(crate) fn all(&self, purpose: Purpose) -> Vec<Arc<DataKey>> {
-        let now = self.clock.now();
-        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let of_purpose = keys.get(&purpose).into_iter().flatten();
-        of_purpose.filter(|key| key.not_after.is_none_or(|end| end > now)).cloned().collect()
+        self.keys.read().unwrap_or_else(PoisonError::into_inner).all(purpose, self.clock.now())
     }
 
     /// The key of a purpose in effect at `time`; the oldest, if this instance's clock is behind.
@@ -134,27 +162,38 @@ impl Keyring {
 
     /// Encrypts `plain` for this row. Returns the nonce followed by the ciphertext.
     pub fn seal(&self, ids: &Ids, purpose: Purpose, row: Uuid, plain: &str) -> Vec<u8> {
-        encrypt(&self.in_effect_at(purpose, self.clock.now()).secret, ids, purpose, row, plain.as_bytes())
+        encrypt(&self.in_effect_at(purpose, self.clock.now()).secret[..], ids, purpose, row, plain.as_bytes())
     }
 
     /// Decrypts the result of [`seal`](Self::seal) of any generation. Fails if the bytes were changed or belong to
     /// another row or purpose.
     pub fn unseal(&self, purpose: Purpose, row: Uuid, sealed: &[u8]) -> Result<String> {
-        let plain = self.all(purpose).iter().find_map(|key| decrypt(&key.secret, purpose, row, sealed));
+        let plain = self.all(purpose).iter().find_map(|key| decrypt(&key.secret[..], purpose, row, sealed));
         plain
             .and_then(|plain| String::from_utf8(plain).ok())
             .ok_or_else(|| Error::Internal(format!("the {purpose} ciphertext of {row} cannot be decrypted")))
     }
 }
 
+#[cfg(test)]
+impl Keyring {
+    /// A keyring with a random key of each purpose, without a database.
+    pub(crate) fn of_test(ids: &Ids) -> Self {
+        let clock = Clock::system();
+        let not_before = clock.now();
+        let key = |purpose: &Purpose| {
+            let (id, secret, signer) = (ids.v4(), Zeroizing::new(ids.bytes::<32>()), OnceLock::new());
+            (*purpose, vec![Arc::new(DataKey { id, secret, not_before, not_after: None, signer })])
+        };
+        let keys = Arc::new(RwLock::new(Generations(Purpose::ALL.iter().map(key).collect())));
+        Self { clock, master: Arc::new(RwLock::new(MasterKey::new(ids.bytes()))), keys }
+    }
+}
+
 fn mac(key: &DataKey, purpose: Purpose, value: &str) -> Vec<u8> {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key.secret).expect("HMAC takes any key length");
+    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key.secret[..]).expect("HMAC takes any key length");
     mac.update(purpose.as_str().as_bytes());
     mac.update(&[0]);
     mac.update(value.as_bytes());
     mac.finalize().into_bytes().to_vec()
-}
-
-async fn list(db: &Db) -> Result<Vec<Model>> {
-    Ok(Entity::find().order_by_desc(Column::Generation).all(db.read()).await?)
 }

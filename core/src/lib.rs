@@ -11,7 +11,9 @@
 //! `licenses/verdict`.
 
 pub mod accounts;
+pub mod api_key_scopes;
 pub mod api_keys;
+pub mod bans;
 pub mod bus;
 mod caller;
 pub mod cleanup;
@@ -23,10 +25,14 @@ pub mod db;
 pub mod entitlements;
 pub mod error;
 pub mod events;
+pub mod field;
+pub mod fingerprint;
 pub mod guilds;
 pub mod health;
+pub mod idempotency;
 pub mod identifies;
 pub mod ids;
+pub mod key_list;
 pub mod key_rotation;
 pub mod keyring;
 pub mod licenses;
@@ -34,8 +40,12 @@ pub mod limiter;
 pub mod log_channel;
 pub mod log_limit;
 pub mod mappings;
+mod merge_patch;
 pub mod outbox;
+pub mod page;
 mod plain_text;
+pub mod policy;
+pub mod precondition;
 pub mod products;
 mod string_enum;
 pub mod tenants;
@@ -43,10 +53,17 @@ mod throttles;
 pub mod tx;
 pub mod users;
 pub mod workers;
+pub mod write_behind;
 
 mod entity;
 
-pub use crate::caller::{AppCaller, Caller, CoveredProduct, Scope};
+pub use crate::caller::{Access, AppCaller, Caller, CoveredProduct, Scope};
 pub use crate::error::{Code, Error, Reason, Refusal, Result};
 pub use crate::ids::{ChannelId, DiscordUserId, GuildId, Ids, RoleId};
-pub use crate::{bus::Bus, clock::Clock, core::Core, db::Db, limiter::Limiter};
+pub use crate::{
+    bus::Bus,
+    clock::Clock,
+    core::{Core, Settings},
+    db::Db,
+    limiter::Limiter,
+};

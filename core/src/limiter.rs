@@ -16,8 +16,12 @@ use crate::{Clock, log_limit::LogLimit, string_enum::string_enum};
 string_enum! {
     /// The kind of request to limit.
     Bucket {
-        /// Validations, per API key and client address.
+        /// Questions about a license, and its usage.
         Validate => "validate",
+        /// Activations, deactivations and redemptions.
+        Activate => "activate",
+        /// Management of licenses, products, policies, API keys and bans.
+        Manage => "manage",
         /// Invalid API keys, per client address.
         AuthFailure => "auth_failure",
         /// Direct messages, for the whole bot.

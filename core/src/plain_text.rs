@@ -1,4 +1,6 @@
-//! Characters that make a name look like another one, or like nothing.
+//! Names: one line of visible text, without characters that make it look like another name, or like nothing.
+
+use crate::{Reason, Result};
 
 /// The first character that is not allowed in a name: a control character, one that changes the direction of text, or an
 /// invisible one. Joiners are allowed, because emoji and some scripts need them.
@@ -19,4 +21,16 @@ pub(crate) fn forbidden(text: &str) -> Option<char> {
 /// Whether nothing of a text is visible: it has only spaces, joiners and variation selectors.
 pub(crate) fn is_blank(text: &str) -> bool {
     text.chars().all(|c| c.is_whitespace() || matches!(c, '\u{200C}' | '\u{200D}' | '\u{FE00}'..='\u{FE0F}'))
+}
+
+/// Validates a single line of user input, without the spaces around it.
+pub(crate) fn line(field: &'static str, text: &str, max_length: usize) -> Result<String> {
+    let text = text.trim();
+    if let Some(character) = forbidden(text).filter(|c| !c.is_ascii()) {
+        return Err(Reason::ForbiddenCharacter { field, character }.refusal());
+    }
+    if is_blank(text) || text.chars().count() > max_length || text.contains(char::is_control) {
+        return Err(Reason::NotOneLine { field, max: max_length }.refusal());
+    }
+    Ok(text.to_owned())
 }

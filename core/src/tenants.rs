@@ -1,8 +1,8 @@
 //! Tenants: the owners of guilds, products and API keys.
 
-use sea_orm::{ActiveValue::Set, EntityTrait};
+use sea_orm::{ActiveValue::Set, EntityTrait, QuerySelect, sea_query::LockType};
 
-use crate::{Core, Error, Result, entity::tenant, ids::TenantId, tx::Tx};
+use crate::{Core, Error, Reason, Result, entity::tenant, ids::TenantId, tx::Tx};
 
 /// All tenants; for the operator.
 pub async fn list(core: &Core) -> Result<Vec<(TenantId, String)>> {
@@ -14,6 +14,13 @@ pub async fn list(core: &Core) -> Result<Vec<(TenantId, String)>> {
 pub(crate) async fn name(core: &Core, id: TenantId) -> Result<String> {
     let row = tenant::Entity::find_by_id(id).one(core.db.read()).await?;
     row.map(|row| row.name).ok_or_else(|| Error::Internal(format!("tenant {id} is missing")))
+}
+
+/// Locks a tenant, for changes that concern all of its products. Rows that refer to it can still be inserted. Refused with
+/// `NOT_FOUND`.
+pub(crate) async fn lock(tx: &Tx, id: TenantId) -> Result<()> {
+    let row = tenant::Entity::find_by_id(id).lock(LockType::NoKeyUpdate).one(tx.db()).await?;
+    row.map(drop).ok_or_else(|| Reason::NoTenant.refusal())
 }
 
 /// Inserts a tenant.

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
 
-use crate::{Core, Error, Result, bus::Topic, connection::Connection, db, events};
+use crate::{Core, Error, Result, bus::Topic, connection::Connection, db, events, idempotency};
 
 /// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
@@ -18,18 +18,25 @@ pub struct Tx {
     core: Core,
     now: DateTime<Utc>,
     request_id: Option<String>,
+    execution: Option<idempotency::Execution>,
     events: Vec<events::NewEvent>,
     notifications: HashSet<Topic>,
 }
 
 impl Tx {
-    /// Begins a transaction.
+    /// Begins a transaction. The idempotent request that it is part of, if any, is not executed again once it commits.
     pub(crate) async fn begin(core: &Core) -> Result<Self> {
+        Ok(Self { execution: idempotency::current(), ..Self::begin_repeatable(core).await? })
+    }
+
+    /// Begins a transaction that changes nothing if it is made again, so that the request may be executed again.
+    pub(crate) async fn begin_repeatable(core: &Core) -> Result<Self> {
         Ok(Self {
             db: core.db.writer().begin().await?,
             core: core.clone(),
             now: core.clock.now(),
             request_id: events::request_id(),
+            execution: None,
             events: Vec::new(),
             notifications: HashSet::new(),
         })
@@ -59,10 +66,14 @@ impl Tx {
         self.notifications.insert(topic);
     }
 
-    /// Commits, then sends the notifications. Both run in a spawned task, so that a cancelled caller cannot
+    /// Commits, then sends the notifications. The transaction of an idempotent request is refused with
+    /// `IDEMPOTENCY_IN_PROGRESS` if another execution has taken over. Both run in a spawned task, so that a cancelled caller cannot
     /// separate them.
     pub(crate) async fn commit(self) -> Result<()> {
         let task = tokio::spawn(async move {
+            if let Some(execution) = self.execution {
+                idempotency::mark_committed(&self.db, execution, self.now).await?;
+            }
             events::append_and_commit(self.db, self.now, self.request_id, self.events).await?;
             self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())

@@ -8,6 +8,8 @@ use sea_orm_migration::sea_orm::{DatabaseConnection, DbBackend, SqliteTransactio
 
 mod m0001_licensing;
 mod m0002_accounts;
+mod m0003_key_lists;
+mod m0004_idempotency;
 
 pub use sea_orm_migration::prelude::*;
 
@@ -38,6 +40,11 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_licensing::Migration), Box::new(m0002_accounts::Migration)]
+        vec![
+            Box::new(m0001_licensing::Migration),
+            Box::new(m0002_accounts::Migration),
+            Box::new(m0003_key_lists::Migration),
+            Box::new(m0004_idempotency::Migration),
+        ]
     }
 }

@@ -1,7 +1,9 @@
 //! Tenants, guilds, products, entitlements, licenses, API keys, the event log, the outbox and workers.
 
 use sea_orm_migration::prelude::*;
-use sea_orm_migration::schema::{big_integer, big_integer_null, blob, boolean, integer, json_binary, json_binary_null};
+use sea_orm_migration::schema::{
+    big_integer, big_integer_null, blob, boolean, integer, integer_null, json_binary, json_binary_null,
+};
 use sea_orm_migration::schema::{text, text_null, timestamp_with_time_zone, timestamp_with_time_zone_null, uuid};
 use sea_orm_migration::schema::{uuid_null, var_binary};
 
@@ -104,7 +106,9 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("folded_name"))
             .col(text("prefix"))
             .col(text("folded_prefix"))
+            .col(uuid("policy_id"))
             .col(timestamp("created_at"))
+            .col(big_integer("rev"))
             .foreign_key(&mut foreign_key_to("products", "tenant_id", "tenants"))
             .index(Index::create().name("products_name").unique().col("tenant_id").col("folded_name"))
             .index(Index::create().name("products_prefix").unique().col("tenant_id").col("folded_prefix"))
@@ -113,9 +117,8 @@ fn tables() -> Vec<TableCreateStatement> {
             .table("policies")
             .col(uuid("id").primary_key())
             .col(uuid("product_id"))
-            .col(integer("version"))
-            .col(big_integer_null("duration_s"))
-            .col(big_integer("source_grace_s"))
+            .col(integer_null("version"))
+            .col(json_binary("terms"))
             .col(timestamp("created_at"))
             .foreign_key(&mut foreign_key_to("policies", "product_id", "products"))
             .index(Index::create().name("policies_version").unique().col("product_id").col("version"))
@@ -167,15 +170,25 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(uuid("product_id"))
             .col(uuid("policy_id"))
             .col(uuid_null("user_id"))
+            .col(text_null("name"))
+            .col(json_binary("metadata"))
             .col(var_binary("key_lookup", 32).unique_key())
             .col(blob("key_sealed"))
             .col(text("key_hint"))
+            .col(integer("key_epoch"))
             .col(timestamp("created_at"))
             .col(timestamp_null("assigned_at"))
             .col(timestamp_null("activated_at"))
             .col(timestamp_null("first_valid_at"))
+            .col(timestamp_null("last_seen_at"))
+            .col(timestamp_null("renewed_at"))
+            .col(timestamp_null("transferred_at"))
             .col(timestamp_null("expires_at"))
-            .col(timestamp_null("expired_seen_at"))
+            .col(timestamp_null("lapses_at"))
+            .col(timestamp_null("lapse_seen_at"))
+            .col(timestamp_null("suspended_at"))
+            .col(text_null("suspend_reason"))
+            .col(text("on_source_lost"))
             .col(timestamp_null("sources_end_at"))
             .col(timestamp_null("revoked_at"))
             .col(text_null("revoke_reason"))
@@ -184,6 +197,67 @@ fn tables() -> Vec<TableCreateStatement> {
             .foreign_key(&mut foreign_key_to("licenses", "product_id", "products"))
             .foreign_key(&mut foreign_key_to("licenses", "policy_id", "policies"))
             .foreign_key(&mut owner_key("licenses"))
+            .to_owned(),
+        Table::create()
+            .table("devices")
+            .col(uuid("id").primary_key())
+            .col(uuid("license_id"))
+            .col(var_binary("fingerprint", 32))
+            .col(json_binary("components"))
+            .col(text_null("name"))
+            .col(text_null("platform"))
+            .col(text_null("app_version"))
+            .col(timestamp("activated_at"))
+            .col(timestamp("last_seen_at"))
+            .foreign_key(&mut foreign_key_to("devices", "license_id", "licenses"))
+            .index(Index::create().name("devices_fingerprint").unique().col("license_id").col("fingerprint"))
+            .to_owned(),
+        Table::create()
+            .table("leases")
+            .col(uuid("id").primary_key())
+            .col(uuid("license_id"))
+            .col(uuid_null("device_id"))
+            .col(big_integer("seq"))
+            .col(text_null("nonce"))
+            .col(timestamp("opened_at"))
+            .col(timestamp("expires_at"))
+            .col(timestamp_null("superseded_at"))
+            .foreign_key(&mut foreign_key_to("leases", "license_id", "licenses"))
+            .to_owned(),
+        Table::create()
+            .table("device_resets")
+            .col(uuid("id").primary_key())
+            .col(uuid("license_id"))
+            .col(text("kind"))
+            .col(text("actor"))
+            .col(integer("devices"))
+            .col(timestamp("at"))
+            .foreign_key(&mut foreign_key_to("device_resets", "license_id", "licenses"))
+            .to_owned(),
+        Table::create()
+            .table("license_usage")
+            .col(uuid("license_id"))
+            .col(text("quota"))
+            .col(timestamp("period_start"))
+            .col(big_integer("used"))
+            .primary_key(Index::create().col("license_id").col("quota").col("period_start"))
+            .foreign_key(&mut foreign_key_to("license_usage", "license_id", "licenses"))
+            .to_owned(),
+        Table::create()
+            .table("bans")
+            .col(uuid("id").primary_key())
+            .col(uuid("tenant_id"))
+            .col(uuid_null("product_id"))
+            .col(uuid_null("user_id"))
+            .col(ColumnDef::new("fingerprint").var_binary(32))
+            .col(text("reason"))
+            .col(text("actor"))
+            .col(timestamp("created_at"))
+            .col(timestamp_null("expires_at"))
+            .col(timestamp_null("lifted_at"))
+            .foreign_key(&mut foreign_key_to("bans", "tenant_id", "tenants"))
+            .foreign_key(&mut foreign_key_to("bans", "product_id", "products"))
+            .foreign_key(&mut foreign_key_to("bans", "user_id", "users"))
             .to_owned(),
         Table::create()
             .table("events")
@@ -246,8 +320,13 @@ fn tables() -> Vec<TableCreateStatement> {
             .col(text("kind"))
             .col(var_binary("lookup", 32).unique_key())
             .col(text("hint"))
+            .col(text("mode"))
+            .col(json_binary("scopes"))
+            .col(text("created_by"))
             .col(timestamp("created_at"))
+            .col(timestamp_null("last_used_at"))
             .col(timestamp_null("expires_at"))
+            .col(uuid_null("replaced_by"))
             .col(timestamp_null("revoked_at"))
             .foreign_key(&mut foreign_key_to("api_keys", "tenant_id", "tenants"))
             .to_owned(),
@@ -273,6 +352,15 @@ fn indexes() -> Vec<IndexCreateStatement> {
         index("entitlement_sources", &["stamp"]),
         index("licenses", &["tenant_id", "user_id"]),
         index("licenses", &["user_id"]),
+        index("licenses", &["tenant_id", "id"]),
+        index("licenses", &["product_id", "id"]),
+        index("leases", &["license_id", "expires_at"]),
+        index("leases", &["expires_at"]),
+        index("device_resets", &["license_id", "at"]),
+        index("bans", &["tenant_id", "id"]),
+        index("bans", &["user_id"]),
+        index("bans", &["fingerprint"]),
+        index("api_keys", &["tenant_id", "id"]),
         index("events", &["tenant_id", "seq"]),
         index("events", &["at"]),
         index("outbox", &["state", "transport", "due_at"]),
@@ -293,8 +381,8 @@ const PARTIAL_INDEXES: [&str; 4] = [
     "CREATE INDEX licenses_sources_end_at ON licenses (sources_end_at) \
      WHERE revoked_at IS NULL AND sources_end_at IS NOT NULL",
     // Licenses whose expiry is still to be reported.
-    "CREATE INDEX licenses_unannounced ON licenses (expires_at) \
-     WHERE revoked_at IS NULL AND expired_seen_at IS NULL",
+    "CREATE INDEX licenses_unannounced ON licenses (lapses_at) \
+     WHERE revoked_at IS NULL AND lapse_seen_at IS NULL",
 ];
 
 #[async_trait::async_trait]

@@ -3,13 +3,14 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::accounts::profile::{line, name};
+use crate::accounts::profile::name;
 use crate::accounts::sessions::{self, Principal};
 use crate::accounts::{Accounts, credentials::set_password, emails, erasure, totp};
+use crate::caller::{Caller, UserCaller};
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
 use crate::users::{self, AccountStatus, Email, Role, User, UserFilter};
-use crate::{Caller, Code, Core, Reason, Result, outbox::EmailTemplate, tx::Tx};
+use crate::{Code, Core, Reason, Result, outbox::EmailTemplate, plain_text, tx::Tx};
 
 /// A signed-in user whose role allows them to manage other users.
 #[derive(Clone, Debug)]
@@ -27,8 +28,7 @@ impl Admin {
         if role < least {
             return Err(Code::InsufficientRole.refusal());
         }
-        let lacks_second_factor = principal.session.second_factor_at.is_none();
-        if lacks_second_factor && core.accounts.policy.admins_need_second_factor {
+        if principal.lacks_second_factor(core) {
             return Err(Reason::AdminsNeedSecondFactor.refusal());
         }
         Ok(Self { principal, role })
@@ -46,7 +46,7 @@ impl Admin {
     /// The admin as the caller of other domains.
     pub fn caller(&self) -> Caller {
         let Principal { user, session } = &self.principal;
-        Caller::User { user: user.id, session: session.id, role: self.role }
+        Caller::User(UserCaller::new(user.id, session.id, self.role))
     }
 
     pub(super) fn actor(&self) -> Actor {
@@ -103,7 +103,7 @@ pub async fn set_status(
         (user.deletion_at, user.deletion_by_admin) = (None, false);
         tx.record(NewEvent::account(admin.actor(), id, EventData::DeletionUndone {}));
     }
-    let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
+    let reason = reason.map(|text| plain_text::line("reason", &text, 300)).transpose()?;
     // Activation must not stand in for email verification.
     let is_unverified = user.email.is_some() && user.email_verified_at.is_none();
     user.status = if status == AccountStatus::Active && is_unverified { AccountStatus::Pending } else { status };
@@ -161,7 +161,7 @@ pub async fn end_sessions(core: &Core, admin: &Admin, id: UserId) -> Result<u64>
 
 /// Ends one session of a user. Refused with `NOT_FOUND`, `INSUFFICIENT_ROLE`.
 pub async fn end_session(core: &Core, admin: &Admin, id: SessionId, reason: Option<String>) -> Result<()> {
-    let reason = reason.map(|text| line("reason", &text, 300)).transpose()?;
+    let reason = reason.map(|text| plain_text::line("reason", &text, 300)).transpose()?;
     let not_found = || Reason::NoSession.refusal();
     let owner = sessions::owner(core, id).await?.ok_or_else(not_found)?;
     let mut tx = Tx::begin(core).await?;

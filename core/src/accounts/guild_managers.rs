@@ -1,11 +1,14 @@
 //! Guild managers: users who may see who holds licenses of a Discord server.
 
-use sea_orm::{EntityTrait, IntoActiveModel};
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait};
 
 use crate::accounts::{admin::Admin, sessions::Principal};
+use crate::caller::{Caller, UserCaller};
+use crate::entity::{guild, guild_manager};
 use crate::events::{EventData, NewEvent};
+use crate::ids::{TenantId, UserId};
 use crate::users::{self, Role, User, UserFilter};
-use crate::{Core, GuildId, Reason, Result, db, entity::guild_manager, guilds, ids::UserId, tx::Tx};
+use crate::{Core, GuildId, Reason, Result, db, guilds, tx::Tx};
 
 /// A page of the users with licenses of a guild, newest first, the total count, and whether the caller sees account
 /// details: moderators do; the guild's managers see names only, and search in nothing else. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
@@ -31,6 +34,22 @@ pub async fn list_members(
         }
     }
     Ok((users, total, sees_details))
+}
+
+/// The user as a caller of the license service, with the tenants that they manage.
+pub async fn license_caller(core: &Core, principal: &Principal) -> Result<Caller> {
+    let own = guild_manager::Entity::find().filter(guild_manager::Column::UserId.eq(principal.user.id));
+    let guild_ids = own.select_only().column(guild_manager::Column::GuildId).into_query();
+    let tenants = guild::Entity::find().select_only().column(guild::Column::TenantId).distinct();
+    let tenants = tenants.filter(guild::Column::Id.in_subquery(guild_ids));
+    let manages: Vec<TenantId> = tenants.into_tuple().all(core.db.read()).await?;
+    Ok(Caller::User(UserCaller {
+        user: principal.user.id,
+        session: principal.session.id,
+        role: principal.user.role,
+        manages: manages.into(),
+        lacks_second_factor: principal.user.role >= Role::Moderator && principal.lacks_second_factor(core),
+    }))
 }
 
 async fn ensure_known(core: &Core, guild: GuildId) -> Result<()> {

@@ -4,7 +4,7 @@ use crate::accounts::verification::request_email_change;
 use crate::accounts::{client::ClientInfo, sessions::Principal};
 use crate::events::{Actor, EventData, NewEvent};
 use crate::users::{self, Email, Locale, User};
-use crate::{Code, Core, Reason, Result, plain_text, tx::Tx};
+use crate::{Code, Core, Result, plain_text, tx::Tx};
 
 /// A change of a user's own profile; `None` leaves a field as it is.
 #[derive(Default)]
@@ -42,17 +42,5 @@ pub async fn change_profile(core: &Core, client: &ClientInfo, principal: &Princi
 
 /// Validates a display name.
 pub(super) fn name(text: &str) -> Result<String> {
-    line("name", text, 100)
-}
-
-/// Validates a single line of user input.
-pub(super) fn line(field: &'static str, text: &str, max_length: usize) -> Result<String> {
-    let text = text.trim();
-    if let Some(character) = plain_text::forbidden(text).filter(|c| !c.is_ascii()) {
-        return Err(Reason::ForbiddenCharacter { field, character }.refusal());
-    }
-    if plain_text::is_blank(text) || text.chars().count() > max_length || text.contains(char::is_control) {
-        return Err(Reason::NotOneLine { field, max: max_length }.refusal());
-    }
-    Ok(text.to_owned())
+    plain_text::line("name", text, 100)
 }

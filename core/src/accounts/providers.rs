@@ -14,12 +14,13 @@ use serde_json::json;
 use crate::accounts::reauthentication::reauthenticate_unless_recent;
 use crate::accounts::sessions::{self, Principal, SecondFactor, SignedIn};
 use crate::accounts::{client::ClientInfo, credentials::password_of, emails, one_time, profile::name, totp};
+use crate::caller::{Caller, UserCaller};
 use crate::crypto::one_time::{self as codec, hex, is_equal};
 use crate::crypto::seal::Purpose;
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
 use crate::users::{self, Email, Provider, SignInMethod, User};
-use crate::{Caller, Code, Core, Error, Reason, Result, entitlements, outbox::EmailTemplate, tx::Tx};
+use crate::{Code, Core, Error, Reason, Result, entitlements, outbox::EmailTemplate, tx::Tx};
 
 /// How long the user has to authorize at the provider, or to enter their second factor.
 const LIFETIME: TimeDelta = TimeDelta::minutes(10);
@@ -260,7 +261,7 @@ async fn link(
                     return Err(conflict());
                 }
                 other.ensure_active()?;
-                let caller = Caller::User { user: owner, session, role: user.role };
+                let caller = Caller::User(UserCaller::new(owner, session, user.role));
                 entitlements::merge_users(tx, &caller, other.id, owner).await?;
                 users::move_identities(tx, other.id, owner).await?;
                 users::delete(tx, other.id).await?;

@@ -62,14 +62,13 @@ pub(crate) async fn reauthenticate_unless_recent<'a>(
     principal: &'a Principal,
     password: Option<&str>,
 ) -> Result<Reauthenticated<'a>> {
-    match password {
-        None if is_recent(core, principal) => {
-            let password_hash = password_of(core, principal.user.id).await?;
-            Ok(Reauthenticated { core, principal, password_hash })
-        }
-        None => Err(Reason::SignInTooOld.refusal()),
-        Some(_) => reauthenticate(core, client, principal, password).await,
+    if password.is_some() {
+        return reauthenticate(core, client, principal, password).await;
     }
+    if !is_recent(core, principal) {
+        return Err(Reason::SignInTooOld.refusal());
+    }
+    Ok(Reauthenticated { core, principal, password_hash: password_of(core, principal.user.id).await? })
 }
 
 fn is_recent(core: &Core, principal: &Principal) -> bool {

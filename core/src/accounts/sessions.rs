@@ -41,6 +41,13 @@ pub struct Principal {
     pub session: Session,
 }
 
+impl Principal {
+    /// Whether the policy demands a second factor of admins, and the user signed in without one.
+    pub(crate) fn lacks_second_factor(&self, core: &Core) -> bool {
+        self.session.second_factor_at.is_none() && core.accounts.policy.admins_need_second_factor
+    }
+}
+
 /// Whether a sign-in is backed by a second factor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SecondFactor {

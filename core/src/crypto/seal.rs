@@ -13,8 +13,9 @@ use crate::{Ids, string_enum::string_enum};
 string_enum! {
     /// The purpose of a data key. The strings must never change, because they are part of the associated data.
     ///
-    /// `…Lookup`, `ThrottleName`, `RecoveryCode` and `KnownDevice` are keys of HMACs that identify a row or browser;
-    /// `…Seal` and `ProviderTokens` encrypt; `AccessToken` signs. From the others, tokens are derived.
+    /// `…Lookup`, `ThrottleName`, `RecoveryCode`, `KnownDevice` and `Fingerprint` are keys of HMACs that identify a row,
+    /// browser or device; `Cursor` authenticates; `…Seal`, `ProviderTokens` and `IdempotentAnswer` encrypt; `AccessToken`
+    /// and `…Signing` sign. From the others, tokens are derived.
     Purpose {
         LicenseLookup => "license-lookup",
         LicenseSeal => "license-seal",
@@ -32,6 +33,11 @@ string_enum! {
         RecoveryCode => "recovery-code",
         TotpSeal => "totp-seal",
         ProviderTokens => "provider-tokens",
+        Cursor => "cursor",
+        Fingerprint => "fingerprint",
+        VerdictSigning => "verdict-signing",
+        RootSigning => "root-signing",
+        IdempotentAnswer => "idempotent-answer",
     }
 }
 

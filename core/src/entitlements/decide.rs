@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 
 use super::types::{Evidence, Level};
 use super::{kinds::Announce, stamp::Stamp};
-use crate::{entity::source::Model as Source, ids::LicenseId, outbox::Notify};
+use crate::licenses::{Command, ENTITLEMENT_LOST, License};
+use crate::{entity::source::Model as Source, outbox::Notify, policy::OnSourceLost};
 
 /// The changing part of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,10 @@ pub(super) enum Decision {
     Issue,
     /// There is a license, and its last source has ended, grace included.
     Revoke,
+    /// The same, under a policy that suspends the license.
+    Suspend,
+    /// The license was suspended when its last source ended, and there is a source again.
+    Resume,
     /// No change.
     Keep,
 }
@@ -86,16 +91,25 @@ pub(super) fn ends_at(sources: &[SourceState]) -> Option<DateTime<Utc>> {
 
 /// Decides from all sources of an entitlement and its license.
 ///
-/// * A license is kept while at least one source is live or in its grace.
+/// * A license is kept while at least one source is live or in its grace. What happens then is a rule of its policy.
 /// * A suppressed source neither issues nor keeps a license. An admin's revocation suppresses what a user has, and what
 ///   they gain until they have lost it all.
 /// * A license without any source was issued directly; this function does not manage it.
-pub(super) fn decide(sources: &[SourceState], license: Option<LicenseId>, now: DateTime<Utc>) -> Decision {
+pub(super) fn decide(sources: &[SourceState], license: Option<&License>, now: DateTime<Utc>) -> Decision {
     let is_live = |source: &SourceState| !source.suppressed && source.ends_at.is_none();
-    match license {
-        Some(_) if ends_at(sources).is_some_and(|ends_at| ends_at <= now) => Decision::Revoke,
-        None if sources.iter().any(is_live) => Decision::Issue,
-        _ => Decision::Keep,
+    let Some(license) = license else {
+        return if sources.iter().any(is_live) { Decision::Issue } else { Decision::Keep };
+    };
+    let ends_at = license.end_with_sources(ends_at(sources));
+    let has_ended = ends_at.is_some_and(|ends_at| ends_at <= now);
+    let is_suspended_for_it = license.suspend_reason.as_deref() == Some(ENTITLEMENT_LOST);
+    let state = License { sources_end_at: None, ..license.clone() }.state(now);
+    match (has_ended, license.on_source_lost) {
+        (true, OnSourceLost::Suspend) if state.allows(Command::Suspend) => Decision::Suspend,
+        (true, OnSourceLost::Suspend) => Decision::Keep,
+        (true, _) => Decision::Revoke,
+        (false, _) if is_suspended_for_it && state.allows(Command::Resume) => Decision::Resume,
+        (false, _) => Decision::Keep,
     }
 }
 
@@ -111,9 +125,9 @@ pub(super) fn key_timing(evidence: Evidence, initial_announce: Option<Announce>)
 #[cfg(test)]
 mod tests {
     use chrono::Duration;
-    use uuid::Uuid;
 
     use super::*;
+    use crate::licenses::LicenseState;
 
     const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
@@ -192,8 +206,38 @@ mod tests {
             (vec![suppressed, grace], false, Decision::Keep),
             (vec![past, ended], true, Decision::Revoke),
         ] {
-            let license = has_license.then_some(LicenseId(Uuid::nil()));
+            let license = License::in_state(LicenseState::Active, NOW);
+            let license = has_license.then_some(&license);
             assert_eq!(decide(&sources, license, NOW), expected, "{sources:?} {has_license}");
+        }
+    }
+
+    #[test]
+    fn the_rule_of_the_policy_decides_what_the_end_of_the_sources_does() {
+        let (live, ended) = (state(0, None, false), state(0, Some(0), false));
+        let (day, lost) = (Duration::days(1), Some(ENTITLEMENT_LOST.to_owned()));
+        let active = License::in_state(LicenseState::Active, NOW);
+        let rule = |on_source_lost| License { on_source_lost, ..active.clone() };
+        let suspend = rule(OnSourceLost::Suspend);
+        let expiring = License { expires_at: Some(NOW + day), ..rule(OnSourceLost::ExpireAtPeriodEnd) };
+        let by_admin =
+            License { suspended_at: Some(NOW - day), suspend_reason: Some("test".to_owned()), ..suspend.clone() };
+        let by_loss = License { suspend_reason: lost, ..by_admin.clone() };
+        let lapsed = License { lapses_at: Some(NOW), ..suspend.clone() };
+        let lapsed_after = License { lapses_at: Some(NOW), ..by_loss.clone() };
+        for (what, license, after_loss, after_return) in [
+            ("grace_revoke", active.clone(), Decision::Revoke, Decision::Keep),
+            ("keep", rule(OnSourceLost::Keep), Decision::Keep, Decision::Keep),
+            ("expire_at_period_end", expiring, Decision::Keep, Decision::Keep),
+            ("the same, without expiry", rule(OnSourceLost::ExpireAtPeriodEnd), Decision::Revoke, Decision::Keep),
+            ("suspend", suspend, Decision::Suspend, Decision::Keep),
+            ("suspended by the loss", by_loss, Decision::Keep, Decision::Resume),
+            ("suspended by an admin", by_admin, Decision::Keep, Decision::Keep),
+            ("expired before the loss", lapsed, Decision::Keep, Decision::Keep),
+            ("suspended by the loss, and expired", lapsed_after, Decision::Keep, Decision::Keep),
+        ] {
+            assert_eq!(decide(&[ended], Some(&license), NOW), after_loss, "{what}: lost");
+            assert_eq!(decide(&[ended, live], Some(&license), NOW), after_return, "{what}: returned");
         }
     }
 }

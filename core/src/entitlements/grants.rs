@@ -4,8 +4,9 @@
 use super::types::{Change, Evidence, Level, Observation, ObservedSource};
 use super::{Entitlement, kinds::SourceKind, store};
 use crate::ids::{LicenseId, ProductId, UserId};
-use crate::licenses::{self, License};
-use crate::{Caller, Core, Error, Reason, Result, tx::Tx, users};
+use crate::{
+    Caller, Core, Error, Reason, Result, bans, entity::source::Model as Source, licenses::License, tx::Tx, users,
+};
 
 /// Grants a product to a user and sends the key. Refused with `CONFLICT` if the user has a license for the product.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserId) -> Result<LicenseId> {
@@ -16,6 +17,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     if entitlement.license.is_some() {
         return Err(Reason::AlreadyLicensed.refusal());
     }
+    bans::require_not_banned(&tx, tenant, product, user).await?;
     entitlement.end_suppression(&tx).await?;
     // The holder's lock orders grants, whatever the clock of another instance says.
     core.stamps.raise_above(entitlement.sources.iter().map(|source| source.stamp).max().unwrap_or_default());
@@ -43,41 +45,36 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
     }
 }
 
-/// Revokes a license now. Its holder gets no new one while they keep one of the sources they have.
-/// Refused with `NOT_FOUND`; `INVALID_TRANSITION` if it is revoked already.
-pub async fn revoke(core: &Core, caller: &Caller, id: LicenseId, reason: &str) -> Result<License> {
-    let owner = licenses::get(core, &caller.scope(), id).await?.user_id;
-    let tx = Tx::begin(core).await?;
-    if let Some(owner) = owner {
-        users::lock_holder(&tx, caller.scope().tenant(), owner).await?;
+/// Records that a license is given to a user, which entitles them to it. The caller has locked the holder. Refused with
+/// `CONFLICT` if the user has a license for the product, or is banned.
+pub(crate) async fn assign(tx: &mut Tx, license: &License, user: UserId) -> Result<()> {
+    let (tenant, product) = (license.tenant_id, license.product_id);
+    let entitlement = Entitlement::load_current(tx, tenant, user, product).await?;
+    if entitlement.license.is_some() {
+        return Err(Reason::AlreadyLicensed.refusal());
     }
-    let license = licenses::lock(&tx, id).await?;
-    revoke_locked(tx, caller, &license, reason).await
+    bans::require_not_banned(tx, tenant, product, user).await?;
+    let (core, now) = (tx.core().clone(), tx.now());
+    let known = entitlement.sources.iter().find(|source| source.reference == license.id.0);
+    let source = Source {
+        id: known.map_or_else(|| core.ids.v7(now), |known| known.id),
+        tenant_id: tenant,
+        user_id: user,
+        product_id: product,
+        kind: SourceKind::Assignment,
+        reference: license.id.0,
+        stamp: core.stamps.next(&core.clock).0,
+        live_since: now,
+        ends_at: None,
+        suppressed: false,
+    };
+    match known {
+        Some(_) => store::update(tx, &source).await,
+        None => store::insert(tx, source).await,
+    }
 }
 
-/// Revokes the license a user has for a product, as [`revoke`] does. Refused with `NOT_FOUND` if the user has none.
-pub async fn revoke_member_license(
-    core: &Core,
-    caller: &Caller,
-    user: UserId,
-    product: ProductId,
-    reason: &str,
-) -> Result<License> {
-    let tx = Tx::begin(core).await?;
-    users::lock_holder(&tx, caller.scope().tenant(), user).await?;
-    let license = licenses::lock_unrevoked(&tx, user, product).await?;
-    let license = license.ok_or_else(|| Reason::NoMemberLicense.refusal())?;
-    revoke_locked(tx, caller, &license, reason).await
-}
-
-async fn revoke_locked(mut tx: Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
-    if reason.chars().count() > 200 {
-        return Err(Reason::RevocationReasonTooLong.refusal());
-    }
-    let license = licenses::apply(&mut tx, caller, licenses::Action::Revoke { license, reason }).await?;
-    if let Some(owner) = license.user_id {
-        store::suppress(&tx, owner, license.product_id).await?;
-    }
-    tx.commit().await?;
-    Ok(license)
+/// Ends what entitles users to a product: they get no license for it until they have lost all sources, or are given one.
+pub(crate) async fn suppress(tx: &Tx, users: &[UserId], product: ProductId) -> Result<()> {
+    store::suppress(tx, users, product).await
 }

@@ -9,6 +9,8 @@ string_enum! {
         DiscordRole => "discord_role",
         /// A grant by an admin, one per product.
         Manual => "manual",
+        /// A license that was assigned or transferred to the user, or that they redeemed.
+        Assignment => "assignment",
     }
 }
 

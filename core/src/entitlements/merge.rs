@@ -35,7 +35,7 @@ async fn merge_now(tx: &mut Tx, caller: &Caller, from: UserId, into: UserId) -> 
     for source in store::list_of(tx, &[into]).await? {
         let merged = Entitlement::load(tx, source.tenant_id, into, source.product_id).await?;
         if let Some(license) = &merged.license {
-            licenses::set_sources_end(tx, license, ends_at(&merged.states())).await?;
+            licenses::set_sources_end(tx, license, &merged.policy.terms, ends_at(&merged.states())).await?;
         }
     }
     users::delete_holders(tx, from).await

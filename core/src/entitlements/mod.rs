@@ -11,16 +11,17 @@
 use chrono::Duration;
 
 use crate::events::{EventData, NewEvent};
-use crate::ids::{LicenseId, ProductId, TenantId, UserId};
-use crate::licenses::{self, License};
+use crate::ids::{ProductId, TenantId, UserId};
+use crate::licenses::{self, Action, ENTITLEMENT_LOST, License};
 use crate::outbox::{self, Notify};
 use crate::products::{self, Policy, Product};
-use crate::{Caller, Core, Result, Scope, entity::source::Model as Source, tx::Tx, users, workers};
+use crate::{Caller, Core, Result, Scope, bans, entity::source::Model as Source, tx::Tx, users, workers};
 
 pub mod breaker;
 mod decide;
 mod grants;
 mod kinds;
+mod lift;
 mod merge;
 pub mod reconcile;
 mod stamp;
@@ -28,8 +29,10 @@ mod store;
 mod types;
 
 use self::decide::{Decision, SourceState, decide, ends_at, key_timing, next};
-pub use self::grants::{grant, revoke, revoke_member_license};
+pub use self::grants::grant;
+pub(crate) use self::grants::{assign, suppress};
 pub use self::kinds::{Announce, SourceKind};
+pub use self::lift::lift_ban;
 pub use self::stamp::{Stamp, Stamps};
 pub use self::types::{Change, Evidence, Level, Observation, ObservedSource};
 pub(crate) use self::{merge::merge_users, store::count_dependent};
@@ -76,12 +79,12 @@ pub async fn observe_all(core: &Core, observations: &[Observation]) -> Result<Ve
     Ok(changes)
 }
 
-/// Revokes the licenses whose grace has expired. Returns how many.
+/// Revokes or suspends the licenses whose last source has ended, grace included. Returns how many.
 pub async fn end_expired_grace(core: &Core) -> Result<u64> {
     const BATCH: u64 = 100;
-    let mut revoked = 0;
+    let mut ended = 0;
     loop {
-        let batch = licenses::list_lapsed(core, core.clock.now(), BATCH).await?;
+        let batch = licenses::list_sources_ended(core, core.clock.now(), BATCH).await?;
         for license in &batch {
             // Only an entitlement has sources, and its license has an owner.
             let Some(user) = license.user_id else { continue };
@@ -89,17 +92,23 @@ pub async fn end_expired_grace(core: &Core) -> Result<u64> {
             users::lock_holder(&tx, license.tenant_id, user).await?;
             let mut entitlement = Entitlement::load(&tx, license.tenant_id, user, license.product_id).await?;
             let system = Caller::System(Scope::of(license.tenant_id));
-            revoked += u64::from(entitlement.apply_decision(&mut tx, &system, Notify::Silent).await?.is_some());
+            ended += u64::from(entitlement.apply_decision(&mut tx, &system, Notify::Silent).await?.is_some());
             tx.commit().await?;
         }
         if (batch.len() as u64) < BATCH {
             break;
         }
     }
-    if let Some(next) = licenses::next_lapse(core, core.clock.now()).await? {
+    if let Some(next) = licenses::next_sources_end(core, core.clock.now()).await? {
         workers::schedule_no_later_than(core.db.writer(), workers::EXPIRE, next).await?;
     }
-    Ok(revoked)
+    Ok(ended)
+}
+
+/// Applies what follows from the sources of a user, whose ban was lifted. The caller has locked the holder.
+pub(crate) async fn decide_again(tx: &mut Tx, caller: &Caller, user: UserId, product: &Product) -> Result<()> {
+    let mut entitlement = Entitlement::load_current(tx, product.tenant_id, user, product.id).await?;
+    entitlement.apply_decision(tx, caller, Notify::Now).await.map(drop)
 }
 
 /// Makes every further stamp newer than what any instance has stored.
@@ -130,16 +139,18 @@ impl Entitlement {
         Ok(Self { tenant, user, product, policy, license, sources })
     }
 
-    /// Loads an entitlement. If its grace has ended, the license is revoked first: an ended license never comes back.
+    /// Loads an entitlement. If its grace has ended, that is recorded first: a revoked license never comes back.
     async fn load_current(tx: &mut Tx, tenant: TenantId, user: UserId, product: ProductId) -> Result<Self> {
-        let loaded = Self::load(tx, tenant, user, product).await?;
-        let (Decision::Revoke, Some(license)) = (loaded.decide(tx), &loaded.license) else { return Ok(loaded) };
-        revoke_lost(tx, &Caller::System(Scope::of(tenant)), license).await?;
+        let mut loaded = Self::load(tx, tenant, user, product).await?;
+        if !matches!(loaded.decide(tx), Decision::Revoke | Decision::Suspend) {
+            return Ok(loaded);
+        }
+        loaded.apply_decision(tx, &Caller::System(Scope::of(tenant)), Notify::Silent).await?;
         Self::load(tx, tenant, user, product).await
     }
 
     fn decide(&self, tx: &Tx) -> Decision {
-        decide(&self.states(), self.license.as_ref().map(|license| license.id), tx.now())
+        decide(&self.states(), self.license.as_ref(), tx.now())
     }
 
     fn states(&self) -> Vec<SourceState> {
@@ -170,7 +181,7 @@ impl Entitlement {
         let decided = changed || rolling_out;
         let change = if decided { self.apply_decision(tx, caller, send).await? } else { None };
         if let (None, true, Some(license)) = (change, rolling_out, &self.license) {
-            send_key(tx, license.id, Notify::Now).await?;
+            send_key(tx, license, Notify::Now).await?;
         }
         Ok(change)
     }
@@ -186,7 +197,7 @@ impl Entitlement {
         let suppressed = self.sources.iter().any(|source| source.suppressed);
         let stored = self.sources.iter_mut().find(|source| source.reference == observed.reference);
         let before = stored.as_deref().map(SourceState::of);
-        let grace_ends = now + Duration::seconds(self.policy.source_grace_s);
+        let grace_ends = now + Duration::seconds(self.policy.terms.source_grace_seconds);
         let after = next(before, observed.level, observation.stamp, now, grace_ends, suppressed);
         let Some(after) = after else { return Ok(false) };
         if let Some(source) = stored {
@@ -227,27 +238,36 @@ impl Entitlement {
         store::end_suppression(tx, self.user, self.product.id).await
     }
 
-    /// Issues or revokes the license as the sources require, or stores when they end.
+    /// Changes the license as the sources require, and stores when they end.
     async fn apply_decision(&mut self, tx: &mut Tx, caller: &Caller, send: Notify) -> Result<Option<Change>> {
-        match (self.decide(tx), &self.license) {
-            (Decision::Issue, _) => {
-                let (product, policy, owner) = (&self.product, &self.policy, Some(self.user));
-                let license = licenses::apply(tx, caller, licenses::Action::Issue { product, policy, owner }).await?;
-                let id = license.id;
-                self.license = Some(license);
-                send_key(tx, id, send).await?;
-                Ok(Some(Change::Issued(id)))
+        let (decision, ends_at, terms) = (self.decide(tx), ends_at(&self.states()), &self.policy.terms);
+        let Some(license) = &self.license else {
+            // A banned user is not given anything.
+            if decision != Decision::Issue || bans::is_banned(tx, self.tenant, self.product.id, self.user).await? {
+                return Ok(None);
             }
-            (Decision::Revoke, Some(license)) => {
-                revoke_lost(tx, caller, license).await?;
-                Ok(Some(Change::Revoked(license.id)))
+            let license = licenses::issue(tx, caller, &self.product, &self.policy, Some(self.user)).await?;
+            send_key(tx, &license, send).await?;
+            let id = license.id;
+            self.license = Some(license);
+            return Ok(Some(Change::Issued(id)));
+        };
+        let (action, change) = match decision {
+            Decision::Revoke => (Action::Revoke { reason: ENTITLEMENT_LOST }, Change::Revoked(license.id)),
+            Decision::Suspend => {
+                // The end is not known if all sources are suppressed.
+                let since = ends_at.map_or(tx.now(), |ends_at| ends_at.max(license.created_at));
+                (Action::Suspend { since, reason: ENTITLEMENT_LOST }, Change::Suspended(license.id))
             }
-            (Decision::Keep, Some(license)) => {
-                licenses::set_sources_end(tx, license, ends_at(&self.states())).await?;
-                Ok(None)
+            Decision::Resume => (Action::Resume, Change::Resumed(license.id)),
+            Decision::Issue | Decision::Keep => {
+                licenses::set_sources_end(tx, license, terms, ends_at).await?;
+                return Ok(None);
             }
-            (Decision::Keep | Decision::Revoke, None) => Ok(None),
-        }
+        };
+        let license = License { sources_end_at: license.end_with_sources(ends_at), ..license.clone() };
+        self.license = Some(licenses::apply(tx, caller, &license, terms, action).await?);
+        Ok(Some(change))
     }
 }
 
@@ -258,14 +278,9 @@ impl Source {
     }
 }
 
-async fn revoke_lost(tx: &mut Tx, caller: &Caller, license: &License) -> Result<()> {
-    let revoke = licenses::Action::Revoke { license, reason: licenses::ENTITLEMENT_LOST };
-    licenses::apply(tx, caller, revoke).await.map(drop)
-}
-
-/// Sends a license's key to its holder, at most once per license.
-async fn send_key(tx: &mut Tx, license: LicenseId, send: Notify) -> Result<()> {
-    let (delivery, key) = outbox::key_dm(license);
+/// Sends a license's key to its holder, at most once per key.
+pub(crate) async fn send_key(tx: &mut Tx, license: &License, send: Notify) -> Result<()> {
+    let (delivery, key) = outbox::key_dm(license.id, license.key_epoch);
     outbox::enqueue(tx, &delivery, key, send).await
 }
 

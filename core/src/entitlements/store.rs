@@ -75,13 +75,14 @@ pub(super) async fn newest_stamp(core: &Core) -> Result<Option<i64>> {
     Ok(newest.flatten())
 }
 
-/// Suppresses the live sources of an entitlement whose license an admin revoked, and ends its grant.
-pub(super) async fn suppress(tx: &Tx, user: UserId, product: ProductId) -> Result<()> {
-    let live = Column::UserId.eq(user).and(Column::ProductId.eq(product)).and(Column::EndsAt.is_null());
-    let others = [live.clone(), Column::Kind.ne(SourceKind::Manual)];
-    db::update([(Column::Suppressed, true.into())], others).exec(tx.db()).await?;
-    let grant = [live, Column::Kind.eq(SourceKind::Manual)];
-    db::update([(Column::EndsAt, tx.now().into())], grant).exec(tx.db()).await?;
+/// Suppresses the live sources of entitlements that end: what is observed again is suppressed, and what was given ends.
+pub(super) async fn suppress(tx: &Tx, users: &[UserId], product: ProductId) -> Result<()> {
+    let of_users = Column::UserId.is_in(users.iter().copied()).and(Column::ProductId.eq(product));
+    let live = of_users.and(Column::EndsAt.is_null());
+    let observed = [live.clone(), Column::Kind.eq(SourceKind::DiscordRole)];
+    db::update([(Column::Suppressed, true.into())], observed).exec(tx.db()).await?;
+    let given = [live, Column::Kind.ne(SourceKind::DiscordRole)];
+    db::update([(Column::EndsAt, tx.now().into())], given).exec(tx.db()).await?;
     Ok(())
 }
 

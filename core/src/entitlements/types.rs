@@ -73,4 +73,8 @@ pub enum Change {
     Issued(LicenseId),
     /// A license was revoked.
     Revoked(LicenseId),
+    /// A license was suspended.
+    Suspended(LicenseId),
+    /// A license was resumed.
+    Resumed(LicenseId),
 }

@@ -6,7 +6,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::EventKind;
-use crate::ids::{GuildId, ProductId, RoleId, SessionId};
+use crate::api_key_scopes::ApiKeyScope;
+use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode};
+use crate::ids::{ApiKeyId, BanId, DeviceId, GuildId, LeaseId, ProductId, RoleId, SessionId, UserId};
+use crate::policy::ResetKind;
 use crate::users::{AccountStatus, Provider, Role, SignInMethod};
 use crate::{error::Code, licenses::LicenseState, outbox::DeliveryKind};
 
@@ -34,11 +37,31 @@ macro_rules! event_data {
 event_data! {
     LicenseCreated { state: LicenseState, product_id: ProductId }
     LicenseAssigned { #[serde(skip)] from: LicenseState, state: LicenseState }
-    LicenseActivated { #[serde(skip)] from: LicenseState, state: LicenseState }
+    LicenseActivated {
+        #[serde(skip)] from: LicenseState,
+        state: LicenseState,
+        #[serde(skip_serializing_if = "Option::is_none")] device_id: Option<DeviceId>,
+    }
+    LicenseDeactivated { devices: Vec<DeviceId> }
+    DeviceLimitReached { max: Option<u32>, used: u64 }
+    LeaseSuperseded { lease_id: LeaseId, device_id: Option<DeviceId> }
+    BanCreated { ban_id: BanId, product_id: Option<ProductId>, reason: String, expires_at: Option<DateTime<Utc>> }
+    BanLifted { ban_id: BanId, product_id: Option<ProductId> }
+    DeviceReset { kind: ResetKind, devices: Vec<DeviceId> }
+    LicenseChanged { fields: Vec<&'static str> }
+    LicenseTransferred { #[serde(skip)] from: LicenseState, state: LicenseState, from_user_id: Option<UserId> }
+    LicenseSuspended { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
+    LicenseResumed { #[serde(skip)] from: LicenseState, state: LicenseState }
+    LicenseRenewed { #[serde(skip)] from: LicenseState, state: LicenseState, expires_at: Option<DateTime<Utc>> }
+    KeyRotated { key_epoch: i32 }
     LicenseExpired { state: LicenseState, expires_at: Option<DateTime<Utc>> }
     LicenseRevoked { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
+    LicenseCheckedOut { device_id: DeviceId, expires_at: DateTime<Utc> }
     KeyUndelivered {}
     SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, product_id: ProductId, held: bool }
+    ProductCreated { product_id: ProductId, name: String }
+    ProductRenamed { #[serde(skip)] from: String, product_id: ProductId, name: String }
+    PolicyChanged { product_id: ProductId, version: i32 }
     MappingCreated { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
     MappingRemoved { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
     SourceUnverifiable { #[serde(flatten)] source: SourceLabel, product_id: ProductId }
@@ -65,7 +88,22 @@ event_data! {
     DeletionPlanned { at: DateTime<Utc> }
     DeletionUndone {}
     UserErased {}
+    ApiKeyCreated {
+        #[serde(flatten)] api_key: ApiKeyLabel, kind: ApiKeyKind, scopes: Vec<ApiKeyScope>, product_ids: Vec<ProductId>,
+        expires_at: Option<DateTime<Utc>>,
+    }
+    ApiKeyRotated { #[serde(flatten)] api_key: ApiKeyLabel, replaced_by: ApiKeyId, expires_at: DateTime<Utc> }
+    ApiKeyRevoked { #[serde(flatten)] api_key: ApiKeyLabel }
     DeliveryReplayed { delivery: Uuid, kind: DeliveryKind }
+}
+
+/// How events name an API key.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ApiKeyLabel {
+    pub api_key_id: ApiKeyId,
+    pub hint: String,
+    pub mode: ApiKeyMode,
 }
 
 /// How an account was created, and the network of the request.
@@ -109,7 +147,12 @@ impl EventData {
         match self {
             Self::LicenseAssigned { from, .. }
             | Self::LicenseActivated { from, .. }
+            | Self::LicenseTransferred { from, .. }
+            | Self::LicenseSuspended { from, .. }
+            | Self::LicenseResumed { from, .. }
+            | Self::LicenseRenewed { from, .. }
             | Self::LicenseRevoked { from, .. } => Some(json!({ "state": from })),
+            Self::ProductRenamed { from, .. } => Some(json!({ "name": from })),
             Self::SourceChanged { source, product_id, held } => {
                 let (source, product_id) = (source.clone(), *product_id);
                 Some(json!(Self::SourceChanged { source, product_id, held: !held }))

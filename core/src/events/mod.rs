@@ -20,7 +20,7 @@ mod data;
 mod kind;
 
 pub(crate) use self::cursor::read_next;
-pub(crate) use self::data::{EventData, SignUpData};
+pub(crate) use self::data::{ApiKeyLabel, EventData, SignUpData};
 pub use self::data::{OriginLabel, SourceLabel};
 pub use self::kind::{Actor, EventKind};
 pub use crate::entity::event::Model as Event;

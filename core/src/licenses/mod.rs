@@ -1,8 +1,9 @@
-//! Licenses: issue, show, validate and revoke.
+//! Licenses: issue, change, show and validate.
 //!
 //! ```text
-//! entitlements -> apply(Issue | Revoke) -> row + events (+ delivery)
-//! validate: parse key (no I/O) -> find -> judge (pure) -> first VALID? -> activate
+//! entitlements -> issue, apply(Revoke | Suspend | Resume) -> row + event (+ delivery)
+//! callers -> change (lock -> access -> revision -> state) -> apply(Action) -> row + event (+ delivery)
+//! validate: parse key (no I/O) -> one query -> judge (pure) -> answer; behind it, the first VALID and the last use
 //! expire, end of grace: every read computes the state from the clock; workers only record the events
 //! ```
 //! Invariants: at most one unrevoked license per user and product; a revoked license stays revoked; the
@@ -12,105 +13,67 @@ use chrono::{DateTime, Utc};
 use sea_orm::ColumnTrait;
 
 use crate::crypto::{license_key::LicenseKey, seal::Purpose};
-use crate::events::{EventData, NewEvent};
-use crate::ids::{LicenseId, ProductId, UserId};
-use crate::products::{self, Policy, Product};
-use crate::{AppCaller, Caller, Core, Reason, Result, Scope, entity::license::Column, guilds, tx::Tx};
+use crate::events::EventData;
+use crate::ids::{LicenseId, UserId};
+use crate::products;
+use crate::{Caller, Core, Reason, Result, Scope, entity::license::Column, guilds, tx::Tx};
 
+mod actions;
+mod bulk;
+mod device_store;
+mod devices;
+mod facts;
+mod files;
+mod leases;
+mod list;
+mod manage;
+mod metadata;
+mod offline_request;
+mod prove;
+mod question;
+mod recognition;
+mod requested;
+mod resets;
+mod seen;
 mod state;
 mod store;
+mod test_keys;
+mod usage;
+mod validate;
 mod verdict;
+mod verdict_code;
 
-pub use self::state::{LicenseFacts, LicenseState};
+pub(crate) use self::actions::{Action, apply, issue, record};
+pub use self::bulk::{Generation, MAX_BULK, Revocation, Run, Selection, generate_all, revoke_all};
+pub use self::devices::list as list_devices;
+pub use self::devices::{Activation, Deactivation, FullLicense, NewDevice, activate, deactivate, deactivate_by_owner};
+pub use self::facts::{Device, DeviceMatching, Facts, Lease, LicenseFacts, facts};
+pub use self::files::{FileRequest, LicenseFile, checkout};
+pub(crate) use self::leases::delete_expired as delete_expired_leases;
+pub use self::leases::{Beat, end as end_lease, heartbeat};
+pub use self::list::{LicenseFilter, list};
+pub use self::manage::{Change, NameChange, Renewal, change, redeem, revoke, revoke_member_license, show};
+pub use self::offline_request::activate_offline;
+pub use self::prove::{ProofContext, prove};
+pub use self::question::{Question, Version};
+pub use self::requested::Requested;
+pub use self::resets::{NextReset, reset as reset_devices};
+pub use self::seen::store_pending;
+pub use self::state::{Command, LicenseState, NotAllowed};
 pub use self::store::list_of;
-pub(crate) use self::store::{find, get, list_lapsed, lock, lock_unrevoked, next_lapse, set_sources_end};
-pub use self::verdict::{Question, Verdict, VerdictCode, judge};
+pub(crate) use self::store::{find, list_sources_ended, lock_unrevoked, next_sources_end, set_sources_end};
+pub use self::test_keys::test_keys;
+pub use self::usage::Usage;
+pub use self::validate::{count_usage, validate};
+pub use self::verdict::{Verdict, judge};
+pub use self::verdict_code::{VerdictCode, Warning};
 pub use crate::entity::license::Model as License;
 
-/// Why a license was revoked after its last source.
+/// Why a license was revoked or suspended after its last source.
 pub(crate) const ENTITLEMENT_LOST: &str = "entitlement_lost";
 
-/// A change to a license.
-#[derive(Debug)]
-pub(crate) enum Action<'a> {
-    /// Issues a license under a policy; assigns it at once if there is an owner.
-    Issue { product: &'a Product, policy: &'a Policy, owner: Option<UserId> },
-    /// Revokes a license.
-    Revoke { license: &'a License, reason: &'a str },
-}
-
-/// Applies one action to locked rows and records what happened.
-pub(crate) async fn apply(tx: &mut Tx, caller: &Caller, action: Action<'_>) -> Result<License> {
-    match action {
-        Action::Issue { product, policy, owner } => issue(tx, caller, product, policy, owner).await,
-        Action::Revoke { license, reason } => set_revoked(tx, caller, license, reason).await,
-    }
-}
-
-async fn issue(
-    tx: &mut Tx,
-    caller: &Caller,
-    product: &Product,
-    policy: &Policy,
-    owner: Option<UserId>,
-) -> Result<License> {
-    let core = tx.core().clone();
-    let now = tx.now();
-    let assigned_at = owner.map(|_| now);
-    let duration = assigned_at.zip(policy.duration_s.map(chrono::Duration::seconds));
-    let expires_at = duration.and_then(|(start, duration)| start.checked_add_signed(duration));
-    let license = loop {
-        let id = LicenseId(core.ids.v7(now));
-        let key = LicenseKey::new(&product.prefix, core.ids.v4());
-        let license = License {
-            id,
-            tenant_id: product.tenant_id,
-            product_id: product.id,
-            policy_id: policy.id,
-            user_id: owner,
-            key_lookup: core.keys().mac(Purpose::LicenseLookup, &key.canonical()),
-            key_sealed: core.keys().seal(&core.ids, Purpose::LicenseSeal, id.0, &key.display(&product.prefix)),
-            key_hint: key.hint(&product.prefix),
-            created_at: now,
-            assigned_at,
-            activated_at: None,
-            first_valid_at: None,
-            expires_at,
-            expired_seen_at: None,
-            sources_end_at: None,
-            revoked_at: None,
-            revoke_reason: None,
-            rev: 1,
-        };
-        if store::insert(tx, license.clone()).await? {
-            break license;
-        }
-    };
-    let created = EventData::LicenseCreated { state: LicenseState::Generated, product_id: product.id };
-    record(tx, caller, &license, created);
-    if owner.is_some() {
-        let (from, state) = (LicenseState::Generated, LicenseState::Assigned);
-        record(tx, caller, &license, EventData::LicenseAssigned { from, state });
-    }
-    Ok(license)
-}
-
-async fn set_revoked(tx: &mut Tx, caller: &Caller, license: &License, reason: &str) -> Result<License> {
-    if license.revoked_at.is_some() {
-        return Err(Reason::AlreadyRevoked.refusal());
-    }
-    let from = LicenseFacts { sources_end_at: None, ..LicenseFacts::from(license) }.state(tx.now());
-    let changes = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
-    store::update(tx, license.id, changes).await?;
-    let (state, reason) = (LicenseState::Revoked, reason.to_owned());
-    record(tx, caller, license, EventData::LicenseRevoked { from, state, reason: reason.clone() });
-    Ok(License { revoked_at: Some(tx.now()), revoke_reason: Some(reason), ..license.clone() })
-}
-
-fn record(tx: &mut Tx, caller: &Caller, license: &License, data: EventData) {
-    let event = NewEvent::tenant(license.tenant_id, caller.actor(), data);
-    tx.record(NewEvent { subject: license.user_id, license: Some(license.id), ..event });
-}
+/// Why one of two licenses for a product was revoked when their owners' accounts were merged.
+const ACCOUNTS_MERGED: &str = "accounts_merged";
 
 /// Moves the licenses of a user to another one. Of two unrevoked licenses for one product the one in use is kept,
 /// or else that of `into`; the other one is revoked. The caller has locked both holders.
@@ -120,21 +83,11 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
         if let Some(other) = kept.iter().find(|kept| kept.product_id == license.product_id) {
             let is_in_use = license.first_valid_at.is_some() && other.first_valid_at.is_none();
             let ended = if is_in_use { other.clone() } else { License { user_id: Some(into), ..license } };
-            set_revoked(tx, caller, &ended, "accounts_merged").await?;
+            let (_, policy) = products::get_with_policy(tx, ended.product_id, Some(ended.policy_id)).await?;
+            apply(tx, caller, &ended, &policy.terms, Action::Revoke { reason: ACCOUNTS_MERGED }).await?;
         }
     }
     store::set_user(tx, from, into).await
-}
-
-/// Issues a license that is not assigned to anyone. Returns it with its key.
-pub async fn generate(core: &Core, caller: &Caller, product: ProductId) -> Result<(License, String)> {
-    let mut tx = Tx::begin(core).await?;
-    let (product, policy) = products::get_with_policy(&tx, product, None).await?;
-    let issue = Action::Issue { product: &product, policy: &policy, owner: None };
-    let license = apply(&mut tx, caller, issue).await?;
-    tx.commit().await?;
-    let key = reveal_key(core, &license)?;
-    Ok((license, key))
 }
 
 /// Decrypts a license's key, to show it to its holder. Fails if the ciphertext cannot be decrypted.
@@ -149,6 +102,8 @@ pub struct MemberLicense {
     pub product: String,
     /// The license.
     pub id: LicenseId,
+    /// How many keys it has had.
+    pub key_epoch: i32,
     /// The key in plain text; only for the holder.
     pub key: String,
     /// Its state.
@@ -182,6 +137,7 @@ fn member_license(core: &Core, license: &License, product: &str) -> Result<Membe
     Ok(MemberLicense {
         product: product.to_owned(),
         id: license.id,
+        key_epoch: license.key_epoch,
         key: reveal_key(core, license)?,
         state: license.state(core.clock.now()),
         expires_at: license.expires_at,
@@ -203,7 +159,7 @@ pub async fn list_usable(core: &Core, scope: &Scope, user: UserId) -> Result<Vec
 pub async fn list_ended(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<EndedLicense>> {
     let (now, licenses) = (core.clock.now(), store::list_of(core, scope, user).await?);
     let mut ended = Vec::new();
-    for product in products::list(core, scope).await? {
+    for product in products::list_all(core, scope).await? {
         let of_product = licenses.iter().filter(|license| license.product_id == product.id);
         // `None` if one of them has not ended.
         let all: Option<Vec<_>> = of_product.map(|license| Some((license.ended_at(now)?, license))).collect();
@@ -232,42 +188,6 @@ pub async fn record_undelivered_key(core: &Core, id: LicenseId) -> Result<()> {
     let license = store::lock(&tx, id).await?;
     record(&mut tx, &Caller::System(Scope::of(license.tenant_id)), &license, EventData::KeyUndelivered {});
     tx.commit().await
-}
-
-/// Validates a key for an app. A key that cannot be used is a [`Verdict`], not an error.
-pub async fn validate(core: &Core, app: &AppCaller, question: &Question) -> Result<Verdict> {
-    let now = core.clock.now();
-    let implied_prefixes: Vec<String> = app.products.iter().map(|product| product.prefix.clone()).collect();
-    let key = match LicenseKey::parse(&question.key, &implied_prefixes) {
-        Ok(key) => key,
-        Err(malformed) => {
-            let verdict = Verdict::without_license(VerdictCode::MalformedKey, now);
-            return Ok(Verdict { malformed: Some(malformed), ..verdict });
-        }
-    };
-    let lookups = core.keys().macs(Purpose::LicenseLookup, &key.canonical());
-    let facts = store::find_by_lookup(core, lookups).await?.as_ref().map(LicenseFacts::from);
-    let verdict = judge(facts, app, question.product, now);
-    match &verdict.license {
-        Some((license, LicenseState::Assigned)) => activate(core, app, license.id, now).await,
-        _ => Ok(verdict),
-    }
-}
-
-/// Activates a license at its first `VALID`; a concurrent request may have done so already.
-async fn activate(core: &Core, app: &AppCaller, id: LicenseId, asked_at: DateTime<Utc>) -> Result<Verdict> {
-    let mut tx = Tx::begin(core).await?;
-    let license = store::lock(&tx, id).await?;
-    let (now, facts) = (tx.now(), LicenseFacts::from(&license));
-    let verdict = judge(Some(facts.clone()), app, None, now);
-    let Some((_, from @ LicenseState::Assigned)) = verdict.license else {
-        return Ok(Verdict { checked_at: asked_at, ..verdict });
-    };
-    store::update(&tx, id, [(Column::ActivatedAt, now.into()), (Column::FirstValidAt, now.into())]).await?;
-    let activated = EventData::LicenseActivated { from, state: LicenseState::Active };
-    record(&mut tx, &Caller::App(app.clone()), &license, activated);
-    tx.commit().await?;
-    Ok(judge(Some(LicenseFacts { first_valid_at: Some(now), ..facts }), app, None, now))
 }
 
 /// Finds a license of a tenant by id or key. Refused with `NOT_FOUND`, or `MALFORMED_KEY` if the text is neither an id
@@ -304,10 +224,11 @@ pub async fn announce_expired(core: &Core) -> Result<u64> {
 async fn announce(core: &Core, id: LicenseId) -> Result<bool> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
-    if license.expired_seen_at.is_some() || license.revoked_at.is_some() {
+    // It may have been renewed or revoked since it was listed.
+    if license.lapse_seen_at.is_some() || license.state(tx.now()) != LicenseState::Expired {
         return Ok(false);
     }
-    store::update(&tx, id, [(Column::ExpiredSeenAt, tx.now().into())]).await?;
+    store::update(&tx, id, [(Column::LapseSeenAt, tx.now().into())]).await?;
     let system = Caller::System(Scope::of(license.tenant_id));
     record(
         &mut tx,

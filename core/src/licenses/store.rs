@@ -2,20 +2,54 @@
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, OnConflict};
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder,
+    QuerySelect,
+};
 
+use super::state::LicenseState;
 use crate::entity::license::{Column, Entity, Model as License};
+use crate::entity::{device, lease};
 use crate::ids::{LicenseId, ProductId, UserId};
-use crate::{Core, Reason, Result, Scope, db, tx::Tx};
+use crate::{Core, Error, Reason, Result, Scope, db, policy::OnSourceLost, policy::PolicyTerms, tx::Tx};
 
-/// Inserts a new license. `false`: its key already exists; generate another.
-pub(super) async fn insert(tx: &Tx, license: License) -> Result<bool> {
-    let existing_key = OnConflict::column(Column::KeyLookup).do_nothing().to_owned();
-    let insert = Entity::insert(license.into_active_model()).on_conflict(existing_key);
-    Ok(insert.exec_without_returning(tx.db()).await? == 1)
+/// The number of rows of one statement, which has a limited number of parameters.
+const BATCH: usize = 500;
+
+/// Inserts new licenses.
+pub(super) async fn insert_all(tx: &Tx, licenses: &[License]) -> Result<()> {
+    for batch in licenses.chunks(BATCH) {
+        let rows = batch.iter().cloned().map(License::into_active_model);
+        let existing_key = OnConflict::column(Column::KeyLookup).do_nothing().to_owned();
+        let inserted = Entity::insert_many(rows).on_conflict(existing_key).exec_without_returning(tx.db()).await?;
+        if inserted != batch.len() as u64 {
+            return Err(Error::Internal("a license key was generated twice".to_owned()));
+        }
+    }
+    Ok(())
 }
 
-/// The license with this key, of any tenant: a verdict decides who may know of it.
+/// Stores all columns of a locked license.
+pub(super) async fn save(tx: &Tx, license: &License) -> Result<()> {
+    let row = license.clone().into_active_model().reset_all();
+    Entity::update(row).validate()?.exec_without_returning(tx.db()).await?;
+    Ok(())
+}
+
+/// Removes the devices and sessions of a locked license.
+pub(super) async fn delete_devices_and_leases(tx: &Tx, id: LicenseId) -> Result<()> {
+    lease::Entity::delete_many().filter(lease::Column::LicenseId.eq(id)).exec(tx.db()).await?;
+    device::Entity::delete_many().filter(device::Column::LicenseId.eq(id)).exec(tx.db()).await?;
+    Ok(())
+}
+
+/// The license with this key, of any tenant.
+pub(super) async fn find_by_key(core: &Core, lookups: &[Vec<u8>]) -> Result<Option<License>> {
+    let with_key = Entity::find().filter(Column::KeyLookup.is_in(lookups.iter().cloned()));
+    Ok(with_key.one(core.db.read()).await?)
+}
+
+/// The license with this key, of any tenant: the caller decides who may know of it.
 pub(super) async fn find_by_lookup(core: &Core, lookups: Vec<Vec<u8>>) -> Result<Option<License>> {
     Ok(Entity::find().filter(Column::KeyLookup.is_in(lookups)).one(core.db.read()).await?)
 }
@@ -25,8 +59,26 @@ pub(crate) async fn find(core: &Core, id: LicenseId) -> Result<Option<License>> 
     Ok(Entity::find_by_id(id).one(core.db.read()).await?)
 }
 
+/// The license that a user has for a product. Refused with `NOT_FOUND`.
+pub(super) async fn find_of_user(core: &Core, user: UserId, product: ProductId) -> Result<LicenseId> {
+    let of_user = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
+    let found = of_user.filter(Column::RevokedAt.is_null()).one(core.db.read()).await?;
+    found.map(|license| license.id).ok_or_else(|| Reason::NoLicense.refusal())
+}
+
 pub(super) async fn find_unrevoked(core: &Core, id: LicenseId) -> Result<Option<License>> {
     Ok(Entity::find_by_id(id).filter(Column::RevokedAt.is_null()).one(core.db.read()).await?)
+}
+
+/// The license of a tenant that a user has for a product and that is not revoked.
+pub(super) async fn find_unrevoked_of(
+    core: &Core,
+    scope: &Scope,
+    user: UserId,
+    product: ProductId,
+) -> Result<Option<License>> {
+    let of_user = Column::UserId.eq(user).and(Column::ProductId.eq(product));
+    find_in_scope(core, scope, of_user.and(Column::RevokedAt.is_null())).await
 }
 
 /// The license of a tenant that matches.
@@ -44,6 +96,25 @@ pub(crate) async fn get(core: &Core, scope: &Scope, id: LicenseId) -> Result<Lic
 pub(crate) async fn lock(tx: &Tx, id: LicenseId) -> Result<License> {
     let row = Entity::find_by_id(id).lock_exclusive().one(tx.db()).await?;
     row.ok_or_else(|| Reason::NoLicense.refusal())
+}
+
+/// Licenses that match, of any tenant.
+pub(super) async fn list_matching(core: &Core, matching: Condition, limit: u64) -> Result<Vec<License>> {
+    Ok(Entity::find().filter(matching).order_by_asc(Column::Id).limit(limit).all(core.db.read()).await?)
+}
+
+/// These licenses, locked in the order of their ids.
+pub(super) async fn lock_all(tx: &Tx, ids: &[LicenseId]) -> Result<Vec<License>> {
+    let rows = Entity::find().filter(Column::Id.is_in(ids.iter().copied())).order_by_asc(Column::Id);
+    Ok(rows.lock_exclusive().all(tx.db()).await?)
+}
+
+/// Revokes locked licenses.
+pub(super) async fn revoke_all(tx: &Tx, ids: &[LicenseId], reason: &str) -> Result<()> {
+    let revoked = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
+    let changes = revoked.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
+    db::update(changes, [Column::Id.is_in(ids.iter().copied())]).exec(tx.db()).await?;
+    Ok(())
 }
 
 /// All unrevoked licenses of a user, locked in the order of their ids.
@@ -70,33 +141,73 @@ pub async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<Lic
     Ok(rows.order_by_desc(Column::CreatedAt).order_by_desc(Column::Id).all(core.db.read()).await?)
 }
 
-/// Expired licenses without an expiry event.
+/// Expired licenses whose expiry has no event.
 pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<LicenseId>> {
-    let expired = Entity::find().filter(Column::ExpiresAt.lte(now)).filter(Column::RevokedAt.is_null());
-    let rows = expired.filter(Column::ExpiredSeenAt.is_null()).select_only().column(Column::Id);
+    let expired = Entity::find().filter(is_in_state(LicenseState::Expired, now));
+    let rows = expired.filter(Column::LapseSeenAt.is_null()).select_only().column(Column::Id);
     Ok(rows.limit(limit).into_tuple().all(core.db.read()).await?)
 }
 
-/// Unrevoked licenses whose last source has ended.
-pub(crate) async fn list_lapsed(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<License>> {
+/// Licenses whose last source has ended without an event that says so.
+pub(crate) async fn list_sources_ended(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<License>> {
     let lapsed = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.lte(now));
-    Ok(lapsed.limit(limit).all(core.db.read()).await?)
+    let is_suspended = Column::SuspendedAt.is_not_null().or(Column::LapsesAt.lte(now).if_null(false));
+    let is_recorded = Column::OnSourceLost.eq(OnSourceLost::Suspend).and(is_suspended);
+    Ok(lapsed.filter(is_recorded.not()).limit(limit).all(core.db.read()).await?)
+}
+
+/// The condition that a license is in this state at `now`: the same as [`License::state`].
+pub(super) fn is_in_state(state: LicenseState, now: DateTime<Utc>) -> Condition {
+    let all = Condition::all;
+    let sources_ended = all().add(Column::SourcesEndAt.is_not_null()).add(Column::SourcesEndAt.lte(now));
+    let suspends = Column::OnSourceLost.eq(OnSourceLost::Suspend);
+    let ended =
+        Condition::any().add(Column::RevokedAt.is_not_null()).add(all().add(sources_ended.clone()).add(suspends.not()));
+    let lapsed = all().add(Column::LapsesAt.is_not_null()).add(Column::LapsesAt.lte(now));
+    let suspended = Condition::any().add(Column::SuspendedAt.is_not_null()).add(sources_ended);
+    // In the order in which the state is decided.
+    let states = [
+        (LicenseState::Revoked, ended),
+        (LicenseState::Expired, lapsed),
+        (LicenseState::Suspended, suspended),
+        (LicenseState::Generated, all().add(Column::AssignedAt.is_null())),
+        (LicenseState::Active, all().add(Column::FirstValidAt.is_not_null())),
+        (LicenseState::Renewed, all().add(Column::RenewedAt.is_not_null())),
+        (LicenseState::Activated, all().add(Column::ActivatedAt.is_not_null())),
+        (LicenseState::Assigned, all()),
+    ];
+    let mut condition = all();
+    for (decided, holds) in states {
+        if decided == state {
+            return condition.add(holds);
+        }
+        condition = condition.add(holds.not());
+    }
+    condition
 }
 
 /// When the next license loses its last source.
-pub(crate) async fn next_lapse(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
+pub(crate) async fn next_sources_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
     let later = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.gt(now));
     let next = later.select_only().column_as(Column::SourcesEndAt.min(), "next");
     let next: Option<Option<DateTime<Utc>>> = next.into_tuple().one(core.db.read()).await?;
     Ok(next.flatten())
 }
 
-/// Stores when the last source of a locked license ends.
-pub(crate) async fn set_sources_end(tx: &Tx, license: &License, at: Option<DateTime<Utc>>) -> Result<()> {
-    if license.sources_end_at == at {
+/// Stores when the last source of a locked license ends, if that changes the license.
+pub(crate) async fn set_sources_end(
+    tx: &Tx,
+    license: &License,
+    terms: &PolicyTerms,
+    at: Option<DateTime<Utc>>,
+) -> Result<()> {
+    let mut changed = License { sources_end_at: license.end_with_sources(at), ..license.clone() };
+    if changed.sources_end_at == license.sources_end_at {
         return Ok(());
     }
-    update(tx, license.id, [(Column::SourcesEndAt, at.into())]).await
+    changed.lapses_at = changed.lapse(terms);
+    changed.rev += 1;
+    save(tx, &changed).await
 }
 
 /// Changes columns of a locked license and increments its revision.

@@ -223,18 +223,20 @@ async fn complete_row(core: &Core, id: Uuid, attempt: u32, token: i64, outcome: 
     Ok(recorded)
 }
 
-/// The licenses among these whose key could not be delivered.
-pub async fn undelivered_keys(core: &Core, licenses: &[LicenseId]) -> Result<HashSet<LicenseId>> {
-    let keys = licenses.iter().map(|&license| key_dm(license).1);
+/// The licenses among these, each with the epoch of its key, whose key could not be delivered.
+pub async fn undelivered_keys(core: &Core, licenses: &[(LicenseId, i32)]) -> Result<HashSet<LicenseId>> {
+    let keys = licenses.iter().map(|&(license, epoch)| key_dm(license, epoch).1);
     let failed =
         Entity::find().filter(Column::DedupeKey.is_in(keys)).filter(Column::State.eq(DeliveryState::Undelivered));
     let failed: HashSet<String> = failed.all(core.db.read()).await?.into_iter().map(|row| row.dedupe_key).collect();
-    Ok(licenses.iter().copied().filter(|&license| failed.contains(&key_dm(license).1)).collect())
+    let is_failed = |&&(license, epoch): &&(LicenseId, i32)| failed.contains(&key_dm(license, epoch).1);
+    Ok(licenses.iter().filter(is_failed).map(|&(license, _)| license).collect())
 }
 
 /// The delivery of a license's key, and its dedupe key: each key is sent at most once.
-pub(crate) fn key_dm(license: LicenseId) -> (Delivery, String) {
-    (Delivery::KeyDm { license }, format!("key_dm:{license}"))
+pub(crate) fn key_dm(license: LicenseId, epoch: i32) -> (Delivery, String) {
+    let key = if epoch == 1 { format!("key_dm:{license}") } else { format!("key_dm:{license}:{epoch}") };
+    (Delivery::KeyDm { license }, key)
 }
 
 /// Deletes completed deliveries that were due more than 30 days ago. Returns how many.

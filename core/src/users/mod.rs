@@ -12,13 +12,13 @@ use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use crate::db::{self, Reader};
 use crate::entity::{holder, identity, role_mapping, source, user};
 use crate::ids::{TenantId, UserId};
-use crate::{Code, Core, DiscordUserId, Error, GuildId, Result, throttles, tx::Tx};
+use crate::{Code, Core, DiscordUserId, Error, GuildId, Reason, Result, throttles, tx::Tx};
 
 mod email;
 mod types;
 
 pub use self::email::Email;
-pub use self::types::{AccountStatus, Locale, Provider, Role, SignInMethod};
+pub use self::types::{AccountStatus, Locale, Provider, Recipient, Role, SignInMethod};
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
 
 /// A user without an account and without personal data.
@@ -76,12 +76,29 @@ pub async fn discord_id(core: &Core, user: UserId) -> Result<Option<DiscordUserI
     Ok(discord.and_then(|identity| identity.subject.parse().ok().map(DiscordUserId)))
 }
 
+/// The user who is to be given something. Refused with `NOT_FOUND` if there is no such user.
+pub(crate) async fn resolve(core: &Core, recipient: Recipient) -> Result<UserId> {
+    match recipient {
+        Recipient::Discord(account) => ensure(core, Provider::Discord, &account.to_string()).await,
+        // An unverified sign-up can be deleted, and may be of someone else.
+        Recipient::User(id) => match find(core, id).await?.filter(|user| user.status != AccountStatus::Pending) {
+            Some(user) => Ok(user.id),
+            None => Err(Reason::NoUser.refusal()),
+        },
+    }
+}
+
+/// Whether a user has a Discord account.
+pub(crate) async fn has_discord(from: &impl Reader, user: UserId) -> Result<bool> {
+    Ok(identities(from, user).await?.iter().any(|identity| identity.provider == Provider::Discord))
+}
+
 /// The user with this account at a provider, created if unknown.
 pub async fn ensure(core: &Core, provider: Provider, subject: &str) -> Result<UserId> {
     if let Some(known) = find_by_identity(core, provider, subject).await? {
         return Ok(known);
     }
-    let tx = Tx::begin(core).await?;
+    let tx = Tx::begin_repeatable(core).await?;
     let user = ensure_in(&tx, provider, subject).await?;
     tx.commit().await?;
     Ok(user)
@@ -107,7 +124,7 @@ pub(crate) async fn ensure_all(
     }
     // In the same order everywhere: an inserted identity is a lock.
     subjects.sort_unstable();
-    let (tx, mut users) = (Tx::begin(core).await?, HashMap::new());
+    let (tx, mut users) = (Tx::begin_repeatable(core).await?, HashMap::new());
     for subject in subjects {
         let user = ensure_in(&tx, provider, &subject).await?;
         users.insert(subject, user);

@@ -1,6 +1,16 @@
 //! What describes a user: role, status, language, and the providers that know them.
 
+use crate::ids::{DiscordUserId, UserId};
 use crate::string_enum::string_enum;
+
+/// Who is to be given something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recipient {
+    /// A user.
+    User(UserId),
+    /// The user with this Discord account, who need not be known yet.
+    Discord(DiscordUserId),
+}
 
 string_enum! {
     /// The status of an account.

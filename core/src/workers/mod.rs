@@ -18,7 +18,7 @@ use crate::{Core, Result, bus::Topic, db, ids::InstanceId, tx::Tx};
 pub(crate) mod schedule;
 
 pub(crate) use self::schedule::schedule_no_later_than;
-pub use self::schedule::{CLEANUP, EXPIRE, GATEWAY, LOG_CHANNEL, RECONCILE_ROLES};
+pub use self::schedule::{CLEANUP, EXPIRE, GATEWAY, LOG_CHANNEL, RECONCILE_ROLES, SIGNING_KEYS};
 pub use crate::entity::worker::Model as WorkerRow;
 
 /// A lease acquired by this instance.

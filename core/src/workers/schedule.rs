@@ -17,6 +17,8 @@ pub const RECONCILE_ROLES: &str = "reconcile_roles";
 pub const LOG_CHANNEL: &str = "log_channel";
 /// Deletes expired data.
 pub const CLEANUP: &str = "cleanup";
+/// Rotates the key that signs verdicts, and signs the list of these keys.
+pub const SIGNING_KEYS: &str = "signing_keys";
 /// The lease of the instance that is connected to the Discord gateway.
 pub const GATEWAY: &str = "gateway";
 
