@@ -17,7 +17,8 @@ use dca_core::crypto::seal::MasterKey;
 use dca_core::health::DatabaseHealth;
 use dca_core::ids::InstanceId;
 use dca_core::limiter::{Bucket, Rate};
-use dca_core::{Bus, Clock, Core, Db, Error, Ids, Limiter, accounts::AccountPolicy, keyring::Keyring};
+use dca_core::{Bus, Clock, Core, Db, Error, Ids, Limiter, Settings, accounts::AccountPolicy};
+use dca_core::{key_rotation, keyring::Keyring};
 use dca_migration::{Migrator, MigratorTrait};
 use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -190,6 +191,7 @@ async fn create_core(config: &Config, inputs: &Inputs) -> Result<Core> {
     }
     let core = open_core(config, inputs, db).await?;
     core.create_missing_keys().await?;
+    key_rotation::sign_first_list(&core).await?;
     Ok(core)
 }
 
@@ -199,6 +201,8 @@ pub(crate) async fn open_core(config: &Config, inputs: &Inputs, db: Db) -> Resul
     let redis = open_redis(config)?;
     let rates = [
         (Bucket::Validate, Rate::per_minute(config.limits.validate_per_minute)),
+        (Bucket::Activate, Rate::per_minute(config.limits.activate_per_minute)),
+        (Bucket::Manage, Rate::per_minute(config.limits.manage_per_minute)),
         (Bucket::AuthFailure, Rate::per_minute(config.limits.auth_failures_per_minute)),
         (Bucket::Dm, Rate { burst: BURST, ..Rate::per_minute(config.limits.dm_per_minute) }),
         (Bucket::Auth, Rate::per_minute(config.limits.auth_per_minute)),
@@ -211,7 +215,8 @@ pub(crate) async fn open_core(config: &Config, inputs: &Inputs, db: Db) -> Resul
             Limiter::new(&rates, Some((connection, &config.storage.redis_prefix))),
         ),
     };
-    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, account_policy(config), &master).await?)
+    let settings = Settings { accounts: account_policy(config), public_url: config.http.public_url.clone() };
+    Ok(Core::open(db, inputs.clock.clone(), inputs.ids.clone(), bus, limiter, settings, &master).await?)
 }
 
 fn read_master_key(config: &Config) -> Result<MasterKey> {

@@ -3,7 +3,7 @@
 use dca_commands::{reply, rest};
 use dca_core::health::{self, DatabaseHealth};
 use dca_core::mappings::{self, Mapping};
-use dca_core::{Caller, ChannelId, Clock, Core, GuildId, accounts::admin, guilds};
+use dca_core::{Caller, ChannelId, Clock, Core, GuildId, accounts::admin, guilds, key_rotation};
 use serde::Serialize;
 
 use crate::app::{self, Inputs};
@@ -55,11 +55,16 @@ pub async fn run(config: &Config) -> Vec<Finding> {
     findings.push(check_mail(config).await);
     if let Some(core) = &core {
         findings.push(check_second_factors(core).await);
+        findings.push(check_signing_keys(core).await);
     }
     match app::discord_client(config, &Clock::system()) {
         Ok(None) => findings.push(Finding::off("discord", "no DCA_DISCORD_TOKEN; the bot is off")),
         Ok(Some(discord)) => findings.extend(check_discord(core.as_ref(), &discord).await),
         Err(error) => findings.push(Finding::fail("discord", format!("{error:#}"), "Check DCA_DISCORD_TOKEN.")),
+    }
+    if let Some(core) = core {
+        // Otherwise SQLite may leave its temporary files behind. The findings do not depend on it.
+        _ = core.db.close().await;
     }
     findings
 }
@@ -150,6 +155,24 @@ async fn check_second_factors(core: &Core) -> Finding {
     let fix = "Let them set one up (POST /auth/2fa/setup). DCA_REQUIRE_SECOND_FACTOR=admins requires it.";
     let detail = format!("accounts that administer others without one: {}", names.join(", "));
     Finding { fix: Some(fix.to_owned()), ..Finding::off("second factor", &detail) }
+}
+
+async fn check_signing_keys(core: &Core) -> Finding {
+    let status = match key_rotation::status(core).await {
+        Ok(status) => status,
+        Err(error) => return Finding::database_failure("signing keys", &error),
+    };
+    let place = if status.is_online { "in the database" } else { "exported" };
+    let (rotation, end) = (status.next_rotation.date_naive(), status.list_expires_at.date_naive());
+    let detail = format!("root key {place}, next signing key by {rotation}, list of signing keys valid until {end}");
+    let fix = "Sign a new list of the signing keys: dca-auth keys publish --root FILE";
+    match status.is_publication_due {
+        false => Finding::ok("signing keys", detail),
+        true if status.list_expires_at > core.clock.now() => {
+            Finding { fix: Some(fix.to_owned()), ..Finding::off("signing keys", &detail) }
+        }
+        true => Finding::fail("signing keys", detail, fix),
+    }
 }
 
 async fn check_discord(core: Option<&Core>, discord: &rest::DiscordClient) -> Vec<Finding> {

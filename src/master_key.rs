@@ -76,14 +76,14 @@ fn read_file(path: &Path) -> Result<Option<MasterKey>> {
 }
 
 /// Writes a new file that only its owner can read. Never overwrites a file.
-fn write_secret(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> Result<()> {
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    let written = writeln!(file, "{text}").and_then(|()| file.sync_all());
+    let written = writeln!(file, "{}", text.trim_end()).and_then(|()| file.sync_all());
     written.with_context(|| {
         // The next start would use an incomplete secret.
         _ = fs::remove_file(path);

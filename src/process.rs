@@ -3,13 +3,13 @@
 //! ```text
 //! start: HTTP | bot | workers, each a named task
 //! run:   until a part ends by itself (an error) or the caller stops the process
-//! stop:  unready -> gateway closed -> requests finished -> workers released -> pools closed
+//! stop:  unready -> gateway closed -> requests finished -> workers released -> buffer stored -> pools closed
 //! ```
 
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dca_core::{Error, accounts::admin, outbox::Transport};
+use dca_core::{Error, accounts::admin, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -48,6 +48,7 @@ impl App {
             running.spawn("HTTP server", async { Ok(server.task.await??) });
         }
         running.spawn("cleanup of memory", free_memory(self.clone(), running.stop.clone()));
+        running.spawn("write-behind", store_pending(self.clone(), running.stop.clone()));
         running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
             let stop = running.stop.clone();
@@ -135,6 +136,12 @@ impl Running {
             warn!("some tasks did not finish in time; their leases will expire");
             self.parts.detach_all();
         }
+        // What the last requests left.
+        match tokio::time::timeout(Duration::from_secs(5), licenses::store_pending(&self.app.core)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "could not store when licenses were first validated or last used"),
+            Err(_) => warn!("could not store in time when licenses were last used"),
+        }
         Ok(self.app.core.db.close().await?)
     }
 
@@ -163,6 +170,7 @@ impl Running {
             mode = app.mode(),
             listening = %addr.map_or_else(|| "no".to_owned(), |addr| addr.to_string()),
             url = config.http.public_url,
+            root_key = key_rotation::status(&app.core).await?.root.x,
             off = off.join("; "),
             "DCA-Auth is up"
         );
@@ -181,6 +189,22 @@ async fn free_memory(app: App, stop: CancellationToken) -> Result<()> {
     while tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.is_err() {
         app.core.limiter.drop_idle();
         app.metrics.run_upkeep();
+    }
+    Ok(())
+}
+
+/// Stores what waits behind answers, until `stop`. While the database cannot write, it waits on.
+async fn store_pending(app: App, stop: CancellationToken) -> Result<()> {
+    let warnings = LogLimit::default();
+    while stop.run_until_cancelled(app.core.write_behind.filled()).await.is_some() {
+        let mut pause = Duration::from_millis(50);
+        if let Err(error) = licenses::store_pending(&app.core).await {
+            pause = Duration::from_secs(1);
+            if warnings.allows() {
+                warn!(%error, "cannot store when licenses were last used; trying again");
+            }
+        }
+        _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ pub(crate) fn in_request<'a, T: 'a>(ctx: Context<'_>, work: impl Future<Output =
 pub(crate) async fn complete_product(ctx: Context<'_>, partial: &str) -> serenity::builder::CreateAutocompleteResponse {
     let typed = partial.to_lowercase();
     let known = match caller(ctx).await {
-        Ok(caller) => products::list(&ctx.data().core, &caller.scope()).await.unwrap_or_default(),
+        Ok(caller) => products::list_all(&ctx.data().core, &caller.scope()).await.unwrap_or_default(),
         Err(_) => Vec::new(),
     };
     let names = known.into_iter().map(|product| product.name).filter(|name| name.to_lowercase().contains(&typed));

@@ -13,7 +13,7 @@ pub(crate) async fn key(ctx: Context<'_>) -> Result<(), CommandError> {
     };
     let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
     let ended = licenses::list_ended(core, &caller.scope(), user).await?;
-    let ids: Vec<_> = licenses.iter().map(|license| license.id).collect();
+    let ids: Vec<_> = licenses.iter().map(|license| (license.id, license.key_epoch)).collect();
     let undelivered = outbox::undelivered_keys(core, &ids).await?;
     ctx.say(reply::keys(&licenses, &ended, !undelivered.is_empty())).await?;
     Ok(())

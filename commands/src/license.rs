@@ -21,7 +21,7 @@ async fn show(ctx: Context<'_>, #[description = "The member"] member: User) -> R
         Some(user) => licenses::list_of(core, &caller.scope(), user).await?,
         None => Vec::new(),
     };
-    let ids: Vec<_> = found.iter().map(|license| license.id).collect();
+    let ids: Vec<_> = found.iter().map(|license| (license.id, license.key_epoch)).collect();
     let undelivered = outbox::undelivered_keys(core, &ids).await?;
     let now = core.clock.now();
     let rows = found.iter().map(|license| LicenseRow {
@@ -77,7 +77,7 @@ async fn revoke(
     let member: DiscordUserId = member.id.get().into();
     let user = find_user(core, member).await?.ok_or_else(|| Reason::NoMemberLicense.refusal())?;
     let reason = reason.as_deref().unwrap_or("admin_decision");
-    let revoke = entitlements::revoke_member_license(core, &caller, user, product.id, reason);
+    let revoke = licenses::revoke_member_license(core, &caller, user, product.id, reason);
     let revoked = in_request(ctx, revoke).await?;
     ctx.say(reply::revoked(member, &product.name, &revoked.key_hint)).await?;
     Ok(())

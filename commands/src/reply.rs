@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use dca_core::entitlements::breaker::Stopped;
 use dca_core::events::{Event, EventKind};
-use dca_core::licenses::{EndedLicense, KeyMessage, License, LicenseState, MemberLicense};
+use dca_core::licenses::{Command, EndedLicense, KeyMessage, License, LicenseState, MemberLicense};
 use dca_core::log_channel::LogEntry;
 use dca_core::mappings::{Announce, Mapping};
 use dca_core::products::{Policy, Product};
@@ -72,10 +72,12 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
         Reason::AlreadyLicensed => {
             "This member already has a license for that product. Use `/license show` for details.".into()
         }
-        Reason::AlreadyRevoked => "This license is already revoked.".into(),
+        Reason::NotAllowed { command: Command::Revoke, .. } => "This license is already revoked.".into(),
+        Reason::NotAllowed { command, state } => format!("A license that is {state} does not allow this ({command})."),
+        Reason::UserBanned => "This member is banned from that product. Lift the ban first.".into(),
         Reason::InvalidProductName => "A product name must have 1 to 80 visible characters, for example Studio.".into(),
         Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".into(),
-        Reason::RevocationReasonTooLong => "The reason is too long. Use at most 200 characters.".into(),
+        Reason::NotOneLine { field, max } => format!("The {field} must be one line of 1 to {max} characters."),
         other => format!("This was refused ({}).", other.code()),
     };
     format!("❌ {text}")
@@ -145,6 +147,7 @@ pub(crate) fn keys(licenses: &[MemberLicense], ended: &[EndedLicense], undeliver
     let usable = licenses.iter().map(|license| {
         let note = match (license.state, license.ends_at) {
             (LicenseState::Expired, _) => " (expired)".to_owned(),
+            (LicenseState::Suspended, _) => " (suspended: ask an admin of this server)".to_owned(),
             (_, Some(at)) => format!(" (ends {}, because you no longer have the role)", time(at.timestamp())),
             _ => String::new(),
         };
@@ -241,16 +244,23 @@ pub(crate) fn licenses<'a>(member: DiscordUserId, rows: impl Iterator<Item = Lic
         let end = match (license.revoked_at, license.sources_end_at) {
             (Some(at), _) => format!(" {}{reason}", time(at.timestamp())),
             (None, Some(at)) if state == LicenseState::Revoked => format!(" {} (role lost)", time(at.timestamp())),
-            (None, Some(at)) => format!(", ends {} (role lost)", time(at.timestamp())),
-            (None, None) => String::new(),
+            (None, Some(at)) if state != LicenseState::Suspended => {
+                format!(", ends {} (role lost)", time(at.timestamp()))
+            }
+            (None, _) => String::new(),
         };
+        let suspended = license.suspended_at.filter(|_| state == LicenseState::Suspended);
+        let suspended = suspended.map_or_else(String::new, |at| {
+            let reason = escape(license.suspend_reason.as_deref().unwrap_or_default());
+            format!(" since {} ({reason})", time(at.timestamp()))
+        });
         let note = if is_undelivered && state != LicenseState::Revoked {
             "\n⚠️ The key was not delivered: the member does not accept direct messages. `/key` shows it to them."
         } else {
             ""
         };
         let issued = time(license.created_at.timestamp());
-        format!("**{}** `{}` issued {issued}, {state}{end}{note}", escape(product), license.key_hint)
+        format!("**{}** `{}` issued {issued}, {state}{suspended}{end}{note}", escape(product), license.key_hint)
     };
     list(rows.map(line)).unwrap_or_else(|| format!("<@{member}> has never had a license in this server."))
 }
@@ -278,11 +288,11 @@ pub(crate) fn revoked(member: DiscordUserId, product: &str, hint: &str) -> Strin
 }
 
 pub(crate) fn setup_panel(product: &Product, policy: &Policy) -> String {
-    let validity = match policy.duration_s {
+    let validity = match policy.terms.duration_seconds {
         Some(seconds) => format!("are valid for {}", count(seconds / 86_400, "day")),
         None => "do not expire".to_owned(),
     };
-    let grace = match policy.source_grace_s {
+    let grace = match policy.terms.source_grace_seconds {
         0 => "end as soon as the role is lost".to_owned(),
         seconds => format!("end {} after the role is lost", count(seconds / 3_600, "hour")),
     };
@@ -336,7 +346,7 @@ fn log_details(event: &Event) -> Vec<String> {
     let stopped = value("ending").zip(value("holders"));
     let stopped =
         stopped.map(|(ending, holders)| format!("it would revoke the licenses of {ending} of {holders} members"));
-    [role, license, text("reason"), stopped].into_iter().flatten().collect()
+    [role, license, text("hint"), text("reason"), stopped].into_iter().flatten().collect()
 }
 
 const fn log_hint(event: &Event) -> Option<&'static str> {

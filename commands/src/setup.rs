@@ -1,9 +1,8 @@
 //! `/setup`: a product, its role and a log channel.
 
-use std::time::Duration;
-
 use dca_core::mappings::{self, Announce};
-use dca_core::products::{self, PolicyChanges};
+use dca_core::policy::PolicyPatch;
+use dca_core::products::{self, Changed};
 use dca_core::{Caller, GuildId, guilds};
 use serenity::all::{ChannelType, ComponentInteraction, ComponentInteractionDataKind, CreateActionRow};
 use serenity::all::{CreateSelectMenu, CreateSelectMenuKind};
@@ -32,12 +31,15 @@ pub(crate) async fn setup(
     grace_hours: Option<u32>,
 ) -> Result<(), CommandError> {
     let caller = caller(ctx).await?;
-    let hours = |n: u32| Duration::from_secs(u64::from(n) * 3_600);
-    let terms = PolicyChanges { duration: days.map(|days| hours(days * 24)), source_grace: grace_hours.map(hours) };
-    let core = &ctx.data().core;
-    let define = products::create_or_update(core, &caller, &product, prefix.as_deref(), &terms);
-    let product = in_request(ctx, define).await?;
-    let policy = products::current_policy(core, &product).await?;
+    let mut patch = PolicyPatch::default();
+    if let Some(days) = days {
+        patch = patch.with("durationSeconds", (days > 0).then(|| u64::from(days) * 86_400));
+    }
+    if let Some(hours) = grace_hours {
+        patch = patch.with("sourceGraceSeconds", u64::from(hours) * 3_600);
+    }
+    let define = products::create_or_update(&ctx.data().core, &caller, &product, prefix.as_deref(), &patch);
+    let Changed { product, policy, .. } = in_request(ctx, define).await?;
     let panel = poise::CreateReply::default()
         .content(reply::setup_panel(&product, &policy))
         .components(panel(product.id, ctx.author().id.get()));

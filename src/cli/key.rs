@@ -1,7 +1,10 @@
 //! `dca-auth key`.
 
 use anyhow::{Context, Result};
+use chrono::{DateTime, Utc};
 use clap::Subcommand;
+use dca_core::licenses::{Change, Generation, Renewal, Run};
+use dca_core::precondition::IfMatch;
 use dca_core::users::{self, Provider};
 use dca_core::{Caller, Scope, entitlements, ids::UserId, licenses, products};
 use serde_json::json;
@@ -35,6 +38,27 @@ pub(super) enum Key {
         #[arg(long, default_value = "operator_decision")]
         reason: String,
     },
+    /// Suspend a license; its key is not valid until it is resumed
+    Suspend {
+        /// The license ID or key; `-` reads it from standard input
+        license: String,
+        /// The reason, for the audit log
+        #[arg(long, default_value = "operator_decision")]
+        reason: String,
+    },
+    /// Resume a suspended license
+    Resume {
+        /// The license ID or key; `-` reads it from standard input
+        license: String,
+    },
+    /// Move the expiry of a license by the duration of its policy, or until a time
+    Renew {
+        /// The license ID or key; `-` reads it from standard input
+        license: String,
+        /// The new expiry, for example 2030-01-01T00:00:00Z
+        #[arg(long)]
+        until: Option<DateTime<Utc>>,
+    },
     /// Show a license as JSON
     Inspect {
         /// The license ID or key; `-` reads it from standard input
@@ -49,21 +73,28 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
             let caller = operator_of(app, tenant_arg, async |scope| products::get(core, scope, &product).await.is_ok());
             let caller = caller.await?;
             let product = products::get(core, &caller.scope(), &product).await?;
-            let key = match member {
-                Some(member) => {
-                    let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
-                    grant(app, &caller, &product, user).await?
-                }
-                None => licenses::generate(core, &caller, product.id).await?.1,
+            let key = if let Some(member) = member {
+                let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
+                grant(app, &caller, &product, user).await?
+            } else {
+                let batch = Generation::one_of(product.id);
+                let generated = licenses::generate_all(core, &caller, batch, Run::Real).await?;
+                licenses::reveal_key(core, &generated[0].license)?
             };
             Ok(Output::new(json!({ "key": key, "productId": product.id }), key))
         }
         Key::Revoke { license, reason } => {
             let (caller, license) = find(app, tenant_arg, license).await?;
             let (license, _) = licenses::inspect(core, &caller.scope(), &license).await?;
-            let license = entitlements::revoke(core, &caller, license.id, &reason).await?;
+            let license = licenses::revoke(core, &caller, license.id, &reason).await?;
             let text = format!("revoked {} ({})", license.key_hint, license.id);
             Ok(Output::new(json!({ "id": license.id, "keyHint": license.key_hint, "state": "revoked" }), text))
+        }
+        Key::Suspend { license, reason } => change(app, tenant_arg, license, Change::Suspend { reason }).await,
+        Key::Resume { license } => change(app, tenant_arg, license, Change::Resume).await,
+        Key::Renew { license, until } => {
+            let renewal = until.map_or(Renewal::Once, Renewal::Until);
+            change(app, tenant_arg, license, Change::Renew(renewal)).await
         }
         Key::Inspect { license } => {
             let (caller, license) = find(app, tenant_arg, license).await?;
@@ -78,6 +109,17 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
             Ok(Output::new(details, text))
         }
     }
+}
+
+async fn change(app: &App, tenant_arg: &TenantArg, license: String, change: Change) -> Result<Output> {
+    let (core, (caller, license)) = (&app.core, find(app, tenant_arg, license).await?);
+    let (license, _) = licenses::inspect(core, &caller.scope(), &license).await?;
+    let changed = licenses::change(core, &caller, license.id, &IfMatch::default(), change).await?;
+    let (hint, state) = (&changed.key_hint, changed.state(core.clock.now()));
+    let expiry = changed.expires_at.map_or_else(String::new, |at| format!(", and expires at {at:?}"));
+    let text = format!("{hint} ({}) is {state}{expiry}", changed.id);
+    let json = json!({ "id": changed.id, "keyHint": hint, "state": state, "expiresAt": changed.expires_at });
+    Ok(Output::new(json, text))
 }
 
 fn discord_id(text: &str) -> Result<u64, &'static str> {

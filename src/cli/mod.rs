@@ -106,7 +106,8 @@ enum Command {
         #[command(flatten)]
         tenant_arg: tenant::TenantArg,
     },
-    /// Show products
+    /// Create, change and show products
+    #[command(after_help = product::EXAMPLES)]
     Product {
         #[command(subcommand)]
         command: product::Product,
@@ -192,11 +193,11 @@ async fn execute(cli: Cli, env: BTreeMap<String, String>) -> Result<Output> {
         create().await
     };
     match cli.command.unwrap_or(Command::Serve(serve::Serve::default())) {
-        Command::Serve(args) => serve::run(config()?, &args).await,
+        Command::Serve(args) => Box::pin(serve::run(config()?, &args)).await,
         Command::Doctor => doctor::run(config()?).await,
         Command::Key { command, tenant_arg } => key::run(&existing().await?, command, &tenant_arg).await,
         Command::Apikey { command, tenant_arg } => apikey::run(&existing().await?, command, &tenant_arg).await,
-        Command::Product { command, tenant_arg } => product::run(&existing().await?, &command, &tenant_arg).await,
+        Command::Product { command, tenant_arg } => product::run(&existing().await?, command, &tenant_arg).await,
         Command::Tenant(command) => tenant::run(&existing().await?, &command).await,
         Command::Admin(command) => admin::run(&create().await?, command).await,
         Command::Keys(command) => keys::run(&existing().await?, &command).await,

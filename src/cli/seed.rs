@@ -3,7 +3,14 @@
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use dca_core::users::{self, Provider};
-use dca_core::{Caller, api_keys, crypto::api_key::ApiKeyKind, licenses, products, tenants};
+use dca_core::{
+    Caller,
+    api_keys::{self, NewApiKey},
+    crypto::api_key::ApiKeyKind,
+    licenses,
+    policy::PolicyPatch,
+    products, tenants,
+};
 use serde_json::json;
 
 use super::{key::grant, output::Output};
@@ -32,15 +39,16 @@ pub(super) async fn run(app: &App, command: &Seed) -> Result<Output> {
         ),
     };
     let caller = Caller::operator(tenant);
-    let no_changes = products::PolicyChanges::default();
-    let product = products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &no_changes).await?;
+    let terms = PolicyPatch::default();
+    let product = products::create_or_update(core, &caller, "Demo Tools", Some("DEMO"), &terms).await?.product;
     let user = users::ensure(core, DEMO_MEMBER.0, DEMO_MEMBER.1).await?;
     let licenses = licenses::list_usable(core, &caller.scope(), user).await?;
     let license = match licenses.into_iter().next() {
         Some(license) => license.key,
         None => grant(app, &caller, &product, user).await?,
     };
-    let (_, api_key) = api_keys::create(core, &caller, "demo", ApiKeyKind::Secret, &[product.id]).await?;
+    let (_, api_key) =
+        api_keys::create(core, &caller, NewApiKey::new(ApiKeyKind::Secret, "demo", &[product.id])).await?;
     let (url, api_key) = (&app.config.http.public_url, api_key.expose());
     let text = format!(
         "license key: {license}\nAPI key:     {api_key}\n\n\

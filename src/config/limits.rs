@@ -7,8 +7,12 @@ use super::{parse::number, reader::settings};
 settings! {
     /// Rate limits.
     LimitsConfig {
-        /// Validations allowed per minute, per API key and client address.
+        /// Validations, heartbeats and usage reports allowed per minute, per API key and client address.
         validate_per_minute: NonZeroU32 = "DCA_VALIDATE_PER_MINUTE", positive("6000");
+        /// Activations, deactivations and redemptions allowed per minute, per API key and client address.
+        activate_per_minute: NonZeroU32 = "DCA_ACTIVATE_PER_MINUTE", positive("600");
+        /// Management requests allowed per minute, per API key and client address, or else per client network.
+        manage_per_minute: NonZeroU32 = "DCA_MANAGE_PER_MINUTE", positive("600");
         /// Failed authentications allowed per client address and minute.
         auth_failures_per_minute: NonZeroU32 = "DCA_AUTH_FAILURES_PER_MINUTE", positive("60");
         /// Account requests allowed per client network and minute.

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, fmt};
 
 mod accounts;
+mod compat;
 mod cookies;
 mod discord;
 mod earlier;
@@ -26,7 +27,8 @@ pub use self::http::{HttpConfig, TlsFiles};
 pub use self::log::{LogConfig, LogFormat};
 pub use self::mail::{MailConfig, SmtpTls};
 use self::reader::Reader;
-pub use self::{accounts::AccountsConfig, cookies::CookieConfig, discord::DiscordConfig, limits::LimitsConfig};
+pub use self::{accounts::AccountsConfig, compat::CompatConfig, cookies::CookieConfig};
+pub use self::{discord::DiscordConfig, limits::LimitsConfig};
 pub use self::{oauth::OAuthConfig, parse::Secret, storage::StorageConfig};
 
 /// The configuration of the process. Durations are whole seconds in the environment.
@@ -44,6 +46,8 @@ pub struct Config {
     pub accounts: AccountsConfig,
     /// Attributes of cookies.
     pub cookies: CookieConfig,
+    /// Unsafe behavior of earlier systems.
+    pub compat: CompatConfig,
     /// Emails.
     pub mail: MailConfig,
     /// Rate limits.
@@ -73,6 +77,7 @@ impl Config {
             oauth: OAuthConfig::read(reader),
             accounts: AccountsConfig::read(reader),
             cookies: CookieConfig::read(reader).checked(reader, &http.public_url),
+            compat: CompatConfig::read(reader),
             mail: MailConfig::read(reader),
             limits: LimitsConfig::read(reader),
             log: LogConfig::read(reader),

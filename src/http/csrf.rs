@@ -6,7 +6,7 @@
 //! (double submit). Without any of these headers, cookies do not authenticate it, except for clients of an earlier
 //! system (`DCA_ALLOW_COOKIES_WITHOUT_ORIGIN`).
 
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request};
 use axum::http::{HeaderMap, Method, header};
 use axum::{middleware::Next, response::Response};
 use dca_core::Code;
@@ -21,12 +21,12 @@ use super::{
 use crate::{App, Config};
 
 pub(super) async fn protect(
-    State(app): State<App>,
+    Extension(app): Extension<App>,
     dialect: Dialect,
-    cookies: Cookies,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let cookies = Cookies::of(&app, request.headers());
     let usable = check(&app.config, dialect, &cookies, &request)?;
     request.extensions_mut().insert(usable);
     Ok(next.run(request).await)
@@ -42,7 +42,7 @@ fn check(config: &Config, dialect: Dialect, cookies: &Cookies, request: &Request
     }
     let is_allowed_page = is_allowed_page(config, headers);
     if is_allowed_page == Some(false) {
-        return Err(Problem::of(Code::AccessDenied));
+        return Err(Problem::new(Code::AccessDenied, "This request is not allowed from this origin."));
     }
     if let Some(sent) = headers.get("x-csrf-token") {
         return match cookies.get(CookieKind::Csrf)? {

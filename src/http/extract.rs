@@ -7,12 +7,14 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request};
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use dca_core::accounts::{ClientInfo, Principal, sessions};
-use dca_core::{AppCaller, Code, Error, api_keys, limiter::Bucket, users::Locale};
+use dca_core::accounts::{ClientInfo, Principal, guild_managers, sessions};
+use dca_core::crypto::{api_key::ApiKeyKind, sha256};
+use dca_core::field::FieldFault;
+use dca_core::{AppCaller, Caller, Code, api_keys, limiter::Bucket, users::Locale};
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -22,7 +24,7 @@ use url::form_urlencoded;
 use super::cookies::{CookieKind, Cookies};
 use super::problem::{FieldError, Problem};
 use super::{compat::dialect::Dialect, quota};
-use crate::App;
+use crate::{App, wording};
 
 /// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
 /// a trusted proxy. Entries added by other hosts are ignored.
@@ -41,25 +43,73 @@ pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr
 }
 
 /// The caller, authenticated by an API key in `X-API-Key` or `Authorization: Bearer`.
-pub struct ApiKey {
-    pub caller: AppCaller,
-    pub client: IpNet,
-}
+pub struct ApiKey(pub AppCaller);
 
 impl FromRequestParts<App> for ApiKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
-        let client = client_addresses(client_ip_of(parts, app));
-        let key = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?;
-        match api_keys::authenticate(&app.core, key).await {
-            Ok(caller) => Ok(Self { caller, client }),
-            Err(refused @ Error::Refused(_)) => {
-                quota::count(app, Bucket::AuthFailure, &client.to_string()).await?;
-                Err(refused.into())
-            }
-            Err(other) => Err(other.into()),
+        let key = ApiKeyCredential::from_request_parts(parts, app).await?;
+        let caller = api_keys::authenticate(&app.core, key.expose()).await;
+        Ok(Self(key.checked(caller).await?))
+    }
+}
+
+/// An API key that has not been authenticated: core does so with the statement that reads what the app asks for.
+pub(crate) struct ApiKeyCredential {
+    app: App,
+    client: IpNet,
+    text: String,
+}
+
+impl FromRequestParts<App> for ApiKeyCredential {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let text = credential(&parts.headers).ok_or_else(|| Problem::of(Code::NoApiKey))?.to_owned();
+        Ok(Self { app: app.clone(), client: client_addresses(client_ip_of(parts, app)), text })
+    }
+}
+
+impl ApiKeyCredential {
+    /// The text of the key.
+    pub(crate) fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// The result of a call into core that authenticates the key. Counts a key that is not valid.
+    pub(crate) async fn checked<T>(&self, result: dca_core::Result<T>) -> Result<T, Problem> {
+        if result.as_ref().is_err_and(|error| error.code() == Code::InvalidApiKey) {
+            quota::count(&self.app, Bucket::AuthFailure, &self.client.to_string()).await?;
         }
+        Ok(result?)
+    }
+}
+
+/// The caller of the license service: an app with an API key, or a signed-in user.
+pub(crate) struct Authenticated(pub(crate) Caller);
+
+impl FromRequestParts<App> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let is_api_key = |key: &str| ApiKeyKind::ALL.iter().any(|kind| key.starts_with(kind.prefix()));
+        if parts.headers.contains_key("x-api-key") || bearer(&parts.headers).is_some_and(is_api_key) {
+            return Ok(Self(Caller::App(ApiKey::from_request_parts(parts, app).await?.0)));
+        }
+        Ok(Self(SignedIn::from_request_parts(parts, app).await?.0))
+    }
+}
+
+/// A signed-in user as the caller of the license service, where an API key is not enough.
+pub(crate) struct SignedIn(pub(crate) Caller);
+
+impl FromRequestParts<App> for SignedIn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        let user = CurrentUser::from_request_parts(parts, app).await?;
+        Ok(Self(guild_managers::license_caller(&app.core, &user.principal).await?))
     }
 }
 
@@ -69,6 +119,11 @@ fn credential(headers: &HeaderMap) -> Option<&str> {
         return Some(key.to_str().unwrap_or_default());
     }
     bearer(headers)
+}
+
+/// The API key of a request, if it has no Bearer token that is something else.
+pub(super) fn api_key(headers: &HeaderMap) -> Option<&str> {
+    credential(headers).filter(|_| bearer(headers).is_none_or(|token| token.starts_with("dca_")))
 }
 
 pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -87,7 +142,7 @@ impl FromRequestParts<App> for ClientIp {
     }
 }
 
-fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
+pub(super) fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
     let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     let trusted = &app.config.http.trusted_proxies;
     if parts.headers.contains_key("x-forwarded-for") && !is_trusted(trusted, peer.to_canonical()) {
@@ -221,19 +276,43 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
+        Ok(Self(DigestedJson::from_request(request, app).await?.value))
+    }
+}
+
+/// Like [`JsonBody`], with the SHA-256 of the body as it was sent.
+pub(super) struct DigestedJson<T> {
+    pub(super) value: T,
+    pub(super) digest: [u8; 32],
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for DigestedJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let is_form = Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers);
         if !is_form && !is_json(&parts.headers) {
             return Err(Problem::of(Code::UnsupportedMediaType));
         }
         let bytes = Bytes::from_request(Request::from_parts(parts, body), app).await.map_err(body_error)?;
-        Ok(Self(if is_form { parse_form(&bytes)? } else { parse_json(&bytes)? }))
+        let value = if is_form { parse_form(&bytes)? } else { parse_json(&bytes)? };
+        Ok(Self { value, digest: sha256(&bytes) })
     }
 }
 
+/// The largest body.
+const BODY: usize = 16 * 1024;
+/// The largest body of the routes that accept 1000 IDs, or 16 KiB of metadata among other members.
+const LARGE_BODY: usize = 64 * 1024;
+const LARGE_BODIES: [&str; 3] = ["/admin/licenses/generate", "/admin/licenses/revoke", "/licenses/{id}"];
+
 /// Reads the body before anything else. If a request is refused before its body has arrived, hyper closes the connection
 /// without notice, and the client's next request on it fails.
-pub(super) async fn read_body(request: Request, next: Next) -> Result<Response, Problem> {
+pub(super) async fn read_body(mut request: Request, next: Next) -> Result<Response, Problem> {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
+    let limit = if LARGE_BODIES.contains(&route) { LARGE_BODY } else { BODY };
+    DefaultBodyLimit::max(limit).apply(&mut request);
     let (parts, body) = request.into_parts();
     let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await.map_err(body_error)?;
     Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
@@ -267,6 +346,11 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         // serde would deserialize an array into a struct by position.
         return Err(not_an_object());
     }
+    // Members that are ignored may be nested to any depth, and others as deep as the parser's limit.
+    if depth(bytes) > MAX_DEPTH {
+        let detail = format!("The body has more than {MAX_DEPTH} nested arrays and objects.");
+        return Err(Problem::new(Code::BadRequest, detail));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let inner = error.inner();
@@ -281,13 +365,36 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(parsed)
 }
 
+/// How deep the arrays and objects of a body may be nested.
+const MAX_DEPTH: usize = 32;
+
+/// How deep the arrays and objects of a JSON text are nested.
+fn depth(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut is_string, mut bytes) = (0_usize, 0, false, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_string = !is_string,
+            b'\\' if is_string => _ = bytes.next(),
+            b'[' | b'{' if !is_string => depth += 1,
+            b']' | b'}' if !is_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
 /// All invalid fields of an object. The parser stops at the first, so each one is replaced by a string before the next
 /// try.
 fn invalid_fields<T: DeserializeOwned>(bytes: &[u8], first: FieldError) -> Vec<FieldError> {
     let mut errors = vec![first];
     let Ok(mut object) = serde_json::from_slice::<Map<String, Value>>(bytes) else { return errors };
     while let Some(last) = errors.last() {
-        object.insert(last.field.clone(), "".into());
+        if last.message.ends_with(wording::UNKNOWN_FIELD) {
+            object.remove(&last.field);
+        } else {
+            object.insert(last.field.clone(), "".into());
+        }
         let Err(error) = serde_path_to_error::deserialize::<_, T>(Value::Object(object.clone())) else { break };
         match field_error(&error) {
             Some(next) if errors.iter().all(|known| known.field != next.field) => errors.push(next),
@@ -297,21 +404,10 @@ fn invalid_fields<T: DeserializeOwned>(bytes: &[u8], first: FieldError) -> Vec<F
     errors
 }
 
-/// The invalid field, and what is wrong with it. Only those parts of the parser's message are used that never quote the
-/// value.
+/// The invalid field, and what is wrong with it.
 fn field_error<E: Display>(error: &serde_path_to_error::Error<E>) -> Option<FieldError> {
-    let message = error.inner().to_string();
-    let message = message.split(" at line ").next().unwrap_or_default();
-    let named = |prefix| Some(message.strip_prefix(prefix)?.split('`').next()?.to_owned());
-    let (field, fault) = if let Some(field) = named("missing field `") {
-        (field, "is required".to_owned())
-    } else if let Some(field) = named("duplicate field `") {
-        (field, "is given more than once".to_owned())
-    } else {
-        let expected = message.rsplit_once(", expected ").map(|(_, expected)| format!("must be {expected}"));
-        (error.path().to_string(), expected.unwrap_or_else(|| "is not valid".to_owned()))
-    };
-    (field != ".").then(|| FieldError { message: format!("{field} {fault}"), field })
+    let (field, fault) = FieldFault::of(error)?;
+    Some(FieldError { message: wording::field(&field, &fault), field })
 }
 
 fn body_error(rejection: BytesRejection) -> Problem {
@@ -346,6 +442,28 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn every_unknown_and_invalid_field_is_named() {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Settings {
+            #[serde(rename = "name")]
+            _name: String,
+            #[serde(rename = "maxDevices")]
+            _max_devices: Option<u32>,
+        }
+        let errors = |body: &str| match parse_json::<Settings>(body.as_bytes()) {
+            Ok(_) => String::new(),
+            Err(problem) => problem.errors.iter().map(|error| &*error.message).collect::<Vec<_>>().join("|"),
+        };
+        assert_eq!(errors(r#"{"name":"a","maxDevices":1}"#), "");
+        let both = "maxdevices is not a known field|b is not a known field|name is required";
+        assert_eq!(errors(r#"{"maxdevices":1,"b":{"c":[]}}"#), both);
+        let (name, devices) = ("name must be a string", "maxDevices must be a whole number");
+        assert_eq!(errors(r#"{"name":1,"c":2,"maxDevices":""}"#), format!("{name}|c is not a known field|{devices}"));
+    }
+
     #[test]
     fn locale_is_the_supported_language_with_the_highest_weight() {
         for (header, expected) in [

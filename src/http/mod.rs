@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse};
+use axum::{Extension, Router, middleware, response::IntoResponse};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
-use dca_core::Code;
+use dca_core::{Code, limiter::Bucket};
 use futures::FutureExt;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -24,29 +24,38 @@ use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
-use crate::{App, http::connections::Connections, http::problem::Problem};
+use self::idempotency::idempotent;
+use self::rate_limit::{limited, unlimited};
+use self::{connections::Connections, problem::Problem};
+use crate::App;
 
 mod accounts;
 mod admin;
+mod api_keys;
+mod bans;
 mod compat;
 mod connections;
 mod cookies;
 mod csrf;
 mod extract;
 mod home;
+mod idempotency;
 mod idle_timeout;
+mod keys;
 mod licenses;
 mod openapi;
 mod ops;
+mod paging;
+mod precondition;
 mod prelude;
 mod problem;
+mod products;
 mod quota;
 mod rate_limit;
 mod request_head;
 mod schemas;
 mod trace;
 
-const BODY_LIMIT: usize = 16 * 1024;
 /// The longest a request may take, including the transfer of its body.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a connection with HTTP/2 is checked.
@@ -54,17 +63,54 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// All routes except those of accounts, with their documentation.
 fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::with_openapi(openapi::Doc::openapi())
-        .routes(routes!(licenses::validate))
+    let operations = OpenApiRouter::new()
+        .routes(routes!(keys::jwks))
+        .routes(routes!(keys::list))
         .routes(routes!(ops::health))
         .routes(routes!(ops::live))
         .routes(routes!(ops::ready))
-        .routes(routes!(ops::metrics))
+        .routes(routes!(ops::metrics));
+    let questions = OpenApiRouter::new()
+        .routes(routes!(licenses::validate::validate))
+        .routes(routes!(licenses::leases::heartbeat))
+        .merge(idempotent(OpenApiRouter::new().routes(routes!(licenses::usage::count))));
+    let activation = OpenApiRouter::new()
+        .routes(routes!(licenses::devices::activate))
+        .routes(routes!(licenses::devices::deactivate))
+        .routes(routes!(licenses::files::activate_offline));
+    OpenApiRouter::with_openapi(openapi::Doc::openapi())
+        .merge(limited(Bucket::Validate, questions))
+        .merge(limited(Bucket::Activate, idempotent(activation)))
+        .merge(limited(Bucket::Manage, idempotent(management())))
+        .merge(limited(Bucket::Activate, idempotent(licenses::manage::redemption())))
+        .merge(unlimited(operations))
+}
+
+/// The routes of those who manage products, and of their servers.
+fn management() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(licenses::devices::list))
+        .routes(routes!(licenses::devices::deactivate_by_owner))
+        .routes(routes!(licenses::devices::reset))
+        .routes(routes!(licenses::leases::end))
+        .routes(routes!(bans::list, bans::create))
+        .routes(routes!(bans::lift))
+        .routes(routes!(licenses::files::checkout))
+        .routes(routes!(licenses::test_keys::test_keys))
+        .merge(licenses::manage::routes())
+        .merge(admin::licenses::routes())
+        .merge(api_keys::routes())
+        .merge(products::routes())
 }
 
 /// The routes of accounts and their administration. Clients of earlier systems call them too.
 fn account_routes() -> OpenApiRouter<App> {
-    accounts::routes().merge(admin::routes())
+    protected(accounts::routes().merge(admin::routes()))
+}
+
+/// Adds the middleware of account routes.
+fn protected(routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
+    limited(Bucket::Auth, routes.route_layer(middleware::from_fn(csrf::protect)))
 }
 
 /// Returns the OpenAPI description of the API.
@@ -73,28 +119,24 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 }
 
 fn router(app: App) -> Router {
-    let protect = |routes: Router<App>| {
-        let csrf = middleware::from_fn_with_state(app.clone(), csrf::protect);
-        routes.layer(csrf).layer(middleware::from_fn_with_state(app.clone(), rate_limit::limit))
-    };
-    let (router, accounts) = (routes().split_for_parts().0, account_routes().split_for_parts().0);
     let header = |name: &'static str, value: &'static str| {
         SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
     };
     // By default, Swagger UI sends the document to an online validator, and its top bar has inline styles.
     let docs = Config::default().validator_url("none").use_base_layout();
     let docs = SwaggerUi::new("/docs").config(docs).url("/openapi.json", openapi());
-    let router = router
-        .merge(compat::routes(accounts, protect))
-        .merge(protect(accounts::pages::routes()))
+    let licenses = Router::from(routes()).with_state(app.clone());
+    let router = Router::from(routes())
+        .merge(compat::routes(&licenses, account_routes(), protected))
+        .merge(protected(accounts::pages::routes().into()))
         .merge(home::routes())
         .merge(docs)
         .fallback(|| async {
             Problem::new(Code::NotFound, "There is no such route. See /docs for a list of all routes.")
         })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
+        .layer(Extension(app.clone()))
         .layer(middleware::from_fn(extract::read_body))
-        .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
         .layer(middleware::from_fn(request_head::check))
         .layer(CatchPanicLayer::custom(|_| Problem::of(Code::Internal).into_response()))
@@ -116,10 +158,12 @@ fn router(app: App) -> Router {
 /// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
 fn cors(config: &crate::Config) -> CorsLayer {
     let origins = csrf::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
-    let own = ["x-csrf-token", "x-api-key", "x-sdk-version", "x-sdk-platform", "idempotency-key"];
-    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE].into_iter().chain(own.map(HeaderName::from_static));
-    let exposed =
-        ["retry-after", "x-request-id", "ratelimit", "ratelimit-policy"].map(HeaderName::from_static).into_iter();
+    let sent = ["x-csrf-token", "x-api-key", "x-sdk-version", "x-sdk-platform", "idempotency-key"];
+    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH]
+        .into_iter()
+        .chain(sent.map(HeaderName::from_static));
+    let own = ["x-request-id", "ratelimit", "ratelimit-policy", "idempotency-replayed"];
+    let exposed = [header::RETRY_AFTER, header::ETAG, header::LINK].into_iter().chain(own.map(HeaderName::from_static));
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_credentials(true)

@@ -20,6 +20,8 @@ use super::{problem, schemas};
     ),
     tags(
         (name = "licenses", description = "Validation of license keys, for apps."),
+        (name = "api keys", description = "The credentials of apps, for those who manage their products."),
+        (name = "products", description = "Products and their policies, for those who manage them."),
         (name = "accounts", description = "Sign-up, sign-in, sessions and the signed-in user's own account."),
         (name = "administration", description = "Users, sessions, roles and deliveries, for admins."),
         (name = "operations", description = "Health checks and metrics."),
@@ -49,7 +51,7 @@ impl Modify for SharedComponents {
 pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     let schemas = api.components.get_or_insert_default().schemas.clone();
     for (path, item) in &mut api.paths.paths {
-        for (method, operation) in operations(item) {
+        for (method, operation) in of_path(item) {
             operation.operation_id = Some(operation_id(&method, path));
             for (status, response) in &mut operation.responses.responses {
                 if let RefOr::T(response) = response
@@ -63,7 +65,12 @@ pub(super) fn complete(mut api: utoipa::openapi::OpenApi) -> utoipa::openapi::Op
     api
 }
 
-fn operations(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
+/// All operations of a document.
+pub(super) fn operations(api: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = (Method, &mut Operation)> {
+    api.paths.paths.values_mut().flat_map(of_path)
+}
+
+fn of_path(item: &mut PathItem) -> impl Iterator<Item = (Method, &mut Operation)> {
     let all = [
         (Method::GET, &mut item.get),
         (Method::POST, &mut item.post),

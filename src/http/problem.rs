@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, extract::Request, extract::State, middleware::Next};
-use dca_core::{Code, Error, Refusal, users::Locale};
+use dca_core::{Code, Error, Reason, Refusal, users::Locale};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{Ref, RefOr, Response as ResponseDoc};
 
@@ -28,7 +28,7 @@ pub struct Problem {
     pub(super) code: Code,
     pub(super) detail: String,
     pub(super) errors: Vec<FieldError>,
-    /// Members that a dialect adds.
+    /// Further members, and in a dialect its name of the code.
     pub(super) names: Map<String, Value>,
     pub(super) status: StatusCode,
     two_factor_token: Option<Box<str>>,
@@ -64,7 +64,7 @@ pub(super) struct Document<'a> {
     status: u16,
     /// A stable code for programmatic use.
     #[schema(value_type = schemas::Code)]
-    code: Code,
+    code: &'a str,
     /// What went wrong in this request, and what to do about it.
     detail: &'a str,
     /// The first invalid field, if any.
@@ -81,7 +81,7 @@ pub(super) struct Document<'a> {
     two_factor_token: Option<&'a str>,
     #[serde(flatten)]
     #[schema(ignore)]
-    names: &'a Map<String, Value>,
+    names: BTreeMap<&'a String, &'a Value>,
 }
 
 impl Problem {
@@ -132,16 +132,17 @@ impl Problem {
     }
 
     fn body(&self, public_url: &str) -> Body {
+        let renamed = self.names.get("code");
         let document = Document {
             kind: format!("{public_url}/errors#{}", self.code),
             title: wording::title(self.code),
             status: self.status.as_u16(),
-            code: self.code,
+            code: renamed.and_then(Value::as_str).unwrap_or(self.code.as_str()),
             detail: &self.detail,
             field: self.errors.first().map(|error| error.field.as_str()),
             errors: &self.errors,
             two_factor_token: self.two_factor_token.as_deref(),
-            names: &self.names,
+            names: self.names.iter().filter(|(name, _)| *name != "code").collect(),
         };
         Body::from(serde_json::to_string(&document).unwrap_or_default())
     }
@@ -155,7 +156,7 @@ impl From<Error> for Problem {
                 let error = |field: &str| FieldError { field: field.to_owned(), message: detail.clone() };
                 let errors = reason.field().map(error).into_iter().collect();
                 let headers = retry.map(retry_after).into_iter().collect();
-                Self { errors, headers, ..Self::new(reason.code(), detail) }
+                Self { errors, headers, names: members(&reason), ..Self::new(reason.code(), detail) }
             }
             Error::Database(ref error) => {
                 tracing::error!(%error, "database error");
@@ -167,6 +168,15 @@ impl From<Error> for Problem {
             }
         }
     }
+}
+
+/// The members that a reason adds, for clients that show its data in their own words.
+fn members(reason: &Reason) -> Map<String, Value> {
+    let member = match reason {
+        Reason::ResetNotYet { available_at } => Some(("availableAt".to_owned(), json!(available_at))),
+        _ => None,
+    };
+    member.into_iter().collect()
 }
 
 impl IntoResponse for Problem {
@@ -191,11 +201,15 @@ impl IntoResponse for Problem {
 /// Writes the body of a problem. This is the last step: dialects change problems before, and the type is a URL of
 /// this service.
 pub(super) async fn render(State(app): State<App>, request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    rendered(next.run(request).await, &app.config.http.public_url)
+}
+
+/// A response with the body of its problem, if it is one.
+pub(super) fn rendered(mut response: Response, public_url: &str) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response.headers_mut().remove(header::CONTENT_LENGTH);
         *response.status_mut() = problem.status;
-        *response.body_mut() = problem.body(&app.config.http.public_url);
+        *response.body_mut() = problem.body(public_url);
     }
     response
 }
@@ -209,6 +223,7 @@ pub(super) fn responses(statuses: &[u16]) -> BTreeMap<String, RefOr<ResponseDoc>
             403 => "Not allowed for this account",
             404 => "Not found",
             409 => "Conflicts with the current state",
+            412 => "Changed since the revision in `If-Match`",
             413 => "The body is larger than 16 KiB",
             415 => "The content type is not supported",
             422 => "A field is missing or invalid; see `errors`",
@@ -225,7 +240,9 @@ pub(super) fn responses(statuses: &[u16]) -> BTreeMap<String, RefOr<ResponseDoc>
 /// The HTTP status of a code, where no dialect differs.
 pub(super) fn status(code: Code) -> StatusCode {
     match code {
-        Code::BadRequest | Code::InvalidOneTimeToken | Code::SignInFailed => StatusCode::BAD_REQUEST,
+        Code::BadRequest | Code::InvalidCursor | Code::InvalidOneTimeToken | Code::SignInFailed => {
+            StatusCode::BAD_REQUEST
+        }
         Code::NoApiKey
         | Code::InvalidApiKey
         | Code::NoToken
@@ -241,16 +258,27 @@ pub(super) fn status(code: Code) -> StatusCode {
         | Code::AccountSuspended
         | Code::AccountBanned
         | Code::InsufficientRole
+        | Code::Banned
+        | Code::Revoked
+        | Code::Suspended
+        | Code::Expired
+        | Code::NotAssigned
+        | Code::DeviceBlocked
         | Code::AccessDenied => StatusCode::FORBIDDEN,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
-        Code::InvalidTransition | Code::Conflict => StatusCode::CONFLICT,
+        Code::InvalidTransition
+        | Code::Conflict
+        | Code::DeviceLimitExceeded
+        | Code::IdempotencyInProgress
+        | Code::IdempotencyAnswerLost => StatusCode::CONFLICT,
+        Code::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
         Code::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Code::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
         Code::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        Code::MalformedKey | Code::ValidationError => StatusCode::UNPROCESSABLE_ENTITY,
-        Code::RateLimitExceeded => StatusCode::TOO_MANY_REQUESTS,
+        Code::MalformedKey | Code::ValidationError | Code::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::RateLimitExceeded | Code::ResetCooldown => StatusCode::TOO_MANY_REQUESTS,
         Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         Code::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }

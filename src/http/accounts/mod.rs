@@ -2,13 +2,8 @@
 //! `providers`: sign-in with Discord or Google. `pages` and
 //! `page_text`: HTML pages for links in emails if no frontend is configured.
 
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::{Json, extract::State};
-use dca_core::crypto::access_token;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::problem::Problem;
 use crate::App;
 
 pub(super) mod account;
@@ -45,24 +40,4 @@ pub(super) fn routes() -> OpenApiRouter<App> {
         .routes(routes!(providers::callback, providers::callback_as_json))
         .routes(routes!(providers::link))
         .routes(routes!(providers::unlink))
-        .routes(routes!(jwks))
-}
-
-/// Retrieve the signing keys
-///
-/// Returns the public keys (JWK set, RFC 7517) with which your servers can verify access tokens. Cache them for the time
-/// in `Cache-Control`: a new key is listed before it is first used.
-#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "accounts",
-    responses((status = 200, body = Value), (status = 304, description = "Not modified")))]
-async fn jwks(State(app): State<App>, headers: HeaderMap) -> Result<Response, Problem> {
-    let set = access_token::jwks(&app.core)?;
-    let kids: Vec<&str> = set["keys"].as_array().into_iter().flatten().filter_map(|key| key["kid"].as_str()).collect();
-    let etag = format!("\"{}\"", kids.join("."));
-    let is_current = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes());
-    let caching = [(header::CACHE_CONTROL, "public, max-age=240".to_owned()), (header::ETAG, etag)];
-    Ok(if is_current {
-        (StatusCode::NOT_MODIFIED, caching).into_response()
-    } else {
-        (caching, Json(set)).into_response()
-    })
 }

@@ -4,6 +4,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::App;
 
+pub(super) mod licenses;
 pub(super) mod outbox;
 pub(super) mod params;
 pub(super) mod roles;

@@ -1,7 +1,7 @@
 //! What differs between the systems whose clients call the account routes: cookies, error format, and the names of
 //! values. Handlers render native views; a [`Dialect`] adds the names that its clients read.
 
-use axum::{Json, extract::FromRequestParts, http::StatusCode, http::request::Parts};
+use axum::{Json, Router, extract::FromRequestParts, http::StatusCode, http::request::Parts};
 use dca_core::{Code, Core, users::User};
 use serde_json::{Value, json};
 
@@ -20,6 +20,8 @@ pub(crate) struct Dialect {
 /// The conventions of a system, an earlier one or this. The functions return a JSON object with the members to add, or `null`.
 pub(crate) struct Conventions {
     pub(super) routes: Routes,
+    /// Its license routes, given the native ones.
+    pub(super) licenses: fn(&Router) -> Router<App>,
     pub(crate) refresh_cookie: CookieKind,
     pub(crate) refresh_token_in: RefreshTokenIn,
     /// Whether bodies may be form-encoded instead of JSON.
@@ -30,7 +32,7 @@ pub(crate) struct Conventions {
     pub(super) correlation_header: Option<&'static str>,
     /// The status of an error, where it differs.
     pub(super) status: fn(Code) -> Option<StatusCode>,
-    /// Members of an error with this correlation ID.
+    /// Members of an error with this correlation ID. `code` replaces the native one.
     pub(super) error: fn(&Problem, &str) -> Value,
     pub(super) sign_up: fn(&SignUpView) -> Value,
     pub(super) user: fn(&UserView) -> Value,
@@ -42,12 +44,13 @@ pub(crate) struct Conventions {
 pub(super) enum Routes {
     Native,
     /// The same handlers under other paths.
-    Own(fn() -> axum::Router<App>),
+    Own(fn() -> Router<App>),
 }
 
 /// The conventions where no earlier system differs.
 pub(super) const NATIVE: Conventions = Conventions {
     routes: Routes::Native,
+    licenses: |_| Router::new(),
     refresh_cookie: CookieKind::Refresh,
     refresh_token_in: RefreshTokenIn::Cookie,
     accepts_forms: false,

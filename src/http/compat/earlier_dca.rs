@@ -9,6 +9,7 @@ use axum::{Router, middleware::map_response};
 use dca_core::{accounts, accounts::admin, users::UserFilter};
 
 use super::dialect::{Conventions, NATIVE, Routes, message};
+use super::earlier_dca_licenses;
 use crate::http::accounts::{account, auth, pages, providers};
 use crate::http::admin::params::{PageParams, PageQuery, Pagination, ReasonRequest};
 use crate::http::admin::{roles, sessions, users};
@@ -16,6 +17,7 @@ use crate::http::prelude::*;
 
 pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
+    licenses: earlier_dca_licenses::routes,
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,
     correlation_header: Some("x-correlation-id"),
@@ -98,7 +100,7 @@ async fn change_user(
         let change = JsonBody::from_request(request, &app).await?;
         return Box::pin(account::change(client, user, change)).await;
     }
-    users::change(user, PathParams(id), JsonBody::from_request(request, &app).await?).await
+    Box::pin(users::change(user, PathParams(id), JsonBody::from_request(request, &app).await?)).await
 }
 
 async fn user_sessions(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> JsonResult<Vec<SessionView>> {
@@ -106,12 +108,12 @@ async fn user_sessions(user: CurrentUser, PathParams(id): PathParams<Uuid>) -> J
 }
 
 async fn ban(user: CurrentUser, id: PathParams<Uuid>, reason: OptionalJson<ReasonRequest>) -> JsonResult<Value> {
-    let Json(banned) = users::ban(user, id, reason).await?;
+    let Json(banned) = Box::pin(users::ban(user, id, reason)).await?;
     Ok(Json(json!({ "message": "User banned successfully", "user": banned })))
 }
 
 async fn unban(user: CurrentUser, id: PathParams<Uuid>) -> JsonResult<Value> {
-    let Json(unbanned) = users::unban(user, id).await?;
+    let Json(unbanned) = Box::pin(users::unban(user, id)).await?;
     Ok(Json(json!({ "message": "User unbanned successfully", "user": unbanned })))
 }
 
@@ -156,11 +158,15 @@ fn error(problem: &Problem, correlation_id: &str) -> Value {
         "status": problem.status.as_u16(),
         "correlationId": correlation_id,
     });
-    let details = Some(json!(problem.errors)).filter(|_| !problem.errors.is_empty());
+    let known = earlier_dca_licenses::problem(problem.code, &problem.names);
+    let (code, known_details) = known.unzip();
+    let details = known_details.or_else(|| Some(json!(problem.errors)).filter(|_| !problem.errors.is_empty()));
     if let Some(details) = &details {
         error["details"] = details.clone();
     }
-    json!({ "error": error, "message": message(problem), "details": details })
+    let code = code.unwrap_or(problem.code.as_str());
+    error["code"] = code.into();
+    json!({ "error": error, "code": code, "message": message(problem), "details": details })
 }
 
 fn sign_up(view: &SignUpView) -> Value {

@@ -6,27 +6,36 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::{Router, response::Response};
 use serde_json::Value;
+use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::compat::dialect::{Conventions, Dialect, NATIVE, Routes};
 use crate::{App, http::problem::Problem, http::trace::RequestId};
 
 pub(super) mod dialect;
 mod earlier_dca;
+mod earlier_dca_licenses;
 mod multi_user;
 
 static SYSTEMS: [&Conventions; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];
 
-/// The native account routes and those of the earlier systems, each in its dialect. `protect` adds the middleware
-/// whose errors are in that dialect too.
-pub(super) fn routes(native: Router<App>, protect: impl Fn(Router<App>) -> Router<App>) -> Router<App> {
-    let speak = |routes, system| {
+/// The native account routes and those of the earlier systems, each in its dialect. `protect` adds the middleware of
+/// account routes, whose errors are in that dialect too. `licenses` are the native license routes.
+pub(super) fn routes(
+    licenses: &Router,
+    native: OpenApiRouter<App>,
+    protect: impl Fn(OpenApiRouter<App>) -> OpenApiRouter<App>,
+) -> Router<App> {
+    let speak = |routes: Router<App>, system| {
         let dialect = Dialect::new(system, &SYSTEMS);
-        protect(routes).layer(middleware::from_fn_with_state(dialect, answer_in))
+        routes.layer(middleware::from_fn_with_state(dialect, answer_in))
     };
     let owner = SYSTEMS.into_iter().find(|system| matches!(system.routes, Routes::Native)).unwrap_or(&NATIVE);
-    SYSTEMS.into_iter().fold(speak(native, owner), |routes, system| match system.routes {
-        Routes::Native => routes,
-        Routes::Own(own) => routes.merge(speak(own(), system)),
+    SYSTEMS.into_iter().fold(speak(native.into(), owner), |routes, system| {
+        let routes = routes.merge(speak((system.licenses)(licenses), system));
+        match system.routes {
+            Routes::Native => routes,
+            Routes::Own(own) => routes.merge(speak(protect(own().into()).into(), system)),
+        }
     })
 }
 
@@ -66,6 +75,6 @@ fn rewrite_problem(system: &Conventions, response: &mut Response, correlation_id
         problem.status = status;
     }
     if let Value::Object(members) = (system.error)(problem, correlation_id) {
-        problem.names = members;
+        problem.names.extend(members);
     }
 }
