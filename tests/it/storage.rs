@@ -16,8 +16,9 @@ use dca_core::{
     entitlements::{self, Level},
     events, guilds,
     licenses::{self, LicenseState},
-    products::{self, PolicyChanges},
-    tenants, workers,
+    page::PageRequest,
+    policy::{OnSourceLost, PolicyPatch},
+    products, tenants, workers,
 };
 use dca_migration::{Migrator, MigratorTrait};
 use futures::future::join_all;
@@ -192,7 +193,7 @@ fn lists_and_cleanup_read_through_an_index() {
             // Only open rows: their number does not grow with the history.
             (
                 "licenses_unannounced",
-                "SELECT id FROM licenses WHERE expires_at <= T AND revoked_at IS NULL AND expired_seen_at IS NULL",
+                "SELECT id FROM licenses WHERE lapses_at <= T AND revoked_at IS NULL AND lapse_seen_at IS NULL",
             ),
             ("licenses_sources_end_at", "SELECT id FROM licenses WHERE revoked_at IS NULL AND sources_end_at <= T"),
             ("licenses_user_id", "SELECT * FROM licenses WHERE user_id = U"),
@@ -230,7 +231,7 @@ fn draw(ids: &Ids, bound: u16) -> u16 {
 #[test]
 fn license_queries_agree_with_the_license_state() {
     it_unstarted(|t| async {
-        const MEMBERS: u64 = 16;
+        const MEMBERS: u64 = 32;
         let (core, ids) = (t.instance().await, Ids::seeded(3));
         let tenant = TestTenant::new(&core, "Makers").await;
         let mut total = 0;
@@ -240,7 +241,7 @@ fn license_queries_agree_with_the_license_state() {
             let product = tenant.terms("Gold", "GOLD", duration).await;
             let (license, _) = tenant.license(&product, member).await;
             if draw(&ids, 6) == 0 {
-                entitlements::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
+                licenses::revoke(&core, &tenant.caller, license.id, "test").await.unwrap();
             }
         }
         for _ in 0..20 {
@@ -251,7 +252,7 @@ fn license_queries_agree_with_the_license_state() {
                     licenses::list_of(&core, &tenant.caller.scope(), tenant.user(member).await).await.unwrap()
                 {
                     let state = license.state(t.clock.now());
-                    expired += u64::from(state == LicenseState::Expired && license.expired_seen_at.is_none());
+                    expired += u64::from(state == LicenseState::Expired && license.lapse_seen_at.is_none());
                     expected.extend((state != LicenseState::Revoked).then_some((license.id, state)));
                 }
             }
@@ -272,6 +273,58 @@ fn license_queries_agree_with_the_license_state() {
 }
 
 #[test]
+fn the_filter_by_state_agrees_with_the_license_state() {
+    it_unstarted(|t| async {
+        const LICENSES: usize = 90;
+        let (core, ids) = (t.instance().await, Ids::seeded(5));
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        // Times before, at and after the one that is asked about.
+        let times = [-1, 0, 1].map(|hours| format!("'{}'", (t.clock.now() + Duration::hours(hours)).to_rfc3339()));
+        let optional =
+            |percent: u16| if draw(&ids, 100) < percent { &*times[usize::from(draw(&ids, 3))] } else { "NULL" };
+        for _ in 0..LICENSES {
+            let id = tenant.generated(&gold).await.0.id;
+            let rule = OnSourceLost::ALL[usize::from(draw(&ids, 4))];
+            let mut changes = vec![format!("on_source_lost = '{rule}'")];
+            for (column, percent) in [
+                ("assigned_at", 85),
+                ("activated_at", 60),
+                ("first_valid_at", 45),
+                ("renewed_at", 40),
+                ("lapses_at", 45),
+                ("lapse_seen_at", 15),
+                ("suspended_at", 25),
+                ("sources_end_at", 35),
+                ("revoked_at", 10),
+            ] {
+                changes.push(format!("{column} = {}", optional(percent)));
+            }
+            let id = if core.db.is_shared() { format!("'{id}'") } else { format!("X'{}'", id.0.simple()) };
+            let sql = format!("UPDATE licenses SET {} WHERE id = {id}", changes.join(", "));
+            core.db.writer().execute_unprepared(&sql).await.unwrap();
+        }
+        let list = async |state: Option<LicenseState>| {
+            let filter = licenses::LicenseFilter { state, ..licenses::LicenseFilter::default() };
+            let request = PageRequest::new(None, Some(100)).unwrap();
+            licenses::list(&core, &tenant.caller, &filter, &request).await.unwrap().items
+        };
+        let all = list(None).await;
+        assert_eq!(all.len(), LICENSES);
+        for &state in LicenseState::ALL {
+            let found: Vec<_> = list(Some(state)).await.iter().map(|facts| facts.license.id).collect();
+            let is_in = |facts: &&licenses::LicenseFacts| facts.license.state(t.clock.now()) == state;
+            let expected: Vec<_> = all.iter().filter(is_in).map(|facts| facts.license.id).collect();
+            assert!(found == expected && !found.is_empty(), "{state}: {found:?} {expected:?}");
+        }
+        let unannounced = all.iter().filter(|facts| facts.license.lapse_seen_at.is_none());
+        let expired = unannounced.filter(|facts| facts.license.state(t.clock.now()) == LicenseState::Expired).count();
+        assert_eq!(licenses::announce_expired(&core).await.unwrap(), expired as u64);
+        t
+    });
+}
+
+#[test]
 fn a_grace_ends_at_the_decided_time() {
     it_unstarted(|t| async {
         let (core, ids) = (t.instance().await, Ids::seeded(4));
@@ -279,10 +332,9 @@ fn a_grace_ends_at_the_decided_time() {
         let mut ends = Vec::new();
         for member in 1..=12 {
             let grace = 1 + u64::from(draw(&ids, 30));
-            let terms =
-                PolicyChanges { duration: None, source_grace: Some(std::time::Duration::from_secs(grace * 3_600)) };
-            let product =
-                products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+            let terms = PolicyPatch::default().with("sourceGraceSeconds", grace * 3_600);
+            let gold = products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await;
+            let product = gold.unwrap().product;
             tenant.license(&product, member).await;
             tenant.observe(&product, member, Level::Absent, RECONCILED).await.unwrap();
             ends.push(t.clock.now() + std::time::Duration::from_secs(grace * 3_600));
@@ -311,7 +363,7 @@ fn an_entitlement_has_one_active_license_under_concurrent_grants_and_revocations
                     let member = u64::from(draw(&ids, 6));
                     let result = match tenant.unrevoked_licenses(&gold, member).await.pop() {
                         Some(license) => {
-                            entitlements::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
+                            licenses::revoke(&tenant.core, &tenant.caller, license.id, "test").await.map(drop)
                         }
                         None => entitlements::grant(&tenant.core, &tenant.caller, gold.id, tenant.user(member).await)
                             .await
@@ -346,10 +398,7 @@ fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
                 for n in 0..5 {
                     barrier.wait().await;
                     guilds::record_join(&core, (900 + n).into(), "Makers").await.unwrap();
-                    let terms = PolicyChanges {
-                        source_grace: Some(std::time::Duration::from_secs(task as u64)),
-                        ..PolicyChanges::default()
-                    };
+                    let terms = PolicyPatch::default().with("sourceGraceSeconds", task as u64);
                     let name = format!("Product {n}");
                     let defined =
                         products::create_or_update(&core, &tenant.caller, &name, Some(&format!("P{n}")), &terms).await;
@@ -361,7 +410,7 @@ fn concurrent_changes_to_the_same_products_and_guilds_do_not_fail() {
             task.await.unwrap();
         }
         assert_eq!(tenants::list(&cores[0]).await.unwrap().len(), 6, "one for each guild, and the tenant");
-        assert_eq!(products::list(&cores[0], &tenant.caller.scope()).await.unwrap().len(), 5);
+        assert_eq!(products::list_all(&cores[0], &tenant.caller.scope()).await.unwrap().len(), 5);
         t
     });
 }
@@ -393,7 +442,7 @@ fn events_are_stored_as_they_were_recorded() {
         let product = tenant.product("Gold", "GOLD").await;
         let (license, _) = tenant.license(&product, 1).await;
         let reason = r#"it's "over" \ $1 ? :x {} -- ; '' \' \n 日本 🎫"#;
-        entitlements::revoke(&core, &tenant.caller, license.id, reason).await.unwrap();
+        licenses::revoke(&core, &tenant.caller, license.id, reason).await.unwrap();
         let newest = events::list(&core, &tenant.caller.scope(), 1).await.unwrap().remove(0);
         assert_eq!(newest.after.unwrap()["reason"], reason);
         t
@@ -436,7 +485,7 @@ fn events_appear_in_order_and_without_gaps() {
         done.store(true, Ordering::SeqCst);
         assert!(reader.await.unwrap() > 3, "the reader hardly ran");
         let log = events::list(&cores[0], &tenant.caller.scope(), 10_000).await.unwrap();
-        assert_eq!(log.len(), 8 * 8 * 2, "created and assigned, for each");
+        assert_eq!(log.len(), 1 + 8 * 8 * 2, "the product; created and assigned, for each license");
         t
     });
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use dca_core::guilds;
+use dca_migration::{Migrator, MigratorTrait};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -60,14 +61,21 @@ pub(super) fn run_err(t: &TestApp, code: i32, args: &[&str]) -> String {
 #[test]
 fn migrate_applies_and_reverts_migrations() {
     it_unstarted(|t| async {
+        let states = |last: &str| {
+            let mut lines: Vec<_> =
+                Migrator::migrations().iter().map(|known| format!("applied {}", known.name())).collect();
+            let newest = lines.pop().unwrap().replace("applied", last);
+            format!("{}\n{newest}\n", lines.join("\n"))
+        };
+        let (all, all_but_last) = (states("applied"), states("pending"));
         for (args, expected) in [
-            (vec!["migrate", "up"], "applied m0001_licensing\napplied m0002_accounts\n"),
-            (vec!["migrate", "status"], "applied m0001_licensing\napplied m0002_accounts\n"),
-            (vec!["migrate", "down", "--yes"], "applied m0001_licensing\npending m0002_accounts\n"),
-            (vec!["migrate", "status"], "applied m0001_licensing\npending m0002_accounts\n"),
-            (vec!["migrate", "up"], "applied m0001_licensing\napplied m0002_accounts\n"),
+            (vec!["migrate", "up"], &all),
+            (vec!["migrate", "status"], &all),
+            (vec!["migrate", "down", "--yes"], &all_but_last),
+            (vec!["migrate", "status"], &all_but_last),
+            (vec!["migrate", "up"], &all),
         ] {
-            assert_eq!(run_ok(&t, &args), expected, "{args:?}");
+            assert_eq!(run_ok(&t, &args), *expected, "{args:?}");
         }
         t
     });
@@ -77,6 +85,35 @@ fn migrate_applies_and_reverts_migrations() {
 pub(super) fn value_after(text: &str, label: &str) -> String {
     let line = text.lines().find_map(|line| line.strip_prefix(label)).expect(label);
     line.trim().to_owned()
+}
+
+#[test]
+fn product_set_creates_and_changes_a_product_and_show_prints_its_terms() {
+    it_unstarted(|t| async {
+        run_ok(&t, &["seed", "demo"]);
+        let set = |args: &[&str]| run_ok(&t, &[&["product", "set", "Studio"], args].concat());
+        let created = set(&["--prefix", "stu", "--type", "TRIAL"]);
+        assert!(created.starts_with("product                  Studio\nprefix                   STU\n"), "{created}");
+        assert!(
+            created.contains("\ndurationSeconds          1209600\n") && created.contains("\ntransfer  "),
+            "{created}"
+        );
+        set(&["--policy", r#"{"maxDevices":7,"features":["pro"]}"#]);
+        assert_eq!(set(&["--policy", r#"{"maxDevices":7}"#]), set(&[]), "nothing to change");
+        let shown: Value = serde_json::from_str(&run_ok(&t, &["product", "show", "studio", "--json"])).unwrap();
+        let (policy, terms) = (&shown["policy"], &shown["policy"]["terms"]);
+        assert_eq!((&policy["version"], &terms["maxDevices"], &terms["type"]), (&json!(2), &json!(7), &json!("TRIAL")));
+        let refused = |args: &[&str]| run_err(&t, 1, &[&["product", "set", "Studio"], args].concat());
+        assert!(refused(&["--prefix", "OTHER"]).contains("already has the prefix STU"));
+        let fault = "policy.maxDevices must be 1 to 100000";
+        assert!(refused(&["--policy", r#"{"maxDevices":0}"#]).contains(fault));
+        assert!(
+            refused(&["--policy", "3 devices"])
+                .contains(r#"--policy must be a JSON object, for example '{"maxDevices":3}'"#)
+        );
+        assert!(refused(&["--type", "GOLD"]).contains("must be one of `PERPETUAL`, `SUBSCRIPTION`"));
+        t
+    });
 }
 
 #[test]
@@ -108,7 +145,7 @@ fn key_commands_issue_inspect_and_revoke() {
 
         let of_member = ["key", "issue", "--product", "Demo Tools", "--member", "42"];
         assert_eq!(inspect(run_ok(&t, &of_member).trim())["state"], "assigned");
-        assert!(run_err(&t, 1, &of_member).contains("already has a license for that product"));
+        assert!(run_err(&t, 1, &of_member).contains("already has a license for this product"));
         t
     });
 }

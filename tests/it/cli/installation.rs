@@ -2,14 +2,15 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
-use dca_core::guilds;
+use dca_core::{guilds, key_list};
 use serde_json::Value;
 
-use super::commands::{CommandOutput, Service, binary, run, run_err, run_ok, value_after};
+use super::commands::{CommandOutput, Service, binary, run, run_err, run_ok, run_without_bot, value_after};
 use crate::support::{
     accounts::execute,
     fixtures::TestTenant,
     harness::{TestApp, it_unstarted},
+    proofs::parts,
 };
 
 /// A command without any settings, in this folder.
@@ -209,7 +210,7 @@ fn keys_are_rotated_and_rewrapped_at_the_command_line() {
         assert_eq!((rotated.len(), &rotated[1]["generation"]), (2, &2.into()));
         assert!(rotated[0]["notAfter"].is_string() && rotated[1]["notAfter"].is_null(), "{rotated:?}");
         run_ok(&t, &["keys", "rotate"]);
-        assert_eq!(list().as_array().unwrap().len(), 2 * first + 1);
+        assert_eq!(list().as_array().unwrap().len(), 2 * first, "all but the root key, which apps contain");
         assert!(run_err(&t, 2, &["keys", "rotate", "nothing"]).contains("license-lookup"));
 
         let master = || fs::read_to_string(t.dir().join("master.key")).unwrap();
@@ -243,7 +244,69 @@ fn a_running_instance_reads_keys_that_were_rotated_after_the_master_key_file_was
         run_ok(&t, &["keys", "rotate"]);
         t.app().reload_keys().await.unwrap();
         let set = t.http().get(t.url("/.well-known/jwks.json")).send().await.unwrap();
-        assert_eq!(set.json::<Value>().await.unwrap()["keys"].as_array().unwrap().len(), 2);
+        assert_eq!(set.json::<Value>().await.unwrap()["keys"].as_array().unwrap().len(), 4);
+        t
+    });
+}
+
+/// The example of RFC 8410, as OpenSSL writes it.
+const OTHER_ROOT: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                          -----END PRIVATE KEY-----\n";
+
+#[test]
+fn the_root_key_is_exported_and_signs_lists_from_its_file() {
+    it_unstarted(|t| async {
+        run_ok(&t, &["seed", "demo"]);
+        let root = || serde_json::from_str::<Value>(&run_ok(&t, &["keys", "root", "--json"])).unwrap();
+        let before = root();
+        assert_eq!(value_after(&run_ok(&t, &["keys", "root"]), "public key:"), before["x"].as_str().unwrap());
+        assert!(run_ok(&t, &["doctor"]).contains("ok   signing keys: root key in the database, next signing key by "));
+
+        let exported = run_without_bot(&t, &["keys", "export-root", "root.pem"]);
+        let pem = fs::read_to_string(t.dir().join("root.pem")).unwrap();
+        assert_eq!(fs::metadata(t.dir().join("root.pem")).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(
+            pem.starts_with("-----BEGIN PRIVATE KEY-----") && pem.ends_with("-----END PRIVATE KEY-----\n"),
+            "{pem}"
+        );
+        let private = pem.lines().nth(1).unwrap();
+        assert!(!format!("{exported:?}").contains(private) && exported.out.contains("keys rewrap"), "{exported:?}");
+        assert!(run_err(&t, 1, &["keys", "export-root", "again.pem"]).contains("keys publish --root FILE"));
+        assert!(!t.dir().join("again.pem").exists());
+        assert_eq!(root(), before, "no start creates another one");
+        assert!(run_ok(&t, &["doctor"]).contains("ok   signing keys: root key exported, next signing key by "));
+
+        let purposes = || {
+            run_ok(&t, &["keys", "list"])
+                .lines()
+                .map(|line| line.split(' ').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let count = |purpose: &str| purposes().iter().filter(|listed| *listed == purpose).count();
+        run_ok(&t, &["keys", "rotate"]);
+        assert_eq!([count("root-signing"), count("verdict-signing"), count("access-token")], [0, 1, 2]);
+        assert!(run_err(&t, 1, &["keys", "rotate", "verdict-signing"]).contains("keys publish --root FILE"));
+        let list = async || key_list::current(&t.instance().await).await.unwrap();
+        let first = list().await;
+        for (content, error) in
+            [(OTHER_ROOT, "not the root key that apps know"), ("nothing", "not an Ed25519 private key")]
+        {
+            fs::write(t.dir().join("other.pem"), content).unwrap();
+            assert!(run_err(&t, 1, &["keys", "publish", "--root", "other.pem"]).contains(error), "{content}");
+        }
+        assert!(run_err(&t, 1, &["keys", "publish", "--root", "missing.pem"]).contains("cannot read missing.pem"));
+        assert_eq!(list().await, first);
+        run_ok(&t, &["keys", "publish", "--root", "root.pem"]);
+        assert_eq!(count("verdict-signing"), 1, "not due yet");
+        run_ok(&t, &["keys", "publish", "--root", "root.pem", "--rotate"]);
+        let second = list().await;
+        assert_eq!((count("verdict-signing"), second.1 > first.1), (2, true));
+        let keys = parts(&second.0).1["keys"].as_array().unwrap().len();
+        assert_eq!((keys, parts(&second.0).0["kid"] == before["kid"]), (2, true));
+
+        let replaced = run_without_bot(&t, &["keys", "rotate", "root-signing"]);
+        assert!(replaced.err.contains("reject verdicts from now on"), "{replaced:?}");
+        assert_ne!(root()["x"], before["x"]);
         t
     });
 }

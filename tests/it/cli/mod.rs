@@ -1,5 +1,6 @@
 //! The compiled binary: its commands, and several processes on one database.
 
+mod apikeys;
 pub mod cluster;
 pub mod commands;
 mod doctor;

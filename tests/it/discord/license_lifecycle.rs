@@ -35,7 +35,9 @@ fn a_role_issues_a_key_that_is_valid_until_the_grace_after_its_removal_ends() {
         assert_eq!(
             t.event_kinds(&guild).await,
             [
+                "product.created",
                 "mapping.created",
+                "api_key.created",
                 "user.role_changed",
                 "license.created",
                 "license.assigned",
@@ -230,6 +232,7 @@ fn the_log_channel_gets_one_line_per_act_with_member_and_product_and_without_key
         let (owner, ana) = (format!("<@{}>", guild.owner().user_id()), format!("<@{}>", ana.user_id()));
         let (product, role) = ("**Gold Tools**", format!("role <@&{gold}>"));
         for (kinds, about) in [
+            ("`product.created`", vec![product, &owner]),
             ("`mapping.created`", vec![product, &role, &owner]),
             ("`user.role_changed` `license.created` `license.assigned`", vec![&ana, product, "gained", &role]),
             ("`user.role_changed` `license.revoked`", vec![&ana, product, "lost", &role, "entitlement\\_lost"]),

@@ -2,7 +2,6 @@
 
 use chrono::TimeDelta;
 use dca_core::{
-    crypto::seal::Purpose,
     key_rotation::{self, ACTIVATION_DELAY},
     users::Role,
 };
@@ -72,7 +71,7 @@ fn the_setup_of_two_factor_authentication_shows_a_qr_code_and_the_recovery_codes
             Browser::new(&t).post("/api/auth/login", form).await
         };
         let app = Authenticator::new(setup.body["secret"].as_str().unwrap());
-        key_rotation::rotate(t.core(), Purpose::ALL).await.unwrap();
+        key_rotation::rotate(t.core(), None).await.unwrap();
         t.advance_when_idle(ACTIVATION_DELAY).await;
         let enabled = ana.post("/api/auth/2fa/enable", json!({ "token": app.code(t.clock.now()) })).await;
         assert_eq!((enabled.status, &enabled.body["backupCodes"]), (200, &json!(codes)), "{enabled:?}");

@@ -116,7 +116,7 @@ fn metrics_count_events_without_identifying_users() {
         t.validate(&api_key, &key).await;
         t.validate(&api_key, "nonsense").await;
         t.validate(&api_key, "nonsense").await;
-        get(&t, &format!("/licenses/{key}?api_key={api_key}")).await;
+        get(&t, &format!("/unknown/{key}?api_key={api_key}")).await;
         Request::new("FROB /live").ask(t.addr()).await.unwrap();
 
         let answer = get(&t, "/metrics").await;
@@ -223,7 +223,7 @@ fn the_openapi_document_matches_the_code_and_every_route_responds() {
         assert_eq!(served.header("content-type"), "application/json");
         let validate = &document["paths"]["/licenses/validate"]["post"];
         let statuses: Vec<_> = validate["responses"].as_object().unwrap().keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["200", "400", "401", "413", "415", "422", "429", "503"]);
+        assert_eq!(statuses, ["200", "400", "401", "403", "413", "415", "422", "429", "503"]);
         assert_eq!(validate["security"], json!([{ "api_key": [] }, { "bearer": [] }]));
         let mut routes = 0;
         for (path, operations) in document["paths"].as_object().unwrap() {

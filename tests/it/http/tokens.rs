@@ -54,8 +54,13 @@ const fn token_kind(purpose: Purpose) -> Result<TokenKind, &'static str> {
         Purpose::LicenseSeal => Err("encrypts license keys"),
         Purpose::CodeVerifier => Err("sent to the provider only"),
         Purpose::ThrottleName => Err("names a row"),
+        Purpose::Fingerprint => Err("names a device"),
         Purpose::TotpSeal => Err("encrypts TOTP secrets"),
+        Purpose::IdempotentAnswer => Err("encrypts answers"),
+        Purpose::Cursor => Err("authenticates the position in a list"),
         Purpose::ProviderTokens => Err("encrypts the tokens of providers"),
+        Purpose::VerdictSigning => Err("signs verdicts, which apps read and no endpoint accepts"),
+        Purpose::RootSigning => Err("signs the list of signing keys"),
     }
 }
 

@@ -6,10 +6,10 @@ use chrono::Duration;
 use dca_core::{
     Ids, api_keys,
     crypto::{
-        api_key::{ApiKeyKind, ApiKeyText},
+        api_key::{ApiKeyKind, ApiKeyMode, ApiKeyText},
         license_key::LicenseKey,
     },
-    entitlements, licenses,
+    licenses,
 };
 use regex::Regex;
 use serde_json::json;
@@ -56,7 +56,7 @@ fn missing_credentials(good: &Request, api_key: &str) -> Vec<InvalidRequest> {
 
 fn invalid_credentials(good: &Request, api_key: &str, revoked: &str, license: &str) -> Vec<InvalidRequest> {
     let with = |api_key: &[u8]| good.clone().with("X-API-Key", api_key);
-    let foreign = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(99));
+    let foreign = ApiKeyText::generate(ApiKeyKind::Secret, ApiKeyMode::Live, &Ids::seeded(99));
     let wrong = [
         ("an empty API key", with(b"")),
         ("garbage as API key", with(SECRET_VALUE.as_bytes())),
@@ -76,7 +76,14 @@ fn invalid_credentials(good: &Request, api_key: &str, revoked: &str, license: &s
 
 fn malformed_json(api_key: &str) -> Vec<InvalidRequest> {
     let utf16 = r#"{"licenseKey":"x"}"#.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let bodies: [(_, Vec<u8>); 11] = [
+    let nested = |open: &str, close: &str| {
+        format!(r#"{{"licenseKey":"s3cr3t-value","more":{}{}}}"#, open.repeat(2_000), close.repeat(2_000)).into()
+    };
+    let bodies: [(_, Vec<u8>); 15] = [
+        ("nested brackets in an unknown field", nested("[", "]")),
+        ("nested objects in an unknown field", nested("{\"a\":", "}")),
+        ("9,000 opening brackets", format!(r#"{{"licenseKey":{}"#, "[".repeat(9_000)).into()),
+        ("9,000 opening brackets after a string", format!(r#"{{"a":"\"{{","licenseKey":{}"#, "[".repeat(9_000)).into()),
         ("an empty body", b"".into()),
         ("half an object", br#"{"licenseKey":"#.into()),
         ("not JSON", SECRET_VALUE.into()),
@@ -93,17 +100,30 @@ fn malformed_json(api_key: &str) -> Vec<InvalidRequest> {
 }
 
 fn invalid_fields(api_key: &str) -> Vec<InvalidRequest> {
-    let deep = format!(r#"{{"licenseKey":{}"#, "[".repeat(9_000));
     let bodies = [
         ("a number as key", "licenseKey", r#"{"licenseKey":4242424242}"#),
         ("null as key", "licenseKey", r#"{"licenseKey":null}"#),
         ("an object as key", "licenseKey", r#"{"licenseKey":{"s3cr3t-value":1}}"#),
-        ("9,000 opening brackets", "licenseKey", &deep),
         ("no key", "licenseKey", "{}"),
         ("other fields only", "licenseKey", r#"{"s3cr3t-value":1,"productId":null}"#),
         ("the key twice", "licenseKey", r#"{"licenseKey":"s3cr3t-value","key":"s3cr3t-value"}"#),
         ("a product that is not an id", "productId", r#"{"licenseKey":"x","productId":"s3cr3t-value"}"#),
         ("a product that is a number", "productId", r#"{"licenseKey":"x","productId":4242424242}"#),
+        ("a nonce of 15 bytes", "nonce", r#"{"licenseKey":"x","nonce":"q83vASNFZ4mrze8BI0Vn"}"#),
+        ("a padded nonce", "nonce", r#"{"licenseKey":"x","nonce":"q83vASNFZ4mrze8BI0VniQ=="}"#),
+        ("a nonce that is not base64url", "nonce", r#"{"licenseKey":"x","nonce":"s3cr3t-value/+s3cr3t-value"}"#),
+        ("a nonce that is a number", "nonce", r#"{"licenseKey":"x","nonce":4242424242}"#),
+        ("a device that is a text", "device", r#"{"licenseKey":"x","device":"s3cr3t-value"}"#),
+        ("a device without a fingerprint", "device.fingerprint", r#"{"licenseKey":"x","device":{}}"#),
+        ("an empty fingerprint", "device.fingerprint", r#"{"licenseKey":"x","device":{"fingerprint":""}}"#),
+        ("a short fingerprint", "device.fingerprint", r#"{"licenseKey":"x","hardwareId":"s3cr3t-value"}"#),
+        ("Unicode in a fingerprint", "device.fingerprint", r#"{"licenseKey":"x","deviceId":"s3cr3t-value-é-é-é"}"#),
+        ("a session that is not an id", "leaseId", r#"{"licenseKey":"x","leaseId":"s3cr3t-value"}"#),
+        ("features that are a text", "scope.features", r#"{"licenseKey":"x","scope":{"features":"s3cr3t-value"}}"#),
+        ("a version that is none", "scope.version", r#"{"licenseKey":"x","scope":{"version":"s3cr3t-value"}}"#),
+        ("a short version", "scope.version", r#"{"licenseKey":"x","scope":{"version":"2.4"}}"#),
+        ("a time that is none", "clientTime", r#"{"licenseKey":"x","clientTime":"s3cr3t-value"}"#),
+        ("a time out of range", "clientTime", r#"{"licenseKey":"x","clientTime":"99999-01-01T00:00:00Z"}"#),
         ("an array", "", r#"["s3cr3t-value"]"#),
         ("a string", "", r#""s3cr3t-value""#),
     ];
@@ -111,7 +131,18 @@ fn invalid_fields(api_key: &str) -> Vec<InvalidRequest> {
         field: Some(field).filter(|field| !field.is_empty()),
         ..invalid(what, validate_request(api_key, body), 422, "VALIDATION_ERROR")
     };
-    bodies.into_iter().map(row).collect()
+    let names = vec![SECRET_VALUE; 33];
+    let too_many = [
+        ("33 features", "scope.features", json!({ "licenseKey": "x", "scope": { "features": names } }).to_string()),
+        ("33 quotas", "scope.quotas", json!({ "licenseKey": "x", "scope": { "quotas": names } }).to_string()),
+        (
+            "a version of 65 characters",
+            "scope.version",
+            json!({ "licenseKey": "x", "scope": { "version": format!("1.0.0-{}", "x".repeat(59)) } }).to_string(),
+        ),
+    ];
+    let too_many = too_many.iter().map(|(what, field, body)| row((what, field, body)));
+    bodies.into_iter().map(row).chain(too_many).collect()
 }
 
 fn unsupported_requests(good: &Request, api_key: &str) -> Vec<InvalidRequest> {
@@ -127,7 +158,7 @@ fn unsupported_requests(good: &Request, api_key: &str) -> Vec<InvalidRequest> {
         invalid("chunks beyond the limit", good.clone().chunked(&padded), 413, "PAYLOAD_TOO_LARGE"),
         invalid("another route", good.clone().to("/s3cr3t-value"), 404, "NOT_FOUND"),
         invalid("a trailing slash", good.clone().to("/"), 404, "NOT_FOUND"),
-        invalid("a NUL in the path", good.clone().to("%00"), 404, "NOT_FOUND"),
+        invalid("a NUL in the path", good.clone().to("%00"), 405, "METHOD_NOT_ALLOWED"),
         invalid("GET", Request::new("GET /licenses/validate"), 405, "METHOD_NOT_ALLOWED"),
         invalid("DELETE", Request::new("DELETE /licenses/validate"), 405, "METHOD_NOT_ALLOWED"),
         invalid("an unknown method", Request::new("FROB /licenses/validate"), 405, "METHOD_NOT_ALLOWED"),
@@ -164,7 +195,7 @@ fn an_invalid_request_is_refused_with_a_problem_and_changes_nothing() {
         let gold = tenant.product("Gold", "GOLD").await;
         let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let (row, revoked) = tenant.api_key(ApiKeyKind::Secret, &[&gold]).await;
-        api_keys::revoke(t.core(), &tenant.caller.scope(), &row.id.to_string()).await.unwrap();
+        api_keys::revoke(t.core(), &tenant.caller, &row.id.to_string()).await.unwrap();
 
         let valid = validate_request(&api_key, json!({ "licenseKey": key }).to_string());
         let table = [
@@ -221,11 +252,11 @@ fn bodies_up_to_16_kib_and_keys_in_any_notation_are_accepted() {
         let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
         let padding = LIMIT - json!({ "licenseKey": key, "pad": "" }).to_string().len();
         let full = json!({ "licenseKey": key, "pad": "x".repeat(padding) }).to_string();
-        let nested = format!(r#"{{"licenseKey":"{key}","more":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
+        let nested = format!(r#"{{"licenseKey":"{key}","more":{}{}}}"#, "[".repeat(31), "]".repeat(31));
         let with_key = |key: &str| validate_request(&api_key, json!({ "licenseKey": key }).to_string());
         for (what, request) in [
             ("exactly 16 KiB", validate_request(&api_key, full)),
-            ("nested brackets in an unknown field", validate_request(&api_key, nested)),
+            ("31 nested brackets in an unknown field", validate_request(&api_key, nested)),
             ("chunked", with_key("").chunked(&json!({ "licenseKey": key }).to_string())),
             ("the field name `key`", validate_request(&api_key, json!({ "key": key }).to_string())),
             ("a charset", with_key(&key).with("Content-Type", "application/json; charset=utf-8")),
@@ -273,11 +304,11 @@ fn every_verdict_has_its_code() {
         let (_, of_bronze) = tenant.license(&bronze, 1).await;
         let (_, of_theirs) = rival.license(&theirs, 1).await;
         let (ended, revoked) = tenant.license(&gold, 2).await;
-        entitlements::revoke(t.core(), &tenant.caller, ended.id, "test").await.unwrap();
+        licenses::revoke(t.core(), &tenant.caller, ended.id, "test").await.unwrap();
         let (_, expired) = tenant.license(&month, 1).await;
         let (expired_row, both) = tenant.license(&month, 2).await;
-        entitlements::revoke(t.core(), &tenant.caller, expired_row.id, "test").await.unwrap();
-        let (_, generated) = licenses::generate(t.core(), &tenant.caller, gold.id).await.unwrap();
+        licenses::revoke(t.core(), &tenant.caller, expired_row.id, "test").await.unwrap();
+        let (_, generated) = tenant.generated(&gold).await;
         let unknown = LicenseKey::new("GOLD", Ids::seeded(99).v4()).display("GOLD");
         t.advance(Duration::days(30));
 
@@ -344,17 +375,36 @@ fn response_bodies_match_the_snapshots() {
         {
         "valid":true,
         "code":"VALID",
-        "detail":"License is valid.",
+        "detail":"This license is valid.",
         "warnings":[],
         "checkedAt":"2026-03-01T12:00:00Z",
+        "nonce":null,
         "license":{
         "id":"[id]",
         "keyHint":"MONTH-…-[end]",
         "state":"active",
+        "type":"PERPETUAL",
         "productId":"[id]",
         "policyId":"[id]",
-        "expiresAt":"2026-03-31T12:00:00Z"
+        "expiresAt":"2026-03-31T12:00:00Z",
+        "graceUntil":null,
+        "features":[],
+        "limits":{
+        "devices":{
+        "max":null,
+        "used":0
+        },
+        "sessions":null
+        },
+        "metadata":{
+
         }
+        },
+        "device":null,
+        "lease":null,
+        "nextCheckAt":"2026-03-01T13:00:00Z",
+        "offlineUntil":"2026-03-15T12:00:00Z",
+        "proof":"[proof]"
         }
         "#);
         let malformed = validate_request(&api_key, r#"{"licenseKey":"MONTH-U"}"#).ask(t.addr()).await.unwrap();
@@ -366,7 +416,13 @@ fn response_bodies_match_the_snapshots() {
         "detail":"This is not a license key: it has 6 letters and digits; a key has 28 after its prefix.",
         "warnings":[],
         "checkedAt":"2026-03-01T12:00:00Z",
-        "license":null
+        "nonce":null,
+        "license":null,
+        "device":null,
+        "lease":null,
+        "nextCheckAt":null,
+        "offlineUntil":null,
+        "proof":"[proof]"
         }
         "#);
         let typing_error = validate_request(&api_key, json!({ "licenseKey": typo(&key, 21) }).to_string())
@@ -382,7 +438,13 @@ fn response_bodies_match_the_snapshots() {
         "warnings":[],
         "checkedAt":"2026-03-01T12:00:00Z",
         "position":22,
-        "license":null
+        "nonce":null,
+        "license":null,
+        "device":null,
+        "lease":null,
+        "nextCheckAt":null,
+        "offlineUntil":null,
+        "proof":"[proof]"
         }
         "#);
         let problem = validate_request(&api_key, r#"{"licenseKey":7}"#).ask(t.addr()).await.unwrap();
@@ -410,6 +472,8 @@ fn normalized(answer: &Answer) -> String {
     let id = Regex::new(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").unwrap();
     let body = answer.body.replace(",\"", ",\n\"").replace('{', "{\n").replace('}', "\n}");
     let body = id.replace_all(&body, "[id]");
+    let proof = Regex::new(r#""proof":"[\w-]+\.[\w-]+\.[\w-]+""#).unwrap();
+    let body = proof.replace(&body, r#""proof":"[proof]""#);
     let hint = Regex::new("…-[0-9A-Z]{4}").unwrap();
     format!("{} {}\n{}", answer.status, answer.header("content-type"), hint.replace_all(&body, "…-[end]"))
 }

@@ -2,7 +2,7 @@
 
 use dca_core::{
     Ids,
-    crypto::api_key::{ApiKeyKind, ApiKeyText},
+    crypto::api_key::{ApiKeyKind, ApiKeyMode, ApiKeyText},
 };
 use serde_json::Value;
 
@@ -69,7 +69,7 @@ fn guessing_api_keys_is_rate_limited_without_affecting_valid_keys_from_the_same_
         let gold = tenant.product("Gold", "GOLD").await;
         let right = validate_request(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
         let guess = |n: u64| {
-            let guessed = ApiKeyText::generate(ApiKeyKind::Secret, &Ids::seeded(n));
+            let guessed = ApiKeyText::generate(ApiKeyKind::Secret, ApiKeyMode::Live, &Ids::seeded(n));
             forwarded_for("203.0.113.1", &right.clone().with("X-API-Key", guessed.expose()))
         };
         for n in 0..3 {
@@ -82,18 +82,24 @@ fn guessing_api_keys_is_rate_limited_without_affecting_valid_keys_from_the_same_
     });
 }
 
+/// Allows three validations, and three failed authentications; returns a request with the right API key and one with a
+/// wrong one.
+async fn start_with_limits_of_three(t: &mut TestApp, trusted_proxies: &str) -> [Request; 2] {
+    t.set("DCA_VALIDATE_PER_MINUTE", "3");
+    t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
+    t.set("DCA_TRUSTED_PROXIES", trusted_proxies);
+    t.start_without_bot().await;
+    let tenant = TestTenant::new(t.core(), "Makers").await;
+    let gold = tenant.product("Gold", "GOLD").await;
+    let right = validate_request(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
+    let wrong = right.clone().with("X-API-Key", "x");
+    [right, wrong]
+}
+
 #[test]
 fn an_ipv6_network_and_an_ipv4_address_count_as_one_client() {
     it_unstarted(|mut t| async {
-        t.set("DCA_VALIDATE_PER_MINUTE", "3");
-        t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
-        t.set("DCA_TRUSTED_PROXIES", "127.0.0.0/8");
-        t.start_without_bot().await;
-        let tenant = TestTenant::new(t.core(), "Makers").await;
-        let gold = tenant.product("Gold", "GOLD").await;
-        let right = validate_request(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
-        let wrong = right.clone().with("X-API-Key", "x");
-        for request in [right, wrong] {
+        for request in start_with_limits_of_three(&mut t, "127.0.0.0/8").await {
             for (same_client, other) in [
                 (["2001:db8:1:2::1", "2001:db8:1:2::2", "2001:db8:1:2:ffff::3"], "2001:db8:1:3::1"),
                 (["198.51.100.1", "::ffff:198.51.100.1", "::ffff:c633:6401"], "::ffff:198.51.100.2"),
@@ -112,15 +118,7 @@ fn an_ipv6_network_and_an_ipv4_address_count_as_one_client() {
 #[test]
 fn forwarded_addresses_of_untrusted_proxies_are_ignored() {
     it_unstarted(|mut t| async {
-        t.set("DCA_VALIDATE_PER_MINUTE", "3");
-        t.set("DCA_AUTH_FAILURES_PER_MINUTE", "3");
-        t.set("DCA_TRUSTED_PROXIES", "10.0.0.0/8");
-        t.start_without_bot().await;
-        let tenant = TestTenant::new(t.core(), "Makers").await;
-        let gold = tenant.product("Gold", "GOLD").await;
-        let right = validate_request(&tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1, r#"{"licenseKey":"x"}"#);
-        let wrong = right.clone().with("X-API-Key", "x");
-        for request in [right, wrong] {
+        for request in start_with_limits_of_three(&mut t, "10.0.0.0/8").await {
             for n in 0..3 {
                 assert!(!is_rate_limited(&t, &forwarded_for(&format!("203.0.113.{n}"), &request)).await);
             }

@@ -1,16 +1,17 @@
 //! Fixtures for tests without Discord: a tenant, and raw HTTP requests over TCP.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use dca_auth::{App, Config, app::Inputs, telemetry};
 use dca_core::{
     Caller, Core, Ids,
-    api_keys::{self, ApiKey},
+    api_keys::{self, ApiKey, NewApiKey},
     crypto::api_key::ApiKeyKind,
     entitlements::{self, Announce, Change, Evidence, Level, Observation, ObservedSource, SourceKind},
     ids::UserId,
-    licenses::{self, License},
-    products::{self, PolicyChanges, Product},
+    licenses::{self, Generation, License, Run},
+    policy::PolicyPatch,
+    products::{self, Product},
     tenants,
     users::{self, Provider},
 };
@@ -73,15 +74,35 @@ impl TestTenant {
 
     /// Creates a product or changes its terms; new licenses expire after `duration`.
     pub async fn terms(&self, name: &str, prefix: &str, duration: Option<Duration>) -> Product {
-        let terms = PolicyChanges { duration, source_grace: Some(Duration::ZERO) };
-        products::create_or_update(&self.core, &self.caller, name, Some(prefix), &terms).await.unwrap()
+        let terms = PolicyPatch::default().with("sourceGraceSeconds", 0);
+        self.product_with(name, prefix, terms.with("durationSeconds", duration.map(|duration| duration.as_secs())))
+            .await
+    }
+
+    /// Creates a product or changes its policy.
+    pub async fn product_with(&self, name: &str, prefix: &str, patch: PolicyPatch) -> Product {
+        let changed = products::create_or_update(&self.core, &self.caller, name, Some(prefix), &patch).await;
+        changed.unwrap().product
+    }
+
+    /// Replaces the terms of a product, also those of its licenses.
+    pub async fn set_terms(&self, product: &Product, terms: Value) {
+        let db = self.core.db.writer();
+        let sql = "UPDATE policies SET terms = $1 WHERE product_id = $2";
+        let values = [terms.into(), product.id.0.into()];
+        db.execute_raw(Statement::from_sql_and_values(db.get_database_backend(), sql, values)).await.unwrap();
     }
 
     /// Creates an API key; returns its row and its text.
     pub async fn api_key(&self, kind: ApiKeyKind, covered: &[&Product]) -> (ApiKey, String) {
         let covered: Vec<_> = covered.iter().map(|product| product.id).collect();
-        let (row, text) = api_keys::create(&self.core, &self.caller, "test", kind, &covered).await.unwrap();
-        (row, text.expose().to_owned())
+        self.api_key_with(NewApiKey::new(kind, "test", &covered)).await
+    }
+
+    /// Creates an API key with these settings; returns its row and its text.
+    pub async fn api_key_with(&self, new: NewApiKey) -> (ApiKey, String) {
+        let (details, text) = api_keys::create(&self.core, &self.caller, new).await.unwrap();
+        (details.key, text.expose().to_owned())
     }
 
     /// The user with this Discord account.
@@ -119,8 +140,18 @@ impl TestTenant {
         (license, key)
     }
 
+    /// Generates a license that no one has; returns it and its key.
+    pub async fn generated(&self, product: &Product) -> (License, String) {
+        let one = Generation::one_of(product.id);
+        let mut generated = licenses::generate_all(&self.core, &self.caller, one, Run::Real).await.unwrap();
+        let license = Arc::unwrap_or_clone(generated.remove(0).license);
+        let key = licenses::reveal_key(&self.core, &license).unwrap();
+        (license, key)
+    }
+
     /// A member's licenses for a product that are not revoked.
     pub async fn unrevoked_licenses(&self, product: &Product, member: u64) -> Vec<License> {
+        self.core.write_behind.drained().await;
         let mut all = licenses::list_of(&self.core, &self.caller.scope(), self.user(member).await).await.unwrap();
         all.retain(|license| license.product_id == product.id && license.revoked_at.is_none());
         all

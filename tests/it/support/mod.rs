@@ -5,3 +5,4 @@ pub mod browser;
 pub mod databases;
 pub mod fixtures;
 pub mod harness;
+pub mod proofs;

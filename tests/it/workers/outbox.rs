@@ -11,7 +11,8 @@ use dca_core::{
     ids::{InstanceId, LicenseId},
     licenses,
     outbox::{self, Claim, Delivery, Outcome, Transport},
-    products::{self, PolicyChanges, Product},
+    policy::PolicyPatch,
+    products::{self, Product},
     workers,
 };
 use sea_orm_migration::sea_orm::ConnectionTrait;
@@ -133,13 +134,13 @@ fn log_lines_of_a_channel_are_delivered_in_order() {
         for member in 0..3 {
             tenant.observe(&gold, member, Level::Present, RECONCILED).await.unwrap();
         }
-        assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 6);
+        assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 7);
         assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 0, "each line once");
         let first = claim_one(&core).await;
         outbox::complete(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
         assert!(claim(&core).await.is_empty(), "later lines wait for the failed one");
         t.clock.advance(TimeDelta::seconds(5));
-        for expected in [1, 3, 5] {
+        for expected in [1, 2, 4, 6] {
             let claim = claim_one(&core).await;
             assert!(matches!(claim.delivery, Delivery::LogLine { seq, .. } if seq == expected), "{claim:?}");
             outbox::complete(&core, &claim, Outcome::Sent).await.unwrap();
@@ -213,7 +214,7 @@ fn a_revoked_key_is_not_delivered() {
         let gold = tenant.product("Gold", "GOLD").await;
         let license = grant(&tenant, &gold, 1..2).await[0];
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_some());
-        entitlements::revoke(&core, &tenant.caller, license, "test").await.unwrap();
+        licenses::revoke(&core, &tenant.caller, license, "test").await.unwrap();
         assert!(licenses::for_delivery(&core, license).await.unwrap().is_none());
         t
     });
@@ -298,8 +299,9 @@ fn a_silently_issued_key_is_delivered_when_the_role_is_gained_and_not_when_it_is
     it_unstarted(|t| async {
         let core = t.instance().await;
         let tenant = TestTenant::new(&core, "Makers").await;
-        let terms = PolicyChanges { source_grace: Some(Duration::from_hours(1)), ..PolicyChanges::default() };
-        let product = products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap();
+        let terms = PolicyPatch::default().with("sourceGraceSeconds", 3_600);
+        let product =
+            products::create_or_update(&core, &tenant.caller, "Gold", Some("GOLD"), &terms).await.unwrap().product;
         for (level, evidence, pending) in [
             (Level::Present, RECONCILED, 0),
             (Level::Absent, Evidence::Reported, 0),

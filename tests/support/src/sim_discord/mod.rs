@@ -35,6 +35,8 @@ mod rest;
 mod session;
 mod state;
 #[cfg(test)]
+mod test_clients;
+#[cfg(test)]
 mod tests;
 mod values;
 
