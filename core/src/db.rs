@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use sea_orm::sea_query::{Expr, OnConflict, SelectStatement};
+use sea_orm::sea_query::{Expr, LikeExpr, OnConflict, SelectStatement};
 use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection, Row};
@@ -190,6 +190,12 @@ fn sqlite_options(url: &str, pool: u32, query_only: &'static str) -> ConnectOpti
 pub(crate) async fn insert_if_new<A: ActiveModelTrait>(db: &impl ConnectionTrait, row: A) -> Result<bool> {
     let insert = A::Entity::insert(row).on_conflict(OnConflict::new().do_nothing().to_owned());
     Ok(insert.exec_without_returning(db).await? > 0)
+}
+
+/// The pattern of values that contain a text, in lower case. The text is no pattern itself.
+pub(crate) fn containing(text: &str) -> LikeExpr {
+    let escaped = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
+    LikeExpr::new(format!("%{escaped}%")).escape('\\')
 }
 
 /// An update of the rows that match every filter.

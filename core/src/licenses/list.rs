@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, NullOrdering, Query};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, Order, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{facts::LicenseFacts, state::LicenseState, store};
 use crate::crypto::api_key::ApiKeyMode;
@@ -13,8 +13,9 @@ use crate::entity::license::{Column, Entity, Model as License};
 use crate::entity::{device, lease, policy};
 use crate::ids::{LicenseId, PolicyId, ProductId, UserId};
 use crate::page::{self, Page, PageRequest};
-use crate::policy::PolicyTerms;
-use crate::{Caller, Core, Error, Reason, Result, users::Role};
+use crate::policy::{LicenseType, PolicyTerms};
+use crate::string_enum::string_enum;
+use crate::{Caller, Core, Error, Result, db};
 
 /// Selects licenses by all that is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,14 @@ pub async fn list(
     filter: &LicenseFilter,
     request: &PageRequest,
 ) -> Result<Page<LicenseFacts>> {
-    let rows = Entity::find().filter(visible_to(caller, filter)?).filter(filter.condition(core.clock.now()));
+    let visible = match caller {
+        // Those of others only if they are asked for.
+        Caller::User(user) if filter.product.is_none() && filter.user.is_none_or(|owner| owner == user.user) => {
+            Condition::all().add(Column::UserId.eq(user.user))
+        }
+        _ => visible_to(caller)?,
+    };
+    let rows = Entity::find().filter(visible).filter(filter.condition(core.clock.now()));
     let bound_to = ("licenses", caller.actor().to_string(), caller.scope(), filter);
     let page = page::newest_first(core, rows, Column::Id, &bound_to, request).await?;
     Ok(Page { items: facts_of(core, page.items).await?, next: page.next })
@@ -51,27 +59,93 @@ impl LicenseFilter {
     }
 }
 
-/// The licenses that a caller may list.
-fn visible_to(caller: &Caller, filter: &LicenseFilter) -> Result<Condition> {
-    let user = match caller {
-        Caller::App(app) if app.mode == ApiKeyMode::Test => return Ok(Condition::all().add(Column::Id.is_null())),
-        Caller::App(_) => return caller.readable(Column::TenantId, Column::ProductId),
-        Caller::User(user) => user,
-        Caller::ServerAdmin { scope, .. } | Caller::Operator(scope) | Caller::System(scope) => {
-            return Ok(Condition::all().add(Column::TenantId.eq(scope.tenant())));
-        }
+string_enum! {
+    /// What a search is sorted by. Licenses without such a value come last.
+    LicenseOrder {
+        CreatedAt => "createdAt",
+        ExpiresAt => "expiresAt",
+        Name => "name",
+    }
+
+    /// The direction of a search.
+    SortOrder {
+        Ascending => "asc",
+        Descending => "desc",
+    }
+}
+
+/// Selects licenses by all that is given.
+#[derive(Clone, Debug, Default)]
+pub struct LicenseSearch {
+    /// Their owner.
+    pub owner: Option<UserId>,
+    /// Their state is one of these.
+    pub states: Option<Vec<LicenseState>>,
+    /// Their type.
+    pub license_type: Option<LicenseType>,
+    /// Part of their name, or of the hint of their key.
+    pub text: Option<String>,
+}
+
+/// A page of the licenses that the caller has or manages, from number 1, and how many match. Counting reads them all:
+/// [`list`] does not. Refused with `ACCESS_DENIED`, `REQUIRES_2FA`.
+pub async fn search(
+    core: &Core,
+    caller: &Caller,
+    search: &LicenseSearch,
+    (order, direction): (LicenseOrder, SortOrder),
+    (page, size): (u64, u64),
+) -> Result<(Vec<LicenseFacts>, u64)> {
+    let matching = search.condition(core.clock.now());
+    let rows = Entity::find().filter(visible_to(caller)?).filter(matching);
+    let total = rows.clone().count(core.db.read()).await?;
+    let column = match order {
+        LicenseOrder::CreatedAt => Column::CreatedAt,
+        LicenseOrder::ExpiresAt => Column::ExpiresAt,
+        LicenseOrder::Name => Column::Name,
     };
-    let own = Condition::any().add(Column::UserId.eq(user.user));
-    if caller.is_member() || (filter.user.is_none_or(|owner| owner == user.user) && filter.product.is_none()) {
+    let direction = if direction == SortOrder::Ascending { Order::Asc } else { Order::Desc };
+    let sorted =
+        rows.order_by_with_nulls(column, direction.clone(), NullOrdering::Last).order_by(Column::Id, direction);
+    let licenses = sorted.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?;
+    Ok((facts_of(core, licenses).await?, total))
+}
+
+impl LicenseSearch {
+    fn condition(&self, now: DateTime<Utc>) -> Condition {
+        let states = self
+            .states
+            .as_ref()
+            .map(|states| states.iter().fold(Condition::any(), |any, state| any.add(store::is_in_state(*state, now))));
+        let of_type = self.license_type.map(|license_type| {
+            // The same operator in both databases.
+            let has_type = Expr::cust("terms ->> 'type'").eq(license_type.as_str());
+            let policies =
+                Query::select().column(policy::Column::Id).from(policy::Entity).and_where(has_type).to_owned();
+            Column::PolicyId.in_subquery(policies)
+        });
+        let text = self.text.as_deref().map(|text| {
+            let contains = |column| Expr::expr(Func::lower(Expr::col(column))).like(db::containing(text));
+            Condition::any().add(contains(Column::Name)).add(contains(Column::KeyHint))
+        });
+        let owner = self.owner.map(|owner| Column::UserId.eq(owner));
+        Condition::all().add_option(owner).add_option(states).add_option(of_type).add_option(text)
+    }
+}
+
+/// The licenses that a caller has or may read as a manager.
+fn visible_to(caller: &Caller) -> Result<Condition> {
+    let own = match caller {
+        Caller::App(app) if app.mode == ApiKeyMode::Test => return Ok(Condition::all().add(Column::Id.is_null())),
+        Caller::User(user) => Condition::any().add(Column::UserId.eq(user.user)),
+        _ => return caller.readable(Column::TenantId, Column::ProductId),
+    };
+    if caller.is_member() {
         return Ok(own);
     }
-    if user.lacks_second_factor {
-        return Err(Reason::AdminsNeedSecondFactor.refusal());
-    }
-    if user.role >= Role::Moderator {
-        return Ok(Condition::all());
-    }
-    Ok(own.add(Column::TenantId.is_in(user.manages.iter().copied())))
+    let managed = caller.readable(Column::TenantId, Column::ProductId)?;
+    // Without a condition, these are all licenses.
+    Ok(if managed.is_empty() { managed } else { own.add(managed) })
 }
 
 /// The facts of licenses that have been read, in their order.

@@ -14,9 +14,9 @@ use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::db::Reader;
 use crate::entity::license::Model as License;
 use crate::events::EventData;
-use crate::ids::{LicenseId, ProductId, TenantId, UserId};
+use crate::ids::{LicenseId, PolicyId, ProductId, TenantId, UserId};
 use crate::outbox::Notify;
-use crate::policy::{PolicyTerms, RenewalBasis, TransferRule};
+use crate::policy::{PolicyPatch, PolicyTerms, RenewalBasis, TransferRule};
 use crate::precondition::IfMatch;
 use crate::products::{self, Product};
 use crate::users::{self, Recipient};
@@ -26,8 +26,8 @@ use crate::{Access, Caller, Code, Core, Reason, Result, bans, entitlements, merg
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "fields are named after what they hold")]
 pub enum Change {
-    /// Changes its name, and merges a patch into its metadata (RFC 7396).
-    Edit { name: NameChange, metadata: Map<String, Value> },
+    /// Changes its name and its terms, and merges a patch into its metadata (RFC 7396).
+    Edit { name: NameChange, metadata: Map<String, Value>, terms: OwnTerms },
     /// Gives it to its first owner.
     Assign(Recipient),
     /// Gives it to another owner.
@@ -54,6 +54,29 @@ pub enum NameChange {
     Remove,
     /// It becomes this.
     To(String),
+}
+
+/// Terms of one license, which replace those of its policy; `None` keeps a term.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnTerms {
+    /// How many devices it may be activated on.
+    pub max_devices: Option<u32>,
+    /// Its features.
+    pub features: Option<Vec<String>>,
+}
+
+impl OwnTerms {
+    /// What differs from the terms of the license: a limit that stays does not make activation required.
+    fn patch(&self, terms: &PolicyTerms) -> PolicyPatch {
+        let mut patch = PolicyPatch::default();
+        if let Some(max) = self.max_devices.filter(|max| terms.max_devices != Some(*max)) {
+            patch = patch.with("maxDevices", max);
+        }
+        if let Some(features) = self.features.clone().filter(|features| terms.features != *features) {
+            patch = patch.with("features", features);
+        }
+        patch
+    }
 }
 
 /// How far to renew a license.
@@ -89,16 +112,28 @@ pub async fn change(
     if_match: &IfMatch,
     change: Change,
 ) -> Result<License> {
-    let known = match visible(core, caller, id).await {
+    if matches!(change, Change::Transfer(_)) && caller.is_member() {
         // Whether a license exists is not for members to find out.
-        Err(error) if matches!(change, Change::Transfer(_)) && error.code() == Code::NotFound && caller.is_member() => {
-            return Err(Code::AccessDenied.refusal());
-        }
-        known => known?,
-    };
-    let change = change.checked()?;
-    let to = match change.recipient() {
-        Some(recipient) => {
+        visible(core, caller, id).await.map_err(|error| match error.code() {
+            Code::NotFound => Code::AccessDenied.refusal(),
+            _ => error,
+        })?;
+    }
+    change_all(core, caller, id, if_match, vec![change]).await
+}
+
+/// Makes several changes of a license in this order, or none if one of them is refused, as [`change`] does.
+pub async fn change_all(
+    core: &Core,
+    caller: &Caller,
+    id: LicenseId,
+    if_match: &IfMatch,
+    changes: Vec<Change>,
+) -> Result<License> {
+    let known = visible(core, caller, id).await?;
+    let changes = changes.into_iter().map(Change::checked).collect::<Result<Vec<_>>>()?;
+    let to = match changes.iter().find_map(|change| Some((change, change.recipient()?))) {
+        Some((change, recipient)) => {
             // Only those who may do it can create a user for a Discord account.
             let (_, terms) = with_terms(core, &known).await?;
             caller.require(change.access(&terms), &known)?;
@@ -106,7 +141,7 @@ pub async fn change(
         }
         None => None,
     };
-    let mut owner = known.user_id;
+    let (mut owner, any) = (known.user_id, IfMatch::default());
     loop {
         let mut tx = Tx::begin(core).await?;
         lock_holders(&tx, known.tenant_id, owner.into_iter().chain(to)).await?;
@@ -116,7 +151,11 @@ pub async fn change(
             owner = license.user_id;
             continue;
         }
-        let changed = perform(&mut tx, caller, &license, if_match, &change, to).await?;
+        let (mut changed, mut expected) = (license, if_match);
+        for change in &changes {
+            changed = perform(&mut tx, caller, &changed, expected, change, to).await?;
+            expected = &any;
+        }
         tx.commit().await?;
         return Ok(changed);
     }
@@ -203,7 +242,13 @@ async fn perform(
     }
     let key = || NewKey::generate(tx.core(), license.id, &product);
     let action = match (change, to) {
-        (Change::Edit { name, metadata }, _) => return edit(tx, caller, license, name, metadata).await,
+        (Change::Edit { name, metadata, terms: own }, _) => {
+            let changed = terms.patched(&own.patch(&terms))?;
+            let is_same = changed == terms;
+            let policy =
+                if is_same { license.policy_id } else { products::pin_terms(tx, product.id, changed).await?.id };
+            return edit(tx, caller, license, name, metadata, policy).await;
+        }
         (Change::Suspend { reason }, _) => Action::Suspend { since: tx.now(), reason },
         (Change::Resume, _) => {
             require_entitled(tx, license).await?;
@@ -282,8 +327,8 @@ impl Change {
         Ok(match self {
             Self::Suspend { reason } => Self::Suspend { reason: checked_reason(&reason)? },
             Self::Revoke { reason } => Self::Revoke { reason: checked_reason(&reason)? },
-            Self::Edit { name: NameChange::To(name), metadata } => {
-                Self::Edit { name: NameChange::To(plain_text::line("name", &name, MAX_NAME)?), metadata }
+            Self::Edit { name: NameChange::To(name), metadata, terms } => {
+                Self::Edit { name: NameChange::To(plain_text::line("name", &name, MAX_NAME)?), metadata, terms }
             }
             other => other,
         })
@@ -349,14 +394,16 @@ pub(super) fn later_date(field: &'static str, date: DateTime<Utc>, now: DateTime
     Ok(date)
 }
 
+/// Changes a license without a command. `policy` has its terms.
 async fn edit(
     tx: &mut Tx,
     caller: &Caller,
     license: &License,
     name: &NameChange,
     patch: &Map<String, Value>,
+    policy: PolicyId,
 ) -> Result<License> {
-    let mut changed = license.clone();
+    let mut changed = License { policy_id: policy, ..license.clone() };
     match name {
         NameChange::Keep => {}
         NameChange::Remove => changed.name = None,
@@ -364,7 +411,11 @@ async fn edit(
     }
     merge_patch::apply(&mut changed.metadata, Value::Object(patch.clone()));
     check_metadata(&changed.metadata)?;
-    let is_changed = [("name", changed.name != license.name), ("metadata", changed.metadata != license.metadata)];
+    let is_changed = [
+        ("name", changed.name != license.name),
+        ("metadata", changed.metadata != license.metadata),
+        ("policyId", changed.policy_id != license.policy_id),
+    ];
     let fields: Vec<&'static str> = is_changed.into_iter().filter(|(_, is)| *is).map(|(field, _)| field).collect();
     if fields.is_empty() {
         return Ok(changed);

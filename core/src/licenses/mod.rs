@@ -51,8 +51,9 @@ pub use self::facts::{Device, DeviceMatching, Facts, Lease, LicenseFacts, facts}
 pub use self::files::{FileRequest, LicenseFile, checkout};
 pub(crate) use self::leases::delete_expired as delete_expired_leases;
 pub use self::leases::{Beat, end as end_lease, heartbeat};
-pub use self::list::{LicenseFilter, list};
-pub use self::manage::{Change, NameChange, Renewal, change, redeem, revoke, revoke_member_license, show};
+pub use self::list::{LicenseFilter, LicenseOrder, LicenseSearch, SortOrder, list, search};
+pub use self::manage::{Change, NameChange, OwnTerms, Renewal, change, change_all, redeem, revoke};
+pub use self::manage::{revoke_member_license, show};
 pub use self::offline_request::activate_offline;
 pub use self::prove::{ProofContext, prove};
 pub use self::question::{Question, Version};

@@ -82,17 +82,19 @@ pub(super) async fn insert_version(tx: &Tx, product: &Product, version: i32, ter
 }
 
 /// The policy of a license with these changes: the current version if they make no difference, or else terms without a
-/// version. The id of those follows from them, so that licenses with equal terms share a row.
+/// version.
 pub(crate) async fn terms_for(tx: &Tx, product: &Product, patch: &PolicyPatch) -> Result<Policy> {
     let current = current_of(tx, product).await?;
     let terms = current.terms.patched(patch)?;
-    if terms == current.terms {
-        return Ok(current);
-    }
-    let digest = sha256(json!({ "product": product.id, "terms": terms }).to_string().as_bytes());
+    if terms == current.terms { Ok(current) } else { pin_terms(tx, product.id, terms).await }
+}
+
+/// The row of terms without a version. Its id follows from them, so that licenses with equal terms share a row.
+pub(crate) async fn pin_terms(tx: &Tx, product_id: ProductId, terms: PolicyTerms) -> Result<Policy> {
+    let digest = sha256(json!({ "product": product_id, "terms": terms }).to_string().as_bytes());
     let bytes = digest.first_chunk().copied().unwrap_or_default();
     let id = PolicyId(Builder::from_custom_bytes(bytes).into_uuid());
-    let row = Policy { id, product_id: product.id, version: None, terms, created_at: tx.now() };
+    let row = Policy { id, product_id, version: None, terms, created_at: tx.now() };
     db::insert_if_new(tx.db(), row.into_active_model()).await?;
     find_policy(tx, id).await?.ok_or_else(|| Error::Internal(format!("policy {id} is missing")))
 }

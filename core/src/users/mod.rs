@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LikeExpr, LockType, OnConflict, SelectStatement};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, LockType, OnConflict, SelectStatement};
 use sea_orm::{ActiveModelTrait, ActiveValue::NotSet, ColumnTrait, Condition, EntityTrait, IntoActiveModel};
 use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
@@ -323,11 +323,8 @@ pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64)
         Some(guild) => query.filter(user::Column::Id.in_subquery(users_with_source_in(guild))),
     };
     if let Some(text) = &filter.search {
-        // The search term is text, not a pattern.
-        let escaped = text.to_lowercase().replace('\\', r"\\").replace('%', r"\%").replace('_', r"\_");
-        let pattern = || LikeExpr::new(format!("%{escaped}%")).escape('\\');
-        let email = Expr::col(user::Column::FoldedEmail).like(pattern());
-        let name = Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(pattern());
+        let email = Expr::col(user::Column::FoldedEmail).like(db::containing(text));
+        let name = Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(db::containing(text));
         query = query.filter(Condition::any().add(name).add_option((!filter.names_only).then_some(email)));
     }
     let status = filter.status.map(|status| user::Column::Status.eq(status));

@@ -20,8 +20,8 @@ pub(crate) struct PageQuery {
 /// Validated `page` and `limit` parameters.
 #[derive(Clone, Copy)]
 pub(crate) struct PageParams {
-    pub(super) page: u64,
-    pub(super) size: u64,
+    pub(crate) page: u64,
+    pub(crate) size: u64,
 }
 
 impl PageParams {
@@ -41,9 +41,9 @@ impl PageParams {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Pagination {
-    total: u64,
+    pub(crate) total: u64,
     page: u64,
-    pages: u64,
+    pub(crate) pages: u64,
     limit: u64,
     has_next: bool,
     has_prev: bool,

@@ -1,6 +1,7 @@
 //! The license routes of the earlier DCA-Auth under `/api`. Each is another name of a native route, which does the work:
 //! authentication, limits and proofs are the same. A row of [`ALIASES`] says what differs: the path, the names in the
-//! body, and the names that clients read in the response. Verdicts have the codes of [`CODES`].
+//! body, and the names that clients read in the response. Verdicts have the codes of [`CODES`]. The list and the update of
+//! licenses have no native counterpart: `earlier_dca_management`.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::http::compat::dialect::Dialect;
+use crate::http::compat::earlier_dca_management::{self, Status};
 use crate::http::{extract::bearer, problem::Problem, trace::RequestId};
 
 type Params = HashMap<String, String>;
@@ -61,7 +63,6 @@ static ALIASES: &[Alias] = &[
     alias(Method::POST, "/api/licenses/generate-bulk", (Method::POST, GENERATE), generated)
         .with_body(|_, body| generation(body)),
     alias(Method::GET, "/api/licenses/{id}", (Method::GET, "/licenses/{id}"), license),
-    alias(Method::PATCH, "/api/licenses/{id}", (Method::PATCH, "/licenses/{id}"), license),
     alias(Method::DELETE, "/api/licenses/{id}", (Method::POST, "/licenses/{id}/revoke"), license)
         .with_body(|_, _| members(json!({ "reason": "deleted" }))),
     alias(Method::POST, "/api/licenses/{id}/transfer", (Method::POST, "/licenses/{id}/transfer"), license)
@@ -115,7 +116,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
 
 /// The routes; `native` are those that they are names of.
 pub(super) fn routes(native: &Router) -> Router<App> {
-    ALIASES.iter().fold(Router::new(), |routes, alias| {
+    ALIASES.iter().fold(earlier_dca_management::routes(), |routes, alias| {
         let native = native.clone();
         let handler = move |State(app): State<App>, Path(params): Path<Params>, request: Request| {
             forward(app, native.clone(), alias, params, request)
@@ -243,16 +244,11 @@ fn extension(body: Members) -> Members {
 }
 
 /// A license. Its key is shown only when it is created.
-fn license(license: Value) -> Value {
+pub(super) fn license(license: Value) -> Value {
     let Value::Object(members) = &license else { return license };
     let devices = &license["limits"]["devices"];
-    let status = match license["state"].as_str() {
-        Some("generated") => "INACTIVE",
-        Some("suspended") => "SUSPENDED",
-        Some("expired") => "EXPIRED",
-        Some("revoked") => "REVOKED",
-        _ => "ACTIVE",
-    };
+    let state = license["state"].as_str().and_then(|state| state.parse().ok());
+    let status = Status::ALL.iter().find(|status| state.is_some_and(|state| status.states().contains(&state)));
     let names = json!({
         "shortKey": license["keyHint"],
         "status": status,

@@ -14,6 +14,7 @@ use crate::{App, http::problem::Problem, http::trace::RequestId};
 pub(super) mod dialect;
 mod earlier_dca;
 mod earlier_dca_licenses;
+mod earlier_dca_management;
 mod multi_user;
 
 static SYSTEMS: [&Conventions; 2] = [&multi_user::SYSTEM, &earlier_dca::SYSTEM];

@@ -52,10 +52,10 @@ pub(crate) struct LicenseWithKey {
 }
 
 /// A license with its `ETag`, or a problem.
-pub(super) type LicenseResult<T = LicenseDetails> = Result<([(HeaderName, String); 1], Json<T>), Problem>;
+pub(crate) type LicenseResult<T = LicenseDetails> = Result<([(HeaderName, String); 1], Json<T>), Problem>;
 
 /// The response with a license.
-pub(super) async fn answer(core: &Core, license: License) -> LicenseResult {
+pub(crate) async fn answer(core: &Core, license: License) -> LicenseResult {
     let (rev, facts) = (license.rev, licenses::facts(core, license).await?);
     Ok((etag(rev), Json((facts, core.clock.now()).into())))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use dca_core::ids::{LicenseId, ProductId, UserId};
-use dca_core::licenses::{self, Change, LicenseFilter, LicenseState, NameChange, Renewal};
+use dca_core::licenses::{self, Change, LicenseFilter, LicenseState, NameChange, OwnTerms, Renewal};
 use dca_core::precondition::IfMatch;
 use dca_core::users::Recipient;
 use dca_core::{Caller, DiscordUserId};
@@ -116,7 +116,7 @@ pub(crate) struct EditRequest {
 }
 
 /// A name that is given, even if it is `null`.
-fn present<'de, D: Deserializer<'de>>(name: D) -> Result<NameChange, D::Error> {
+pub(crate) fn present<'de, D: Deserializer<'de>>(name: D) -> Result<NameChange, D::Error> {
     Ok(Option::deserialize(name)?.map_or(NameChange::Remove, NameChange::To))
 }
 
@@ -133,7 +133,8 @@ pub(crate) async fn edit(
     Precondition(if_match): Precondition,
     JsonBody(EditRequest { name, metadata }): JsonBody<EditRequest>,
 ) -> LicenseResult {
-    change(&app, &caller, id, &if_match, Change::Edit { name, metadata }).await
+    let terms = OwnTerms::default();
+    change(&app, &caller, id, &if_match, Change::Edit { name, metadata, terms }).await
 }
 
 /// Who gets the license: one of the two.
