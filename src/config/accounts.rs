@@ -31,7 +31,7 @@ settings! {
         /// Sessions that a user may have at a time. A further sign-in ends the oldest.
         max_sessions: NonZeroU32 = "DCA_MAX_SESSIONS_PER_USER", positive("20"), fallback("MAX_SESSIONS_PER_USER");
         /// Memory for one password hash (Argon2id with three passes).
-        password_memory_kib: u32 = "DCA_PASSWORD_MEMORY_KIB", or("65536", number(12_288..=1_048_576)),
+        password_memory_kib: u32 = "DCA_PASSWORD_MEMORY_KIB", or("19456", number(12_288..=1_048_576)),
             expects("a whole number of KiB from 12288 to 1048576, for example 65536");
         /// Which accounts need a second factor to administer other accounts: none, or those with the role MODERATOR or above (admins).
         admins_need_second_factor: bool = "DCA_REQUIRE_SECOND_FACTOR", or("none", one_of(&[("none", false), ("admins", true)])),

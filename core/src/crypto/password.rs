@@ -1,13 +1,13 @@
 //! Password hashing: argon2id for new hashes. Existing bcrypt hashes are accepted and replaced at the next sign-in.
 //!
-//! Hashing is expensive by design, so only a few hashes run at once, on blocking threads; requests that wait too long
-//! for a permit are refused. Accounts without a password are compared with a dummy hash, so that the timing does not
-//! reveal them.
+//! Hashing is expensive by design, so only a few hashes run at once, each on a thread of its own with a low priority, so
+//! that other requests do not wait for it; requests that wait too long for a permit are refused. Accounts without a
+//! password are compared with a dummy hash, so that the timing does not reveal them.
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread, time::Duration};
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc::PasswordHash};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use zeroize::Zeroizing;
 use zxcvbn::zxcvbn;
 
@@ -21,6 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// argon2 passes over the memory.
 const PASSES: u32 = 3;
+
+/// The priority of hashing threads, as in nice(1). A hash still gets a tenth of a core that is busy otherwise.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 10;
 
 /// Limits for stored hashes, so that an imported one cannot exhaust the server: 1 GiB, 10 passes, bcrypt cost 14.
 const MAX_MEMORY_KIB: u32 = 1024 * 1024;
@@ -56,7 +60,7 @@ impl Passwords {
         let broken = |error: String| Error::Internal(format!("argon2: {error}"));
         let params = Params::new(memory_kib, PASSES, 1, None).map_err(|error| broken(error.to_string()))?;
         let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        let dummy_hash = hash(&argon2, &ids, "")?;
+        let dummy_hash = dummy_hash(memory_kib);
         Ok(Self(Arc::new(Inner { argon2, permits: Arc::new(Semaphore::new(permits.max(1))), dummy_hash, ids })))
     }
 
@@ -116,15 +120,36 @@ impl Passwords {
             return Err(Reason::TooManySignIns.retry_after(TIMEOUT));
         };
         let (inner, password) = (Arc::clone(&self.0), Zeroizing::new(password.to_owned()));
-        // The permit moves into the task: a dropped request must not free it while the hash is still running.
-        let result = tokio::task::spawn_blocking(move || {
+        let (sender, result) = oneshot::channel();
+        // The permit moves into the thread: a dropped request must not free it while the hash is still running. To start
+        // a thread costs little next to a hash.
+        let hashing = move || {
+            lower_priority();
             let result = work(&inner, &password);
             drop(permit);
-            result
-        })
-        .await;
-        result.map_err(|error| Error::Internal(format!("hashing: {error}")))?
+            _ = sender.send(result);
+        };
+        let started = thread::Builder::new().name("password".to_owned()).spawn(hashing);
+        started.map_err(|error| Error::Internal(format!("cannot start a thread to hash on: {error}")))?;
+        result.await.map_err(|_| Error::Internal("hashing panicked".to_owned()))?
     }
+}
+
+/// Lets the other threads of this process run first. A sandbox that forbids it costs latency only.
+#[cfg(target_os = "linux")]
+fn lower_priority() {
+    _ = rustix::process::setpriority_process(None, NICENESS);
+}
+
+/// Other systems have no priority of a single thread, only that of the process.
+#[cfg(not(target_os = "linux"))]
+fn lower_priority() {}
+
+/// A hash with the current parameters that no known password matches. It is not computed, so that a start is fast, but
+/// comparing with it takes as long as with any other.
+fn dummy_hash(memory_kib: u32) -> String {
+    const SALT_AND_HASH: &str = "Zx2vT0q8mC1sJ7yKfLw4Rg$u5QmXc0Wb8Zr1TtJv6yKq3sHn9LdE2fPo7AgUiBxY4M";
+    format!("$argon2id$v=19$m={memory_kib},t={PASSES},p=1${SALT_AND_HASH}")
 }
 
 fn hash(argon2: &Argon2<'_>, ids: &Ids, password: &str) -> Result<String> {
@@ -201,6 +226,23 @@ mod tests {
         ] {
             assert_eq!(compare(&cheap(), "x", stored), PasswordMatch::No, "{stored}");
         }
+    }
+
+    #[test]
+    fn the_dummy_hash_is_a_valid_one_with_the_current_parameters() {
+        let dummy = dummy_hash(64);
+        let parsed = PasswordHash::new(&dummy).unwrap();
+        let params = Params::try_from(&parsed).unwrap();
+        let passwords = Passwords::new(64, 1, Ids::seeded(3)).unwrap();
+        let current = passwords.0.argon2.params();
+        assert_eq!(
+            (params.m_cost(), params.t_cost(), params.p_cost()),
+            (current.m_cost(), current.t_cost(), current.p_cost())
+        );
+        let real = hash(&passwords.0.argon2, &Ids::seeded(3), "right").unwrap();
+        assert_eq!(dummy.len(), real.len());
+        assert_eq!(parsed.to_string(), dummy);
+        assert_eq!(compare(&passwords.0.argon2, "", &dummy), PasswordMatch::No);
     }
 
     #[tokio::test]
