@@ -4,11 +4,10 @@
 //! known and unknown addresses for sign-in, password reset, resent verification and sign-up. Prints both medians and
 //! their difference, and fails if a difference is more than five milliseconds.
 //!
-//! `cargo bench --bench enumeration`
+//! `cargo bench --bench figures -- enumeration`
 
 use std::{
     collections::BTreeMap,
-    error::Error,
     time::{Duration, Instant},
 };
 
@@ -20,21 +19,12 @@ use dca_auth::{
 use dca_core::accounts::admin;
 use serde_json::{Value, json};
 
-type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use crate::support::BenchResult;
 
 const PASSWORD: &str = "plow-Ketchup-41 sundial";
 const MAX_DIFFERENCE_MS: f64 = 5.0;
 
-fn main() -> BenchResult<()> {
-    // `cargo test --all-targets` runs this too, but without `--bench`.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(measure())
-}
-
-async fn measure() -> BenchResult<()> {
+pub async fn measure() -> BenchResult<()> {
     let dir = tempfile::tempdir()?;
     let settings = [
         ("DCA_DATA_DIR", dir.path().to_str().ok_or("the temporary path is not UTF-8")?),

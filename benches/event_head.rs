@@ -3,19 +3,19 @@
 //! "License" issues a license, with its two events. "Bare" only updates a head and inserts a row, each in a statement of
 //! its own, as a measure of the database. Both with the given number of concurrent writers, in five rounds of a second.
 //!
-//! `cargo bench --bench event_head`; with `TEST_DATABASE_URL` on PostgreSQL too, in a database of its own.
+//! `cargo bench --bench figures -- event-head`; with `TEST_DATABASE_URL` on PostgreSQL too, in a database of its own.
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Duration, time::Instant};
 
 use dca_auth::{App, Config, app::Inputs, telemetry};
 use dca_core::policy::PolicyPatch;
 use dca_core::products::{self, Product};
 use dca_core::users::{self, Provider};
-use dca_core::{Caller, Core, Ids, entitlements, ids::UserId, tenants};
-use sea_orm_migration::sea_orm::{ConnectionTrait, Database, TransactionTrait};
+use dca_core::{Caller, Core, entitlements, ids::UserId, tenants};
+use sea_orm_migration::sea_orm::{ConnectionTrait, TransactionTrait};
 use tokio::task::JoinSet;
 
-type BenchResult<T> = Result<T, Box<dyn Error + Send + Sync>>;
+use crate::support::{BenchResult, database::Postgres};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(1);
@@ -23,23 +23,13 @@ const WRITERS: [usize; 3] = [1, 4, 16];
 /// More users than one writer needs in a round.
 const USERS_PER_WRITER: usize = 1_500;
 
-fn main() -> BenchResult<()> {
-    // `cargo test --all-targets` runs this too, but without `--bench`.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return Ok(());
-    }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
-        println!("{:<12}{:<10}{:>8}{:>10}{:>10}{:>10}", "writes/s", "", "writers", "min", "median", "max");
-        measure("SQLite", None).await?;
-        let Ok(server) = std::env::var("TEST_DATABASE_URL") else { return Ok(()) };
-        let admin = Database::connect(&server).await?;
-        let name = format!("dca_bench_{}", Ids::system().v4().simple());
-        admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
-        let base = server.rsplit_once('/').ok_or("TEST_DATABASE_URL names no database")?.0;
-        let measured = measure("PostgreSQL", Some(format!("{base}/{name}"))).await;
-        admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await?;
-        measured
-    })
+pub async fn measure_all() -> BenchResult<()> {
+    println!("{:<12}{:<10}{:>8}{:>10}{:>10}{:>10}", "writes/s", "", "writers", "min", "median", "max");
+    measure("SQLite", None).await?;
+    let Some(postgres) = Postgres::create().await? else { return Ok(()) };
+    let measured = measure("PostgreSQL", Some(postgres.url.clone())).await;
+    postgres.delete().await?;
+    measured
 }
 
 async fn measure(database: &str, url: Option<String>) -> BenchResult<()> {
