@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use dca_core::{Core, DiscordUserId, GuildId, workers::Lease};
+use dca_core::{Core, GuildId, mappings::Mapping, workers::Lease};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use crate::{rest::DiscordClient, updates::UpdateBuffer};
+use crate::{guild_pass::GuildPass, rest::DiscordClient, updates::UpdateBuffer};
 
 /// The status of this instance's gateway connection.
 #[derive(Clone, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantNames)]
@@ -128,15 +128,19 @@ impl Bot {
         self.lease.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Begins a reconciliation; see [`Bot::updated_since_reconcile`].
+    /// Begins a reconciliation of all guilds.
     pub fn begin_reconcile(&self) {
         self.updates.begin_reconcile();
     }
 
-    /// Whether the gateway reported a member since the reconciliation began; if so, that update is newer
-    /// than the member list.
-    pub fn updated_since_reconcile(&self, guild: GuildId, member: DiscordUserId) -> bool {
-        self.updates.updated_since_reconcile(guild, member)
+    /// Ends it.
+    pub fn end_reconcile(&self) {
+        self.updates.end_reconcile();
+    }
+
+    /// Begins to reconcile a guild with these mappings, before its members are read.
+    pub fn reconcile_guild(&self, guild: GuildId, mappings: &[Mapping]) -> GuildPass<'_> {
+        GuildPass::begin(&self.updates, guild, mappings)
     }
 
     /// Returns when every buffered update is stored.

@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::bot::{Bot, GatewayStatus};
 use crate::connection::{Connection, Disconnect, Session};
-use crate::{framework::Framework, updates::store_updates};
+use crate::{framework::Framework, updates::store_updates, updates::watch_mappings};
 
 /// After a connection that lasted this long, the next failure counts as the first.
 const STABLE: Duration = Duration::from_mins(1);
@@ -98,6 +98,7 @@ async fn listen(
     let supervision = async {
         tokio::select! {
             () = workers::keep(&bot.core, lease, bot.lease_duration) => warn!("lost the gateway lease; disconnecting from Discord"),
+            () = watch_mappings(&bot.core, &bot.updates, bot.lease_duration / 4) => {}
             () = disconnect.cancelled() => {}
             ended = &mut store_task => stored = ended.map_err(io::Error::other),
         }

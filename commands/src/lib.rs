@@ -16,6 +16,8 @@ mod component;
 mod connection;
 mod context;
 mod framework;
+mod guild_pass;
+mod known_roles;
 mod rate_limits;
 mod updates;
 

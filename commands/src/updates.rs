@@ -2,7 +2,7 @@
 //!
 //! The gateway connection only buffers the newest roles of a (guild, member) with a `Stamp`. An update leaves the
 //! buffer when its observation has committed, so that a database outage loses nothing and a burst of updates costs
-//! one decision.
+//! one decision. An update that changes no mapped role is not buffered (`known_roles.rs`).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,8 @@ use serenity::all::Event;
 use serenity::model::id;
 use tokio::sync::Notify;
 use tracing::warn;
+
+use crate::known_roles::{KnownRoles, Pass};
 
 /// The changes of one member that are not stored yet.
 #[derive(Clone)]
@@ -62,8 +64,10 @@ pub(crate) struct UpdateBuffer {
 struct Buffered {
     guild_changes: VecDeque<GuildChange>,
     members: HashMap<(GuildId, DiscordUserId), PendingUpdate>,
-    /// Members updated since the last reconciliation began; its member list is older.
-    recent: HashSet<(GuildId, DiscordUserId)>,
+    /// The mapped roles of members.
+    known: KnownRoles,
+    /// Members updated since the running reconciliation began; its member list is older.
+    recent: Option<HashSet<(GuildId, DiscordUserId)>>,
     /// Guilds in an outage: Discord sends no events about them.
     unavailable: HashSet<GuildId>,
 }
@@ -92,24 +96,42 @@ impl UpdateBuffer {
 
     /// Begins a reconciliation: its member list is newer than all earlier updates.
     pub(crate) fn begin_reconcile(&self) {
-        self.lock().recent.clear();
+        self.lock().recent = Some(HashSet::new());
+    }
+
+    /// Ends the reconciliation.
+    pub(crate) fn end_reconcile(&self) {
+        self.lock().recent = None;
     }
 
     /// Whether a member was updated since the reconciliation began.
     pub(crate) fn updated_since_reconcile(&self, guild: GuildId, member: DiscordUserId) -> bool {
-        self.lock().recent.contains(&(guild, member))
+        self.lock().recent.as_ref().is_some_and(|recent| recent.contains(&(guild, member)))
+    }
+
+    /// Takes a member of a reconciliation's list.
+    pub(crate) fn list(&self, guild: GuildId, pass: Pass, member: DiscordUserId, roles: Option<&[RoleId]>) {
+        let mut buffered = self.lock();
+        if buffered.recent.as_ref().is_some_and(|recent| recent.contains(&(guild, member))) {
+            buffered.known.keep(guild, pass, member);
+        } else {
+            buffered.known.list(guild, pass, member, roles);
+        }
+    }
+
+    /// Reads or changes the mapped roles that members are known to have.
+    pub(crate) fn known_roles<T>(&self, work: impl FnOnce(&mut KnownRoles) -> T) -> T {
+        work(&mut self.lock().known)
     }
 
     /// Buffers an event without waiting.
     pub(crate) fn push(&self, core: &Core, event: &Event) {
-        let roles = |roles: &[id::RoleId]| Some(roles.iter().map(|role| role.get().into()).collect());
-        let stamp = || core.stamps.next(&core.clock);
         match event {
-            Event::GuildMemberUpdate(e) => self.push_member(e.guild_id, e.user.id, roles(&e.roles), stamp()),
+            Event::GuildMemberUpdate(e) => self.push_member(core, e.guild_id, e.user.id, Some(&e.roles)),
             Event::GuildMemberAdd(e) => {
-                self.push_member(e.member.guild_id, e.member.user.id, roles(&e.member.roles), stamp());
+                self.push_member(core, e.member.guild_id, e.member.user.id, Some(&e.member.roles));
             }
-            Event::GuildMemberRemove(e) => self.push_member(e.guild_id, e.user.id, None, stamp()),
+            Event::GuildMemberRemove(e) => self.push_member(core, e.guild_id, e.user.id, None),
             Event::GuildRoleDelete(e) => {
                 self.push_guild_change(GuildChange::RoleDeleted(e.guild_id.get().into(), e.role_id.get().into()));
             }
@@ -133,16 +155,31 @@ impl UpdateBuffer {
     }
 
     pub(crate) fn push_guild_change(&self, change: GuildChange) {
-        self.lock().guild_changes.push_back(change);
+        let mut buffered = self.lock();
+        match change {
+            GuildChange::Gap => buffered.known.forget_all(),
+            GuildChange::Left(guild) => buffered.known.forget(guild),
+            GuildChange::Ready(_) | GuildChange::Joined(..) | GuildChange::RoleDeleted(..) => {}
+        }
+        buffered.guild_changes.push_back(change);
+        drop(buffered);
         self.wake.notify_one();
     }
 
-    fn push_member(&self, guild: id::GuildId, user: id::UserId, roles: Option<Vec<RoleId>>, stamp: Stamp) {
+    /// Buffers the roles of a member, unless they are known. `None`: the member left.
+    fn push_member(&self, core: &Core, guild: id::GuildId, user: id::UserId, roles: Option<&[id::RoleId]>) {
         let key = (guild.get().into(), user.get().into());
+        let roles: Option<Vec<RoleId>> = roles.map(|roles| roles.iter().map(|role| role.get().into()).collect());
         let mut buffered = self.lock();
-        buffered.recent.insert(key);
+        if let Some(recent) = &mut buffered.recent {
+            recent.insert(key);
+        }
+        if !buffered.known.update(key.0, key.1, roles.as_deref().unwrap_or_default()) {
+            return;
+        }
+        let update = PendingUpdate { roles, stamp: core.stamps.next(&core.clock), intermediate_roles: None };
         let before = buffered.members.remove(&key);
-        buffered.members.insert(key, PendingUpdate { roles, stamp, intermediate_roles: None }.after(before));
+        buffered.members.insert(key, update.after(before));
         drop(buffered);
         self.wake.notify_one();
     }
@@ -230,6 +267,26 @@ async fn store_guild_change(core: &Core, buffer: &UpdateBuffer, lease: &Lease, c
     }
     buffer.lock().guild_changes.pop_front();
     Ok(())
+}
+
+/// Another process can change the mappings: then the roles that are known are incomplete, and a reconciliation reads what
+/// was missed. Checks this again and again.
+pub(crate) async fn watch_mappings(core: &Core, buffer: &UpdateBuffer, interval: Duration) {
+    loop {
+        tokio::time::sleep(interval).await;
+        let checked = async {
+            let mappings = mappings::list_active(core).await?;
+            let changed = buffer.known_roles(|known| known.changed(&mappings));
+            if !changed.is_empty() {
+                workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?;
+            }
+            changed.into_iter().for_each(|guild| buffer.known_roles(|known| known.forget(guild)));
+            Ok::<_, dca_core::Error>(())
+        };
+        if let Err(error) = checked.await {
+            warn!(%error, "could not check the role mappings; trying again");
+        }
+    }
 }
 
 /// Stores updates of members of one guild.

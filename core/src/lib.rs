@@ -32,6 +32,7 @@ pub mod health;
 pub mod idempotency;
 pub mod identifies;
 pub mod ids;
+pub mod interner;
 pub mod key_list;
 pub mod key_rotation;
 pub mod keyring;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
 use dca_core::guilds::{self, Guild};
-use dca_core::{DiscordUserId, GuildId, RoleId, entitlements, entitlements::reconcile::Summary};
+use dca_core::entitlements::{self, reconcile::Difference, reconcile::Summary};
+use dca_core::{DiscordUserId, GuildId, RoleId};
 use dca_core::{mappings::reconcile::GuildReconciliation, workers};
 use tracing::{info, warn};
 
@@ -42,7 +43,7 @@ async fn run(app: &App) -> anyhow::Result<String> {
         None => entitlements::catch_up_stamps(&app.core).await?,
     }
     for guild in guilds::list_readable(&app.core).await? {
-        match reconcile_guild(app, guild.clone()).await {
+        match reconcile_guild(app, &guild).await {
             Ok(summary) => {
                 read += 1;
                 total = total.and(summary);
@@ -51,6 +52,7 @@ async fn run(app: &App) -> anyhow::Result<String> {
             Err(error) => failed.push((guild, error)),
         }
     }
+    app.bot.iter().for_each(|bot| bot.end_reconcile());
     let unread = failed.len();
     let is_refusal = |error: &anyhow::Error| {
         matches!(error.downcast_ref(), Some(DiscordError::Forbidden(_) | DiscordError::Unknown(_)))
@@ -68,26 +70,30 @@ async fn run(app: &App) -> anyhow::Result<String> {
     Ok(format!("{read} guilds, {unread} not readable, {total:?}"))
 }
 
-async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
-    let (core, id) = (&app.core, guild.id);
+async fn reconcile_guild(app: &App, guild: &Guild) -> anyhow::Result<Summary> {
+    let (core, id, bot) = (&app.core, guild.id, app.bot.as_ref());
     let Some(discord) = &app.discord else { return Ok(Summary::default()) };
-    let fence = app.bot.as_ref().and_then(|bot| bot.gateway_lease());
-    let Some(mut reconciliation) =
-        GuildReconciliation::begin(core, guild, fence, app.config.discord.dm_interval).await?
-    else {
+    let fence = bot.and_then(|bot| bot.gateway_lease());
+    let begun = GuildReconciliation::begin(core, guild, fence, app.config.discord.dm_interval).await?;
+    let mappings = begun.as_ref().map_or(&[][..], GuildReconciliation::mappings);
+    let pass = bot.map(|bot| bot.reconcile_guild(id, mappings));
+    let Some(mut reconciliation) = begun else {
+        pass.inspect(|pass| pass.complete(&[]));
         return Ok(Summary::default());
     };
-    let is_newer = |member| app.bot.as_ref().is_some_and(|bot| bot.updated_since_reconcile(id, member));
+    let is_newer = |member| pass.as_ref().is_some_and(|pass| pass.is_newer(member));
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
     let mut last_member = DiscordUserId(0);
     loop {
         let page = with_retries(|| discord.members(id, last_member)).await?;
         for (member, roles) in &page {
+            let mut listed = Some(roles.as_slice());
             if is_newer(*member) {
                 reconciliation.skip(*member);
-            } else {
-                reconciliation.member(core, *member, roles).await?;
+            } else if reconciliation.member(core, *member, roles).await? == Difference::Lost {
+                listed = None;
             }
+            pass.iter().for_each(|pass| pass.list(*member, listed));
         }
         match page.last() {
             Some((last, _)) if page.len() as u64 == PAGE => last_member = *last,
@@ -95,7 +101,10 @@ async fn reconcile_guild(app: &App, guild: Guild) -> anyhow::Result<Summary> {
         }
     }
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
-    let summary = reconciliation.finish(core, is_newer).await?;
+    let (summary, unknown) = reconciliation.finish(core, is_newer).await?;
+    if summary.blocked == 0 {
+        pass.iter().for_each(|pass| pass.complete(&unknown));
+    }
     if summary != Summary::default() {
         info!(guild = %id, ?summary, "reconciled a guild");
     }

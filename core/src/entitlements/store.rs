@@ -1,9 +1,7 @@
 //! Queries on the `entitlement_sources` table.
 
-use std::collections::HashMap;
-
-use sea_orm::sea_query::{Expr, Query};
-use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, IntoActiveModel, JoinType, PaginatorTrait, QueryFilter};
+use sea_orm::sea_query::{Expr, Order, Query};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, IntoActiveModel, PaginatorTrait, QueryFilter};
 use sea_orm::{QueryOrder, QuerySelect};
 use uuid::Uuid;
 
@@ -93,29 +91,42 @@ pub(super) async fn end_suppression(tx: &Tx, user: UserId, product: ProductId) -
     Ok(())
 }
 
-/// The sources among these that each user has, by their id at the provider.
-pub(super) async fn holders(
+/// Users with a live source, in order, after `last`: each with their id at the provider, if they have one.
+pub(super) async fn holders_after(
     core: &Core,
     provider: Provider,
-    references: &[Uuid],
-) -> Result<HashMap<String, Vec<Uuid>>> {
-    let identities = Entity::belongs_to(identity::Entity).from(Column::UserId).to(identity::Column::UserId).into();
-    let rows: Vec<(String, Uuid)> = Entity::find()
-        .select_only()
-        .column(identity::Column::Subject)
-        .column(Column::Reference)
-        .join(JoinType::InnerJoin, identities)
-        .filter(identity::Column::Provider.eq(provider))
-        .filter(Column::Reference.is_in(references.iter().copied()))
-        .filter(Column::EndsAt.is_null())
-        .into_tuple()
-        .all(core.db.read())
-        .await?;
-    let mut holders: HashMap<String, Vec<Uuid>> = HashMap::new();
-    for (subject, reference) in rows {
-        holders.entry(subject).or_default().push(reference);
+    reference: Uuid,
+    last: Option<UserId>,
+    limit: u64,
+) -> Result<Vec<(UserId, Option<String>)>> {
+    let mut sources = Query::select();
+    sources.column(Column::UserId).from(Entity).and_where(Column::Reference.eq(reference));
+    sources.and_where(Column::EndsAt.is_null()).order_by(Column::UserId, Order::Asc).limit(limit);
+    if let Some(last) = last {
+        sources.and_where(Column::UserId.gt(last));
     }
-    Ok(holders)
+    let user = Expr::col(("holder", Column::UserId));
+    let own = |column: identity::Column| Expr::col((identity::Entity, column));
+    let at_provider = own(identity::Column::UserId).eq(user.clone()).and(own(identity::Column::Provider).eq(provider));
+    let page = Query::select()
+        .expr_as(user, "user_id")
+        .expr_as(own(identity::Column::Subject), "subject")
+        .from_subquery(sources.to_owned(), "holder")
+        .left_join(identity::Entity, at_provider)
+        .order_by(("holder", Column::UserId), Order::Asc)
+        .to_owned();
+    let rows = core.db.read().query_all(&page).await?;
+    Ok(rows.iter().map(|row| row.try_get_many("", &["user_id".into(), "subject".into()])).collect::<Result<_, _>>()?)
+}
+
+/// Those of these sources that someone has.
+pub(super) async fn live_references(core: &Core, references: &[Uuid]) -> Result<Vec<Uuid>> {
+    if references.is_empty() {
+        return Ok(Vec::new());
+    }
+    let live = Entity::find().select_only().column(Column::Reference).distinct();
+    let live = live.filter(Column::Reference.is_in(references.iter().copied())).filter(Column::EndsAt.is_null());
+    Ok(live.into_tuple().all(core.db.read()).await?)
 }
 
 /// The number of entitlements whose only live source has this reference.

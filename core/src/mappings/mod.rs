@@ -101,6 +101,17 @@ pub async fn list(core: &Core, scope: &Scope, guild: GuildId) -> Result<Vec<Mapp
     Ok(own.order_by_asc(Column::Id).all(core.db.read()).await?)
 }
 
+/// All mappings that were not removed.
+pub async fn list_active(core: &Core) -> Result<Vec<Mapping>> {
+    Ok(Entity::find().filter(Column::RemovedAt.is_null()).all(core.db.read()).await?)
+}
+
+/// The mappings of a guild that were not removed, whoever owns it.
+pub(crate) async fn list_of_guild(core: &Core, guild: GuildId) -> Result<Vec<Mapping>> {
+    let own = Entity::find().filter(Column::GuildId.eq(guild)).filter(Column::RemovedAt.is_null());
+    Ok(own.order_by_asc(Column::Id).all(core.db.read()).await?)
+}
+
 /// The guild's mappings that an admin removed.
 pub(crate) async fn list_removed(core: &Core, guild: GuildId) -> Result<Vec<Mapping>> {
     let removed = Entity::find().filter(Column::GuildId.eq(guild)).filter(Column::RemovedAt.is_not_null());
@@ -110,6 +121,10 @@ pub(crate) async fn list_removed(core: &Core, guild: GuildId) -> Result<Vec<Mapp
 /// Sets `applied_at` on new mappings after their first complete reconciliation.
 pub(crate) async fn set_applied(core: &Core, mappings: &[Mapping]) -> Result<()> {
     let new = mappings.iter().filter(|mapping| mapping.applied_at.is_none()).map(|mapping| mapping.id);
+    let new: Vec<MappingId> = new.collect();
+    if new.is_empty() {
+        return Ok(());
+    }
     let applied = db::update([(Column::AppliedAt, core.clock.now().into())], [Column::Id.is_in(new)]);
     applied.exec(core.db.writer()).await?;
     Ok(())

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Mapping;
 use super::roles::{observed_sources, origin};
-use crate::entitlements::reconcile::{Reconciliation, Summary};
+use crate::entitlements::reconcile::{Difference, Reconciliation, Summary};
 use crate::{Core, DiscordUserId, GuildId, Result, RoleId, Scope, guilds::Guild, outbox::Delivery, workers::Lease};
 
 /// The reconciliation of one guild, fed page by page.
@@ -17,11 +17,11 @@ pub struct GuildReconciliation {
 }
 
 impl GuildReconciliation {
-    /// Begins a reconciliation; `None` if the guild has no mappings. `message_interval` is the time between
+    /// Begins a reconciliation; `None` if the guild has, and had, no mappings. `message_interval` is the time between
     /// the key messages it causes.
     pub async fn begin(
         core: &Core,
-        guild: Guild,
+        guild: &Guild,
         fence: Option<Lease>,
         message_interval: Duration,
     ) -> Result<Option<Self>> {
@@ -30,22 +30,23 @@ impl GuildReconciliation {
         if mappings.is_empty() && removed.is_empty() {
             return Ok(None);
         }
-        let verifiable: Vec<Uuid> =
-            mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none()).map(|mapping| mapping.id.0).collect();
         let origin = origin(guild.tenant_id, guild.id);
-        let reconciliation = Reconciliation::begin(core, origin, &verifiable, fence, message_interval).await?;
-        let references: Vec<Uuid> = removed.iter().map(|mapping| mapping.id.0).collect();
-        let absent = |references: &[Uuid]| {
-            observed_sources(removed.iter().filter(|mapping| references.contains(&mapping.id.0)), None)
-        };
-        reconciliation.end_sources(core, &references, absent).await?;
+        let sources = observed_sources(&mappings, None);
+        let reconciliation = Reconciliation::begin(core, origin, sources, fence, message_interval).await?;
+        reconciliation.end_sources(core, &observed_sources(&removed, None)).await?;
         Ok(Some(Self { guild: guild.id, mappings, reconciliation }))
+    }
+
+    /// The mappings that are compared.
+    pub fn mappings(&self) -> &[Mapping] {
+        &self.mappings
     }
 
     /// Takes the guild's current roles: a mapped role that is missing was deleted unnoticed. Call this before
     /// the first page and after the last, since a role may be deleted in between.
     pub async fn roles(&mut self, core: &Core, existing: &[RoleId]) -> Result<()> {
-        for mapping in self.mappings.iter().filter(|mapping| !existing.contains(&mapping.role_id)) {
+        let active = self.mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none());
+        for mapping in active.filter(|mapping| !existing.contains(&mapping.role_id)) {
             super::set_role_deleted(core, self.guild, mapping.role_id).await?;
         }
         self.mappings.retain(|mapping| existing.contains(&mapping.role_id));
@@ -56,21 +57,29 @@ impl GuildReconciliation {
 
     /// Skips a member of the list about whom a newer update arrived.
     pub fn skip(&mut self, member: DiscordUserId) {
-        self.reconciliation.skip(&member.to_string());
+        self.reconciliation.skip(member.into());
     }
 
     /// Compares one member of the list.
-    pub async fn member(&mut self, core: &Core, member: DiscordUserId, roles: &[RoleId]) -> Result<()> {
-        let sources = observed_sources(&self.mappings, Some(roles));
-        self.reconciliation.member(core, &member.to_string(), sources).await
+    pub async fn member(&mut self, core: &Core, member: DiscordUserId, roles: &[RoleId]) -> Result<Difference> {
+        let verifiable = self.mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none());
+        let present = verifiable.filter(|mapping| roles.contains(&mapping.role_id));
+        let present: Vec<Uuid> = present.map(|mapping| mapping.id.0).collect();
+        self.reconciliation.member(core, member.into(), &present).await
     }
 
-    /// Completes the reconciliation. `is_newer` tells whether an update for a member arrived since it began.
-    pub async fn finish(self, core: &Core, is_newer: impl Fn(DiscordUserId) -> bool) -> Result<Summary> {
+    /// Completes the reconciliation. `is_newer` tells whether an update for a member arrived since it began. Returns the
+    /// members who are rechecked, too.
+    pub async fn finish(
+        mut self,
+        core: &Core,
+        is_newer: impl Fn(DiscordUserId) -> bool,
+    ) -> Result<(Summary, Vec<DiscordUserId>)> {
+        // While a mapping is new, its members are told otherwise.
+        self.reconciliation.observe_gains(core).await?;
         super::set_applied(core, &self.mappings).await?;
-        // Subjects come from `member` or from identities, which hold Discord ids.
-        let member = |subject: &str| DiscordUserId(subject.parse().unwrap_or_default());
-        let recheck = |subject: &str| Delivery::RecheckMember { guild: self.guild, user: member(subject) };
-        self.reconciliation.finish(core, |subject| is_newer(member(subject)), recheck).await
+        let recheck = |subject: u64| Delivery::RecheckMember { guild: self.guild, user: subject.into() };
+        let finished = self.reconciliation.finish(core, |subject| is_newer(subject.into()), recheck).await?;
+        Ok((finished.0, finished.1.into_iter().map(Into::into).collect()))
     }
 }

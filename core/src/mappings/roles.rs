@@ -5,7 +5,7 @@ use crate::entitlements::{Evidence, Level, Observation, ObservedSource, SourceKi
 use crate::events::OriginLabel;
 use crate::users::{self, Provider};
 use crate::workers::{self, Lease};
-use crate::{Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope, guilds, ids::TenantId};
+use crate::{Caller, Core, DiscordUserId, GuildId, Result, RoleId, Scope, ids::TenantId};
 
 /// One source per mapping, from a member's roles. `roles` is `None` if the member left.
 pub(super) fn observed_sources<'a>(
@@ -41,17 +41,16 @@ pub struct MemberRoles<'a> {
     pub stamp: Stamp,
 }
 
-/// Observations from the roles of members of a guild, in the same order. There are none if the guild is unknown or has
-/// no mappings, and none of members who are unknown and have no mapped role.
+/// Observations from the roles of members of a guild, in the same order. There are none if the guild has no mappings, and
+/// none of members who are unknown and have no mapped role.
 pub async fn observations(
     core: &Core,
     guild: GuildId,
     members: &[MemberRoles<'_>],
     fence: Option<&Lease>,
 ) -> Result<Vec<Observation>> {
-    let Some(guild) = guilds::find(core, guild).await? else { return Ok(Vec::new()) };
-    let scope = Scope::of(guild.tenant_id);
-    let mappings = super::list(core, &scope, guild.id).await?;
+    let mappings = super::list_of_guild(core, guild).await?;
+    let Some(scope) = mappings.first().map(|mapping| Scope::of(mapping.tenant_id)) else { return Ok(Vec::new()) };
     let sources: Vec<_> = members.iter().map(|member| observed_sources(&mappings, member.roles)).collect();
     if sources.iter().all(Vec::is_empty) {
         return Ok(Vec::new());
@@ -61,7 +60,7 @@ pub async fn observations(
     let entitled = |sources: &[ObservedSource]| sources.iter().any(|source| source.level == Level::Present);
     let new = subjects.iter().zip(&sources).filter(|(subject, own)| !users.contains_key(*subject) && entitled(own));
     let new = new.map(|(subject, _)| subject.clone()).collect();
-    users.extend(users::ensure_all(core, Provider::Discord, new).await?);
+    users.extend(users::insert_all(core, Provider::Discord, new).await?);
     let observed = members.iter().zip(subjects).zip(sources).filter_map(|((member, subject), sources)| {
         let (caller, user, fence) = (Caller::System(scope.clone()), *users.get(&subject)?, fence.cloned());
         Some(Observation { caller, user, evidence: Evidence::Reported, stamp: member.stamp, fence, sources })

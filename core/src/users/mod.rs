@@ -113,24 +113,49 @@ pub(crate) async fn find_all(core: &Core, provider: Provider, subjects: &[String
     Ok(known.into_iter().map(|identity| (identity.subject, identity.user_id)).collect())
 }
 
-/// Like [`ensure`] for several accounts, in one transaction.
+/// Like [`ensure`] for several accounts.
 pub(crate) async fn ensure_all(
+    core: &Core,
+    provider: Provider,
+    subjects: Vec<String>,
+) -> Result<HashMap<String, UserId>> {
+    let mut users = find_all(core, provider, &subjects).await?;
+    let new = subjects.into_iter().filter(|subject| !users.contains_key(subject)).collect();
+    users.extend(insert_all(core, provider, new).await?);
+    Ok(users)
+}
+
+/// Like [`ensure_all`], for accounts that were unknown a moment ago.
+pub(crate) async fn insert_all(
     core: &Core,
     provider: Provider,
     mut subjects: Vec<String>,
 ) -> Result<HashMap<String, UserId>> {
+    // In the same order everywhere: an inserted identity is a lock.
+    subjects.sort_unstable();
+    subjects.dedup();
     if subjects.is_empty() {
         return Ok(HashMap::new());
     }
-    // In the same order everywhere: an inserted identity is a lock.
-    subjects.sort_unstable();
-    let (tx, mut users) = (Tx::begin_repeatable(core).await?, HashMap::new());
-    for subject in subjects {
-        let user = ensure_in(&tx, provider, &subject).await?;
-        users.insert(subject, user);
+    let tx = Tx::begin_repeatable(core).await?;
+    let users: Vec<UserId> = subjects.iter().map(|_| UserId(core.ids.v7(tx.now()))).collect();
+    let rows = users.iter().map(|user| without_account(*user, tx.now()).into_active_model());
+    user::Entity::insert_many(rows).exec_without_returning(tx.db()).await?;
+    let rows = subjects.iter().zip(&users).map(|(subject, user)| new_identity(&tx, provider, subject, *user));
+    let unless_known = OnConflict::new().do_nothing().to_owned();
+    let rows = identity::Entity::insert_many(rows.map(IntoActiveModel::into_active_model)).on_conflict(unless_known);
+    let inserted = rows.exec_without_returning(tx.db()).await?;
+    if inserted == users.len() as u64 {
+        tx.commit().await?;
+        return Ok(subjects.into_iter().zip(users).collect());
     }
+    // Another instance inserted some of the identities first; their users are used.
+    let known = identity::Entity::find().filter(identity::Column::Provider.eq(provider));
+    let known = known.filter(identity::Column::Subject.is_in(subjects)).all(tx.db()).await?;
+    let unused = users.into_iter().filter(|user| !known.iter().any(|identity| identity.user_id == *user));
+    user::Entity::delete_many().filter(user::Column::Id.is_in(unused)).exec(tx.db()).await?;
     tx.commit().await?;
-    Ok(users)
+    Ok(known.into_iter().map(|identity| (identity.subject, identity.user_id)).collect())
 }
 
 /// Like [`ensure`], as part of a transaction.
@@ -152,9 +177,12 @@ pub(crate) async fn ensure_in(tx: &Tx, provider: Provider, subject: &str) -> Res
 
 /// Links a provider's account to a user, unless it is already linked.
 pub(crate) async fn link(tx: &Tx, provider: Provider, subject: &str, user: UserId) -> Result<()> {
+    db::insert_if_new(tx.db(), new_identity(tx, provider, subject, user).into_active_model()).await.map(drop)
+}
+
+fn new_identity(tx: &Tx, provider: Provider, subject: &str, user: UserId) -> Identity {
     let (subject, created_at) = (subject.to_owned(), tx.now());
-    let identity = Identity { provider, subject, user_id: user, created_at, name: None, tokens_sealed: None };
-    db::insert_if_new(tx.db(), identity.into_active_model()).await.map(drop)
+    Identity { provider, subject, user_id: user, created_at, name: None, tokens_sealed: None }
 }
 
 /// The identity for a provider's account.
@@ -363,12 +391,11 @@ pub(crate) async fn lock_holder(tx: &Tx, tenant: TenantId, user: UserId) -> Resu
 pub(crate) async fn lock_holders(tx: &Tx, tenant: TenantId, mut users: Vec<UserId>) -> Result<()> {
     users.sort_unstable();
     users.dedup();
-    let rows = users.iter().map(|user| holder::Model { tenant_id: tenant, user_id: *user }.into_active_model());
-    let unless_there = OnConflict::new().do_nothing().to_owned();
-    holder::Entity::insert_many(rows).on_conflict(unless_there).exec_without_returning(tx.db()).await?;
-    let own = holder::Entity::find().filter(holder::Column::TenantId.eq(tenant));
-    let rows = own.filter(holder::Column::UserId.is_in(users)).order_by_asc(holder::Column::UserId);
-    rows.lock_exclusive().all(tx.db()).await?;
+    let rows = users.into_iter().map(|user_id| holder::Model { tenant_id: tenant, user_id }.into_active_model());
+    // An update that changes nothing locks the row that exists.
+    let mut lock = OnConflict::columns([holder::Column::TenantId, holder::Column::UserId]);
+    lock.update_column(holder::Column::TenantId);
+    holder::Entity::insert_many(rows).on_conflict(lock).exec_without_returning(tx.db()).await?;
     Ok(())
 }
 
