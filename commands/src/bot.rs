@@ -143,6 +143,11 @@ impl Bot {
         GuildPass::begin(&self.updates, guild, mappings)
     }
 
+    /// Stores every update of a guild's members until they are reconciled, because a role is about to be mapped.
+    pub(crate) fn forget_roles(&self, guild: GuildId) {
+        self.updates.known_roles(|known| known.forget(guild));
+    }
+
     /// Returns when every buffered update is stored.
     pub async fn drained(&self) {
         self.updates.drained().await;

@@ -66,7 +66,10 @@ impl KnownRoles {
     pub fn begin(&mut self, guild: GuildId, mappings: &[Mapping]) -> Pass {
         self.passes += 1;
         let pass = Pass(self.passes);
-        let mapped = sorted(mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none()));
+        let active = mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none());
+        let mut mapped: Vec<_> = active.map(|mapping| mapping.role_id).collect();
+        mapped.sort_unstable();
+        mapped.dedup();
         // A member who gains a role while it is new gets a message, which the reconciliation alone would not send.
         let is_new = mappings.iter().any(|mapping| mapping.applied_at.is_none());
         match self.guilds.get_mut(&guild) {
@@ -125,12 +128,10 @@ impl KnownRoles {
         self.guilds.clear();
     }
 
-    /// The guilds that have other mappings now.
-    pub fn changed(&self, mappings: &[Mapping]) -> Vec<GuildId> {
-        let active = mappings.iter().filter(|mapping| mapping.role_deleted_at.is_none());
-        let is_changed = |(id, known): &(&GuildId, &GuildRoles)| {
-            sorted(active.clone().filter(|mapping| mapping.guild_id == **id)) != known.mapped
-        };
+    /// The guilds whose mapped roles are others than these.
+    pub fn changed(&self, mapped: &HashMap<GuildId, Vec<RoleId>>) -> Vec<GuildId> {
+        let is_changed =
+            |(id, known): &(&GuildId, &GuildRoles)| mapped.get(id).map_or(&[][..], Vec::as_slice) != known.mapped;
         self.guilds.iter().filter(is_changed).map(|(id, _)| *id).collect()
     }
 
@@ -139,18 +140,10 @@ impl KnownRoles {
     }
 }
 
-fn sorted<'a>(mappings: impl Iterator<Item = &'a Mapping>) -> Vec<RoleId> {
-    let mut roles: Vec<_> = mappings.map(|mapping| mapping.role_id).collect();
-    roles.sort_unstable();
-    roles.dedup();
-    roles
-}
-
 impl GuildRoles {
     /// The mapped roles among these, in order.
     fn mapped_of(&self, roles: &[RoleId]) -> Vec<RoleId> {
-        let mut mapped: Vec<_> =
-            roles.iter().filter(|role| self.mapped.binary_search(role).is_ok()).copied().collect();
+        let mut mapped: Vec<_> = roles.iter().filter(|role| self.mapped.binary_search(role).is_ok()).copied().collect();
         mapped.sort_unstable();
         mapped
     }

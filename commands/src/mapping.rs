@@ -42,6 +42,7 @@ async fn add(
     let role = role.id.get().into();
     let roles = ctx.data().discord.roles(guild(ctx)).await?;
     reply::check_mappable(&roles, guild(ctx), role).map_err(CommandError::Unmappable)?;
+    ctx.data().forget_roles(guild(ctx));
     in_request(ctx, mappings::add(&ctx.data().core, &caller, guild(ctx), role, &product, announce)).await?;
     ctx.say(reply::mapped(role, &product.name, announce)).await?;
     Ok(())

@@ -150,12 +150,16 @@ impl DiscordClient {
         let request = body.iter().fold(request, RequestBuilder::json);
         let response = request.send().await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = serde_json::from_slice(&response.bytes().await?).unwrap_or(Value::Null);
-        self.limits.learn(bucket, status, &headers, &body);
+        let bytes = response.bytes().await?;
         if !status.is_success() {
+            let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+            self.limits.learn(bucket, status, &headers, &body);
             return Err(DiscordError::of(status, &headers, &body));
         }
-        parse(body)
+        self.limits.learn(bucket, status, &headers, &Value::Null);
+        // Without a value in between: a page of members is large.
+        let body = if bytes.is_empty() { &b"null"[..] } else { &*bytes };
+        serde_json::from_slice(body).map_err(|_| invalid_response())
     }
 
     /// The address of the gateway, and how many sessions may be started.
@@ -240,7 +244,11 @@ impl DiscordClient {
 }
 
 fn parse<T: DeserializeOwned>(body: Value) -> Result<T, DiscordError> {
-    serde_json::from_value(body).map_err(|_| DiscordError::Transient("invalid response".to_owned()))
+    serde_json::from_value(body).map_err(|_| invalid_response())
+}
+
+fn invalid_response() -> DiscordError {
+    DiscordError::Transient("invalid response".to_owned())
 }
 
 /// The parts of Discord's objects that are used. Other parts may change.

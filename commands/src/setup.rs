@@ -76,6 +76,7 @@ pub(crate) async fn choose_role(
     let product = products::get(&bot.core, &caller.scope(), product).await?;
     let roles = bot.discord.roles(guild).await?;
     reply::check_mappable(&roles, guild, role).map_err(CommandError::Unmappable)?;
+    bot.forget_roles(guild);
     mappings::add(&bot.core, caller, guild, role, &product, Announce::Silently).await?;
     Ok(reply::mapped(role, &product.name, Announce::Silently))
 }

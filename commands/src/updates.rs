@@ -275,8 +275,8 @@ pub(crate) async fn watch_mappings(core: &Core, buffer: &UpdateBuffer, interval:
     loop {
         tokio::time::sleep(interval).await;
         let checked = async {
-            let mappings = mappings::list_active(core).await?;
-            let changed = buffer.known_roles(|known| known.changed(&mappings));
+            let mapped = mappings::mapped_roles(core).await?;
+            let changed = buffer.known_roles(|known| known.changed(&mapped));
             if !changed.is_empty() {
                 workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?;
             }

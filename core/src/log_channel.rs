@@ -1,29 +1,28 @@
 //! Log channels: what happens becomes one delivery for each guild of its tenant that has a log channel. The
 //! text is produced when the delivery is sent.
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
 
 use crate::events::{self, Event};
 use crate::outbox::{self, Delivery, Notify};
 use crate::{Core, DiscordUserId, Result, entity::guild, ids::ProductId, licenses, products, tx::Tx, users};
 
-/// Turns new events into deliveries. Returns how many events were read. After an error, the next call
-/// reads the same events again.
+/// Turns new events of tenants with a log channel into deliveries. Returns how many events were read. After an error, the
+/// next call reads the same events again.
 pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
     const BATCH: u64 = 100;
     let mut read = 0;
     loop {
         let mut tx = Tx::begin(core).await?;
-        let events = events::read_next(&tx, "log_channel", BATCH).await?;
+        let tenants = guild::Entity::find().filter(has_log_channel()).select_only().column(guild::Column::TenantId);
+        let events = events::read_next(&tx, "log_channel", tenants.into_query(), BATCH).await?;
         if events.is_empty() {
+            // The cursor moves past the events of others.
+            tx.commit().await?;
             return Ok(read);
         }
-        let guilds = guild::Entity::find()
-            .filter(guild::Column::TenantId.is_in(events.iter().map(|event| event.tenant_id)))
-            .filter(guild::Column::LogChannelId.is_not_null())
-            .filter(guild::Column::LeftAt.is_null())
-            .all(tx.db())
-            .await?;
+        let of_tenants = guild::Column::TenantId.is_in(events.iter().map(|event| event.tenant_id));
+        let guilds = guild::Entity::find().filter(of_tenants).filter(has_log_channel()).all(tx.db()).await?;
         for event in &events {
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
@@ -35,6 +34,10 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
         read += events.len();
         tx.commit().await?;
     }
+}
+
+fn has_log_channel() -> Condition {
+    Condition::all().add(guild::Column::LogChannelId.is_not_null()).add(guild::Column::LeftAt.is_null())
 }
 
 /// The same for all events about one user in one unit of work, which have the same time. They share a line: a second

@@ -343,12 +343,11 @@ fn tables() -> Vec<TableCreateStatement> {
 
 fn indexes() -> Vec<IndexCreateStatement> {
     vec![
-        index("identities", &["user_id"]),
+        index("identities", &["user_id", "provider", "subject"]),
         index("guilds", &["tenant_id"]),
         index("role_mappings", &["guild_id"]),
         index("holders", &["user_id"]),
         index("entitlement_sources", &["reference", "user_id"]),
-        index("entitlement_sources", &["ends_at"]),
         index("entitlement_sources", &["stamp"]),
         index("licenses", &["tenant_id", "user_id"]),
         index("licenses", &["user_id"]),
@@ -371,7 +370,7 @@ fn indexes() -> Vec<IndexCreateStatement> {
 }
 
 /// Partial indexes, which the query builder does not support. The SQL works on both databases.
-const PARTIAL_INDEXES: [&str; 4] = [
+const PARTIAL_INDEXES: [&str; 5] = [
     // At most one license per user and product that is not revoked.
     "CREATE UNIQUE INDEX licenses_unrevoked ON licenses (user_id, product_id) \
      WHERE revoked_at IS NULL AND user_id IS NOT NULL",
@@ -379,7 +378,9 @@ const PARTIAL_INDEXES: [&str; 4] = [
      WHERE removed_at IS NULL",
     // Licenses in their grace period.
     "CREATE INDEX licenses_sources_end_at ON licenses (sources_end_at) \
-     WHERE revoked_at IS NULL AND sources_end_at IS NOT NULL",
+     WHERE revoked_at IS NULL AND sources_end_at IS NOT NULL AND (suspended_at IS NULL OR on_source_lost <> 'suspend')",
+    // Who has a source, for reconciliations.
+    "CREATE INDEX entitlement_sources_live ON entitlement_sources (reference, user_id) WHERE ends_at IS NULL",
     // Licenses whose expiry is still to be reported.
     "CREATE INDEX licenses_unannounced ON licenses (lapses_at) \
      WHERE revoked_at IS NULL AND lapse_seen_at IS NULL",

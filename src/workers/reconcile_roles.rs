@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dca_commands::rest::{DiscordClient, DiscordError, PAGE};
-use dca_core::guilds::{self, Guild};
 use dca_core::entitlements::{self, reconcile::Difference, reconcile::Summary};
+use dca_core::guilds::{self, Guild};
 use dca_core::{DiscordUserId, GuildId, RoleId};
 use dca_core::{mappings::reconcile::GuildReconciliation, workers};
 use tracing::{info, warn};

@@ -5,6 +5,7 @@ mod cli;
 mod discord;
 mod http;
 mod outages;
+mod plans;
 mod process;
 mod storage;
 mod support;

@@ -234,6 +234,9 @@ impl Entitlement {
 
     /// Ends the suppression by an admin's revocation.
     async fn end_suppression(&mut self, tx: &Tx) -> Result<()> {
+        if self.sources.iter().all(|source| !source.suppressed) {
+            return Ok(());
+        }
         self.sources.iter_mut().for_each(|source| source.suppressed = false);
         store::end_suppression(tx, self.user, self.product.id).await
     }

@@ -258,10 +258,7 @@ impl Reconciliation {
     fn observed(&self, present: SetId) -> Vec<ObservedSource> {
         let present = self.sets.get(present);
         let level = |reference| if present.contains(&reference) { Level::Present } else { Level::Absent };
-        self.sources
-            .iter()
-            .map(|source| ObservedSource { level: level(source.reference), ..source.clone() })
-            .collect()
+        self.sources.iter().map(|source| ObservedSource { level: level(source.reference), ..source.clone() }).collect()
     }
 
     async fn recheck(&self, core: &Core, subjects: &[u64], delivery: impl Fn(u64) -> Delivery) -> Result<()> {

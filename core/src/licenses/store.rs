@@ -143,14 +143,20 @@ pub async fn list_of(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<Lic
 
 /// Expired licenses whose expiry has no event.
 pub(super) async fn list_unannounced(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<LicenseId>> {
-    let expired = Entity::find().filter(is_in_state(LicenseState::Expired, now));
-    let rows = expired.filter(Column::LapseSeenAt.is_null()).select_only().column(Column::Id);
+    // The columns of a partial index; the state alone does not name them.
+    let open = Column::RevokedAt.is_null().and(Column::LapseSeenAt.is_null()).and(Column::LapsesAt.lte(now));
+    let expired = Entity::find().filter(open).filter(is_in_state(LicenseState::Expired, now));
+    let rows = expired.select_only().column(Column::Id);
     Ok(rows.limit(limit).into_tuple().all(core.db.read()).await?)
 }
+
+/// That the end of the sources has not suspended a license yet. A partial index needs constants instead of parameters.
+const UNRECORDED: &str = "(suspended_at IS NULL OR on_source_lost <> 'suspend')";
 
 /// Licenses whose last source has ended without an event that says so.
 pub(crate) async fn list_sources_ended(core: &Core, now: DateTime<Utc>, limit: u64) -> Result<Vec<License>> {
     let lapsed = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.lte(now));
+    let lapsed = lapsed.filter(Expr::cust(UNRECORDED));
     let is_suspended = Column::SuspendedAt.is_not_null().or(Column::LapsesAt.lte(now).if_null(false));
     let is_recorded = Column::OnSourceLost.eq(OnSourceLost::Suspend).and(is_suspended);
     Ok(lapsed.filter(is_recorded.not()).limit(limit).all(core.db.read()).await?)
@@ -189,6 +195,7 @@ pub(super) fn is_in_state(state: LicenseState, now: DateTime<Utc>) -> Condition 
 /// When the next license loses its last source.
 pub(crate) async fn next_sources_end(core: &Core, now: DateTime<Utc>) -> Result<Option<DateTime<Utc>>> {
     let later = Entity::find().filter(Column::RevokedAt.is_null()).filter(Column::SourcesEndAt.gt(now));
+    let later = later.filter(Expr::cust(UNRECORDED));
     let next = later.select_only().column_as(Column::SourcesEndAt.min(), "next");
     let next: Option<Option<DateTime<Utc>>> = next.into_tuple().one(core.db.read()).await?;
     Ok(next.flatten())

@@ -4,7 +4,9 @@
 //! role is deleted in Discord, no member is known to have lost it: the mapping becomes inactive, the
 //! licenses stay, and the admin is notified.
 
-use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, sea_query::Expr};
+use std::collections::HashMap;
+
+use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
 
 use crate::entity::role_mapping::{Column, Entity};
 use crate::events::{Actor, EventData, NewEvent, SourceLabel};
@@ -101,9 +103,16 @@ pub async fn list(core: &Core, scope: &Scope, guild: GuildId) -> Result<Vec<Mapp
     Ok(own.order_by_asc(Column::Id).all(core.db.read()).await?)
 }
 
-/// All mappings that were not removed.
-pub async fn list_active(core: &Core) -> Result<Vec<Mapping>> {
-    Ok(Entity::find().filter(Column::RemovedAt.is_null()).all(core.db.read()).await?)
+/// The mapped roles of each guild, in order, without deleted ones.
+pub async fn mapped_roles(core: &Core) -> Result<HashMap<GuildId, Vec<RoleId>>> {
+    let active = Entity::find().filter(Column::RemovedAt.is_null()).filter(Column::RoleDeletedAt.is_null());
+    let roles = active.select_only().columns([Column::GuildId, Column::RoleId]).distinct();
+    let rows: Vec<(GuildId, RoleId)> = roles.order_by_asc(Column::RoleId).into_tuple().all(core.db.read()).await?;
+    let mut mapped: HashMap<GuildId, Vec<RoleId>> = HashMap::new();
+    for (guild, role) in rows {
+        mapped.entry(guild).or_default().push(role);
+    }
+    Ok(mapped)
 }
 
 /// The mappings of a guild that were not removed, whoever owns it.

@@ -1,5 +1,6 @@
 //! The versions of a product's policy, and the terms of single licenses.
 
+use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect};
 use serde_json::json;
 use uuid::Builder;
@@ -116,8 +117,12 @@ pub(crate) async fn get_with_policy(
     version: Option<PolicyId>,
 ) -> Result<(Product, Policy)> {
     let missing = || Error::Internal(format!("product {id} has no policy"));
-    let product = product::Entity::find_by_id(id).one(from.connection()).await?.ok_or_else(missing)?;
-    let policy = find_policy(from, version.unwrap_or(product.policy_id)).await?;
+    let current = || Expr::col((product::Entity, product::Column::PolicyId));
+    let version = version.map_or_else(current, |version| Expr::val(version.0));
+    let mut both = product::Entity::find_by_id(id).select_also(policy::Entity);
+    QuerySelect::query(&mut both).from(policy::Entity);
+    let both = both.filter(Expr::col((policy::Entity, policy::Column::Id)).eq(version));
+    let (product, policy) = both.one(from.connection()).await?.ok_or_else(missing)?;
     Ok((product, policy.ok_or_else(missing)?))
 }
 

@@ -3,5 +3,6 @@
 mod commands;
 mod connection;
 mod gateway;
+mod known_roles;
 mod license_lifecycle;
 mod rate_limits;
