@@ -60,7 +60,6 @@ fn hot_queries_lists_and_cleanup_read_through_an_index() {
             ),
             // An update from the gateway.
             ("role_mappings_", "SELECT * FROM role_mappings WHERE guild_id = 1 AND removed_at IS NULL"),
-            ("entitlement_sources_reference", "SELECT * FROM entitlement_sources WHERE user_id IN (U, U)"),
             (
                 "licenses_unrevoked",
                 "SELECT * FROM licenses WHERE user_id = U AND product_id = U AND revoked_at IS NULL",
