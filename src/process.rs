@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dca_core::{Error, accounts::admin, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
+use dca_core::{Error, accounts::admin, changes, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -49,6 +49,7 @@ impl App {
         }
         running.spawn("cleanup of memory", free_memory(self.clone(), running.stop.clone()));
         running.spawn("write-behind", store_pending(self.clone(), running.stop.clone()));
+        running.spawn("event log", follow_events(self.clone(), running.stop.clone()));
         running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
             let stop = running.stop.clone();
@@ -206,6 +207,12 @@ async fn store_pending(app: App, stop: CancellationToken) -> Result<()> {
         }
         _ = tokio::time::timeout(pause, stop.cancelled()).await;
     }
+    Ok(())
+}
+
+/// Follows the event log, so that answers do not wait for it, until `stop`.
+async fn follow_events(app: App, stop: CancellationToken) -> Result<()> {
+    stop.run_until_cancelled(changes::follow(&app.core)).await;
     Ok(())
 }
 

@@ -2,16 +2,19 @@
 //! them; an API key cannot.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Expr, Query, SelectStatement};
+use sea_orm::sea_query::{Expr, Query};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, IntoActiveModel, QueryFilter};
-use sea_orm::{QueryOrder, QueryResult, QuerySelect, QueryTrait, Select};
+use sea_orm::{QueryOrder, QuerySelect, QueryTrait, Select};
 use uuid::Uuid;
 
 use crate::api_key_scopes::{ApiKeyScope, ApiKeyScopes};
+use crate::cache;
 use crate::caller::no_product;
+use crate::changes::Basis;
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode, ApiKeyText};
 use crate::crypto::seal::Purpose;
 use crate::db::Reader;
@@ -162,64 +165,73 @@ impl ApiKey {
     }
 }
 
+/// An API key as it was read, with the app that it authenticates.
+#[derive(Clone)]
+pub(crate) struct KnownApiKey {
+    key: Arc<ApiKey>,
+    app: AppCaller,
+}
+
+impl cache::Entry for KnownApiKey {
+    fn basis(&self) -> Basis {
+        Basis::ApiKey(self.key.tenant_id)
+    }
+
+    fn is_reusable(&self) -> bool {
+        true
+    }
+}
+
 /// Returns the app that a key authenticates. Refused with `INVALID_API_KEY` if the key was never issued, was revoked,
 /// or has expired. The response does not differ.
 pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
-    let mut query = query(core, text)?;
-    join_products(&mut query, None);
-    caller(core, &core.connection().query_all(&query).await?)
+    let invalid = || Code::InvalidApiKey.refusal();
+    let text = ApiKeyText::parse(text).ok_or_else(invalid)?;
+    let lookup = core.keys().lookup(Purpose::ApiKeyLookup, text.expose());
+    let found = core.cache.api_key(core, lookup, find(core, &text)).await?.ok_or_else(invalid)?.value;
+    let now = core.clock.now();
+    if !found.key.is_active(now) {
+        return Err(invalid());
+    }
+    if core.write_behind.mark_used(Used::ApiKey(found.key.id), found.key.last_used_at, now) {
+        let seq = core.cache.changes.current(core).await?;
+        let key = Arc::new(ApiKey { last_used_at: Some(now), ..(*found.key).clone() });
+        core.cache.replace_api_key(lookup, KnownApiKey { key, app: found.app.clone() }, seq).await;
+    }
+    Ok(found.app)
 }
 
-/// The prefixes of the columns of [`query`].
-const KEY: &str = "key_";
-const PRODUCT: &str = "product_";
-
-/// The query for an API key, without its products ([`join_products`]). It can be extended by what an app asks for, so
-/// that one statement reads both. Refused with `INVALID_API_KEY` if the text is malformed.
-pub(crate) fn query(core: &Core, text: &str) -> Result<SelectStatement> {
-    let text = ApiKeyText::parse(text).ok_or_else(|| Code::InvalidApiKey.refusal())?;
+/// Reads a key and the products that it covers.
+async fn find(core: &Core, text: &ApiKeyText) -> Result<Option<KnownApiKey>> {
     let lookups = core.keys().macs(Purpose::ApiKeyLookup, text.expose());
-    let key = |column| Expr::col((api_key::Entity, column));
-    let mut query = Query::select();
-    query.from(api_key::Entity).and_where(key(api_key::Column::Lookup).is_in(lookups));
-    db::columns::<api_key::Entity>(&mut query, KEY);
-    Ok(query.take())
-}
-
-/// Adds the covered products to [`query`], a row for each: all of them, or `only` the one with this id.
-pub(crate) fn join_products(query: &mut SelectStatement, only: Option<Expr>) {
     let covered = |column| Expr::col((api_key_product::Entity, column));
     let of_key = covered(api_key_product::Column::ApiKeyId).eq(Expr::col((api_key::Entity, api_key::Column::Id)));
     let product = Expr::col((product::Entity, product::Column::Id)).eq(covered(api_key_product::Column::ProductId));
-    let wanted = only.into_iter().map(|id| covered(api_key_product::Column::ProductId).eq(id)).fold(of_key, Expr::and);
-    query.left_join(api_key_product::Entity, wanted).left_join(product::Entity, product);
-    db::columns::<product::Entity>(query, PRODUCT);
-}
-
-/// The app with the products that were joined, from the rows of [`query`]. Refused with `INVALID_API_KEY`.
-pub(crate) fn caller(core: &Core, rows: &[QueryResult]) -> Result<AppCaller> {
-    let invalid = || Code::InvalidApiKey.refusal();
-    let (key, now) = (ApiKey::from_query_result(rows.first().ok_or_else(invalid)?, KEY)?, core.clock.now());
-    if !key.is_active(now) {
-        return Err(invalid());
-    }
-    core.write_behind.mark_used(Used::ApiKey(key.id), key.last_used_at, now);
-    let mut products: Vec<CoveredProduct> = Vec::new();
-    for row in rows {
-        let Some(product) = product::Model::from_query_result_optional(row, PRODUCT)? else { continue };
-        if products.iter().all(|known| known.id != product.id) {
-            products.push(CoveredProduct { id: product.id, prefix: product.prefix });
-        }
-    }
-    Ok(AppCaller {
+    let mut query = Query::select();
+    query.from(api_key::Entity).and_where(Expr::col((api_key::Entity, api_key::Column::Lookup)).is_in(lookups));
+    query.left_join(api_key_product::Entity, of_key).left_join(product::Entity, product);
+    db::columns::<api_key::Entity>(&mut query, KEY);
+    db::columns::<product::Entity>(&mut query, PRODUCT);
+    let rows = core.connection().query_all(&query.take()).await?;
+    let Some(first) = rows.first() else { return Ok(None) };
+    let key = ApiKey::from_query_result(first, KEY)?;
+    let products = rows.iter().map(|row| product::Model::from_query_result_optional(row, PRODUCT));
+    let products: Vec<Option<Product>> = products.collect::<Result<_, _>>()?;
+    let covered = |product: Product| CoveredProduct { id: product.id, prefix: product.prefix };
+    let app = AppCaller {
         scope: Scope::of(key.tenant_id),
         key: key.id,
         kind: key.kind,
         mode: key.mode,
-        scopes: key.scopes.0.into(),
-        products: products.into(),
-    })
+        scopes: key.scopes.0.as_slice().into(),
+        products: products.into_iter().flatten().map(covered).collect(),
+    };
+    Ok(Some(KnownApiKey { key: Arc::new(key), app }))
 }
+
+/// The prefixes of the columns that [`find`] reads.
+const KEY: &str = "key_";
+const PRODUCT: &str = "product_";
 
 /// The keys that a caller manages, revoked and expired ones included.
 fn managed(caller: &Caller) -> Result<Select<api_key::Entity>> {
@@ -312,7 +324,7 @@ pub async fn rotate(
     db::update(changes, [api_key::Column::Id.eq(former.id)]).exec(tx.db()).await?;
     let data = EventData::ApiKeyRotated { api_key: label(&former), replaced_by: key.id, expires_at };
     tx.record(NewEvent::tenant(key.tenant_id, caller.actor(), data));
-    tx.commit().await?;
+    tx.commit_and_settle(caller).await?;
     Ok((ApiKeyDetails { key, products }, text))
 }
 
@@ -324,7 +336,7 @@ pub async fn revoke(core: &Core, caller: &Caller, id_or_hint: &str) -> Result<Ap
     let now = [(api_key::Column::RevokedAt, tx.now().into())];
     db::update(now, [api_key::Column::Id.eq(key.id)]).exec(tx.db()).await?;
     tx.record(NewEvent::tenant(key.tenant_id, caller.actor(), EventData::ApiKeyRevoked { api_key: label(&key) }));
-    tx.commit().await?;
+    tx.commit_and_settle(caller).await?;
     Ok(key)
 }
 

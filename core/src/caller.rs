@@ -87,6 +87,11 @@ impl AppCaller {
         self.products.iter().any(|covered| covered.id == product)
     }
 
+    /// Whether the app may know of a license: it belongs to the tenant of the API key, and to a product that the key covers.
+    pub(crate) fn may_know(&self, license: &License) -> bool {
+        license.tenant_id == self.scope.tenant() && self.covers(license.product_id)
+    }
+
     /// Refused with `ACCESS_DENIED` if the API key lacks a scope.
     pub fn require(&self, scope: ApiKeyScope) -> Result<()> {
         let lacks = || Reason::ApiKeyLacksScope { scope }.refusal();

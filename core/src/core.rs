@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sea_orm::ConnectionTrait;
 
 use crate::accounts::{AccountPolicy, Accounts};
+use crate::cache::Cache;
 use crate::db::{self, Db};
 use crate::write_behind::WriteBehind;
 use crate::{Bus, Clock, Ids, Limiter, Result, crypto::seal::MasterKey, entitlements::Stamps, keyring::Keyring};
@@ -39,6 +40,8 @@ pub struct Core {
     pub(crate) issuer: Arc<str>,
     /// What is stored after the answer that it is part of.
     pub write_behind: WriteBehind,
+    /// What validations read again and again.
+    pub cache: Cache,
     keys: Keyring,
 }
 
@@ -55,8 +58,9 @@ impl Core {
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, master).await?;
         let accounts = Accounts::new(settings.accounts, ids.clone())?;
-        let (issuer, write_behind) = (settings.public_url.into(), WriteBehind::default());
-        Ok(Self { db, clock, ids, bus, limiter, stamps: Stamps::default(), accounts, issuer, write_behind, keys })
+        let (issuer, write_behind, cache) = (settings.public_url.into(), WriteBehind::default(), Cache::default());
+        let stamps = Stamps::default();
+        Ok(Self { db, clock, ids, bus, limiter, stamps, accounts, issuer, write_behind, cache, keys })
     }
 
     /// Creates the data keys that do not exist yet.

@@ -21,6 +21,7 @@ pub struct Db {
     writer: Connection<DatabaseConnection>,
     reader: Connection<DatabaseConnection>,
     leases: Connection<DatabaseConnection>,
+    changes: Connection<DatabaseConnection>,
 }
 
 /// The limit for acquiring a `SQLite` connection and for a lock of the file.
@@ -63,13 +64,15 @@ impl Db {
             let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2, SQLITE_TIMEOUT * 2);
             let writer = limited(Database::connect(sqlite_options(url, 1, "off")).await?);
             let reader = limited(Database::connect(sqlite_options(url, pool.min(8), "on")).await?);
-            return Ok(Self { leases: writer.clone(), writer, reader });
+            let changes = limited(reader.inner().clone());
+            return Ok(Self { leases: writer.clone(), writer, reader, changes });
         }
         check_postgres(url).await?;
         let limited = |pool| Connection::new(pool, POSTGRES_LIMIT, POSTGRES_PATIENCE);
         let pool = limited(Database::connect(postgres_options(url, pool)).await?);
         let leases = limited(Database::connect(postgres_options(url, 2).connect_lazy(true).to_owned()).await?);
-        Ok(Self { writer: pool.clone(), reader: pool, leases })
+        let changes = limited(leases.inner().clone());
+        Ok(Self { writer: pool.clone(), reader: pool, leases, changes })
     }
 
     /// The connection for reads outside a transaction.
@@ -85,6 +88,11 @@ impl Db {
     /// The connection for renewing leases. On Postgres, a renewal waits for no other work of this process.
     pub(crate) fn leases(&self) -> &Connection<DatabaseConnection> {
         &self.leases
+    }
+
+    /// The connection for following the event log, which waits for no other work of this process on Postgres either.
+    pub(crate) fn changes(&self) -> &Connection<DatabaseConnection> {
+        &self.changes
     }
 
     /// The pool itself, for migrations.
@@ -105,7 +113,7 @@ impl Db {
         Ok(())
     }
 
-    /// How many statements this process has executed, without renewals of leases.
+    /// How many statements this process has executed, without renewals of leases and without following the event log.
     pub fn statements(&self) -> u64 {
         let shared = if self.is_shared() { 0 } else { self.writer.statements() };
         self.reader.statements() + shared

@@ -218,7 +218,7 @@ impl Refusal {
 }
 
 /// The error of a core call. Every function that uses the database can return [`Error::Database`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// The request was declined; the caller can correct it.
     #[error(transparent)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::cache::Lookup;
 use crate::crypto::{jws::base64url, seal::Purpose, sha256};
 use crate::{Reason, Result, keyring::Keyring};
 
@@ -52,6 +53,11 @@ impl Fingerprint {
     /// The hashes of the text under every generation of the key, newest first, to find what has one of them.
     pub(crate) fn lookups(&self, keys: &Keyring) -> Vec<Vec<u8>> {
         keys.macs(Purpose::Fingerprint, &self.text)
+    }
+
+    /// The hash of the text as a key of the cache.
+    pub(crate) fn lookup(&self, keys: &Keyring) -> Lookup {
+        keys.lookup(Purpose::Fingerprint, &self.text)
     }
 
     /// The hash of the text to store.

@@ -15,6 +15,7 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::cache::Lookup;
 use crate::crypto::jws::Signer;
 use crate::crypto::seal::{MasterKey, Purpose, decrypt, encrypt};
 use crate::entity::key::{Column, Entity, Model};
@@ -29,9 +30,33 @@ pub(crate) struct DataKey {
     not_after: Option<DateTime<Utc>>,
     /// The key of a purpose that signs, computed from `secret` once.
     signer: OnceLock<Signer>,
+    /// The state of an HMAC of the purpose, so that each value costs two rounds less.
+    keyed: OnceLock<Hmac<Sha256>>,
 }
 
 impl DataKey {
+    fn new(id: Uuid, secret: Zeroizing<[u8; 32]>, not_before: DateTime<Utc>, not_after: Option<DateTime<Utc>>) -> Self {
+        Self { id, secret, not_before, not_after, signer: OnceLock::new(), keyed: OnceLock::new() }
+    }
+
+    fn is_known_at(&self, now: DateTime<Utc>) -> bool {
+        self.not_after.is_none_or(|end| end > now)
+    }
+
+    /// HMAC-SHA-256 of `value`, which begins with the purpose.
+    fn mac(&self, purpose: Purpose, value: &str) -> Lookup {
+        let keyed = self.keyed.get_or_init(|| {
+            let mut mac =
+                <Hmac<Sha256> as KeyInit>::new_from_slice(&self.secret[..]).expect("HMAC takes any key length");
+            mac.update(purpose.as_str().as_bytes());
+            mac.update(&[0]);
+            mac
+        });
+        let mut mac = keyed.clone();
+        mac.update(value.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
     /// The key of a purpose that signs.
     pub(crate) fn signer(&self) -> &Signer {
         self.signer.get_or_init(|| Signer::new(&self.secret))
@@ -46,7 +71,7 @@ impl Generations {
     /// All keys of a purpose that have not ended at `now`, newest first. The first of them may not be in effect yet.
     pub(crate) fn all(&self, purpose: Purpose, now: DateTime<Utc>) -> Vec<Arc<DataKey>> {
         let of_purpose = self.0.get(&purpose).into_iter().flatten();
-        of_purpose.filter(|key| key.not_after.is_none_or(|end| end > now)).cloned().collect()
+        of_purpose.filter(|key| key.is_known_at(now)).cloned().collect()
     }
 }
 
@@ -99,7 +124,7 @@ impl Keyring {
             let known = self.all(row.purpose).into_iter().find(|key| key.id == row.id);
             let secret = known.map_or_else(|| self.decrypt(&row), |known| Ok(known.secret.clone()))?;
             let Model { id, purpose, not_before, not_after, .. } = row;
-            let key = DataKey { id, secret, not_before, not_after, signer: OnceLock::new() };
+            let key = DataKey::new(id, secret, not_before, not_after);
             keys.0.entry(purpose).or_default().push(Arc::new(key));
         }
         Ok(keys)
@@ -139,10 +164,16 @@ impl Keyring {
     /// # Panics
     /// If [`create_missing`](Self::create_missing) was not called.
     pub(crate) fn in_effect_at(&self, purpose: Purpose, time: DateTime<Utc>) -> Arc<DataKey> {
-        let mut keys = self.all(purpose);
-        let index = keys.iter().position(|key| key.not_before <= time);
-        let oldest = keys.len().checked_sub(1).expect("a key of each purpose was created");
-        keys.swap_remove(index.unwrap_or(oldest))
+        let (now, keys) = (self.clock.now(), self.keys.read().unwrap_or_else(PoisonError::into_inner));
+        let mut known = keys.0.get(&purpose).into_iter().flatten().filter(|key| key.is_known_at(now)).peekable();
+        let mut in_effect = None;
+        while let Some(key) = known.next() {
+            if key.not_before <= time || known.peek().is_none() {
+                in_effect = Some(key.clone());
+                break;
+            }
+        }
+        in_effect.expect("a key of each purpose was created")
     }
 
     /// HMAC-SHA-256 of `value` under the purpose's key.
@@ -150,14 +181,19 @@ impl Keyring {
         self.mac_at(purpose, value, self.clock.now())
     }
 
+    /// [`mac`](Self::mac) as a key of the cache.
+    pub(crate) fn lookup(&self, purpose: Purpose, value: &str) -> Lookup {
+        self.in_effect_at(purpose, self.clock.now()).mac(purpose, value)
+    }
+
     /// [`mac`](Self::mac) as it was at `time`, to derive the same value again.
     pub(crate) fn mac_at(&self, purpose: Purpose, value: &str, time: DateTime<Utc>) -> Vec<u8> {
-        mac(&self.in_effect_at(purpose, time), purpose, value)
+        self.in_effect_at(purpose, time).mac(purpose, value).to_vec()
     }
 
     /// [`mac`](Self::mac) under each generation, to find or verify a value that an older one produced.
     pub(crate) fn macs(&self, purpose: Purpose, value: &str) -> Vec<Vec<u8>> {
-        self.all(purpose).iter().map(|key| mac(key, purpose, value)).collect()
+        self.all(purpose).iter().map(|key| key.mac(purpose, value).to_vec()).collect()
     }
 
     /// Encrypts `plain` for this row. Returns the nonce followed by the ciphertext.
@@ -182,18 +218,10 @@ impl Keyring {
         let clock = Clock::system();
         let not_before = clock.now();
         let key = |purpose: &Purpose| {
-            let (id, secret, signer) = (ids.v4(), Zeroizing::new(ids.bytes::<32>()), OnceLock::new());
-            (*purpose, vec![Arc::new(DataKey { id, secret, not_before, not_after: None, signer })])
+            let (id, secret) = (ids.v4(), Zeroizing::new(ids.bytes::<32>()));
+            (*purpose, vec![Arc::new(DataKey::new(id, secret, not_before, None))])
         };
         let keys = Arc::new(RwLock::new(Generations(Purpose::ALL.iter().map(key).collect())));
         Self { clock, master: Arc::new(RwLock::new(MasterKey::new(ids.bytes()))), keys }
     }
-}
-
-fn mac(key: &DataKey, purpose: Purpose, value: &str) -> Vec<u8> {
-    let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&key.secret[..]).expect("HMAC takes any key length");
-    mac.update(purpose.as_str().as_bytes());
-    mac.update(&[0]);
-    mac.update(value.as_bytes());
-    mac.finalize().into_bytes().to_vec()
 }

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
 
-use crate::{Core, Error, Result, bus::Topic, connection::Connection, db, events, idempotency};
+use crate::{Caller, Core, Error, Result, bus::Topic, connection::Connection, db, events, idempotency};
 
 /// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
@@ -66,6 +66,16 @@ impl Tx {
         self.notifications.insert(topic);
     }
 
+    /// Commits a change that ends what someone may use, and waits until no instance answers from before. Workers do not wait.
+    pub(crate) async fn commit_and_settle(self, caller: &Caller) -> Result<()> {
+        let core = self.core.clone();
+        self.commit().await?;
+        if !matches!(caller, Caller::System(_)) {
+            core.cache.changes.settle().await;
+        }
+        Ok(())
+    }
+
     /// Commits, then sends the notifications. The transaction of an idempotent request is refused with
     /// `IDEMPOTENCY_IN_PROGRESS` if another execution has taken over. Both run in a spawned task, so that a cancelled caller cannot
     /// separate them.
@@ -74,7 +84,11 @@ impl Tx {
             if let Some(execution) = self.execution {
                 idempotency::mark_committed(&self.db, execution, self.now).await?;
             }
+            let has_events = !self.events.is_empty();
             events::append_and_commit(self.db, self.now, self.request_id, self.events).await?;
+            if has_events {
+                self.core.cache.changes.committed();
+            }
             self.notifications.into_iter().for_each(|topic| self.core.bus.notify(topic));
             Ok(())
         });

@@ -86,10 +86,10 @@ impl WriteBehind {
         at
     }
 
-    /// Adds the use of a row, unless one of the last minute is stored, which is its `last` one.
-    pub(crate) fn mark_used(&self, what: Used, last: Option<DateTime<Utc>>, now: DateTime<Utc>) {
+    /// Adds the use of a row, unless its `last` one is of the last minute. Returns whether it was added.
+    pub(crate) fn mark_used(&self, what: Used, last: Option<DateTime<Utc>>, now: DateTime<Utc>) -> bool {
         if last.is_some_and(|last| now < last + INTERVAL) {
-            return;
+            return false;
         }
         self.0.send_if_modified(|pending| {
             let has_room = !pending.last_used.contains_key(&what) && pending.last_used.len() < CAPACITY;
@@ -99,7 +99,7 @@ impl WriteBehind {
                 pending.last_used.insert(what, DateTime::from_timestamp(second, 0).unwrap_or(now));
             }
             has_room
-        });
+        })
     }
 
     /// Everything that waits, which stays until [`remove`](Self::remove).

@@ -227,7 +227,9 @@ impl Entitlement {
             let held = observed.level == Level::Present;
             let data = EventData::SourceChanged { source: label.clone(), product_id: self.product.id, held };
             let event = NewEvent::tenant(self.tenant, observation.caller.actor(), data);
-            tx.record(NewEvent { subject: Some(self.user), ..event });
+            // The license, because its last source may end with this one.
+            let license = self.license.as_ref().map(|license| license.id);
+            tx.record(NewEvent { subject: Some(self.user), license, ..event });
         }
         Ok(changed)
     }

@@ -111,7 +111,7 @@ pub async fn activate(core: &Core, caller: &Caller, wanted: &Requested, new: &Ne
     let known = seats.facts.device.device().cloned();
     let created = known.is_none();
     let device = match known {
-        Some(known) => renew(&tx, &known, new).await?,
+        Some(known) => renew(&mut tx, caller, &seats.facts.license.license, &known, new).await?,
         None if seats.are_taken() => return seats.refuse(tx).await,
         None => seats.insert(&mut tx, caller, new).await?,
     };
@@ -201,7 +201,7 @@ async fn activated(tx: &Tx, license: &License, terms: &PolicyTerms) -> Result<Li
 }
 
 /// Records that a device was activated again, as it is now.
-async fn renew(tx: &Tx, known: &Device, new: &NewDevice) -> Result<Device> {
+async fn renew(tx: &mut Tx, caller: &Caller, license: &License, known: &Device, new: &NewDevice) -> Result<Device> {
     let keys = tx.core().keys();
     let components = json!(new.fingerprint.component_hashes(keys));
     // An app that sends no components any more does not make the device forget them.
@@ -217,6 +217,9 @@ async fn renew(tx: &Tx, known: &Device, new: &NewDevice) -> Result<Device> {
         ..known.clone()
     };
     Entity::update(device.clone().into_active_model().reset_all()).exec(tx.db()).await?;
+    if (&device.fingerprint, &device.components) != (&known.fingerprint, &known.components) {
+        record(tx, caller, license, EventData::LicenseChanged { fields: vec!["devices"] });
+    }
     Ok(device)
 }
 
@@ -265,7 +268,7 @@ pub async fn deactivate_by_owner(
     caller.require(Access::Own, &license)?;
     let devices = remove(&tx, &license, device).await?;
     record_removed(&mut tx, caller, &license, &devices);
-    tx.commit().await?;
+    tx.commit_and_settle(caller).await?;
     Ok((facts::facts(core, license).await?, devices))
 }
 

@@ -8,11 +8,13 @@ use sea_orm::sea_query::{Alias, Expr, Query, SelectStatement};
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryResult, PaginatorTrait, QueryFilter};
 
 use super::question::Question;
-use crate::crypto::{api_key::ApiKeyMode, license_key::LicenseKey, seal::Purpose};
+use crate::changes::Basis;
+use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::db::{self, Reader};
 use crate::entity::license::{self, Model as License};
 use crate::entity::{ban, device, lease, policy};
-use crate::{AppCaller, Core, Error, Result, api_keys, bans, policy::PolicyTerms};
+use crate::policy::{DeviceMatch, PolicyTerms};
+use crate::{Core, Error, Result, bans, cache};
 
 pub use crate::entity::device::Model as Device;
 pub use crate::entity::lease::Model as Lease;
@@ -84,20 +86,31 @@ pub async fn facts(core: &Core, license: License) -> Result<LicenseFacts> {
     Ok(LicenseFacts { license, terms, devices_used: devices, sessions_used: sessions })
 }
 
-/// The app of an API key, and the facts of a license key that it asks about: with one statement that finds one row, however
-/// many products the API key covers. A live app has only the product of the license here. No facts: there is no such
-/// license, or the app may not know of it. Refused with `INVALID_API_KEY`.
-pub(super) async fn load(
-    core: &Core,
-    api_key: &str,
-    key: &LicenseKey,
-    asked: &Question,
-) -> Result<(AppCaller, Option<Facts>)> {
+impl cache::Entry for Facts {
+    fn basis(&self) -> Basis {
+        Basis::License(self.license.license.id, self.license.license.tenant_id)
+    }
+
+    /// Floating sessions are renewed without an event, and bans end without one. An unknown device may be recognized by
+    /// components that the next request does not have.
+    fn is_reusable(&self) -> bool {
+        let terms = &self.license.terms;
+        let is_same_device = match self.device {
+            DeviceMatching::Exact(_) => true,
+            DeviceMatching::Unknown => terms.device_match == DeviceMatch::Exact,
+            DeviceMatching::Drifted(_) | DeviceMatching::Mismatch => false,
+        };
+        terms.lease.is_none() && self.lease.is_none() && !self.owner_banned && !self.device_blocked && is_same_device
+    }
+}
+
+/// The facts of a license key for a question, with one statement. `None` if there is no such license.
+pub(super) async fn load(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<Facts>> {
     let now = core.clock.now();
-    let mut query = api_keys::query(core, api_key)?;
+    let mut query = Query::select();
     let has_key = license(license::Column::KeyLookup).is_in(core.keys().macs(Purpose::LicenseLookup, &key.canonical()));
-    join::<license::Entity>(&mut query, LICENSE, has_key);
-    api_keys::join_products(&mut query, Some(license(license::Column::ProductId)));
+    query.from(license::Entity).and_where(has_key);
+    db::columns::<license::Entity>(&mut query, LICENSE);
     let of_license = Expr::col((policy::Entity, policy::Column::Id)).eq(license(license::Column::PolicyId));
     join::<policy::Entity>(&mut query, POLICY, of_license);
     let devices =
@@ -123,19 +136,8 @@ pub(super) async fn load(
         let is_session = Expr::col((lease::Entity, lease::Column::Id)).eq(id);
         join::<lease::Entity>(&mut query, LEASE, owned_by_license(lease::Column::LicenseId).and(is_session));
     }
-    let rows = core.connection().query_all(&query).await?;
-    let app = api_keys::caller(core, &rows)?;
-    if app.mode == ApiKeyMode::Test {
-        // It finds no license, but the test keys of all its products.
-        return Ok((api_keys::authenticate(core, api_key).await?, None));
-    }
-    let facts = rows.first().map(|row| decode(row, asked)).transpose()?.flatten();
-    Ok((app.clone(), facts.filter(|facts| may_know(&app, &facts.license.license))))
-}
-
-/// Whether an app may know of a license: it belongs to the tenant of the API key, and to a product that the key covers.
-fn may_know(app: &AppCaller, license: &License) -> bool {
-    license.tenant_id == app.scope.tenant() && app.covers(license.product_id)
+    let row = core.connection().query_one(&query.take()).await?;
+    row.map(|row| decode(&row, asked)).transpose()
 }
 
 /// The prefixes of the joined tables' columns.
@@ -173,25 +175,23 @@ fn bans(matching: Expr, now: DateTime<Utc>) -> SelectStatement {
     Query::select().expr(Expr::val(1)).from(ban::Entity).and_where(matching).cond_where(in_effect).to_owned()
 }
 
-fn decode(row: &QueryResult, asked: &Question) -> Result<Option<Facts>> {
-    if row.try_get::<Option<Vec<u8>>>(LICENSE, "key_lookup")?.is_none() {
-        return Ok(None);
-    }
+fn decode(row: &QueryResult, asked: &Question) -> Result<Facts> {
     let count = |name| Ok::<u64, Error>(row.try_get::<i64>("", name)?.unsigned_abs());
     let license = LicenseFacts {
-        license: Arc::new(License::from_query_result(row, LICENSE)?),
+        // No verdict shows the key.
+        license: Arc::new(License { key_sealed: Vec::new(), ..License::from_query_result(row, LICENSE)? }),
         terms: Arc::new(policy::Model::from_query_result(row, POLICY)?.terms),
         devices_used: count("devices_used")?,
         sessions_used: count("sessions_used")?,
     };
     let device = asked.device.as_ref().map(|_| Device::from_query_result_optional(row, DEVICE)).transpose()?.flatten();
     let lease = asked.lease.map(|_| Lease::from_query_result_optional(row, LEASE)).transpose()?.flatten();
-    Ok(Some(Facts {
+    Ok(Facts {
         license,
         owner_banned: row.try_get("", "owner_banned")?,
         device: device.map_or(DeviceMatching::Unknown, |device| DeviceMatching::Exact(Arc::new(device))),
         device_blocked: asked.device.is_some() && row.try_get("", "device_blocked")?,
         lease: lease.map(Arc::new),
         is_quota_exhausted: false,
-    }))
+    })
 }

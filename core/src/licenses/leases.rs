@@ -16,17 +16,18 @@ use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFilter, QueryOrder, Select};
 
 use super::facts::{Facts, Lease};
+use super::prove::ProofContext;
 use super::question::Question;
-use super::test_keys::test_verdict;
+use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, changed_too_often, find, use_license};
 use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
-use super::{record, requested, store, validate};
+use super::{record, requested, store};
 use crate::api_key_scopes::ApiKeyScope;
 use crate::entity::lease::{Column, Entity};
 use crate::events::EventData;
 use crate::ids::{LeaseId, LicenseId};
 use crate::policy::{LeaseTerms, OnFull};
-use crate::{Caller, Core, Reason, Result, Scope, db, tx::Tx};
+use crate::{AppCaller, Caller, Core, Reason, Result, Scope, api_keys, db, tx::Tx};
 
 /// How long an expired session is kept: longer than any can be revived.
 const KEPT: Duration = Duration::days(2);
@@ -45,39 +46,65 @@ type Session = std::result::Result<Lease, VerdictCode>;
 
 /// Opens a session with the first heartbeat, which names none, or renews one. The verdict is about the license too, as at
 /// a validation. Refused with `INVALID_API_KEY`, `ACCESS_DENIED`.
-pub async fn heartbeat(core: &Core, api_key: &str, asked: Question, beat: &Beat) -> Result<Verdict> {
-    let (app, found) = validate::find(core, api_key, &asked).await?;
-    app.require(ApiKeyScope::Heartbeat)?;
-    let now = core.clock.now();
-    if let Some(verdict) = test_verdict(&app, &asked.key, now) {
-        return Ok(verdict);
+pub async fn heartbeat(
+    core: &Core,
+    api_key: &str,
+    asked: &Question,
+    beat: &Beat,
+    proof: Option<&ProofContext>,
+) -> Result<Answer> {
+    for _ in 0..ATTEMPTS {
+        let attempt = Attempt::begin(core).await?;
+        let app = api_keys::authenticate(core, api_key).await?;
+        app.require(ApiKeyScope::Heartbeat)?;
+        let judged = match find(core, &app, asked).await? {
+            Ok(Some(known)) => beaten(core, app, known, asked, beat, attempt.seq).await?,
+            Ok(None) => Judged::without_facts(app, Verdict::without_license(VerdictCode::NotFound, core.clock.now())),
+            Err(verdict) => Judged::without_facts(app, verdict),
+        };
+        if let Some(answer) = attempt.finish(core, judged, proof).await? {
+            return Ok(answer);
+        }
     }
-    let mut facts = match found {
-        Ok(Some(facts)) => facts,
-        Ok(None) => return Ok(Verdict::without_license(VerdictCode::NotFound, now)),
-        Err(malformed) => {
-            let verdict = Verdict::without_license(VerdictCode::MalformedKey, now);
-            return Ok(Verdict { malformed: Some(malformed), ..verdict });
-        }
-    };
-    let verdict = judge(Some(&facts), &asked, now);
+    Err(changed_too_often())
+}
+
+/// The verdict after a heartbeat.
+async fn beaten(
+    core: &Core,
+    app: AppCaller,
+    mut known: KnownFacts,
+    asked: &Question,
+    beat: &Beat,
+    seq: i64,
+) -> Result<Judged> {
+    let now = core.clock.now();
+    let facts = &mut known.facts;
+    let verdict = judge(Some(facts), asked, now);
     let session = match (verdict.code, facts.license.terms.lease.clone(), facts.lease.clone()) {
-        (VerdictCode::Valid, None, _) => return Ok(validate::used(core, &app, facts, &asked)),
-        (VerdictCode::LeaseRequired, Some(terms), _) => open(core, &mut facts, &asked, &terms, beat).await?,
-        (VerdictCode::LeaseExpired, Some(terms), Some(lease)) => {
-            revive(core, &mut facts, lease.id, &terms, beat).await?
-        }
+        (VerdictCode::LeaseRequired, Some(terms), _) => open(core, facts, asked, &terms, beat).await?,
+        (VerdictCode::LeaseExpired, Some(terms), Some(lease)) => revive(core, facts, lease.id, &terms, beat).await?,
         (VerdictCode::Valid, Some(terms), Some(lease)) => renew(core, &lease, &terms, beat).await?,
-        _ => return Ok(verdict),
+        (VerdictCode::Valid, None, _) => {
+            let verdict = use_license(core, &app, &mut known, asked, seq).await;
+            return Ok(known.judged(app, verdict));
+        }
+        _ => return Ok(known.judged(app, verdict)),
     };
     let lease = match session {
         Ok(lease) => lease,
-        Err(code) => return Ok(Verdict::of(code, &facts, &asked, now)),
+        Err(code) => {
+            let verdict = Verdict::of(code, facts, asked, now);
+            return Ok(known.judged(app, verdict));
+        }
     };
-    let asked = Question { lease: Some(lease.id), ..asked };
+    let asked = Question { lease: Some(lease.id), ..asked.clone() };
     facts.lease = Some(Arc::new(lease));
-    let verdict = judge(Some(&facts), &asked, now);
-    Ok(if verdict.is_valid() { validate::used(core, &app, facts, &asked) } else { verdict })
+    let mut verdict = judge(Some(facts), &asked, now);
+    if verdict.is_valid() {
+        verdict = use_license(core, &app, &mut known, &asked, seq).await;
+    }
+    Ok(known.judged(app, verdict))
 }
 
 /// Renews a session that has not ended, without a lock.

@@ -44,6 +44,16 @@ pub enum Change {
     RotateKey,
 }
 
+impl Change {
+    /// Whether someone may use less afterwards than before.
+    fn ends_use(&self) -> bool {
+        match self {
+            Self::Transfer(_) | Self::Suspend { .. } | Self::Renew(_) | Self::Revoke { .. } | Self::RotateKey => true,
+            Self::Edit { .. } | Self::Assign(_) | Self::Resume => false,
+        }
+    }
+}
+
 /// What to do with the name of a license.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum NameChange {
@@ -156,7 +166,11 @@ pub async fn change_all(
             changed = perform(&mut tx, caller, &changed, expected, change, to).await?;
             expected = &any;
         }
-        tx.commit().await?;
+        if changes.iter().any(Change::ends_use) {
+            tx.commit_and_settle(caller).await?;
+        } else {
+            tx.commit().await?;
+        }
         return Ok(changed);
     }
 }

@@ -65,7 +65,7 @@ pub use self::store::list_of;
 pub(crate) use self::store::{find, list_sources_ended, lock_unrevoked, next_sources_end, set_sources_end};
 pub use self::test_keys::test_keys;
 pub use self::usage::Usage;
-pub use self::validate::{count_usage, validate};
+pub use self::validate::{Answer, count_usage, validate};
 pub use self::verdict::{Verdict, judge};
 pub use self::verdict_code::{VerdictCode, Warning};
 pub use crate::entity::license::Model as License;

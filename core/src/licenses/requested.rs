@@ -68,7 +68,7 @@ pub(super) async fn lock(tx: &Tx, caller: &Caller, found: &License) -> Result<Op
 /// Whether the caller may act on a license as its app, its owner or a manager.
 pub(super) fn is_visible(caller: &Caller, license: &License) -> Result<bool> {
     match caller {
-        Caller::App(app) => Ok(license.tenant_id == app.scope.tenant() && app.covers(license.product_id)),
+        Caller::App(app) => Ok(app.may_know(license)),
         _ => match caller.require(Access::Own, license) {
             Err(Error::Refused(refusal)) if refusal.code() == Code::NotFound => Ok(false),
             allowed => allowed.map(|()| true),

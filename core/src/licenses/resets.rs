@@ -49,7 +49,7 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
     record(&mut tx, caller, &license, EventData::DeviceReset { kind, devices: devices.clone() });
     let next = self::next(&tx, &license, &terms).await?;
-    tx.commit().await?;
+    tx.commit_and_settle(caller).await?;
     Ok((facts::facts(core, license).await?, devices, next))
 }
 

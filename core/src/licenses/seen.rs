@@ -102,6 +102,10 @@ async fn store_first_valid(core: &Core, id: LicenseId, first: &FirstValid) -> Re
         };
         let event = NewEvent::tenant(license.tenant_id, Actor::ApiKey(first.by), data);
         tx.record(NewEvent { subject: license.user_id, license: Some(id), ..event });
+    } else if license.expires_at != after.expires_at {
+        let data = EventData::LicenseChanged { fields: vec!["expiresAt"] };
+        let event = NewEvent::tenant(license.tenant_id, Actor::ApiKey(first.by), data);
+        tx.record(NewEvent { subject: license.user_id, license: Some(id), ..event });
     }
     tx.commit().await?;
     Ok(true)

@@ -1,10 +1,16 @@
 //! Questions of apps about license keys.
+//!
+//! ```text
+//! API key (memory | database) -> parse key (no I/O) -> facts (memory | database) -> judge (pure) -> sign -> still true? -> answer
+//! ```
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::device_store;
 use super::devices::{self, NewDevice};
 use super::facts::{DeviceMatching, Facts, LicenseFacts, load};
+use super::prove::{ProofContext, prove};
 use super::question::Question;
 use super::requested::Requested;
 use super::test_keys;
@@ -12,118 +18,233 @@ use super::usage::{self, Usage};
 use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use crate::api_key_scopes::ApiKeyScope;
+use crate::cache::{FactsKey, Origin};
+use crate::changes::Basis;
 use crate::crypto::license_key::{LicenseKey, Malformed};
+use crate::crypto::{api_key::ApiKeyMode, seal::Purpose};
 use crate::write_behind::{FirstValid, Used};
-use crate::{AppCaller, Caller, Core, Result, api_keys, bans, events, fingerprint::Fingerprint};
+use crate::{AppCaller, Caller, Code, Core, Error, Reason, Result, api_keys, bans, events, fingerprint::Fingerprint};
+
+/// How often an answer is computed again because something changed meanwhile.
+pub(super) const ATTEMPTS: usize = 3;
+
+/// The answer to a question of an app.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Its signed form, if it was asked for.
+    pub proof: Option<String>,
+}
 
 /// Validates a key for the app that has this API key. A key that cannot be used is a [`Verdict`], not an error. Activates
 /// an unknown device if the policy says so. Refused with `INVALID_API_KEY`, `ACCESS_DENIED`.
-pub async fn validate(core: &Core, api_key: &str, question: &Question) -> Result<Verdict> {
-    let (app, verdict) = answer(core, api_key, question).await?;
-    let Some(device) = device_to_activate(&app, question, &verdict) else { return Ok(verdict) };
-    let (wanted, device) = (Requested::Key(question.key.clone()), NewDevice::new(device, None, None, None)?);
-    let activated = devices::activate(core, &Caller::App(app), &wanted, &device).await?.verdict;
-    match activated.code {
-        VerdictCode::Valid => Ok(answer(core, api_key, question).await?.1),
-        // The license needs no device, so a lack of seats does not matter.
-        _ if verdict.is_valid() => Ok(verdict),
-        _ => Ok(activated),
+pub async fn validate(core: &Core, api_key: &str, question: &Question, proof: Option<&ProofContext>) -> Result<Answer> {
+    for _ in 0..ATTEMPTS {
+        let attempt = Attempt::begin(core).await?;
+        let mut judged = judge_for(core, api_key, ApiKeyScope::Validate, question, attempt.seq).await?;
+        if let Some(device) = device_to_activate(&judged, question) {
+            let activated = activate(core, &judged.app, question, device).await?;
+            if activated.is_valid() {
+                // As it is now, which the next attempt reads.
+                continue;
+            }
+            // If the license needs no device, a lack of seats does not matter.
+            if !judged.verdict.is_valid() {
+                judged = Judged { verdict: activated, origin: Origin::Database, ..judged };
+            }
+        }
+        if let Some(answer) = attempt.finish(core, judged, proof).await? {
+            return Ok(answer);
+        }
     }
+    Err(changed_too_often())
 }
 
-/// The app and the verdict for it; a valid license was used.
-async fn answer(core: &Core, api_key: &str, asked: &Question) -> Result<(AppCaller, Verdict)> {
-    let (app, found) = examine(core, api_key, ApiKeyScope::Validate, asked).await?;
-    let verdict = found.map_or_else(|verdict| verdict, |facts| used(core, &app, facts, asked));
-    Ok((app, verdict))
-}
-
-/// The device of a request, if it is unknown and the policy activates such devices.
-fn device_to_activate(app: &AppCaller, asked: &Question, verdict: &Verdict) -> Option<Fingerprint> {
-    let is_allowed = verdict.facts.as_ref()?.terms.auto_activate && app.scopes.contains(&ApiKeyScope::Activate);
-    let is_unknown =
-        matches!(verdict.code, VerdictCode::NotActivated | VerdictCode::DeviceNotActivated | VerdictCode::Valid);
-    let is_new = verdict.device.is_none() && is_unknown && !verdict.is_test;
-    asked.device.clone().filter(|_| is_allowed && is_new)
+async fn activate(core: &Core, app: &AppCaller, asked: &Question, device: Fingerprint) -> Result<Verdict> {
+    let (wanted, device) = (Requested::Key(asked.key.clone()), NewDevice::new(device, None, None, None)?);
+    Ok(devices::activate(core, &Caller::App(app.clone()), &wanted, &device).await?.verdict)
 }
 
 /// Counts usage of a valid license, if so much is left of the quota. A license that is not valid, and that
-/// of a test key, counts nothing and has no usage; one without such a quota has nothing left of it. Refused with `INVALID_API_KEY`, `ACCESS_DENIED`.
+/// of a test key, counts nothing and has no usage; one without such a quota has nothing left of it. Refused with
+/// `INVALID_API_KEY`, `ACCESS_DENIED`.
 pub async fn count_usage(
     core: &Core,
     api_key: &str,
     question: &Question,
     quota: &str,
     amount: i64,
-) -> Result<(Verdict, Option<Usage>)> {
-    let (app, found) = examine(core, api_key, ApiKeyScope::Usage, question).await?;
-    let facts = match found {
-        Ok(facts) => facts,
-        Err(verdict) => return Ok((verdict, None)),
-    };
-    let (usage, was_added) = usage::add(core, &facts.license, quota, amount).await?;
-    let verdict = if was_added {
-        used(core, &app, facts, question)
-    } else {
-        Verdict::of(VerdictCode::QuotaExceeded, &facts, question, core.clock.now())
-    };
-    Ok((verdict, Some(usage)))
-}
-
-/// The app, which needs this scope, and the facts of a valid license, or else the verdict.
-async fn examine(
-    core: &Core,
-    api_key: &str,
-    scope: ApiKeyScope,
-    asked: &Question,
-) -> Result<(AppCaller, std::result::Result<Facts, Verdict>)> {
-    let now = core.clock.now();
-    let (app, found) = find(core, api_key, asked).await?;
-    app.require(scope)?;
-    if let Some(verdict) = test_keys::test_verdict(&app, &asked.key, now) {
-        return Ok((app, Err(verdict)));
-    }
-    let mut facts = match found {
-        Ok(facts) => facts,
-        Err(malformed) => {
-            let verdict = Verdict::without_license(VerdictCode::MalformedKey, now);
-            return Ok((app, Err(Verdict { malformed: Some(malformed), ..verdict })));
+    proof: Option<&ProofContext>,
+) -> Result<(Answer, Option<Usage>)> {
+    // Counted once, however often the answer is computed.
+    let mut counted: Option<(Usage, bool)> = None;
+    for _ in 0..ATTEMPTS {
+        let attempt = Attempt::begin(core).await?;
+        let mut judged = judge_for(core, api_key, ApiKeyScope::Usage, question, attempt.seq).await?;
+        if let Some(facts) = judged.facts.as_ref().filter(|_| judged.verdict.is_valid()) {
+            if counted.is_none() {
+                counted = Some(usage::add(core, &facts.license, quota, amount).await?);
+            }
+            if let Some((_, false)) = counted {
+                judged.verdict = Verdict::of(VerdictCode::QuotaExceeded, facts, question, core.clock.now());
+            }
         }
-    };
-    if let Some(facts) = &mut facts {
-        facts.is_quota_exhausted = usage::is_exhausted(core, &facts.license, &asked.quotas, now).await?;
+        if let Some(answer) = attempt.finish(core, judged, proof).await? {
+            return Ok((answer, counted.map(|(usage, _)| usage)));
+        }
     }
-    let verdict = judge(facts.as_ref(), asked, now);
-    let valid = facts.filter(|_| verdict.is_valid()).ok_or(verdict);
-    Ok((app, valid))
+    Err(changed_too_often())
 }
 
-/// The app, and the facts of the key. One statement, or two for a key without a prefix: the products of the API key say
-/// which are implied. A malformed key costs only the query for the API key.
+/// A verdict, and what it was computed from.
+pub(super) struct Judged {
+    pub verdict: Verdict,
+    app: AppCaller,
+    /// The facts, if the app may know of the license.
+    facts: Option<Facts>,
+    pub origin: Origin,
+}
+
+/// An attempt to give an answer that is still true after it was signed.
+pub(super) struct Attempt {
+    began: Instant,
+    /// The newest event known.
+    pub seq: i64,
+}
+
+impl Attempt {
+    pub(super) async fn begin(core: &Core) -> Result<Self> {
+        Ok(Self { began: Instant::now(), seq: core.cache.changes.current(core).await? })
+    }
+
+    /// The answer. `None` if it is no longer true.
+    pub(super) async fn finish(
+        self,
+        core: &Core,
+        judged: Judged,
+        proof: Option<&ProofContext>,
+    ) -> Result<Option<Answer>> {
+        let signed = proof.map(|context| prove(core, context, &judged.verdict)).transpose()?;
+        let is_true = self.is_true(core, &judged).await?;
+        Ok(is_true.then_some(Answer { verdict: judged.verdict, proof: signed }))
+    }
+
+    /// A verdict that says no from memory is compared with the log as it is now: what would change it may just have been
+    /// done, at another instance.
+    async fn is_true(&self, core: &Core, judged: &Judged) -> Result<bool> {
+        let Some(facts) = judged.verdict.facts.as_ref().filter(|_| !judged.verdict.is_test) else { return Ok(true) };
+        let changes = &core.cache.changes;
+        if judged.verdict.is_valid() || judged.origin == Origin::Database {
+            changes.current(core).await?;
+        } else {
+            changes.read_after(core, self.began).await?;
+        }
+        Ok(changes.unchanged_since(self.seq, Basis::License(facts.license.id, facts.license.tenant_id)))
+    }
+}
+
+/// Refused with `UNAVAILABLE`: no attempt was fast enough.
+pub(super) fn changed_too_often() -> Error {
+    Reason::Unspecified(Code::Unavailable).retry_after(Duration::from_secs(1))
+}
+
+/// The device of a request, if it is unknown and the policy activates such devices.
+fn device_to_activate(judged: &Judged, asked: &Question) -> Option<Fingerprint> {
+    let verdict = &judged.verdict;
+    let is_allowed = verdict.facts.as_ref()?.terms.auto_activate && judged.app.scopes.contains(&ApiKeyScope::Activate);
+    let is_unknown =
+        matches!(verdict.code, VerdictCode::NotActivated | VerdictCode::DeviceNotActivated | VerdictCode::Valid);
+    let is_new = verdict.device.is_none() && is_unknown && !verdict.is_test;
+    asked.device.clone().filter(|_| is_allowed && is_new)
+}
+
+/// The verdict for an app, whose API key needs this scope; a valid license was used.
+async fn judge_for(core: &Core, api_key: &str, scope: ApiKeyScope, asked: &Question, seq: i64) -> Result<Judged> {
+    let app = api_keys::authenticate(core, api_key).await?;
+    app.require(scope)?;
+    let now = core.clock.now();
+    let mut known = match find(core, &app, asked).await? {
+        Ok(Some(known)) => known,
+        Ok(None) => return Ok(Judged::without_facts(app, Verdict::without_license(VerdictCode::NotFound, now))),
+        Err(verdict) => return Ok(Judged::without_facts(app, verdict)),
+    };
+    known.facts.is_quota_exhausted = usage::is_exhausted(core, &known.facts.license, &asked.quotas, now).await?;
+    let mut verdict = judge(Some(&known.facts), asked, now);
+    if verdict.code == VerdictCode::CheckInOverdue && known.origin == Origin::Memory {
+        // Another instance may have seen the device, which is no event.
+        core.cache.forget_facts(known.key).await;
+        return Box::pin(judge_for(core, api_key, scope, asked, seq)).await;
+    }
+    if verdict.is_valid() {
+        verdict = use_license(core, &app, &mut known, asked, seq).await;
+    }
+    Ok(known.judged(app, verdict))
+}
+
+impl Judged {
+    pub(super) fn without_facts(app: AppCaller, verdict: Verdict) -> Self {
+        Self { verdict, app, facts: None, origin: Origin::Database }
+    }
+}
+
+/// The facts of a license, and by what they are known.
+pub(super) struct KnownFacts {
+    pub facts: Facts,
+    key: FactsKey,
+    origin: Origin,
+}
+
+impl KnownFacts {
+    /// The verdict, with the facts it was computed from.
+    pub(super) fn judged(self, app: AppCaller, verdict: Verdict) -> Judged {
+        Judged { verdict, app, facts: Some(self.facts), origin: self.origin }
+    }
+}
+
+/// The facts of the key, if there is such a license and the app may know of it; or the verdict without any: about a test
+/// key or a malformed one.
 pub(super) async fn find(
     core: &Core,
-    api_key: &str,
+    app: &AppCaller,
     asked: &Question,
-) -> Result<(AppCaller, std::result::Result<Option<Facts>, Malformed>)> {
-    if let Ok(key) = LicenseKey::parse(&asked.key, &[]) {
-        let (app, facts) = read(core, api_key, &key, asked).await?;
-        return Ok((app, Ok(facts)));
+) -> Result<std::result::Result<Option<KnownFacts>, Verdict>> {
+    let now = core.clock.now();
+    if app.mode == ApiKeyMode::Test {
+        return Ok(test_keys::test_verdict(app, &asked.key, now).map_or(Ok(None), Err));
     }
-    let app = api_keys::authenticate(core, api_key).await?;
-    let implied: Vec<String> = app.products.iter().map(|product| product.prefix.clone()).collect();
-    match LicenseKey::parse(&asked.key, &implied) {
-        Ok(key) => {
-            let (app, facts) = read(core, api_key, &key, asked).await?;
-            Ok((app, Ok(facts)))
+    let key = match parse(app, &asked.key) {
+        Ok(key) => key,
+        Err(malformed) => {
+            let verdict = Verdict::without_license(VerdictCode::MalformedKey, now);
+            return Ok(Err(Verdict { malformed: Some(malformed), ..verdict }));
         }
-        Err(malformed) => Ok((app, Err(malformed))),
-    }
+    };
+    let lookup = core.keys().lookup(Purpose::LicenseLookup, &key.canonical());
+    let device = asked.device.as_ref().map(|device| device.lookup(core.keys()));
+    let (facts_key, load) = ((lookup, device), read(core, &key, asked));
+    let found = if asked.lease.is_some() {
+        // Sessions change without events.
+        load.await?.map(|facts| (facts, Origin::Database))
+    } else {
+        core.cache.facts(core, facts_key, load).await?.map(|found| (found.value, found.origin))
+    };
+    let found = found.filter(|(facts, _)| app.may_know(&facts.license.license));
+    Ok(Ok(found.map(|(facts, origin)| KnownFacts { facts, key: facts_key, origin })))
 }
 
-/// The app and the facts. Only a fingerprint that is unknown costs further statements, if the policy tolerates changes.
-async fn read(core: &Core, api_key: &str, key: &LicenseKey, asked: &Question) -> Result<(AppCaller, Option<Facts>)> {
-    let (app, mut facts) = load(core, api_key, key, asked).await?;
-    if let (Some(facts), Some(seen)) = (&mut facts, &asked.device)
+/// Parses a key. One without a prefix has that of a product of the app.
+fn parse(app: &AppCaller, text: &str) -> std::result::Result<LicenseKey, Malformed> {
+    LicenseKey::parse(text, &[]).or_else(|_| {
+        let implied: Vec<String> = app.products.iter().map(|product| product.prefix.clone()).collect();
+        LicenseKey::parse(text, &implied)
+    })
+}
+
+/// Reads facts. Only a fingerprint that is unknown costs further statements, if the policy tolerates changes.
+async fn read(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<Facts>> {
+    let Some(mut facts) = load(core, key, asked).await? else { return Ok(None) };
+    if let Some(seen) = &asked.device
         && facts.device == DeviceMatching::Unknown
         && facts.license.devices_used > 0
     {
@@ -135,21 +256,44 @@ async fn read(core: &Core, api_key: &str, key: &LicenseKey, asked: &Question) ->
             facts.device_blocked |= bans::is_blocked(core, tenant, product, known, now).await?;
         }
     }
-    Ok((app, facts))
+    Ok(Some(facts))
 }
 
 /// The verdict about a valid license, as it is after this use, which is stored behind the answer.
-pub(super) fn used(core: &Core, app: &AppCaller, mut facts: Facts, asked: &Question) -> Verdict {
-    let now = core.clock.now();
-    let license = facts.license.license.clone();
-    core.write_behind.mark_used(Used::License(license.id), license.last_seen_at, now);
-    if let Some(device) = facts.device.device() {
-        core.write_behind.mark_used(Used::Device(device.id), Some(device.last_seen_at), now);
+pub(super) async fn use_license(
+    core: &Core,
+    app: &AppCaller,
+    known: &mut KnownFacts,
+    asked: &Question,
+    seq: i64,
+) -> Verdict {
+    if mark_used(core, app, &mut known.facts) {
+        core.cache.replace_facts(known.key, known.facts.clone(), seq).await;
     }
+    judge(Some(&known.facts), asked, core.clock.now())
+}
+
+/// Marks a license and its device as used now. Returns whether that changes the facts.
+fn mark_used(core: &Core, app: &AppCaller, facts: &mut Facts) -> bool {
+    let now = core.clock.now();
+    let license = &facts.license.license;
+    let mut is_changed = false;
+    if core.write_behind.mark_used(Used::License(license.id), license.last_seen_at, now) {
+        Arc::make_mut(&mut facts.license.license).last_seen_at = Some(now);
+        is_changed = true;
+    }
+    if let DeviceMatching::Exact(device) | DeviceMatching::Drifted(device) = &mut facts.device
+        && core.write_behind.mark_used(Used::Device(device.id), Some(device.last_seen_at), now)
+    {
+        Arc::make_mut(device).last_seen_at = now;
+        is_changed = true;
+    }
+    let license = &facts.license.license;
     if license.awaits_first_valid(now) {
         let first = FirstValid { at: now, by: app.key, request_id: events::request_id() };
         let at = core.write_behind.mark_first_valid(license.id, license.life_begins_at(), first);
         facts.license.license = Arc::new(license.with_first_valid(&facts.license.terms, at));
+        is_changed = true;
     }
-    judge(Some(&facts), asked, now)
+    is_changed
 }

@@ -56,8 +56,8 @@ pub(crate) async fn heartbeat(
     let context = questions::context(Operation::Heartbeat, Some(request.nonce), digest, device.as_ref());
     let lease = request.lease_id.map(LeaseId);
     let asked = Question { key: request.license_key, device, lease, ..Question::default() };
-    let verdict = licenses::heartbeat(&app.core, api_key.expose(), asked, &beat).await;
-    Ok(Json(ValidateResponse::of(&app.core, context, &api_key.checked(verdict).await?)?))
+    let answer = licenses::heartbeat(&app.core, api_key.expose(), &asked, &beat, Some(&context)).await;
+    Ok(Json(ValidateResponse::of(api_key.checked(answer).await?, context.nonce)))
 }
 
 /// End a floating session

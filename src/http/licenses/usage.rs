@@ -106,8 +106,8 @@ pub(crate) async fn count(
     }
     let asked = ValidateRequest { license_key, product_id, nonce, device, hardware_id, scope, lease_id, client_time };
     let (question, context) = asked.parse(Operation::Usage, digest)?;
-    let counted = licenses::count_usage(&app.core, api_key.expose(), &question, &quota, amount).await;
-    let (verdict, usage) = api_key.checked(counted).await?;
-    let verdict = ValidateResponse::of(&app.core, context, &verdict)?;
+    let counted = licenses::count_usage(&app.core, api_key.expose(), &question, &quota, amount, Some(&context)).await;
+    let (answer, usage) = api_key.checked(counted).await?;
+    let verdict = ValidateResponse::of(answer, context.nonce);
     Ok(Json(UsageResponse { verdict, usage: usage.map(UsageView::from) }))
 }

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
-use dca_core::Core;
 use dca_core::crypto::{license_key::Malformed, proof::Operation};
 use dca_core::ids::{LeaseId, ProductId};
-use dca_core::licenses::{self, ProofContext, Question, Verdict, Version};
+use dca_core::licenses::{self, Answer, ProofContext, Question, Version};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Response};
 use utoipa::{IntoResponses, ToSchema};
@@ -153,26 +152,27 @@ pub struct ValidateResponse {
 }
 
 impl ValidateResponse {
-    /// The answer to a request, with its proof.
-    pub(crate) fn of(core: &Core, request: ProofContext, verdict: &Verdict) -> Result<Self, Problem> {
+    /// The answer to a request with this nonce.
+    pub(crate) fn of(answer: Answer, nonce: Option<String>) -> Self {
+        let verdict = &answer.verdict;
         metrics::counter!("license_verifications_total", "result" => verdict.code.as_str()).increment(1);
         let terms = verdict.facts.as_ref().map(|facts| &facts.terms);
-        Ok(Self {
-            proof: licenses::prove(core, &request, verdict)?,
+        Self {
+            proof: answer.proof.unwrap_or_default(),
             valid: verdict.is_valid(),
             code: verdict.code.as_str(),
             detail: wording::verdict(verdict.code, verdict.malformed.as_ref()),
             warnings: verdict.warnings.iter().map(|warning| warning.as_str()).collect(),
             checked_at: verdict.checked_at,
             position: verdict.malformed.as_ref().and_then(Malformed::position),
-            nonce: request.nonce,
+            nonce,
             license: verdict.facts.as_ref().map(|facts| LicenseView::of(facts, verdict.checked_at)),
             test: verdict.is_test.then_some(true),
             device: verdict.device.as_deref().map(DeviceView::of),
             lease: verdict.lease.as_deref().zip(terms).and_then(|(lease, terms)| LeaseView::of(lease, terms)),
             next_check_at: verdict.next_check_at,
             offline_until: verdict.offline_until,
-        })
+        }
     }
 }
 
@@ -204,6 +204,6 @@ pub(crate) async fn validate(
     DigestedJson { value: request, digest }: DigestedJson<ValidateRequest>,
 ) -> JsonResult<ValidateResponse> {
     let (question, context) = request.parse(Operation::Validate, digest)?;
-    let verdict = licenses::validate(&app.core, api_key.expose(), &question).await;
-    Ok(Json(ValidateResponse::of(&app.core, context, &api_key.checked(verdict).await?)?))
+    let answer = licenses::validate(&app.core, api_key.expose(), &question, Some(&context)).await;
+    Ok(Json(ValidateResponse::of(api_key.checked(answer).await?, context.nonce)))
 }

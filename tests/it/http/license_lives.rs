@@ -34,7 +34,7 @@ fn a_first_validation_that_is_stored_late_does_not_count_for_the_next_life() {
             let (license, key) = tenant.license(&gold, member).await;
             let validate = async |key: String| {
                 let asked = Question { key, ..Question::default() };
-                assert!(licenses::validate(&core, &api_key, &asked).await.unwrap().is_valid());
+                assert!(licenses::validate(&core, &api_key, &asked, None).await.unwrap().verdict.is_valid());
             };
             let stored = async || licenses::show(&core, &tenant.caller, license.id).await.unwrap();
             validate(key).await;

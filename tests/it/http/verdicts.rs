@@ -247,7 +247,7 @@ fn a_validation_takes_one_statement_and_later_ones_write_nothing() {
             ("no key", "nonsense", "MALFORMED_KEY", 1),
         ] {
             let before = core.db.statements();
-            let verdict = licenses::validate(&core, &shop.api_key, &question(key)).await.unwrap();
+            let verdict = licenses::validate(&core, &shop.api_key, &question(key), None).await.unwrap().verdict;
             assert_eq!((verdict.code.as_str(), core.db.statements() - before), (code, statements), "{what}");
         }
         licenses::store_pending(&core).await.unwrap();
@@ -257,7 +257,7 @@ fn a_validation_takes_one_statement_and_later_ones_write_nothing() {
         for (later, statements) in [(59, 1), (1, 3)] {
             t.advance(TimeDelta::seconds(later));
             let before = core.db.statements();
-            licenses::validate(&core, &shop.api_key, &question(&key)).await.unwrap();
+            licenses::validate(&core, &shop.api_key, &question(&key), None).await.unwrap();
             licenses::store_pending(&core).await.unwrap();
             assert_eq!(core.db.statements() - before, statements, "the license and API key are stored once a minute");
         }
