@@ -16,7 +16,7 @@ use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::sync::Mutex;
 
 use crate::entity::{event, event_head};
-use crate::events::EventKind;
+use crate::events::{EventKind, NewEvent};
 use crate::ids::{LicenseId, TenantId};
 use crate::{Core, Result};
 
@@ -49,7 +49,7 @@ impl Concerns {
             EventKind::BanCreated | EventKind::BanLifted | EventKind::ApiKeyRevoked => Some(Self::Tenant(tenant)),
             EventKind::ApiKeyRotated | EventKind::ProductRenamed => Some(Self::Tenant(tenant)),
             // Licenses move between accounts, whose bans differ.
-            EventKind::IdentityLinked | EventKind::UserErased => Some(Self::Everything),
+            EventKind::IdentityLinked => Some(Self::Everything),
             _ => None,
         };
         let creates_key = matches!(
@@ -59,6 +59,12 @@ impl Concerns {
         let unknown = creates_key.then_some(Self::UnknownKeys);
         of_kind.into_iter().chain(unknown).chain(license.map(Self::License))
     }
+}
+
+/// Whether an event says that this license has changed.
+pub(crate) fn is_named(event: &NewEvent, license: LicenseId) -> bool {
+    let mut concerns = Concerns::of(event.data.kind(), event.tenant, event.license);
+    concerns.any(|concerns| [Concerns::License(license), Concerns::Everything].contains(&concerns))
 }
 
 /// What something that was read depends on.

@@ -6,11 +6,13 @@
 //! Functions that take `&Tx` or `&mut Tx` neither begin nor commit, and do not read from the pool.
 
 use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ConnectionTrait, DatabaseTransaction};
 
-use crate::{Caller, Core, Error, Result, bus::Topic, connection::Connection, db, events, idempotency};
+use crate::ids::LicenseId;
+use crate::{Caller, Core, Error, Result, bus::Topic, changes, connection::Connection, db, events, idempotency};
 
 /// A transaction: its rows, the events that describe them, and the notifications to send after the commit.
 pub struct Tx {
@@ -20,6 +22,7 @@ pub struct Tx {
     request_id: Option<String>,
     execution: Option<idempotency::Execution>,
     events: Vec<events::NewEvent>,
+    changed: Mutex<Vec<LicenseId>>,
     notifications: HashSet<Topic>,
 }
 
@@ -38,6 +41,7 @@ impl Tx {
             request_id: events::request_id(),
             execution: None,
             events: Vec::new(),
+            changed: Mutex::default(),
             notifications: HashSet::new(),
         })
     }
@@ -61,6 +65,18 @@ impl Tx {
         self.notifications.insert(Topic::Workers);
     }
 
+    /// A license has changed. An event of this transaction must name it: it tells every instance that what is kept in
+    /// memory is out of date.
+    pub(crate) fn mark_changed(&self, license: LicenseId) {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner).push(license);
+    }
+
+    /// A changed license that no event names.
+    pub(crate) fn unannounced(&self) -> Option<LicenseId> {
+        let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.iter().copied().find(|id| !self.events.iter().any(|event| changes::is_named(event, *id)))
+    }
+
     /// Sends a notification after the commit.
     pub(crate) fn notify(&mut self, topic: Topic) {
         self.notifications.insert(topic);
@@ -80,6 +96,7 @@ impl Tx {
     /// `IDEMPOTENCY_IN_PROGRESS` if another execution has taken over. Both run in a spawned task, so that a cancelled caller cannot
     /// separate them.
     pub(crate) async fn commit(self) -> Result<()> {
+        debug_assert_eq!(self.unannounced(), None, "a license was changed without an event");
         let task = tokio::spawn(async move {
             if let Some(execution) = self.execution {
                 idempotency::mark_committed(&self.db, execution, self.now).await?;

@@ -267,6 +267,9 @@ impl Entitlement {
             Decision::Resume => (Action::Resume, Change::Resumed(license.id)),
             Decision::Issue | Decision::Keep => {
                 licenses::set_sources_end(tx, license, terms, ends_at).await?;
+                if tx.unannounced() == Some(license.id) {
+                    licenses::record(tx, caller, license, EventData::LicenseChanged { fields: vec!["sources"] });
+                }
                 return Ok(None);
             }
         };

@@ -93,6 +93,7 @@ pub(super) async fn remove(tx: &Tx, license: &License, device: Option<DeviceId>)
         Some(id) => (sessions.filter(lease::Column::DeviceId.eq(id)), removed.filter(Column::Id.eq(id))),
         None => (sessions.filter(lease::Column::DeviceId.is_not_null()), removed),
     };
+    tx.mark_changed(license.id);
     sessions.exec(tx.db()).await?;
     removed.exec(tx.db()).await?;
     Ok(devices)

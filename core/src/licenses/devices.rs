@@ -172,6 +172,7 @@ impl Seats {
             activated_at: now,
             last_seen_at: now,
         };
+        tx.mark_changed(license.id);
         Entity::insert(device.clone().into_active_model()).exec_without_returning(tx.db()).await?;
         let activated = activated(tx, &license, &self.facts.license.terms).await?;
         let (from, state, device_id) = (license.state(now), activated.state(now), Some(device.id));

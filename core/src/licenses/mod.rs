@@ -3,7 +3,7 @@
 //! ```text
 //! entitlements -> issue, apply(Revoke | Suspend | Resume) -> row + event (+ delivery)
 //! callers -> change (lock -> access -> revision -> state) -> apply(Action) -> row + event (+ delivery)
-//! validate: parse key (no I/O) -> one query -> judge (pure) -> answer; behind it, the first VALID and the last use
+//! validate: facts (memory | query) -> judge (pure) -> sign -> still true? -> answer; behind it, the first VALID and the last use
 //! expire, end of grace: every read computes the state from the clock; workers only record the events
 //! ```
 //! Invariants: at most one unrevoked license per user and product; a revoked license stays revoked; the

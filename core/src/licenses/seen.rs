@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{LockBehavior, LockType};
+use sea_orm::sea_query::{Expr, LockBehavior, LockType};
 use sea_orm::{ColumnTrait, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
 use super::state::Command;
@@ -93,7 +93,9 @@ async fn store_first_valid(core: &Core, id: LicenseId, first: &FirstValid) -> Re
         (Column::ExpiresAt, after.expires_at.into()),
         (Column::LapsesAt, after.lapses_at.into()),
     ];
-    store::update(&tx, id, changes).await?;
+    // An event follows unless only the state changes, which every instance sees from its own first VALID.
+    let changes = changes.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
+    db::update(changes, [Column::Id.eq(id)]).exec(tx.db()).await?;
     if license.activated_at.is_none() {
         let data = EventData::LicenseActivated {
             from: license.state(tx.now()),

@@ -31,6 +31,7 @@ pub(super) async fn insert_all(tx: &Tx, licenses: &[License]) -> Result<()> {
 
 /// Stores all columns of a locked license.
 pub(super) async fn save(tx: &Tx, license: &License) -> Result<()> {
+    tx.mark_changed(license.id);
     let row = license.clone().into_active_model().reset_all();
     Entity::update(row).validate()?.exec_without_returning(tx.db()).await?;
     Ok(())
@@ -38,6 +39,7 @@ pub(super) async fn save(tx: &Tx, license: &License) -> Result<()> {
 
 /// Removes the devices and sessions of a locked license.
 pub(super) async fn delete_devices_and_leases(tx: &Tx, id: LicenseId) -> Result<()> {
+    tx.mark_changed(id);
     lease::Entity::delete_many().filter(lease::Column::LicenseId.eq(id)).exec(tx.db()).await?;
     device::Entity::delete_many().filter(device::Column::LicenseId.eq(id)).exec(tx.db()).await?;
     Ok(())
@@ -111,6 +113,7 @@ pub(super) async fn lock_all(tx: &Tx, ids: &[LicenseId]) -> Result<Vec<License>>
 
 /// Revokes locked licenses.
 pub(super) async fn revoke_all(tx: &Tx, ids: &[LicenseId], reason: &str) -> Result<()> {
+    ids.iter().for_each(|id| tx.mark_changed(*id));
     let revoked = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     let changes = revoked.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
     db::update(changes, [Column::Id.is_in(ids.iter().copied())]).exec(tx.db()).await?;
@@ -219,6 +222,7 @@ pub(crate) async fn set_sources_end(
 
 /// Changes columns of a locked license and increments its revision.
 pub(super) async fn update(tx: &Tx, id: LicenseId, changes: impl IntoIterator<Item = (Column, Expr)>) -> Result<()> {
+    tx.mark_changed(id);
     let changes = changes.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
     db::update(changes, [Column::Id.eq(id)]).exec(tx.db()).await?;
     Ok(())

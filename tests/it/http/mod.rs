@@ -16,6 +16,7 @@ mod earlier_licenses;
 mod email_change;
 mod emailed_links;
 mod erasure;
+mod freshness;
 mod idempotency;
 mod key_rotation;
 mod leases;
