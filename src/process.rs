@@ -9,7 +9,7 @@
 use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dca_core::{Error, accounts::admin, changes, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
+use dca_core::{Error, accounts::admin, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
 use futures::FutureExt;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -212,7 +212,7 @@ async fn store_pending(app: App, stop: CancellationToken) -> Result<()> {
 
 /// Follows the event log, so that answers do not wait for it, until `stop`.
 async fn follow_events(app: App, stop: CancellationToken) -> Result<()> {
-    stop.run_until_cancelled(changes::follow(&app.core)).await;
+    stop.run_until_cancelled(app.core.cache.changes.follow()).await;
     Ok(())
 }
 

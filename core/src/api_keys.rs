@@ -12,9 +12,8 @@ use sea_orm::{QueryOrder, QuerySelect, QueryTrait, Select};
 use uuid::Uuid;
 
 use crate::api_key_scopes::{ApiKeyScope, ApiKeyScopes};
-use crate::cache;
+use crate::cache::KnownApiKey;
 use crate::caller::no_product;
-use crate::changes::Basis;
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode, ApiKeyText};
 use crate::crypto::seal::Purpose;
 use crate::db::Reader;
@@ -165,36 +164,19 @@ impl ApiKey {
     }
 }
 
-/// An API key as it was read, with the app that it authenticates.
-#[derive(Clone)]
-pub(crate) struct KnownApiKey {
-    key: Arc<ApiKey>,
-    app: AppCaller,
-}
-
-impl cache::Entry for KnownApiKey {
-    fn basis(&self) -> Basis {
-        Basis::ApiKey(self.key.tenant_id)
-    }
-
-    fn is_reusable(&self) -> bool {
-        true
-    }
-}
-
 /// Returns the app that a key authenticates. Refused with `INVALID_API_KEY` if the key was never issued, was revoked,
 /// or has expired. The response does not differ.
 pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
     let invalid = || Code::InvalidApiKey.refusal();
     let text = ApiKeyText::parse(text).ok_or_else(invalid)?;
     let lookup = core.keys().lookup(Purpose::ApiKeyLookup, text.expose());
-    let found = core.cache.api_key(core, lookup, find(core, &text)).await?.ok_or_else(invalid)?.value;
+    let found = core.cache.api_key(lookup, find(core, &text)).await?.ok_or_else(invalid)?.value;
     let now = core.clock.now();
     if !found.key.is_active(now) {
         return Err(invalid());
     }
     if core.write_behind.mark_used(Used::ApiKey(found.key.id), found.key.last_used_at, now) {
-        let seq = core.cache.changes.current(core).await?;
+        let seq = core.cache.changes.current().await?;
         let key = Arc::new(ApiKey { last_used_at: Some(now), ..(*found.key).clone() });
         core.cache.replace_api_key(lookup, KnownApiKey { key, app: found.app.clone() }, seq).await;
     }

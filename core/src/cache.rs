@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use moka::future::Cache as Entries;
 
-use crate::api_keys::KnownApiKey;
+use crate::caller::AppCaller;
 use crate::changes::{Basis, Changes};
-use crate::licenses::Facts;
-use crate::{Core, Error, Result};
+use crate::db::Db;
+use crate::entity::api_key::Model as ApiKey;
+use crate::error::{Error, Result};
+use crate::keyring::Lookup;
+use crate::licenses::facts::Facts;
 
 /// How many API keys and how many licenses, each with a device, are kept.
 const CAPACITY: u64 = 200_000;
@@ -24,16 +27,14 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// How long an entry that nobody asks for is kept.
 const IDLE: Duration = Duration::from_hours(1);
 
-/// The HMAC by which a key or fingerprint is found.
-pub(crate) type Lookup = [u8; 32];
-
 /// By which key and device the facts of a license are known.
 pub(crate) type FactsKey = (Lookup, Option<Lookup>);
 
 /// The cache of a process. Clones share it.
 #[derive(Clone)]
 pub struct Cache {
-    pub(crate) changes: Changes,
+    /// What changed lately.
+    pub changes: Changes,
     api_keys: Entries<Lookup, Arc<Known<KnownApiKey>>>,
     facts: Entries<FactsKey, Arc<Known<Facts>>>,
     unknown: Entries<Lookup, i64>,
@@ -51,13 +52,40 @@ impl<T> Known<T> {
     }
 }
 
+/// An API key as it was read, with the app that it authenticates.
+#[derive(Clone)]
+pub(crate) struct KnownApiKey {
+    pub key: Arc<ApiKey>,
+    pub app: AppCaller,
+}
+
 /// What the cache keeps.
-pub(crate) trait Entry: Clone + Send + Sync + 'static {
+trait Entry: Clone + Send + Sync + 'static {
     /// What it depends on.
     fn basis(&self) -> Basis;
 
     /// Whether all that changes it has an event, so that it can be used again.
     fn is_reusable(&self) -> bool;
+}
+
+impl Entry for KnownApiKey {
+    fn basis(&self) -> Basis {
+        Basis::ApiKey(self.key.tenant_id)
+    }
+
+    fn is_reusable(&self) -> bool {
+        true
+    }
+}
+
+impl Entry for Facts {
+    fn basis(&self) -> Basis {
+        Basis::License(self.license.license.id, self.license.license.tenant_id)
+    }
+
+    fn is_reusable(&self) -> bool {
+        self.is_reusable()
+    }
 }
 
 /// What was found, and whether it was read for this request.
@@ -79,40 +107,37 @@ enum NoEntry<T> {
     Failed(Error),
 }
 
-impl Default for Cache {
-    fn default() -> Self {
-        Self {
-            changes: Changes::default(),
-            api_keys: entries(),
-            facts: entries(),
-            unknown: Entries::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(UNKNOWN_FOR).build(),
-        }
-    }
-}
-
 fn entries<K: Eq + Hash + Send + Sync + 'static, V: Clone + Send + Sync + 'static>() -> Entries<K, V> {
     Entries::builder().max_capacity(CAPACITY).time_to_idle(IDLE).build()
 }
 
 impl Cache {
+    /// An empty cache of what is in this database.
+    pub(crate) fn new(db: &Db) -> Self {
+        Self {
+            changes: Changes::new(db),
+            api_keys: entries(),
+            facts: entries(),
+            unknown: Entries::builder().max_capacity(UNKNOWN_CAPACITY).time_to_live(UNKNOWN_FOR).build(),
+        }
+    }
+
     /// The API key with this lookup.
     pub(crate) async fn api_key(
         &self,
-        core: &Core,
         lookup: Lookup,
         load: impl Future<Output = Result<Option<KnownApiKey>>>,
     ) -> Result<Option<Found<KnownApiKey>>> {
-        self.find(core, &self.api_keys, lookup, lookup, load).await
+        self.find(&self.api_keys, lookup, lookup, load).await
     }
 
     /// The facts of the license with this key, for a device.
     pub(crate) async fn facts(
         &self,
-        core: &Core,
         key: FactsKey,
         load: impl Future<Output = Result<Option<Facts>>>,
     ) -> Result<Option<Found<Facts>>> {
-        self.find(core, &self.facts, key, key.0, load).await
+        self.find(&self.facts, key, key.0, load).await
     }
 
     /// Replaces an API key that was found as of `seq`, after it was used.
@@ -134,7 +159,6 @@ impl Cache {
 
     async fn find<K, T>(
         &self,
-        core: &Core,
         entries: &Entries<K, Arc<Known<T>>>,
         key: K,
         lookup: Lookup,
@@ -144,7 +168,7 @@ impl Cache {
         K: Copy + Eq + Hash + Send + Sync + 'static,
         T: Entry,
     {
-        let seq = self.changes.current(core).await?;
+        let seq = self.changes.current().await?;
         if let Some(known) = entries.get(&key).await {
             if self.changes.unchanged_since(known.seq.load(Ordering::Relaxed), known.value.basis()) {
                 known.seq.fetch_max(seq, Ordering::Relaxed);

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use tokio::sync::Mutex;
 
+use crate::db::Db;
 use crate::entity::{event, event_head};
-use crate::events::{EventKind, NewEvent};
+use crate::error::Result;
+use crate::events::kind::EventKind;
 use crate::ids::{LicenseId, TenantId};
-use crate::{Core, Result};
 
 /// How long after the log was read an answer may depend on it.
 pub const LEASE: Duration = Duration::from_millis(750);
@@ -61,9 +62,9 @@ impl Concerns {
     }
 }
 
-/// Whether an event says that this license has changed.
-pub(crate) fn is_named(event: &NewEvent, license: LicenseId) -> bool {
-    let mut concerns = Concerns::of(event.data.kind(), event.tenant, event.license);
+/// Whether an event of this kind, with what it names, says that `license` has changed.
+pub(crate) fn names(kind: EventKind, tenant: TenantId, named: Option<LicenseId>, license: LicenseId) -> bool {
+    let mut concerns = Concerns::of(kind, tenant, named);
     concerns.any(|concerns| [Concerns::License(license), Concerns::Everything].contains(&concerns))
 }
 
@@ -90,9 +91,10 @@ impl Basis {
 
 /// The changes that this instance knows of. Clones share them.
 #[derive(Clone)]
-pub(crate) struct Changes(Arc<Shared>);
+pub struct Changes(Arc<Shared>);
 
 struct Shared {
+    db: Db,
     recent: RwLock<Recent>,
     /// One reads the log, and the others wait for the result.
     reading: Mutex<()>,
@@ -111,15 +113,14 @@ struct Recent {
     in_order: VecDeque<(i64, Concerns)>,
 }
 
-impl Default for Changes {
-    fn default() -> Self {
+impl Changes {
+    /// Knows nothing until the log of this database is first read.
+    pub(crate) fn new(db: &Db) -> Self {
         let (last, in_order) = (HashMap::new(), VecDeque::new());
         let recent = Recent { seq: 0, read_at: None, committed_at: None, since: 0, last, in_order };
-        Self(Arc::new(Shared { recent: RwLock::new(recent), reading: Mutex::new(()) }))
+        Self(Arc::new(Shared { db: db.clone(), recent: RwLock::new(recent), reading: Mutex::new(()) }))
     }
-}
 
-impl Changes {
     fn recent(&self) -> RwLockReadGuard<'_, Recent> {
         self.0.recent.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -134,7 +135,7 @@ impl Changes {
     }
 
     /// The newest event known, once that is recent enough for an answer.
-    pub(crate) async fn current(&self, core: &Core) -> Result<i64> {
+    pub(crate) async fn current(&self) -> Result<i64> {
         let lapsed = Instant::now().checked_sub(LEASE);
         let (needed, seq) = {
             let recent = self.recent();
@@ -143,12 +144,12 @@ impl Changes {
         };
         match needed {
             None => Ok(seq),
-            Some(moment) => self.read_after(core, moment).await,
+            Some(moment) => self.read_after(moment).await,
         }
     }
 
     /// The newest event known, from a read that began after this moment.
-    pub(crate) async fn read_after(&self, core: &Core, moment: Instant) -> Result<i64> {
+    pub(crate) async fn read_after(&self, moment: Instant) -> Result<i64> {
         let known = || Some(self.recent()).filter(|recent| recent.read_at > Some(moment)).map(|recent| recent.seq);
         if let Some(seq) = known() {
             return Ok(seq);
@@ -157,12 +158,12 @@ impl Changes {
         if let Some(seq) = known() {
             return Ok(seq);
         }
-        self.read(core).await
+        self.read().await
     }
 
-    async fn read(&self, core: &Core) -> Result<i64> {
+    async fn read(&self) -> Result<i64> {
         let (began, known) = (Instant::now(), self.recent().seq);
-        let db = core.db.changes();
+        let db = self.0.db.changes();
         let head = event_head::Entity::find_by_id(1).one(db).await?.map_or(0, |head| head.seq);
         let is_near = (0..=REMEMBERED as i64).contains(&(head - known));
         let new: Vec<(i64, EventKind, TenantId, Option<LicenseId>)> = if is_near && head > known {
@@ -195,6 +196,19 @@ impl Changes {
     pub(crate) async fn settle(&self) {
         tokio::time::sleep(LEASE + MARGIN).await;
     }
+
+    /// Follows the event log for as long as the process runs, so that answers do not wait for it. While the database does
+    /// not respond, answers report that.
+    pub async fn follow(&self) {
+        let mut interval = tokio::time::interval(INTERVAL);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            if let Err(error) = self.read_after(Instant::now()).await {
+                tracing::debug!(%error, "cannot read the event log");
+            }
+        }
+    }
 }
 
 impl Recent {
@@ -224,19 +238,6 @@ impl Recent {
         self.since = seq;
         self.last.clear();
         self.in_order.clear();
-    }
-}
-
-/// Follows the event log for as long as the process runs, so that answers do not wait for it. While the database does not
-/// respond, answers report that.
-pub async fn follow(core: &Core) {
-    let mut interval = tokio::time::interval(INTERVAL);
-    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        if let Err(error) = core.cache.changes.read_after(core, Instant::now()).await {
-            tracing::debug!(%error, "cannot read the event log");
-        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Core {
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, master).await?;
         let accounts = Accounts::new(settings.accounts, ids.clone())?;
-        let (issuer, write_behind, cache) = (settings.public_url.into(), WriteBehind::default(), Cache::default());
+        let (issuer, write_behind, cache) = (settings.public_url.into(), WriteBehind::default(), Cache::new(&db));
         let stamps = Stamps::default();
         Ok(Self { db, clock, ids, bus, limiter, stamps, accounts, issuer, write_behind, cache, keys })
     }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::cache::Lookup;
 use crate::crypto::{jws::base64url, seal::Purpose, sha256};
-use crate::{Reason, Result, keyring::Keyring};
+use crate::{
+    Reason, Result,
+    keyring::{Keyring, Lookup},
+};
 
 /// How long the name of a component may be, in characters.
 const NAME: usize = 32;

@@ -15,12 +15,14 @@ use sha2::Sha256;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::cache::Lookup;
 use crate::crypto::jws::Signer;
 use crate::crypto::seal::{MasterKey, Purpose, decrypt, encrypt};
 use crate::entity::key::{Column, Entity, Model};
 use crate::entity::key_list;
 use crate::{Clock, Db, Error, Ids, Result, db::insert_if_new};
+
+/// The HMAC by which a key or fingerprint is found.
+pub(crate) type Lookup = [u8; 32];
 
 /// One generation of a purpose's key, decrypted.
 pub(crate) struct DataKey {

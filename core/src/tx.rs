@@ -74,7 +74,9 @@ impl Tx {
     /// A changed license that no event names.
     pub(crate) fn unannounced(&self) -> Option<LicenseId> {
         let changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.iter().copied().find(|id| !self.events.iter().any(|event| changes::is_named(event, *id)))
+        changed.iter().copied().find(|id| {
+            !self.events.iter().any(|event| changes::names(event.data.kind(), event.tenant, event.license, *id))
+        })
     }
 
     /// Sends a notification after the commit.

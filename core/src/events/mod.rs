@@ -17,7 +17,7 @@ use crate::{Core, Result, Scope, connection::Connection, db};
 
 mod cursor;
 mod data;
-mod kind;
+pub(crate) mod kind;
 
 pub(crate) use self::cursor::read_next;
 pub(crate) use self::data::{ApiKeyLabel, EventData, SignUpData};

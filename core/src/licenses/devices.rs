@@ -11,7 +11,8 @@ use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel, QueryOrder, QueryS
 use serde_json::json;
 
 use super::device_store::{self, of_license, remove};
-use super::facts::{self, Device, DeviceMatching, Facts, LicenseFacts};
+use super::facts::{Device, DeviceMatching, Facts, LicenseFacts};
+use super::load::facts;
 use super::question::Question;
 use super::requested::{self, Requested};
 use super::resets::{self, NextReset};
@@ -270,7 +271,7 @@ pub async fn deactivate_by_owner(
     let devices = remove(&tx, &license, device).await?;
     record_removed(&mut tx, caller, &license, &devices);
     tx.commit_and_settle(caller).await?;
-    Ok((facts::facts(core, license).await?, devices))
+    Ok((facts(core, license).await?, devices))
 }
 
 fn record_removed(tx: &mut Tx, caller: &Caller, license: &License, devices: &[DeviceId]) {

@@ -32,7 +32,8 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::facts::{self, Device, LicenseFacts};
+use super::facts::{Device, LicenseFacts};
+use super::load;
 use super::question::Question;
 use super::state::{Command, NotAllowed};
 use super::verdict::first_reason;
@@ -212,7 +213,7 @@ fn minimum(rule: DeviceMatch, components: usize) -> Option<usize> {
 
 /// Refused with `VALIDATION_ERROR` or `CONFLICT` if the terms of a license allow no file that lives so long.
 pub(super) async fn check_lifetime(core: &Core, license: &License, requested: Option<i64>) -> Result<()> {
-    let facts = facts::facts(core, license.clone()).await?;
+    let facts = load::facts(core, license.clone()).await?;
     lifetime(&facts.terms, requested).map(drop)
 }
 

@@ -18,7 +18,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFi
 use super::facts::{Facts, Lease};
 use super::prove::ProofContext;
 use super::question::Question;
-use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, changed_too_often, find, use_license};
+use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, changed_too_often, find};
 use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use super::{record, requested, store};
@@ -86,8 +86,9 @@ async fn beaten(
         (VerdictCode::LeaseExpired, Some(terms), Some(lease)) => revive(core, facts, lease.id, &terms, beat).await?,
         (VerdictCode::Valid, Some(terms), Some(lease)) => renew(core, &lease, &terms, beat).await?,
         (VerdictCode::Valid, None, _) => {
-            let verdict = use_license(core, &app, &mut known, asked, seq).await;
-            return Ok(known.judged(app, verdict));
+            let mut judged = known.judged(app, verdict);
+            judged.use_license(core, asked, seq).await;
+            return Ok(judged);
         }
         _ => return Ok(known.judged(app, verdict)),
     };
@@ -100,11 +101,10 @@ async fn beaten(
     };
     let asked = Question { lease: Some(lease.id), ..asked.clone() };
     facts.lease = Some(Arc::new(lease));
-    let mut verdict = judge(Some(facts), &asked, now);
-    if verdict.is_valid() {
-        verdict = use_license(core, &app, &mut known, &asked, seq).await;
-    }
-    Ok(known.judged(app, verdict))
+    let verdict = judge(Some(facts), &asked, now);
+    let mut judged = known.judged(app, verdict);
+    judged.use_license(core, &asked, seq).await;
+    Ok(judged)
 }
 
 /// Renews a session that has not ended, without a lock.

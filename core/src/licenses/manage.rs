@@ -49,7 +49,8 @@ impl Change {
     fn ends_use(&self) -> bool {
         match self {
             Self::Transfer(_) | Self::Suspend { .. } | Self::Renew(_) | Self::Revoke { .. } | Self::RotateKey => true,
-            Self::Edit { .. } | Self::Assign(_) | Self::Resume => false,
+            Self::Edit { terms, .. } => *terms != OwnTerms::default(),
+            Self::Assign(_) | Self::Resume => false,
         }
     }
 }

@@ -4,7 +4,8 @@
 use chrono::{DateTime, Duration, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 
-use super::facts::{self, LicenseFacts};
+use super::facts::LicenseFacts;
+use super::load::facts;
 use super::state::Command;
 use super::{License, device_store, record, store};
 use crate::entity::device_reset::{Column, Entity, Model as Reset};
@@ -37,7 +38,7 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     let is_forced = caller.require(Access::Manage, &license).is_ok();
     let devices = device_store::remove(&tx, &license, None).await?;
     if devices.is_empty() {
-        return Ok((facts::facts(core, license).await?, devices, next));
+        return Ok((facts(core, license).await?, devices, next));
     }
     if !is_forced && next.available_at.is_none_or(|available_at| available_at > tx.now()) {
         return Err(refusal(next, tx.now()));
@@ -50,7 +51,7 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     record(&mut tx, caller, &license, EventData::DeviceReset { kind, devices: devices.clone() });
     let next = self::next(&tx, &license, &terms).await?;
     tx.commit_and_settle(caller).await?;
-    Ok((facts::facts(core, license).await?, devices, next))
+    Ok((facts(core, license).await?, devices, next))
 }
 
 fn refusal(next: NextReset, now: DateTime<Utc>) -> crate::Error {

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::device_store;
 use super::devices::{self, NewDevice};
-use super::facts::{DeviceMatching, Facts, LicenseFacts, load};
+use super::facts::{DeviceMatching, Facts, LicenseFacts};
+use super::load::load;
 use super::prove::{ProofContext, prove};
 use super::question::Question;
 use super::requested::Requested;
@@ -42,7 +43,7 @@ pub struct Answer {
 pub async fn validate(core: &Core, api_key: &str, question: &Question, proof: Option<&ProofContext>) -> Result<Answer> {
     for _ in 0..ATTEMPTS {
         let attempt = Attempt::begin(core).await?;
-        let mut judged = judge_for(core, api_key, ApiKeyScope::Validate, question, attempt.seq).await?;
+        let mut judged = judge_for(core, api_key, ApiKeyScope::Validate, question).await?;
         if let Some(device) = device_to_activate(&judged, question) {
             let activated = activate(core, &judged.app, question, device).await?;
             if activated.is_valid() {
@@ -51,9 +52,10 @@ pub async fn validate(core: &Core, api_key: &str, question: &Question, proof: Op
             }
             // If the license needs no device, a lack of seats does not matter.
             if !judged.verdict.is_valid() {
-                judged = Judged { verdict: activated, origin: Origin::Database, ..judged };
+                judged = Judged::without_facts(judged.app, activated);
             }
         }
+        judged.use_license(core, question, attempt.seq).await;
         if let Some(answer) = attempt.finish(core, judged, proof).await? {
             return Ok(answer);
         }
@@ -81,13 +83,16 @@ pub async fn count_usage(
     let mut counted: Option<(Usage, bool)> = None;
     for _ in 0..ATTEMPTS {
         let attempt = Attempt::begin(core).await?;
-        let mut judged = judge_for(core, api_key, ApiKeyScope::Usage, question, attempt.seq).await?;
-        if let Some(facts) = judged.facts.as_ref().filter(|_| judged.verdict.is_valid()) {
-            if counted.is_none() {
-                counted = Some(usage::add(core, &facts.license, quota, amount).await?);
-            }
-            if let Some((_, false)) = counted {
-                judged.verdict = Verdict::of(VerdictCode::QuotaExceeded, facts, question, core.clock.now());
+        let mut judged = judge_for(core, api_key, ApiKeyScope::Usage, question).await?;
+        if let Some(known) = judged.known.as_ref().filter(|_| judged.verdict.is_valid()) {
+            let (_, was_added) = match &counted {
+                Some(counted) => counted,
+                None => counted.insert(usage::add(core, &known.facts.license, quota, amount).await?),
+            };
+            if *was_added {
+                judged.use_license(core, question, attempt.seq).await;
+            } else {
+                judged.verdict = Verdict::of(VerdictCode::QuotaExceeded, &known.facts, question, core.clock.now());
             }
         }
         if let Some(answer) = attempt.finish(core, judged, proof).await? {
@@ -102,8 +107,26 @@ pub(super) struct Judged {
     pub verdict: Verdict,
     app: AppCaller,
     /// The facts, if the app may know of the license.
-    facts: Option<Facts>,
-    pub origin: Origin,
+    known: Option<KnownFacts>,
+}
+
+impl Judged {
+    pub(super) fn without_facts(app: AppCaller, verdict: Verdict) -> Self {
+        Self { verdict, app, known: None }
+    }
+
+    fn origin(&self) -> Origin {
+        self.known.as_ref().map_or(Origin::Database, |known| known.origin)
+    }
+
+    /// A valid license is used: the verdict shows it as it is afterwards, which is stored behind the answer.
+    pub(super) async fn use_license(&mut self, core: &Core, asked: &Question, seq: i64) {
+        let Some(known) = self.known.as_mut().filter(|_| self.verdict.is_valid()) else { return };
+        if mark_used(core, &self.app, &mut known.facts) {
+            core.cache.replace_facts(known.key, known.facts.clone(), seq).await;
+        }
+        self.verdict = judge(Some(&known.facts), asked, core.clock.now());
+    }
 }
 
 /// An attempt to give an answer that is still true after it was signed.
@@ -115,7 +138,7 @@ pub(super) struct Attempt {
 
 impl Attempt {
     pub(super) async fn begin(core: &Core) -> Result<Self> {
-        Ok(Self { began: Instant::now(), seq: core.cache.changes.current(core).await? })
+        Ok(Self { began: Instant::now(), seq: core.cache.changes.current().await? })
     }
 
     /// The answer. `None` if it is no longer true.
@@ -135,10 +158,10 @@ impl Attempt {
     async fn is_true(&self, core: &Core, judged: &Judged) -> Result<bool> {
         let Some(facts) = judged.verdict.facts.as_ref().filter(|_| !judged.verdict.is_test) else { return Ok(true) };
         let changes = &core.cache.changes;
-        if judged.verdict.is_valid() || judged.origin == Origin::Database {
-            changes.current(core).await?;
+        if judged.verdict.is_valid() || judged.origin() == Origin::Database {
+            changes.current().await?;
         } else {
-            changes.read_after(core, self.began).await?;
+            changes.read_after(self.began).await?;
         }
         Ok(changes.unchanged_since(self.seq, Basis::License(facts.license.id, facts.license.tenant_id)))
     }
@@ -159,32 +182,24 @@ fn device_to_activate(judged: &Judged, asked: &Question) -> Option<Fingerprint> 
     asked.device.clone().filter(|_| is_allowed && is_new)
 }
 
-/// The verdict for an app, whose API key needs this scope; a valid license was used.
-async fn judge_for(core: &Core, api_key: &str, scope: ApiKeyScope, asked: &Question, seq: i64) -> Result<Judged> {
+/// The verdict for an app, whose API key needs this scope.
+async fn judge_for(core: &Core, api_key: &str, scope: ApiKeyScope, asked: &Question) -> Result<Judged> {
     let app = api_keys::authenticate(core, api_key).await?;
     app.require(scope)?;
-    let now = core.clock.now();
-    let mut known = match find(core, &app, asked).await? {
-        Ok(Some(known)) => known,
-        Ok(None) => return Ok(Judged::without_facts(app, Verdict::without_license(VerdictCode::NotFound, now))),
-        Err(verdict) => return Ok(Judged::without_facts(app, verdict)),
-    };
-    known.facts.is_quota_exhausted = usage::is_exhausted(core, &known.facts.license, &asked.quotas, now).await?;
-    let mut verdict = judge(Some(&known.facts), asked, now);
-    if verdict.code == VerdictCode::CheckInOverdue && known.origin == Origin::Memory {
+    loop {
+        let now = core.clock.now();
+        let mut known = match find(core, &app, asked).await? {
+            Ok(Some(known)) => known,
+            Ok(None) => return Ok(Judged::without_facts(app, Verdict::without_license(VerdictCode::NotFound, now))),
+            Err(verdict) => return Ok(Judged::without_facts(app, verdict)),
+        };
+        known.facts.is_quota_exhausted = usage::is_exhausted(core, &known.facts.license, &asked.quotas, now).await?;
+        let verdict = judge(Some(&known.facts), asked, now);
+        if verdict.code != VerdictCode::CheckInOverdue || known.origin == Origin::Database {
+            return Ok(known.judged(app, verdict));
+        }
         // Another instance may have seen the device, which is no event.
         core.cache.forget_facts(known.key).await;
-        return Box::pin(judge_for(core, api_key, scope, asked, seq)).await;
-    }
-    if verdict.is_valid() {
-        verdict = use_license(core, &app, &mut known, asked, seq).await;
-    }
-    Ok(known.judged(app, verdict))
-}
-
-impl Judged {
-    pub(super) fn without_facts(app: AppCaller, verdict: Verdict) -> Self {
-        Self { verdict, app, facts: None, origin: Origin::Database }
     }
 }
 
@@ -198,7 +213,7 @@ pub(super) struct KnownFacts {
 impl KnownFacts {
     /// The verdict, with the facts it was computed from.
     pub(super) fn judged(self, app: AppCaller, verdict: Verdict) -> Judged {
-        Judged { verdict, app, facts: Some(self.facts), origin: self.origin }
+        Judged { verdict, app, known: Some(self) }
     }
 }
 
@@ -227,7 +242,7 @@ pub(super) async fn find(
         // Sessions change without events.
         load.await?.map(|facts| (facts, Origin::Database))
     } else {
-        core.cache.facts(core, facts_key, load).await?.map(|found| (found.value, found.origin))
+        core.cache.facts(facts_key, load).await?.map(|found| (found.value, found.origin))
     };
     let found = found.filter(|(facts, _)| app.may_know(&facts.license.license));
     Ok(Ok(found.map(|(facts, origin)| KnownFacts { facts, key: facts_key, origin })))
@@ -257,20 +272,6 @@ async fn read(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<
         }
     }
     Ok(Some(facts))
-}
-
-/// The verdict about a valid license, as it is after this use, which is stored behind the answer.
-pub(super) async fn use_license(
-    core: &Core,
-    app: &AppCaller,
-    known: &mut KnownFacts,
-    asked: &Question,
-    seq: i64,
-) -> Verdict {
-    if mark_used(core, app, &mut known.facts) {
-        core.cache.replace_facts(known.key, known.facts.clone(), seq).await;
-    }
-    judge(Some(&known.facts), asked, core.clock.now())
 }
 
 /// Marks a license and its device as used now. Returns whether that changes the facts.

@@ -1,13 +1,13 @@
 //! What validations keep in memory, and that no instance uses it after something changed.
 
-
 use chrono::TimeDelta;
 use dca_core::{
-    Core, api_keys,
+    Caller, Core, api_keys,
     bans::{self, NewBan, Target},
     fingerprint::Fingerprint,
-    licenses::{self, NewDevice, Question, Requested},
+    licenses::{self, NewDevice, Question, Requested, Run, Selection},
     policy::PolicyTerms,
+    precondition::IfMatch,
 };
 use serde_json::json;
 
@@ -63,12 +63,16 @@ fn an_acknowledged_change_holds_at_every_instance() {
             assert_eq!(ask(&asked, &shop, &question).await.0, "VALID");
             assert_eq!(ask(&asked, &shop, &question).await, ("VALID".to_owned(), 0), "from memory");
             let by = &shop.tenant.caller;
-            let change = |change| licenses::change(&acting, by, license.id, &dca_core::precondition::IfMatch::default(), change);
+            let any = IfMatch::default();
+            let change = |change| licenses::change(&acting, by, license.id, &any, change);
             let reason = || "test".to_owned();
             let expected = match member {
                 1 => change(licenses::Change::Revoke { reason: reason() }).await.map(|_| "REVOKED"),
                 2 => change(licenses::Change::Suspend { reason: reason() }).await.map(|_| "SUSPENDED"),
-                3 => change(licenses::Change::RotateKey).await.map(|_| "NOT_FOUND"),
+                3 => {
+                    let one = Selection::Ids(vec![license.id]);
+                    licenses::revoke_all(&acting, by, &one, "test", Run::Real).await.map(|_| "REVOKED")
+                }
                 4 => {
                     let target = Target::User(license.user_id.unwrap());
                     let ban = NewBan { tenant: None, product: None, target, reason: reason(), expires_at: None };
@@ -98,12 +102,12 @@ fn what_becomes_valid_is_valid_at_every_instance_at_once() {
             assert_eq!(ask(&asked, &shop, &question).await.0, "NOT_ACTIVATED");
         }
         let device = NewDevice::new(question.device.clone().unwrap(), None, None, None).unwrap();
-        let app = dca_core::Caller::App(api_keys::authenticate(&acting, &shop.api_key).await.unwrap());
+        let app = Caller::App(api_keys::authenticate(&acting, &shop.api_key).await.unwrap());
         licenses::activate(&acting, &app, &Requested::Key(key.clone()), &device).await.unwrap();
         assert_eq!(ask(&asked, &shop, &question).await.0, "VALID");
 
         let by = TestTenant::on_instance(&shop.tenant, &acting).caller;
-        let none = dca_core::precondition::IfMatch::default();
+        let none = IfMatch::default();
         let suspend = licenses::Change::Suspend { reason: "test".to_owned() };
         licenses::change(&acting, &by, license.id, &none, suspend).await.unwrap();
         for _ in 0..2 {
