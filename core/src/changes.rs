@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::db::Db;
 use crate::entity::{event, event_head};
-use crate::error::Result;
+use crate::error::{Code, Error, Reason, Result};
 use crate::events::kind::EventKind;
 use crate::ids::{LicenseId, TenantId};
 
@@ -68,6 +68,11 @@ pub(crate) fn names(kind: EventKind, tenant: TenantId, named: Option<LicenseId>,
     concerns.any(|concerns| [Concerns::License(license), Concerns::Everything].contains(&concerns))
 }
 
+/// The refusal of an answer that took so long that it may no longer be true: `UNAVAILABLE`.
+pub(crate) fn out_of_date() -> Error {
+    Reason::Unspecified(Code::Unavailable).retry_after(Duration::from_secs(1))
+}
+
 /// What something that was read depends on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Basis {
@@ -96,8 +101,8 @@ pub struct Changes(Arc<Shared>);
 struct Shared {
     db: Db,
     recent: RwLock<Recent>,
-    /// One reads the log, and the others wait for the result.
-    reading: Mutex<()>,
+    /// One reads the log, and the others wait for the result: when and why the last read failed, if it did.
+    reading: Mutex<Option<(Instant, Error)>>,
 }
 
 struct Recent {
@@ -118,7 +123,7 @@ impl Changes {
     pub(crate) fn new(db: &Db) -> Self {
         let (last, in_order) = (HashMap::new(), VecDeque::new());
         let recent = Recent { seq: 0, read_at: None, committed_at: None, since: 0, last, in_order };
-        Self(Arc::new(Shared { db: db.clone(), recent: RwLock::new(recent), reading: Mutex::new(()) }))
+        Self(Arc::new(Shared { db: db.clone(), recent: RwLock::new(recent), reading: Mutex::new(None) }))
     }
 
     fn recent(&self) -> RwLockReadGuard<'_, Recent> {
@@ -154,11 +159,18 @@ impl Changes {
         if let Some(seq) = known() {
             return Ok(seq);
         }
-        let _turn = self.0.reading.lock().await;
+        let asked = Instant::now();
+        let mut failed = self.0.reading.lock().await;
         if let Some(seq) = known() {
             return Ok(seq);
         }
-        self.read().await
+        // Otherwise those who wait would fail one after the other.
+        if let Some((_, error)) = failed.as_ref().filter(|(at, _)| *at > asked) {
+            return Err(error.clone());
+        }
+        let read = self.read().await;
+        *failed = read.as_ref().err().map(|error| (Instant::now(), error.clone()));
+        read
     }
 
     async fn read(&self) -> Result<i64> {

@@ -4,7 +4,7 @@
 //! policy allows. A device that is activated again keeps its seat.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use sea_orm::{ActiveModelTrait, EntityTrait, IntoActiveModel, QueryOrder, QuerySelect};
@@ -20,6 +20,7 @@ use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use super::{License, record, store};
 use crate::api_key_scopes::ApiKeyScope;
+use crate::changes::{self, LEASE};
 use crate::entity::device::{Column, Entity};
 use crate::entity::license;
 use crate::events::EventData;
@@ -75,11 +76,21 @@ pub struct Activation {
     pub created: bool,
     /// What helps the owner, if no seat is free.
     pub full: Option<FullLicense>,
+    /// When the license was locked.
+    at: Instant,
+}
+
+impl Activation {
+    /// Call this after the answer was signed. Refused with `UNAVAILABLE` if that took so long that the license may have been
+    /// revoked since; an activation can be repeated.
+    pub fn require_recent(&self) -> Result<()> {
+        if self.at.elapsed() < LEASE { Ok(()) } else { Err(changes::out_of_date()) }
+    }
 }
 
 impl From<Verdict> for Activation {
     fn from(verdict: Verdict) -> Self {
-        Self { verdict, created: false, full: None }
+        Self { verdict, created: false, full: None, at: Instant::now() }
     }
 }
 
@@ -103,6 +114,7 @@ pub async fn activate(core: &Core, caller: &Caller, wanted: &Requested, new: &Ne
     let Some(license) = requested::lock(&tx, caller, &found).await? else {
         return Ok(Verdict::without_license(VerdictCode::NotFound, tx.now()).into());
     };
+    let at = Instant::now();
     let mut seats = Seats::load(&tx, license, &new.fingerprint).await?;
     let verdict = seats.verdict(tx.now());
     // The later reasons are about what an activation changes, or about what the app does then.
@@ -119,7 +131,7 @@ pub async fn activate(core: &Core, caller: &Caller, wanted: &Requested, new: &Ne
     let now = tx.now();
     tx.commit().await?;
     let verdict = Verdict::of(VerdictCode::Valid, &seats.facts, &seats.asked, now);
-    Ok(Activation { verdict: Verdict { device: Some(Arc::new(device)), ..verdict }, created, full: None })
+    Ok(Activation { verdict: Verdict { device: Some(Arc::new(device)), ..verdict }, created, full: None, at })
 }
 
 /// A locked license and the device that wants a seat.

@@ -18,7 +18,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFi
 use super::facts::{Facts, Lease};
 use super::prove::ProofContext;
 use super::question::Question;
-use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, changed_too_often, find};
+use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, find};
 use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use super::{record, requested, store};
@@ -27,7 +27,7 @@ use crate::entity::lease::{Column, Entity};
 use crate::events::EventData;
 use crate::ids::{LeaseId, LicenseId};
 use crate::policy::{LeaseTerms, OnFull};
-use crate::{AppCaller, Caller, Core, Reason, Result, Scope, api_keys, db, tx::Tx};
+use crate::{AppCaller, Caller, Core, Reason, Result, Scope, api_keys, changes, db, tx::Tx};
 
 /// How long an expired session is kept: longer than any can be revived.
 const KEPT: Duration = Duration::days(2);
@@ -66,7 +66,7 @@ pub async fn heartbeat(
             return Ok(answer);
         }
     }
-    Err(changed_too_often())
+    Err(changes::out_of_date())
 }
 
 /// The verdict after a heartbeat.

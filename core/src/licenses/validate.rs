@@ -5,7 +5,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::device_store;
 use super::devices::{self, NewDevice};
@@ -20,11 +20,11 @@ use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use crate::api_key_scopes::ApiKeyScope;
 use crate::cache::{FactsKey, Origin};
-use crate::changes::Basis;
+use crate::changes::{self, Basis};
 use crate::crypto::license_key::{LicenseKey, Malformed};
 use crate::crypto::{api_key::ApiKeyMode, seal::Purpose};
 use crate::write_behind::{FirstValid, Used};
-use crate::{AppCaller, Caller, Code, Core, Error, Reason, Result, api_keys, bans, events, fingerprint::Fingerprint};
+use crate::{AppCaller, Caller, Core, Result, api_keys, bans, events, fingerprint::Fingerprint};
 
 /// How often an answer is computed again because something changed meanwhile.
 pub(super) const ATTEMPTS: usize = 3;
@@ -60,7 +60,7 @@ pub async fn validate(core: &Core, api_key: &str, question: &Question, proof: Op
             return Ok(answer);
         }
     }
-    Err(changed_too_often())
+    Err(changes::out_of_date())
 }
 
 async fn activate(core: &Core, app: &AppCaller, asked: &Question, device: Fingerprint) -> Result<Verdict> {
@@ -99,7 +99,7 @@ pub async fn count_usage(
             return Ok((answer, counted.map(|(usage, _)| usage)));
         }
     }
-    Err(changed_too_often())
+    Err(changes::out_of_date())
 }
 
 /// A verdict, and what it was computed from.
@@ -165,11 +165,6 @@ impl Attempt {
         }
         Ok(changes.unchanged_since(self.seq, Basis::License(facts.license.id, facts.license.tenant_id)))
     }
-}
-
-/// Refused with `UNAVAILABLE`: no attempt was fast enough.
-pub(super) fn changed_too_often() -> Error {
-    Reason::Unspecified(Code::Unavailable).retry_after(Duration::from_secs(1))
 }
 
 /// The device of a request, if it is unknown and the policy activates such devices.

@@ -117,7 +117,8 @@ pub(crate) async fn activate(
     DigestedJson { value: request, digest }: DigestedJson<ActivateRequest>,
 ) -> StatusResult<ActivateResponse> {
     let (wanted, device, context) = request.parse(Operation::Activate, digest)?;
-    let Activation { verdict, created, full } = licenses::activate(&app.core, &caller, &wanted, &device).await?;
+    let activation = licenses::activate(&app.core, &caller, &wanted, &device).await?;
+    let Activation { verdict, created, full, .. } = activation.clone();
     let Some(device) = verdict.device.as_deref().filter(|_| verdict.is_valid()) else {
         return Err(declined(&app.core, &context, &verdict, full));
     };
@@ -135,6 +136,7 @@ pub(crate) async fn activate(
         proof: licenses::prove(&app.core, &context, &verdict)?,
         nonce: context.nonce,
     };
+    activation.require_recent()?;
     Ok((if created { StatusCode::CREATED } else { StatusCode::OK }, Json(response)))
 }
 
