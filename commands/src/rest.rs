@@ -25,6 +25,9 @@ pub fn invite_link(application: u64) -> String {
     format!("https://discord.com/oauth2/authorize?client_id={application}&scope={scopes}&permissions={permissions}")
 }
 
+/// Where the channel of a direct message is opened.
+const DM_CHANNELS: &str = "/users/@me/channels";
+
 /// Members per page: Discord's maximum.
 pub const PAGE: u64 = 1_000;
 
@@ -226,11 +229,16 @@ impl DiscordClient {
         Ok(Some((Permissions::from_bits_truncate(PERMISSIONS) - granted).get_permission_names()))
     }
 
+    /// How long no direct message can be sent because of a rate limit; `None` if one can.
+    pub fn wait_before_dm(&self) -> Option<Duration> {
+        self.limits.wait_for(&rate_limits::bucket(&Method::POST, DM_CHANNELS))
+    }
+
     /// Sends a member a direct message. Discord sends it once, even if it is repeated with the same
     /// `nonce` within minutes.
     pub async fn dm(&self, user: DiscordUserId, text: &str, nonce: &str) -> Result<(), DiscordError> {
         let recipient = json!({ "recipient_id": user.to_string() });
-        let channel: Object = self.call(Method::POST, "/users/@me/channels", Some(recipient)).await?;
+        let channel: Object = self.call(Method::POST, DM_CHANNELS, Some(recipient)).await?;
         self.post(channel.id.get().into(), text, nonce).await
     }
 

@@ -13,8 +13,18 @@ use crate::{log_limit::LogLimit, string_enum::string_enum};
 string_enum! {
     /// The kind of work that may be waiting.
     Topic {
+        /// Deliveries of every transport.
         Outbox => "outbox",
+        /// Deliveries of this transport.
+        DirectMessages => "direct_messages",
+        /// Deliveries of this transport.
+        Discord => "discord",
+        /// Deliveries of this transport.
+        Smtp => "smtp",
+        /// Scheduled workers.
         Workers => "workers",
+        /// The event log.
+        Events => "events",
     }
 }
 
@@ -40,9 +50,14 @@ impl Bus {
         bus
     }
 
+    /// Sends a notification within the process.
+    pub fn notify_locally(&self, topic: Topic) {
+        _ = self.local.send(topic);
+    }
+
     /// Sends a notification. Never fails and does not wait for Redis.
     pub fn notify(&self, topic: Topic) {
-        _ = self.local.send(topic);
+        self.notify_locally(topic);
         if let Some((connection, channel)) = &self.remote {
             let (mut connection, channel) = (connection.clone(), channel.clone());
             tokio::spawn(async move {

@@ -1,6 +1,7 @@
 //! A connection whose statements have a time limit. The server's own limits do not help if the network fails: a server
 //! that is no longer there answers nothing, and the client would wait forever.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,17 +16,54 @@ use tokio::time::Instant;
 pub struct Connection<C> {
     inner: C,
     limit: Duration,
-    /// How long a statement waits if no other one of the pool is answered either: the server is unreachable then. If
+    /// How long a statement waits if no other one of the server is answered either: the server is unreachable then. If
     /// others are answered, the pool is only busy.
     patience: Duration,
-    last_answer: Arc<Mutex<Instant>>,
+    server: Arc<Server>,
     /// How many statements it has executed, those of its transactions included.
     statements: Arc<AtomicU64>,
 }
 
+/// What is known of a database server from the statements of all pools.
+#[derive(Debug)]
+pub(crate) struct Server {
+    last_answer: Mutex<Instant>,
+    last_abandoned: Mutex<Option<Instant>>,
+}
+
+impl Server {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { last_answer: Mutex::new(Instant::now()), last_abandoned: Mutex::default() })
+    }
+
+    /// Whether a statement was abandoned before its answer, during the last `period`.
+    pub(crate) fn abandoned_within(&self, period: Duration) -> bool {
+        let abandoned = *self.last_abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        abandoned.is_some_and(|at| at.elapsed() < period)
+    }
+
+    /// Runs a statement, and remembers if it is dropped before it has ended.
+    async fn watch<T>(&self, work: impl Future<Output = T>) -> T {
+        let work = pin!(work);
+        // Dropped before the work, which then returns its connection to the pool.
+        let unless_ended = Abandoned(self);
+        let ended = work.await;
+        std::mem::forget(unless_ended);
+        ended
+    }
+}
+
+struct Abandoned<'a>(&'a Server);
+
+impl Drop for Abandoned<'_> {
+    fn drop(&mut self) {
+        *self.0.last_abandoned.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+}
+
 impl<C> Connection<C> {
-    pub(crate) fn new(inner: C, limit: Duration, patience: Duration) -> Self {
-        Self { inner, limit, patience, last_answer: Arc::new(Mutex::new(Instant::now())), statements: Arc::default() }
+    pub(crate) fn new(inner: C, limit: Duration, patience: Duration, server: Arc<Server>) -> Self {
+        Self { inner, limit, patience, server, statements: Arc::default() }
     }
 
     pub(crate) fn inner(&self) -> &C {
@@ -39,11 +77,11 @@ impl<C> Connection<C> {
     async fn limited<T>(&self, work: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
         self.statements.fetch_add(1, Ordering::Relaxed);
         let result = tokio::select! {
-            result = limited(self.limit, work) => result,
+            result = limited(self.limit, self.server.watch(work)) => result,
             () = self.unreachable() => Err(too_late(self.patience)),
         };
         if result.is_ok() {
-            *self.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.server.last_answer.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         }
         result
     }
@@ -53,7 +91,7 @@ impl<C> Connection<C> {
         let mut since = Instant::now();
         while since.elapsed() < self.patience {
             tokio::time::sleep_until(since + self.patience).await;
-            since = since.max(*self.last_answer.lock().unwrap_or_else(PoisonError::into_inner));
+            since = since.max(*self.server.last_answer.lock().unwrap_or_else(PoisonError::into_inner));
         }
     }
 }
@@ -77,7 +115,7 @@ impl Connection<DatabaseConnection> {
             inner,
             limit: self.limit,
             patience: self.limit,
-            last_answer: self.last_answer.clone(),
+            server: self.server.clone(),
             statements: self.statements.clone(),
         })
     }
@@ -85,11 +123,11 @@ impl Connection<DatabaseConnection> {
 
 impl Connection<DatabaseTransaction> {
     pub(crate) async fn commit(self) -> Result<(), DbErr> {
-        limited(self.limit, self.inner.commit()).await
+        limited(self.limit, self.server.watch(self.inner.commit())).await
     }
 
     pub(crate) async fn rollback(self) -> Result<(), DbErr> {
-        limited(self.limit, self.inner.rollback()).await
+        limited(self.limit, self.server.watch(self.inner.rollback())).await
     }
 }
 

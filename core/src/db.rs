@@ -1,6 +1,6 @@
 //! The connection pools, and what can be read from.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use sea_orm::sea_query::{Expr, LikeExpr, OnConflict, SelectStatement};
 use sea_orm::sqlx::postgres::PgConnectOptions;
@@ -12,10 +12,11 @@ use sea_orm::{
     UpdateMany,
 };
 
-use crate::{Error, Result, connection::Connection};
+use crate::connection::{Connection, Server};
+use crate::{Error, Result};
 
-/// The connection pools. On `SQLite`, one writer connection and a pool of read-only connections; on
-/// Postgres, one pool for both, and a small one for leases.
+/// The connection pools: one for transactions and writes (on `SQLite`, a single connection), one of read-only connections,
+/// so that reads do not wait for writes, and on Postgres a small one for leases.
 #[derive(Clone, Debug)]
 pub struct Db {
     writer: Connection<DatabaseConnection>,
@@ -40,6 +41,10 @@ const SESSION: [(&str, &str); 8] = [
     ("tcp_user_timeout", "10s"),
 ];
 
+/// How long Postgres connections are checked when they are returned to their pool, after a statement was abandoned. Longer
+/// than the server keeps an idle transaction: one that is returned later is no longer connected.
+const CHECKED_FOR: Duration = Duration::from_secs(10);
+
 /// How long a Postgres connection may take to answer when it is returned to the pool.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -57,22 +62,25 @@ const POSTGRES_PATIENCE: Duration = Duration::from_millis(1500);
 const FIRST_CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Db {
-    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections. Fails if the database cannot be reached or
-    /// the file cannot be opened.
+    /// Opens `sqlite://…` or `postgres://…` with at most `pool` connections, on Postgres half of them for reads, and at
+    /// least one for reads and one for writes. Fails if the database cannot be reached or the file cannot be opened.
     pub async fn connect(url: &str, pool: u32) -> Result<Self> {
+        let server = Server::new();
         if url.starts_with("sqlite:") {
-            let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2, SQLITE_TIMEOUT * 2);
+            let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2, SQLITE_TIMEOUT * 2, server.clone());
             let writer = limited(Database::connect(sqlite_options(url, 1, "off")).await?);
             let reader = limited(Database::connect(sqlite_options(url, pool.min(8), "on")).await?);
             let changes = limited(reader.inner().clone());
             return Ok(Self { leases: writer.clone(), writer, reader, changes });
         }
         check_postgres(url).await?;
-        let limited = |pool| Connection::new(pool, POSTGRES_LIMIT, POSTGRES_PATIENCE);
-        let pool = limited(Database::connect(postgres_options(url, pool)).await?);
-        let leases = limited(Database::connect(postgres_options(url, 2).connect_lazy(true).to_owned()).await?);
+        let limited = |pool| Connection::new(pool, POSTGRES_LIMIT, POSTGRES_PATIENCE, server.clone());
+        let options = |size: u32, read_only| postgres_options(url, size, read_only, &server);
+        let writer = limited(Database::connect(options(pool.div_ceil(2), "off")).await?);
+        let reader = limited(Database::connect(options((pool / 2).max(1), "on")).await?);
+        let leases = limited(Database::connect(options(2, "off").connect_lazy(true).to_owned()).await?);
         let changes = limited(leases.inner().clone());
-        Ok(Self { writer: pool.clone(), reader: pool, leases, changes })
+        Ok(Self { writer, reader, leases, changes })
     }
 
     /// The connection for reads outside a transaction.
@@ -115,8 +123,7 @@ impl Db {
 
     /// How many statements this process has executed, without renewals of leases and without following the event log.
     pub fn statements(&self) -> u64 {
-        let shared = if self.is_shared() { 0 } else { self.writer.statements() };
-        self.reader.statements() + shared
+        self.reader.statements() + self.writer.statements()
     }
 
     /// Checks the connection with one round trip.
@@ -154,15 +161,23 @@ async fn check_postgres(url: &str) -> Result<()> {
     Err(Error::Internal(format!("PostgreSQL at {server}: {cause}")))
 }
 
-fn postgres_options(url: &str, pool: u32) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
+fn postgres_options(url: &str, pool: u32, read_only: &'static str, server: &Arc<Server>) -> ConnectOptions {
+    let (mut options, server) = (ConnectOptions::new(url), server.clone());
     options
         .max_connections(pool)
         .acquire_timeout(POSTGRES_LIMIT)
         .test_before_acquire_if_idle_for(TRUSTED_FOR)
         .sqlx_logging(false)
-        .map_sqlx_postgres_opts(|options| options.options(SESSION))
-        .map_sqlx_postgres_pool_opts(|pool| pool.after_release(|connection, _| Box::pin(is_reusable(connection))));
+        .map_sqlx_postgres_opts(move |options| {
+            options.options(SESSION).options([("default_transaction_read_only", read_only)])
+        })
+        .map_sqlx_postgres_pool_opts(move |pool| {
+            let server = server.clone();
+            pool.after_release(move |connection, _| {
+                let is_suspect = server.abandoned_within(CHECKED_FOR);
+                Box::pin(async move { if is_suspect { is_reusable(connection).await } else { Ok(true) } })
+            })
+        });
     options
 }
 
@@ -181,6 +196,8 @@ fn sqlite_options(url: &str, pool: u32, query_only: &'static str) -> ConnectOpti
         .max_connections(pool)
         .min_connections(1)
         .acquire_timeout(SQLITE_TIMEOUT)
+        // A connection to a file is not lost.
+        .test_before_acquire(false)
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |options| {
             options

@@ -112,12 +112,3 @@ pub async fn admin(core: &Core, guild: GuildId, member: DiscordUserId) -> Result
     let row = find(core, guild).await?.ok_or_else(|| Reason::ServerNotSetUp.refusal())?;
     Ok(Caller::ServerAdmin { scope: Scope::of(row.tenant_id), guild, member })
 }
-
-/// The name of a tenant's server, or of the tenant if it has none.
-pub async fn server_name(core: &Core, tenant: TenantId) -> Result<String> {
-    let guild = Entity::find().filter(Column::TenantId.eq(tenant)).order_by_asc(Column::Id).one(core.db.read()).await?;
-    match guild {
-        Some(guild) => Ok(guild.name),
-        None => tenants::name(core, tenant).await,
-    }
-}

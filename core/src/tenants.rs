@@ -2,18 +2,12 @@
 
 use sea_orm::{ActiveValue::Set, EntityTrait, QuerySelect, sea_query::LockType};
 
-use crate::{Core, Error, Reason, Result, entity::tenant, ids::TenantId, tx::Tx};
+use crate::{Core, Reason, Result, entity::tenant, ids::TenantId, tx::Tx};
 
 /// All tenants; for the operator.
 pub async fn list(core: &Core) -> Result<Vec<(TenantId, String)>> {
     let rows = tenant::Entity::find().all(core.db.read()).await?;
     Ok(rows.into_iter().map(|row| (row.id, row.name)).collect())
-}
-
-/// The name of a tenant.
-pub(crate) async fn name(core: &Core, id: TenantId) -> Result<String> {
-    let row = tenant::Entity::find_by_id(id).one(core.db.read()).await?;
-    row.map(|row| row.name).ok_or_else(|| Error::Internal(format!("tenant {id} is missing")))
 }
 
 /// Locks a tenant, for changes that concern all of its products. Rows that refer to it can still be inserted. Refused with

@@ -62,7 +62,7 @@ impl Tx {
     /// Adds an event to the event log. Events are written as the last statements before the commit.
     pub(crate) fn record(&mut self, event: events::NewEvent) {
         self.events.push(event);
-        self.notifications.insert(Topic::Workers);
+        self.notifications.insert(Topic::Events);
     }
 
     /// A license has changed. An event of this transaction must name it: it tells every instance that what is kept in

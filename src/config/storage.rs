@@ -22,7 +22,7 @@ settings! {
             expects("a sqlite:, postgres: or postgresql: URL, for example postgres://user:password@localhost/dca"),
             default("sqlite://data/dca.db?mode=rwc"), converted("DATABASE_URL", PRISMA_URL, verbatim),
             converted("POSTGRES_USER POSTGRES_PASSWORD POSTGRES_DB DB_PORT", ON_LOCALHOST, postgres_on_localhost);
-        /// Maximum number of database connections.
+        /// Maximum number of database connections. With PostgreSQL, half of them are for reads, and two more renew leases.
         database_pool_size: u32 = "DCA_DATABASE_POOL_SIZE", or("20", number(1..=1000)),
             expects("a whole number from 1 to 1000, for example 20");
         /// Redis server that instances share. If unset, rate limits and notifications stay within each instance.

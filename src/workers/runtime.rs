@@ -33,12 +33,12 @@ pub(super) async fn run_until(stop: CancellationToken, monitor: Monitor) -> Resu
     }
 }
 
-/// Yields an item for each notification of `topic`, and one if notifications were missed.
-pub(super) fn notifications(app: &App, topic: Topic) -> impl Stream<Item = ()> + Send + use<> {
+/// Yields an item for each notification of these topics, and one if notifications were missed.
+pub(super) fn notifications<const N: usize>(app: &App, topics: [Topic; N]) -> impl Stream<Item = ()> + Send + use<N> {
     stream::unfold(app.core.bus.subscribe(), move |mut receiver| async move {
         loop {
             match receiver.recv().await {
-                Ok(received) if received == topic => return Some(((), receiver)),
+                Ok(received) if topics.contains(&received) => return Some(((), receiver)),
                 Ok(_) => {}
                 Err(RecvError::Lagged(_)) => return Some(((), receiver)),
                 Err(RecvError::Closed) => return None,

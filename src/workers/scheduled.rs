@@ -82,7 +82,7 @@ fn ticks(app: &App) -> BoxStream<'static, Result<(), Infallible>> {
         seconds.tick().await;
         Some((Ok(()), seconds))
     });
-    stream::select(seconds, notifications(app, Topic::Workers).map(Ok)).boxed()
+    stream::select(seconds, notifications(app, [Topic::Workers]).map(Ok)).boxed()
 }
 
 async fn run_if_due((): (), app: Data<App>, worker: Data<ScheduledWorker>) -> Result<(), Infallible> {

@@ -3,14 +3,15 @@
 //! Updating the head and inserting the events are the last statements before a commit, so that commit order
 //! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, InsertStatement, PostgresQueryBuilder, Query};
+use sea_orm::sea_query::{CommonTableExpression, Expr, InsertStatement, PostgresQueryBuilder, Query};
+use sea_orm::sea_query::{UpdateStatement, WithClause};
 use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, ExprTrait};
 use sea_orm::{IntoActiveModel, Iterable, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 
-use crate::entity::{event, event_head};
+use crate::entity::{event, event_head, guild};
 use crate::ids::{LicenseId, TenantId, UserId};
 use crate::workers::schedule::{LOG_CHANNEL, no_later_than};
 use crate::{Core, Result, Scope, connection::Connection, db};
@@ -59,20 +60,39 @@ pub(crate) async fn append_and_commit(
 ) -> Result<()> {
     let Ok(count @ 1..) = i64::try_from(events.len()) else { return Ok(db.commit().await?) };
     let next = [(event_head::Column::Seq, Expr::col(event_head::Column::Seq).add(count))];
-    let head = db::update(next, [event_head::Column::Id.eq(1)]).into_query();
-    let insert = insert_at_head(now, request_id.as_ref(), events, count);
-    let schedule = no_later_than(LOG_CHANNEL, now).into_query();
+    let mut head = db::update(next, [event_head::Column::Id.eq(1)]).into_query();
+    let schedule = schedule_log_channel(now, &events);
     if db.get_database_backend() == DbBackend::Postgres {
-        let [head, schedule] = [head, schedule].map(|update| update.to_string(PostgresQueryBuilder));
-        let insert = insert.to_string(PostgresQueryBuilder);
+        let cte = |name: &'static str, update: &UpdateStatement| {
+            CommonTableExpression::new().table_name(name).query(update.clone()).to_owned()
+        };
+        head.returning_col(event_head::Column::Seq);
+        let updates = WithClause::new().cte(cte(HEAD, &head)).cte(cte("schedule", &schedule)).to_owned();
+        let mut insert = insert_at_head(now, request_id.as_ref(), events, count, HEAD);
+        insert.with_cte(updates);
         // The driver still expects a transaction; it rolls back the empty one that follows.
-        db.execute_unprepared(&format!("{head}; {insert}; {schedule}; COMMIT AND CHAIN")).await?;
+        db.execute_unprepared(&format!("{}; COMMIT AND CHAIN", insert.to_string(PostgresQueryBuilder))).await?;
         return Ok(());
     }
     db.execute(&head).await?;
-    db.execute(&insert).await?;
+    db.execute(&insert_at_head(now, request_id.as_ref(), events, count, "event_head")).await?;
     db.execute(&schedule).await?;
     Ok(db.commit().await?)
+}
+
+/// The name of the event head, as it is after the update, within a statement.
+const HEAD: &str = "head";
+
+/// Makes the worker of the log channels due, if one of these events has a log channel.
+fn schedule_log_channel(now: DateTime<Utc>, events: &[NewEvent]) -> UpdateStatement {
+    let tenants: BTreeSet<TenantId> = events.iter().map(|event| event.tenant).collect();
+    let log_channels = guild::Entity::find()
+        .select_only()
+        .column(guild::Column::Id)
+        .filter(guild::Column::TenantId.is_in(tenants))
+        .filter(guild::Column::LogChannelId.is_not_null())
+        .filter(guild::Column::LeftAt.is_null());
+    no_later_than(LOG_CHANNEL, now).filter(Expr::exists(log_channels.into_query())).into_query()
 }
 
 /// Inserts events whose sequence numbers end at the event head.
@@ -81,8 +101,9 @@ fn insert_at_head(
     request_id: Option<&String>,
     events: Vec<NewEvent>,
     count: i64,
+    head: &'static str,
 ) -> InsertStatement {
-    let head = Query::select().column(event_head::Column::Seq).from(event_head::Entity).to_owned();
+    let head = Query::select().column(event_head::Column::Seq).from(head).to_owned();
     let mut insert = Query::insert().into_table(event::Entity).columns(event::Column::iter()).to_owned();
     for (event, after) in events.into_iter().zip((0..count).rev()) {
         let row = Event {

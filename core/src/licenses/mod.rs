@@ -16,7 +16,7 @@ use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::events::EventData;
 use crate::ids::{LicenseId, UserId};
 use crate::products;
-use crate::{Caller, Core, Reason, Result, Scope, entity::license::Column, guilds, tx::Tx};
+use crate::{Caller, Core, Reason, Result, Scope, entity::license::Column, tx::Tx};
 
 mod actions;
 mod bulk;
@@ -24,6 +24,7 @@ mod device_store;
 mod devices;
 pub(crate) mod facts;
 mod files;
+mod key_message;
 mod leases;
 mod list;
 mod load;
@@ -50,6 +51,7 @@ pub use self::devices::list as list_devices;
 pub use self::devices::{Activation, Deactivation, FullLicense, NewDevice, activate, deactivate, deactivate_by_owner};
 pub use self::facts::{Device, DeviceMatching, Facts, Lease, LicenseFacts};
 pub use self::files::{FileRequest, LicenseFile, checkout};
+pub use self::key_message::{KeyMessage, for_delivery};
 pub(crate) use self::leases::delete_expired as delete_expired_leases;
 pub use self::leases::{Beat, end as end_lease, heartbeat};
 pub use self::list::{LicenseFilter, LicenseOrder, LicenseSearch, SortOrder, list, search};
@@ -128,14 +130,6 @@ pub struct EndedLicense {
     pub by_admin: bool,
 }
 
-/// What is sent to the holder of a new license.
-#[expect(missing_docs, reason = "fields are named after what they hold")]
-pub struct KeyMessage {
-    pub holder: UserId,
-    pub server: String,
-    pub license: MemberLicense,
-}
-
 fn member_license(core: &Core, license: &License, product: &str) -> Result<MemberLicense> {
     Ok(MemberLicense {
         product: product.to_owned(),
@@ -171,18 +165,6 @@ pub async fn list_ended(core: &Core, scope: &Scope, user: UserId) -> Result<Vec<
         ended.push(EndedLicense { product: product.name, at, by_admin });
     }
     Ok(ended)
-}
-
-/// What to send to the holder of a license; `None` if it was revoked meanwhile or has no holder.
-pub async fn for_delivery(core: &Core, id: LicenseId) -> Result<Option<KeyMessage>> {
-    let Some(license) = store::find_unrevoked(core, id).await? else { return Ok(None) };
-    if license.state(core.clock.now()) == LicenseState::Revoked {
-        return Ok(None);
-    }
-    let Some(holder) = license.user_id else { return Ok(None) };
-    let product = products::find(core, license.product_id).await?;
-    let server = guilds::server_name(core, license.tenant_id).await?;
-    Ok(Some(KeyMessage { holder, server, license: member_license(core, &license, &product.name)? }))
 }
 
 /// Records that the holder of a license does not accept messages, so that they do not have its key.

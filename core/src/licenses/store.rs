@@ -68,10 +68,6 @@ pub(super) async fn find_of_user(core: &Core, user: UserId, product: ProductId) 
     found.map(|license| license.id).ok_or_else(|| Reason::NoLicense.refusal())
 }
 
-pub(super) async fn find_unrevoked(core: &Core, id: LicenseId) -> Result<Option<License>> {
-    Ok(Entity::find_by_id(id).filter(Column::RevokedAt.is_null()).one(core.db.read()).await?)
-}
-
 /// The license of a tenant that a user has for a product and that is not revoked.
 pub(super) async fn find_unrevoked_of(
     core: &Core,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::delivery::DeliveryState;
 use crate::entity::outbox::{Column, Entity, Model as OutboxRow};
 use crate::events::{EventData, NewEvent};
-use crate::{Caller, Core, Reason, Result, bus::Topic, db, tx::Tx};
+use crate::{Caller, Core, Reason, Result, db, tx::Tx};
 
 /// A page of the outbox, newest first.
 pub async fn list(core: &Core, state: Option<DeliveryState>, page: u64, size: u64) -> Result<Vec<OutboxRow>> {
@@ -32,7 +32,7 @@ pub async fn replay(core: &Core, caller: &Caller, id: Uuid) -> Result<()> {
     db::update(changes, [Column::Id.eq(id)]).exec(tx.db()).await?;
     let data = EventData::DeliveryReplayed { delivery: id, kind: row.kind };
     tx.record(NewEvent::tenant(caller.scope().tenant(), caller.actor(), data));
-    tx.notify(Topic::Outbox);
+    tx.notify(row.transport.topic());
     tx.commit().await
 }
 

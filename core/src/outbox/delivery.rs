@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{ChannelId, DiscordUserId, GuildId, LicenseId, UserId};
-use crate::string_enum::string_enum;
+use crate::{bus::Topic, string_enum::string_enum};
 
 /// The effect to perform and its recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,10 +29,24 @@ pub enum Delivery {
 }
 
 string_enum! {
-    /// The service that performs a delivery. Each is claimed separately, so that they do not delay each other.
+    /// What performs a delivery. Each is claimed separately, so that they do not delay each other.
     Transport {
+        /// Discord's direct messages, which have a limit of their own.
+        DirectMessages => "direct_messages",
+        /// Everything else at Discord.
         Discord => "discord",
         Smtp => "smtp",
+    }
+}
+
+impl Transport {
+    /// What is notified when one of its deliveries may be due.
+    pub const fn topic(self) -> Topic {
+        match self {
+            Self::DirectMessages => Topic::DirectMessages,
+            Self::Discord => Topic::Discord,
+            Self::Smtp => Topic::Smtp,
+        }
     }
 }
 
@@ -73,7 +87,8 @@ impl DeliveryKind {
     /// The service that performs it.
     pub(crate) const fn transport(self) -> Transport {
         match self {
-            Self::KeyDm | Self::LogLine | Self::RecheckMember => Transport::Discord,
+            Self::KeyDm => Transport::DirectMessages,
+            Self::LogLine | Self::RecheckMember => Transport::Discord,
             Self::Email => Transport::Smtp,
         }
     }

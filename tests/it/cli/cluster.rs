@@ -274,7 +274,7 @@ fn commit_notifies_other_processes_through_redis() {
         let mut arrived = false;
         for n in 0..10 {
             guild.join(&format!("member {n}")).grant(gold);
-            let next = async { while notifications.recv().await.unwrap() != Topic::Outbox {} };
+            let next = async { while notifications.recv().await.unwrap() != Topic::DirectMessages {} };
             arrived |= tokio::time::timeout(Duration::from_secs(1), next).await.is_ok();
             if arrived {
                 break;

@@ -36,7 +36,11 @@ async fn grant(tenant: &TestTenant, product: &Product, members: std::ops::Range<
 }
 
 async fn claim(core: &Core) -> Vec<Claim> {
-    outbox::claim(core, Transport::Discord, 8, LEASE).await.unwrap()
+    claim_of(core, Transport::DirectMessages).await
+}
+
+async fn claim_of(core: &Core, transport: Transport) -> Vec<Claim> {
+    outbox::claim(core, transport, 8, LEASE).await.unwrap()
 }
 
 async fn claim_one(core: &Core) -> Claim {
@@ -80,7 +84,7 @@ fn instances_share_deliveries_without_claiming_one_twice() {
             tokio::spawn(async move {
                 let mut claims = Vec::new();
                 while outbox::queue_depth(&core).await.unwrap().claimed < 40 {
-                    claims.extend(outbox::claim(&core, Transport::Discord, 3, LEASE).await.unwrap());
+                    claims.extend(outbox::claim(&core, Transport::DirectMessages, 3, LEASE).await.unwrap());
                 }
                 claims
             })
@@ -136,12 +140,13 @@ fn log_lines_of_a_channel_are_delivered_in_order() {
         }
         assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 7);
         assert_eq!(dca_core::log_channel::enqueue_log_lines(&core).await.unwrap(), 0, "each line once");
-        let first = claim_one(&core).await;
+        let claim_line = async || claim_of(&core, Transport::Discord).await;
+        let first = claim_line().await.remove(0);
         outbox::complete(&core, &first, Outcome::Failed("no".to_owned())).await.unwrap();
-        assert!(claim(&core).await.is_empty(), "later lines wait for the failed one");
+        assert!(claim_line().await.is_empty(), "later lines wait for the failed one");
         t.clock.advance(TimeDelta::seconds(5));
         for expected in [1, 2, 4, 6] {
-            let claim = claim_one(&core).await;
+            let claim = claim_line().await.remove(0);
             assert!(matches!(claim.delivery, Delivery::LogLine { seq, .. } if seq == expected), "{claim:?}");
             outbox::complete(&core, &claim, Outcome::Sent).await.unwrap();
         }
