@@ -80,6 +80,15 @@ fn hot_queries_lists_and_cleanup_read_through_an_index() {
                 "outbox_state_due_at",
                 "SELECT id FROM outbox WHERE state IN ('sent', 'undelivered', 'dead') AND due_at < T",
             ),
+            (
+                "outbox_due",
+                "SELECT id FROM outbox WHERE state = 'pending' AND transport = 'discord' AND due_at <= T ORDER BY due_at",
+            ),
+            ("outbox_order", "SELECT id FROM outbox WHERE ordering_key = 'k' AND state = 'pending' AND id < U"),
+            (
+                "entitlement_sources_reference_user_id",
+                "SELECT user_id FROM entitlement_sources WHERE reference = U ORDER BY user_id DESC LIMIT 20",
+            ),
             ("one_time_tokens_expires_at", "SELECT id FROM one_time_tokens WHERE expires_at < T"),
             ("throttles_resets_at", "SELECT name FROM throttles WHERE resets_at < T"),
             ("events_at", "SELECT seq FROM events WHERE at < T"),

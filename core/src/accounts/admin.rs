@@ -9,7 +9,7 @@ use crate::accounts::{Accounts, credentials::set_password, emails, erasure, totp
 use crate::caller::{Caller, UserCaller};
 use crate::events::{Actor, EventData, NewEvent, SignUpData};
 use crate::ids::{SessionId, UserId};
-use crate::users::{self, AccountStatus, Email, Role, User, UserFilter};
+use crate::users::{self, AccountStatus, Email, Role, User, UserFilter, UserPage};
 use crate::{Code, Core, Reason, Result, outbox::EmailTemplate, plain_text, tx::Tx};
 
 /// A signed-in user whose role allows them to manage other users.
@@ -54,14 +54,8 @@ impl Admin {
     }
 }
 
-/// A page of users, newest first, and the total count. Refused with `INSUFFICIENT_ROLE`.
-pub async fn list(
-    core: &Core,
-    principal: Principal,
-    filter: &UserFilter,
-    page: u64,
-    size: u64,
-) -> Result<(Vec<User>, u64)> {
+/// A page of users, newest first. Refused with `INSUFFICIENT_ROLE`.
+pub async fn list(core: &Core, principal: Principal, filter: &UserFilter, page: u64, size: u64) -> Result<UserPage> {
     Admin::at_least(core, Role::Moderator, principal)?;
     users::list(core, filter, page, size).await
 }

@@ -7,10 +7,10 @@ use crate::caller::{Caller, UserCaller};
 use crate::entity::{guild, guild_manager};
 use crate::events::{EventData, NewEvent};
 use crate::ids::{TenantId, UserId};
-use crate::users::{self, Role, User, UserFilter};
+use crate::users::{self, Role, UserFilter, UserPage};
 use crate::{Core, GuildId, Reason, Result, db, guilds, tx::Tx};
 
-/// A page of the users with licenses of a guild, newest first, the total count, and whether the caller sees account
+/// A page of the users with licenses of a guild, newest first, and whether the caller sees account
 /// details: moderators do; the guild's managers see names only, and search in nothing else. Refused with `INSUFFICIENT_ROLE`; `NOT_FOUND` if the guild is unknown.
 pub async fn list_members(
     core: &Core,
@@ -19,7 +19,7 @@ pub async fn list_members(
     filter: UserFilter,
     page: u64,
     size: u64,
-) -> Result<(Vec<User>, u64, bool)> {
+) -> Result<(UserPage, bool)> {
     let manager = guild_manager::Entity::find_by_id((guild, principal.user.id)).one(core.db.read()).await?;
     let sees_details = manager.is_none();
     if sees_details {
@@ -27,13 +27,13 @@ pub async fn list_members(
     }
     ensure_known(core, guild).await?;
     let filter = UserFilter { guild: Some(guild), names_only: !sees_details, ..filter };
-    let (mut users, total) = users::list(core, &filter, page, size).await?;
+    let mut page = users::list(core, &filter, page, size).await?;
     if !sees_details {
-        for user in &mut users {
+        for user in &mut page.users {
             (user.email, user.deletion_at) = (None, None);
         }
     }
-    Ok((users, total, sees_details))
+    Ok((page, sees_details))
 }
 
 /// The user as a caller of the license service, with the tenants that they manage.

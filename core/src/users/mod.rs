@@ -5,19 +5,22 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, LockType, OnConflict, SelectStatement};
+use sea_orm::sea_query::{ExprTrait, LockType, OnConflict};
 use sea_orm::{ActiveModelTrait, ActiveValue::NotSet, ColumnTrait, Condition, EntityTrait, IntoActiveModel};
-use sea_orm::{PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
+use sea_orm::{QueryFilter, QueryOrder, QuerySelect};
 
 use crate::db::{self, Reader};
-use crate::entity::{holder, identity, role_mapping, source, user};
+use crate::entity::{holder, identity, user};
 use crate::ids::{TenantId, UserId};
-use crate::{Code, Core, DiscordUserId, Error, GuildId, Reason, Result, throttles, tx::Tx};
+use crate::{Code, Core, DiscordUserId, Error, Reason, Result, throttles, tx::Tx};
 
 mod email;
+mod list;
 mod types;
 
 pub use self::email::Email;
+pub(crate) use self::list::list;
+pub use self::list::{UserFilter, UserPage};
 pub use self::types::{AccountStatus, Locale, Provider, Recipient, Role, SignInMethod};
 pub use crate::entity::{identity::Model as Identity, user::Model as User};
 
@@ -326,55 +329,6 @@ pub(crate) async fn list_with_role(core: &Core, least: Role) -> Result<Vec<User>
     let active = user::Entity::find().filter(user::Column::Status.eq(AccountStatus::Active));
     let found = active.filter(user::Column::Role.is_in(roles)).order_by_asc(user::Column::Id);
     Ok(found.all(core.db.read()).await?)
-}
-
-/// A filter for the list of users.
-#[derive(Clone, Debug, Default)]
-pub struct UserFilter {
-    /// Part of the name or email address.
-    pub search: Option<String>,
-    /// Whether to search in names only.
-    pub names_only: bool,
-    /// The status of the account.
-    pub status: Option<AccountStatus>,
-    /// The role.
-    pub role: Option<Role>,
-    /// Only users with a source from a role of this server.
-    pub guild: Option<GuildId>,
-}
-
-/// A page of the users with an account, or with a source from a guild, newest first; and the total count.
-pub(crate) async fn list(core: &Core, filter: &UserFilter, page: u64, size: u64) -> Result<(Vec<User>, u64)> {
-    let mut query = user::Entity::find();
-    query = match filter.guild {
-        None => query.filter(user::Column::RegisteredAt.is_not_null()),
-        Some(guild) => query.filter(user::Column::Id.in_subquery(users_with_source_in(guild))),
-    };
-    if let Some(text) = &filter.search {
-        let email = Expr::col(user::Column::FoldedEmail).like(db::containing(text));
-        let name = Expr::expr(Func::lower(Expr::col(user::Column::Name))).like(db::containing(text));
-        query = query.filter(Condition::any().add(name).add_option((!filter.names_only).then_some(email)));
-    }
-    let status = filter.status.map(|status| user::Column::Status.eq(status));
-    let role = filter.role.map(|role| user::Column::Role.eq(role));
-    query = query.filter(Condition::all().add_option(status).add_option(role));
-    let total = query.clone().count(core.db.read()).await?;
-    let newest = query.order_by_desc(user::Column::CreatedAt).order_by_desc(user::Column::Id);
-    let rows = newest.offset((page - 1).saturating_mul(size)).limit(size).all(core.db.read()).await?;
-    Ok((rows, total))
-}
-
-fn users_with_source_in(guild: GuildId) -> SelectStatement {
-    let mappings = role_mapping::Entity::find()
-        .select_only()
-        .column(role_mapping::Column::Id)
-        .filter(role_mapping::Column::GuildId.eq(guild))
-        .into_query();
-    source::Entity::find()
-        .select_only()
-        .column(source::Column::UserId)
-        .filter(source::Column::Reference.in_subquery(mappings))
-        .into_query()
 }
 
 /// Whether a user has, or ever had, an entitlement of any tenant.

@@ -1,6 +1,6 @@
 //! Parameters that several administration routes have in common.
 
-use dca_core::GuildId;
+use dca_core::{GuildId, users::UserPage};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -41,8 +41,10 @@ impl PageParams {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Pagination {
+    /// The number of entries; of users, at most 10000 are counted.
     pub(crate) total: u64,
     page: u64,
+    /// The number of pages, as far as the entries were counted.
     pub(crate) pages: u64,
     limit: u64,
     has_next: bool,
@@ -53,6 +55,13 @@ impl Pagination {
     pub(crate) fn of(PageParams { page, size }: PageParams, total: u64) -> Self {
         let pages = total.div_ceil(size);
         Self { total, page, pages, limit: size, has_next: page < pages, has_prev: page > 1 }
+    }
+
+    /// The position in a list of users, which is not counted to its end.
+    pub(super) fn of_users(params: PageParams, listed: &UserPage) -> Self {
+        let counted = Self::of(params, listed.total);
+        let following = if listed.has_next { params.page + 1 } else { 0 };
+        Self { pages: counted.pages.max(following), has_next: listed.has_next, ..counted }
     }
 }
 

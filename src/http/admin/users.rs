@@ -49,18 +49,17 @@ pub(crate) async fn list(user: CurrentUser, Query(query): Query<UsersQuery>) -> 
     }
     let filter = UserFilter { search, status: query.status, role: query.role, ..UserFilter::default() };
     let core = &user.app.core;
-    let (rows, total, has_details) = if let Some(guild) = guild {
+    let (listed, has_details) = if let Some(guild) = guild {
         guild_managers::list_members(core, user.principal, guild, filter, page, size).await?
     } else {
-        let (rows, total) = admin::list(core, user.principal, &filter, page, size).await?;
-        (rows, total, true)
+        (admin::list(core, user.principal, &filter, page, size).await?, true)
     };
-    let mut users = UserView::list(core, rows).await?;
+    let pagination = Pagination::of_users(PageParams { page, size }, &listed);
+    let mut users = UserView::list(core, listed.users).await?;
     for view in users.iter_mut().filter(|_| !has_details) {
         view.two_factor_enabled = None;
     }
     let users = users.into_iter().map(|view| user.dialect.user(view)).collect();
-    let pagination = Pagination::of(PageParams { page, size }, total);
     Ok(Json(UsersPage { users, pagination }))
 }
 

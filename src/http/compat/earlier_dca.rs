@@ -130,9 +130,9 @@ async fn assigned_roles(user: CurrentUser) -> JsonResult<Value> {
     let (mut summary, mut by_role) = (Vec::new(), HashMap::new());
     for role in Role::ALL {
         let filter = UserFilter { role: Some(*role), ..UserFilter::default() };
-        let (users, total) = admin::list(core, user.principal.clone(), &filter, 1, 100).await?;
-        summary.push(json!({ "roles": [role], "_count": { "id": total } }));
-        let views = UserView::list(core, users).await?;
+        let listed = admin::list(core, user.principal.clone(), &filter, 1, 100).await?;
+        summary.push(json!({ "roles": [role], "_count": { "id": listed.total } }));
+        let views = UserView::list(core, listed.users).await?;
         let holder = |user: UserView| json!({ "id": user.id, "username": user.name, "discordId": user.discord_id, "roles": [role] });
         by_role.insert(role, views.into_iter().map(holder).collect::<Vec<_>>());
     }

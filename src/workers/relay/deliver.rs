@@ -1,11 +1,12 @@
 //! What a delivery does.
 
+use std::time::Duration;
+
 use dca_commands::{DiscordClient, reply, rest::DiscordError};
 use dca_core::ids::{LicenseId, UserId};
 use dca_core::outbox::{Claim, Delivery, EmailTemplate, Outcome};
 use dca_core::{ChannelId, DiscordUserId, GuildId, accounts::emails, entitlements, licenses};
 use dca_core::{log_channel, mappings, mappings::MemberRoles, users};
-use std::time::Duration;
 use tracing::error;
 use uuid::Uuid;
 

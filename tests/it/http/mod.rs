@@ -39,6 +39,7 @@ mod second_factor;
 mod sign_in;
 mod tokens;
 mod usage;
+mod user_lists;
 mod validate;
 mod validate_limits;
 mod verdicts;

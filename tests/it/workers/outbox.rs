@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use dca_auth::workers::CLEANUP;
 use dca_core::{
     Caller, Core,
+    bus::Topic,
     entitlements::{self, Evidence, Level},
     guilds,
     ids::{InstanceId, LicenseId},
@@ -316,6 +317,123 @@ fn a_silently_issued_key_is_delivered_when_the_role_is_gained_and_not_when_it_is
             tenant.observe(&product, 1, level, evidence).await.unwrap();
             assert_eq!(outbox::queue_depth(&core).await.unwrap().pending, pending, "{level:?} {evidence:?}");
         }
+        t
+    });
+}
+
+#[test]
+fn many_deliveries_are_claimed_and_completed_with_one_statement_each() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 0..20).await;
+        let before = core.db.statements();
+        let claims = outbox::claim(&core, Transport::DirectMessages, 20, LEASE).await.unwrap();
+        assert_eq!((claims.len(), core.db.statements() - before), (20, 1));
+        let sent = claims.iter().map(|claim| (claim, Outcome::Sent)).collect();
+        assert_eq!(outbox::complete_all(&core, sent).await.unwrap().len(), 20);
+        assert_eq!(core.db.statements() - before, 2);
+        assert_eq!(outbox::queue_depth(&core).await.unwrap(), outbox::QueueDepth::default());
+        t
+    });
+}
+
+#[test]
+fn of_outcomes_that_are_recorded_together_only_those_with_a_current_lease_count() {
+    it_unstarted(|t| async {
+        let (one, two) = (t.instance().await, t.instance().await);
+        let tenant = TestTenant::new(&one, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 0..4).await;
+        let mine = claim(&one).await;
+        t.clock.advance(TimeDelta::seconds(30));
+        // Another instance takes the first one over.
+        let theirs = outbox::claim(&two, Transport::DirectMessages, 1, LEASE).await.unwrap().remove(0);
+        let lost = theirs.id;
+        let outcomes =
+            [Outcome::Sent, Outcome::Sent, Outcome::Failed("no".to_owned()), Outcome::Undelivered("closed".to_owned())];
+        let recorded = outbox::complete_all(&one, mine.iter().zip(outcomes).collect()).await.unwrap();
+        let expected: HashSet<_> = mine.iter().map(|claim| claim.id).filter(|id| *id != lost).collect();
+        assert_eq!(recorded, expected);
+        let depth = outbox::queue_depth(&one).await.unwrap();
+        assert_eq!((depth.pending, depth.claimed), (2, 1), "the failed one, and the one that was taken over");
+        assert!(outbox::complete(&two, &theirs, Outcome::Sent).await.unwrap());
+        t.clock.advance(TimeDelta::seconds(5));
+        assert_eq!(claim_one(&one).await.attempt, 2, "the failed one");
+        t
+    });
+}
+
+#[test]
+fn postponed_deliveries_are_due_later_and_claimed_ones_stay_claimed() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        let tenant = TestTenant::new(&core, "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        grant(&tenant, &gold, 0..3).await;
+        let claimed = outbox::claim(&core, Transport::DirectMessages, 1, LEASE).await.unwrap().remove(0);
+        let before = core.db.statements();
+        outbox::postpone(&core, Transport::DirectMessages, Duration::from_mins(1)).await.unwrap();
+        assert_eq!(core.db.statements() - before, 1);
+        assert_eq!(outbox::count_due(&core, Transport::DirectMessages, 8).await.unwrap(), 0);
+        assert!(outbox::complete(&core, &claimed, Outcome::Sent).await.unwrap());
+        t.clock.advance(TimeDelta::minutes(1));
+        let later = claim(&core).await;
+        assert_eq!(later.iter().map(|claim| claim.attempt).collect::<Vec<_>>(), [1, 1], "waiting is no attempt");
+        t
+    });
+}
+
+#[test]
+fn messages_that_wait_for_the_limit_cost_no_statements() {
+    it_unstarted(|mut t| async {
+        const BURST: u64 = 10;
+        t.set("DCA_DM_PER_MINUTE", "1");
+        t.start().await;
+        let (guild, _, _) = t.guild_with_product("Tools", 24).await;
+        let tenant = TestTenant { core: t.core().clone(), caller: t.caller(&guild).await };
+        let product = products::get(t.core(), &tenant.caller.scope(), "Tools").await.unwrap();
+        let members: Vec<_> = (0..BURST).map(|n| guild.join(&format!("member {n}"))).collect();
+        for member in &members {
+            grant(&tenant, &product, member.user_id()..member.user_id() + 1).await;
+        }
+        for member in &members {
+            t.discord.next_dm(member).await;
+        }
+        grant(&tenant, &product, 1_000..1_100).await;
+        // A sign that the relay has seen what was queued before: it is asked in order.
+        let before = t.core().db.statements();
+        for _ in 0..100 {
+            t.core().bus.notify(Topic::DirectMessages);
+            assert_eq!(t.http().get(t.url("/live")).send().await.unwrap().status(), 200);
+        }
+        let statements = t.core().db.statements() - before;
+        assert!(statements < 20, "{statements} statements for 100 notifications");
+        let depth = outbox::queue_depth(t.core()).await.unwrap();
+        assert_eq!((depth.pending, depth.claimed), (100, 0));
+        // They are still waiting at the end.
+        t.abandon();
+        t
+    });
+}
+
+#[test]
+fn events_make_the_log_channel_due_only_where_there_is_one() {
+    it_unstarted(|t| async {
+        let core = t.instance().await;
+        workers::register(&core, workers::LOG_CHANNEL).await.unwrap();
+        let guild = guilds::record_join(&core, 900.into(), "Makers").await.unwrap();
+        let tenant = TestTenant { core: core.clone(), caller: Caller::operator(guild.tenant_id) };
+        let next = t.clock.now() + TimeDelta::minutes(1);
+        let lease = workers::acquire(&core, INSTANCE, workers::LOG_CHANNEL, LEASE, next).await.unwrap().unwrap();
+        workers::release(&core, &lease, "done").await.unwrap();
+        let due_at = async || workers::list(&core).await.unwrap().remove(0).due_at;
+        tenant.product("Gold", "GOLD").await;
+        assert_eq!(due_at().await, next, "nobody reads these events");
+        guilds::set_log_channel(&core, &tenant.caller, guild.id, 901.into()).await.unwrap();
+        tenant.product("Silver", "SILV").await;
+        assert_eq!(due_at().await, t.clock.now());
         t
     });
 }
