@@ -192,11 +192,11 @@ pub async fn claim(core: &Core, transport: Transport, count: u64, lease_duration
     update.with_cte(due).returning_all();
     let rows = core.db.writer().query_all(&update).await?;
     let rows = rows.iter().map(|row| OutboxRow::from_query_result(row, "")).collect::<Result<Vec<_>, _>>()?;
-    parse_claimed(core, rows).await
+    parse_claimed(core, transport, rows).await
 }
 
 /// The claims of rows that were just leased, oldest first. Those that cannot be performed are completed.
-async fn parse_claimed(core: &Core, mut rows: Vec<OutboxRow>) -> Result<Vec<Claim>> {
+async fn parse_claimed(core: &Core, transport: Transport, mut rows: Vec<OutboxRow>) -> Result<Vec<Claim>> {
     rows.sort_unstable_by_key(|row| (row.due_at, row.id));
     let (now, mut claims, mut completed) = (core.clock.now(), Vec::new(), Vec::new());
     for row in rows {
@@ -219,6 +219,8 @@ async fn parse_claimed(core: &Core, mut rows: Vec<OutboxRow>) -> Result<Vec<Clai
     }
     if !completed.is_empty() {
         complete_leases(core, completed).await?;
+        // The next delivery with the same ordering key may be performed now.
+        core.bus.notify_locally(transport.topic());
     }
     Ok(claims)
 }
