@@ -25,8 +25,8 @@ pub struct Options {
     revocations: usize,
 }
 
-/// The number of connections to each instance.
-const CONNECTIONS: usize = 2;
+/// How many keys are revoked at once. Each instance is asked about each of them on a connection of its own.
+const AT_ONCE: usize = 10;
 
 /// How long the instances are asked before a revocation, and after.
 const ASKED_FOR: Duration = Duration::from_millis(60);
@@ -51,6 +51,13 @@ struct Asked {
     sent: Instant,
     answered: Instant,
     is_valid: bool,
+}
+
+/// A license that was revoked, and all answers about its key.
+struct Revoked {
+    asked: Vec<Asked>,
+    requested: Instant,
+    acknowledged: Instant,
 }
 
 pub async fn measure(options: &Options) -> BenchResult<()> {
@@ -103,12 +110,16 @@ async fn measure_condition(
     }
     let frozen = instances.last().filter(|_| condition == Condition::OneFrozen);
     let (mut answers, mut in_flight, mut sent_after, mut took) = (0, 0, 0, Vec::new());
-    for key in keys.clone() {
-        let (asked, revoked, acknowledged) = revoke_while_asking(instances, validations, key, frozen).await?;
-        took.push((acknowledged - revoked).as_secs_f64() * 1_000.0);
-        answers += asked.len();
-        for stale in asked.iter().filter(|asked| asked.is_valid && asked.answered > acknowledged) {
-            *(if stale.sent > acknowledged { &mut sent_after } else { &mut in_flight }) += 1;
+    for first in keys.clone().step_by(AT_ONCE) {
+        let batch = first..keys.end.min(first + AT_ONCE);
+        for Revoked { asked, requested, acknowledged } in
+            revoke_while_asking(instances, validations, batch, frozen).await?
+        {
+            took.push(acknowledged.duration_since(requested).as_secs_f64() * 1_000.0);
+            answers += asked.len();
+            for stale in asked.iter().filter(|asked| asked.is_valid && asked.answered > acknowledged) {
+                *(if stale.sent > acknowledged { &mut sent_after } else { &mut in_flight }) += 1;
+            }
         }
     }
     if condition == Condition::RedisStopped {
@@ -122,44 +133,49 @@ async fn measure_condition(
     Ok(in_flight + sent_after)
 }
 
-/// Revokes a license while all instances are asked about its key. Returns the answers, and when the request was sent and
-/// acknowledged.
+/// Revokes licenses while all instances are asked about their keys.
 async fn revoke_while_asking(
     instances: &[Server],
     validations: &Validations,
-    key: usize,
+    keys: std::ops::Range<usize>,
     frozen: Option<&Server>,
-) -> BenchResult<(Vec<Asked>, Instant, Instant)> {
+) -> BenchResult<Vec<Revoked>> {
     let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    for instance in instances {
-        for _ in 0..CONNECTIONS {
-            tasks.spawn(ask(instance.addr, validations.clone(), key, stop.clone()));
-        }
-    }
+    let asking: Vec<JoinSet<_>> = keys
+        .clone()
+        .map(|key| instances.iter().map(|server| ask(server.addr, validations.clone(), key, stop.clone())).collect())
+        .collect();
     sleep(ASKED_FOR).await;
     if let Some(frozen) = frozen {
         frozen.signal("STOP")?;
     }
-    let Seeded { ids, api_key, .. } = &*validations.seeded;
-    let request = post(&format!("/licenses/{}/revoke", ids[key].0), Some(api_key), r#"{"reason":"bench"}"#);
-    let mut connection = Connection::open(instances[0].addr).await?;
-    let revoked = Instant::now();
-    let answer = connection.send(&request).await?;
-    let acknowledged = Instant::now();
-    if answer.status != 200 {
-        return answer.unexpected();
-    }
+    let revoking = keys.map(|key| revoke(instances[0].addr, &validations.seeded, key));
+    let revoked = futures::future::try_join_all(revoking).await;
     if let Some(frozen) = frozen {
         frozen.signal("CONT")?;
     }
     sleep(ASKED_FOR).await;
     stop.cancel();
     let mut all = Vec::new();
-    while let Some(asked) = tasks.join_next().await {
-        all.extend(asked??);
+    for ((requested, acknowledged), mut tasks) in revoked?.into_iter().zip(asking) {
+        let mut asked = Vec::new();
+        while let Some(of_instance) = tasks.join_next().await {
+            asked.extend(of_instance??);
+        }
+        all.push(Revoked { asked, requested, acknowledged });
     }
-    Ok((all, revoked, acknowledged))
+    Ok(all)
+}
+
+/// Revokes a license. Returns when the request was sent, and when it was acknowledged.
+async fn revoke(addr: SocketAddr, seeded: &Seeded, key: usize) -> BenchResult<(Instant, Instant)> {
+    let path = format!("/licenses/{}/revoke", seeded.ids[key].0);
+    let request = post(&path, Some(&seeded.api_key), r#"{"reason":"bench"}"#);
+    let mut connection = Connection::open(addr).await?;
+    let requested = Instant::now();
+    let answer = connection.send(&request).await?;
+    let acknowledged = Instant::now();
+    if answer.status == 200 { Ok((requested, acknowledged)) } else { answer.unexpected() }
 }
 
 async fn ask(
@@ -177,7 +193,6 @@ async fn ask(
         let sent = Instant::now();
         let answer = connection.send(&request).await?;
         all.push(Asked { sent, answered: Instant::now(), is_valid: answer.is_valid() });
-        tokio::task::yield_now().await;
     }
     Ok(all)
 }
