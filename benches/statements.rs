@@ -165,7 +165,10 @@ impl Bench {
         let addr = self.running.addr.ok_or("the service has no address")?;
         let mut connections = Vec::new();
         for _ in 0..STAMPEDE {
-            connections.push(Connection::open(addr).await?);
+            let mut connection = Connection::open(addr).await?;
+            // The service has accepted it.
+            connection.send(b"GET /live HTTP/1.1\r\nHost: bench\r\n\r\n").await?;
+            connections.push(connection);
         }
         let request = self.request(key);
         let mut tasks = JoinSet::new();

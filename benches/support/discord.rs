@@ -34,6 +34,8 @@ impl Makers {
         discord.connected().await;
         let guild = discord.guild("Makers");
         let (gold, owner) = (guild.role("Gold"), guild.owner());
+        // Commands of the server are accepted once it is stored.
+        sleep(Duration::from_secs(2)).await;
         let options = [("product", Opt::Str("Tools".to_owned())), ("grace_hours", Opt::Int(0))];
         let panel = discord.run(&owner, "/setup", &options).await;
         discord.choose(&owner, &panel, "setup:role", &[gold]).await;
