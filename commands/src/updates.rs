@@ -280,7 +280,9 @@ pub(crate) async fn watch_mappings(core: &Core, buffer: &UpdateBuffer, interval:
             if !changed.is_empty() {
                 workers::schedule_in(core, workers::RECONCILE_ROLES, Duration::ZERO).await?;
             }
-            changed.into_iter().for_each(|guild| buffer.known_roles(|known| known.forget(guild)));
+            for guild in changed {
+                buffer.known_roles(|known| known.forget(guild));
+            }
             Ok::<_, dca_core::Error>(())
         };
         if let Err(error) = checked.await {

@@ -52,7 +52,9 @@ async fn run(app: &App) -> anyhow::Result<String> {
             Err(error) => failed.push((guild, error)),
         }
     }
-    app.bot.iter().for_each(|bot| bot.end_reconcile());
+    if let Some(bot) = &app.bot {
+        bot.end_reconcile();
+    }
     let unread = failed.len();
     let is_refusal = |error: &anyhow::Error| {
         matches!(error.downcast_ref(), Some(DiscordError::Forbidden(_) | DiscordError::Unknown(_)))
@@ -78,7 +80,9 @@ async fn reconcile_guild(app: &App, guild: &Guild) -> anyhow::Result<Summary> {
     let mappings = begun.as_ref().map_or(&[][..], GuildReconciliation::mappings);
     let pass = bot.map(|bot| bot.reconcile_guild(id, mappings));
     let Some(mut reconciliation) = begun else {
-        pass.inspect(|pass| pass.complete(&[]));
+        if let Some(pass) = pass {
+            pass.complete(&[]);
+        }
         return Ok(Summary::default());
     };
     let is_newer = |member| pass.as_ref().is_some_and(|pass| pass.is_newer(member));
@@ -93,7 +97,9 @@ async fn reconcile_guild(app: &App, guild: &Guild) -> anyhow::Result<Summary> {
             } else if reconciliation.member(core, *member, roles).await? == Difference::Lost {
                 listed = None;
             }
-            pass.iter().for_each(|pass| pass.list(*member, listed));
+            if let Some(pass) = &pass {
+                pass.list(*member, listed);
+            }
         }
         match page.last() {
             Some((last, _)) if page.len() as u64 == PAGE => last_member = *last,
@@ -102,8 +108,8 @@ async fn reconcile_guild(app: &App, guild: &Guild) -> anyhow::Result<Summary> {
     }
     reconciliation.roles(core, &roles_of(discord, id).await?).await?;
     let (summary, unknown) = reconciliation.finish(core, is_newer).await?;
-    if summary.blocked == 0 {
-        pass.iter().for_each(|pass| pass.complete(&unknown));
+    if let Some(pass) = pass.as_ref().filter(|_| summary.blocked == 0) {
+        pass.complete(&unknown);
     }
     if summary != Summary::default() {
         info!(guild = %id, ?summary, "reconciled a guild");

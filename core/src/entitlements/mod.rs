@@ -8,6 +8,8 @@
 //! Invariants: only a newer [`Stamp`] changes a source; a source ends only when it is known to be gone, never
 //! because it could not be checked; a license lasts as long as one of its sources.
 
+use std::collections::{BTreeSet, HashMap};
+
 use chrono::Duration;
 
 use crate::events::{EventData, NewEvent};
@@ -15,7 +17,7 @@ use crate::ids::{ProductId, TenantId, UserId};
 use crate::licenses::{self, Action, ENTITLEMENT_LOST, License};
 use crate::outbox::{self, Notify};
 use crate::products::{self, Policy, Product};
-use crate::{Caller, Core, Result, Scope, bans, entity::source::Model as Source, tx::Tx, users, workers};
+use crate::{Caller, Core, Error, Result, Scope, bans, entity::source::Model as Source, tx::Tx, users, workers};
 
 pub mod breaker;
 mod decide;
@@ -65,13 +67,17 @@ pub async fn observe_all(core: &Core, observations: &[Observation]) -> Result<Ve
         return Ok(Vec::new());
     }
     users::lock_holders(&tx, tenant, news.iter().map(|new| new.user).collect()).await?;
+    let pairs = news.iter().flat_map(|new| new.sources.iter().map(|source| (new.user, source.product)));
+    let mut loaded = Entitlement::load_all(&tx, tenant, &pairs.collect()).await?;
     let mut changes = Vec::new();
     for observation in news {
-        let mut products: Vec<ProductId> = observation.sources.iter().map(|source| source.product).collect();
-        products.sort_unstable();
-        products.dedup();
+        let products: BTreeSet<ProductId> = observation.sources.iter().map(|source| source.product).collect();
         for product in products {
-            let mut entitlement = Entitlement::load_current(&mut tx, tenant, observation.user, product).await?;
+            let mut entitlement = match loaded.remove(&(observation.user, product)) {
+                Some(loaded) => loaded.current(&mut tx).await?,
+                // An earlier observation has changed it.
+                None => Entitlement::load_current(&mut tx, tenant, observation.user, product).await?,
+            };
             changes.extend(entitlement.apply_observation(&mut tx, observation).await?);
         }
     }
@@ -132,21 +138,49 @@ struct Entitlement {
 
 impl Entitlement {
     async fn load(tx: &Tx, tenant: TenantId, user: UserId, product: ProductId) -> Result<Self> {
-        let license = licenses::lock_unrevoked(tx, user, product).await?;
-        let pinned = license.as_ref().map(|license| license.policy_id);
-        let (product, policy) = products::get_with_policy(tx, product, pinned).await?;
-        let sources = store::list(tx, user, product.id).await?;
-        Ok(Self { tenant, user, product, policy, license, sources })
+        let loaded = Self::load_all(tx, tenant, &BTreeSet::from([(user, product)])).await?.into_values().next();
+        loaded.ok_or_else(|| Error::Internal(format!("product {product} has no policy")))
     }
 
-    /// Loads an entitlement. If its grace has ended, that is recorded first: a revoked license never comes back.
+    /// Loads entitlements with one statement per table.
+    async fn load_all(
+        tx: &Tx,
+        tenant: TenantId,
+        pairs: &BTreeSet<(UserId, ProductId)>,
+    ) -> Result<HashMap<(UserId, ProductId), Self>> {
+        let users: BTreeSet<UserId> = pairs.iter().map(|(user, _)| *user).collect();
+        let products: BTreeSet<ProductId> = pairs.iter().map(|(_, product)| *product).collect();
+        let licenses = licenses::lock_all_unrevoked_of(tx, &users, &products).await?;
+        let pinned = licenses.iter().map(|license| license.policy_id).collect();
+        let policies = products::list_with_policies(tx, &products, &pinned).await?;
+        let sources = store::list_of(tx, &users.into_iter().collect::<Vec<_>>()).await?;
+        let load = |&(user, product): &(UserId, ProductId)| {
+            let is_own = |license: &&License| (license.user_id, license.product_id) == (Some(user), product);
+            let license = licenses.iter().find(is_own).cloned();
+            let is_policy = |(known, policy): &&(Product, Policy)| {
+                known.id == product
+                    && policy.id == license.as_ref().map_or(known.policy_id, |license| license.policy_id)
+            };
+            let (product, policy) = policies.iter().find(is_policy).cloned()?;
+            let own = sources.iter().filter(|source| (source.user_id, source.product_id) == (user, product.id));
+            let sources = own.cloned().collect();
+            Some(((user, product.id), Self { tenant, user, product, policy, license, sources }))
+        };
+        Ok(pairs.iter().filter_map(load).collect())
+    }
+
+    /// Loads an entitlement as it is now.
     async fn load_current(tx: &mut Tx, tenant: TenantId, user: UserId, product: ProductId) -> Result<Self> {
-        let mut loaded = Self::load(tx, tenant, user, product).await?;
-        if !matches!(loaded.decide(tx), Decision::Revoke | Decision::Suspend) {
-            return Ok(loaded);
+        Self::load(tx, tenant, user, product).await?.current(tx).await
+    }
+
+    /// The entitlement as it is now. If its grace has ended, that is recorded first: a revoked license never comes back.
+    async fn current(mut self, tx: &mut Tx) -> Result<Self> {
+        if !matches!(self.decide(tx), Decision::Revoke | Decision::Suspend) {
+            return Ok(self);
         }
-        loaded.apply_decision(tx, &Caller::System(Scope::of(tenant)), Notify::Silent).await?;
-        Self::load(tx, tenant, user, product).await
+        self.apply_decision(tx, &Caller::System(Scope::of(self.tenant)), Notify::Silent).await?;
+        Self::load(tx, self.tenant, self.user, self.product.id).await
     }
 
     fn decide(&self, tx: &Tx) -> Decision {

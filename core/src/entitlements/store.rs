@@ -12,16 +12,10 @@ use crate::entity::source::{Column, Entity, Model as Source};
 use crate::ids::{ProductId, UserId};
 use crate::{Core, Result, tx::Tx, users::Provider};
 
-/// All sources of an entitlement.
-pub(super) async fn list(tx: &Tx, user: UserId, product: ProductId) -> Result<Vec<Source>> {
-    let rows = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
-    Ok(rows.order_by_asc(Column::LiveSince).all(tx.db()).await?)
-}
-
-/// All sources of these users.
+/// All sources of these users, oldest first.
 pub(super) async fn list_of(from: &impl Reader, users: &[UserId]) -> Result<Vec<Source>> {
     let rows = Entity::find().filter(Column::UserId.is_in(users.iter().copied()));
-    Ok(rows.all(from.connection()).await?)
+    Ok(rows.order_by_asc(Column::LiveSince).all(from.connection()).await?)
 }
 
 pub(super) async fn insert(tx: &Tx, source: Source) -> Result<()> {
@@ -111,7 +105,7 @@ pub(super) async fn holders_after(
     let page = Query::select()
         .expr_as(user, "user_id")
         .expr_as(own(identity::Column::Subject), "subject")
-        .from_subquery(sources.to_owned(), "holder")
+        .from_subquery(sources, "holder")
         .left_join(identity::Entity, at_provider)
         .order_by(("holder", Column::UserId), Order::Asc)
         .to_owned();

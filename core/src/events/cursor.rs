@@ -11,14 +11,12 @@ use crate::{Result, db, tx::Tx};
 /// transaction commits. Only one instance reads at a time: the cursor's row is locked.
 pub(crate) async fn read_next(tx: &Tx, reader: &str, tenants: SelectStatement, limit: u64) -> Result<Vec<Event>> {
     let locked = || cursor::Entity::find_by_id(reader).lock_exclusive();
-    let known = match locked().one(tx.db()).await? {
-        Some(known) => Some(known),
-        None => {
-            let start = cursor::Model { name: reader.to_owned(), seq: 0 };
-            db::insert_if_new(tx.db(), start.into_active_model()).await?;
-            locked().one(tx.db()).await?
-        }
-    };
+    let mut known = locked().one(tx.db()).await?;
+    if known.is_none() {
+        let start = cursor::Model { name: reader.to_owned(), seq: 0 };
+        db::insert_if_new(tx.db(), start.into_active_model()).await?;
+        known = locked().one(tx.db()).await?;
+    }
     let position = known.map_or(0, |row| row.seq);
     // Read first: every event up to the head is visible to the statement that follows.
     let head = event_head::Entity::find().one(tx.db()).await?.map_or(0, |head| head.seq);

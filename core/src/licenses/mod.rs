@@ -66,7 +66,7 @@ pub use self::resets::{NextReset, reset as reset_devices};
 pub use self::seen::store_pending;
 pub use self::state::{Command, LicenseState, NotAllowed};
 pub use self::store::list_of;
-pub(crate) use self::store::{find, list_sources_ended, lock_unrevoked, next_sources_end, set_sources_end};
+pub(crate) use self::store::{find, list_sources_ended, lock_all_unrevoked_of, next_sources_end, set_sources_end};
 pub use self::test_keys::test_keys;
 pub use self::usage::Usage;
 pub use self::validate::{Answer, count_usage, validate};

@@ -1,5 +1,7 @@
 //! Queries on the `licenses` table.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{Expr, OnConflict};
 use sea_orm::{
@@ -128,10 +130,16 @@ pub(super) async fn set_user(tx: &Tx, from: UserId, into: UserId) -> Result<()> 
     Ok(())
 }
 
-/// The unrevoked license of an entitlement, locked. The caller has locked the holder.
-pub(crate) async fn lock_unrevoked(tx: &Tx, user: UserId, product: ProductId) -> Result<Option<License>> {
-    let of_entitlement = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
-    Ok(of_entitlement.filter(Column::RevokedAt.is_null()).lock_exclusive().one(tx.db()).await?)
+/// The unrevoked licenses of these users for these products, locked in the order of their ids. The caller has locked the
+/// holders.
+pub(crate) async fn lock_all_unrevoked_of(
+    tx: &Tx,
+    users: &BTreeSet<UserId>,
+    products: &BTreeSet<ProductId>,
+) -> Result<Vec<License>> {
+    let rows = Entity::find().filter(Column::UserId.is_in(users.iter().copied()));
+    let rows = rows.filter(Column::ProductId.is_in(products.iter().copied())).filter(Column::RevokedAt.is_null());
+    Ok(rows.order_by_asc(Column::Id).lock_exclusive().all(tx.db()).await?)
 }
 
 /// A user's licenses with a tenant, newest first.

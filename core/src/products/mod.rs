@@ -16,7 +16,7 @@ use crate::{precondition::IfMatch, tenants, tx::Tx};
 mod policies;
 
 pub use self::policies::{Changed, change_policy, policy, read, versions};
-pub(crate) use self::policies::{get_with_policy, pin_terms, terms_for};
+pub(crate) use self::policies::{get_with_policy, list_with_policies, pin_terms, terms_for};
 pub use crate::entity::{policy::Model as Policy, product::Model as Product};
 
 /// Creates a product whose policy is the default with these changes. Without `tenant`, it belongs to the tenant of the

@@ -1,5 +1,7 @@
 //! The versions of a product's policy, and the terms of single licenses.
 
+use std::collections::BTreeSet;
+
 use sea_orm::sea_query::{Expr, ExprTrait};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect};
 use serde_json::json;
@@ -108,6 +110,24 @@ async fn find_policy(from: &impl Reader, id: PolicyId) -> Result<Option<Policy>>
 pub(super) async fn current_of(from: &impl Reader, product: &Product) -> Result<Policy> {
     let policy = find_policy(from, product.policy_id).await?;
     policy.ok_or_else(|| Error::Internal(format!("product {} has no policy", product.id)))
+}
+
+/// These products, each with its current policy and once more with each of the policies that licenses have.
+pub(crate) async fn list_with_policies(
+    tx: &Tx,
+    products: &BTreeSet<ProductId>,
+    pinned: &BTreeSet<PolicyId>,
+) -> Result<Vec<(Product, Policy)>> {
+    let of = |column| Expr::col((policy::Entity, column));
+    let current = Expr::col((product::Entity, product::Column::PolicyId));
+    let mut both = product::Entity::find().select_also(policy::Entity);
+    QuerySelect::query(&mut both).from(policy::Entity);
+    let both = both
+        .filter(product::Column::Id.is_in(products.iter().copied()))
+        .filter(of(policy::Column::ProductId).eq(Expr::col((product::Entity, product::Column::Id))))
+        .filter(of(policy::Column::Id).eq(current).or(of(policy::Column::Id).is_in(pinned.iter().map(|id| id.0))));
+    let rows = both.all(tx.db()).await?;
+    Ok(rows.into_iter().filter_map(|(product, policy)| Some((product, policy?))).collect())
 }
 
 /// A product with a version of its policy; without one, the current version.

@@ -133,7 +133,9 @@ fn an_update_ends_a_license_that_an_open_circuit_breaker_kept() {
         t.wait_for_events(&guild).await;
         t.map_role(&guild, "Tools", gold, 0).await;
         t.stop().await;
-        members.iter().for_each(|member| member.set_roles_silently(&[]));
+        for member in &members {
+            member.set_roles_silently(&[]);
+        }
         t.start().await;
         t.wait_for_events_of_kind(&guild, "sync.breaker_tripped", 1).await;
         assert!(is_licensed(&t, &guild, &members[0]).await);
