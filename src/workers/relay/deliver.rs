@@ -10,15 +10,14 @@ use dca_core::{log_channel, mappings, mappings::MemberRoles, users};
 use tracing::error;
 use uuid::Uuid;
 
-use super::{POLL_INTERVAL, Relay};
+use super::dm_limit::DmLimit;
 use crate::{App, outbound::dm_pause::DM_PAUSE, outbound::mail_error::MailError};
 
-pub(super) async fn deliver(relay: &Relay, claim: &Claim) -> Outcome {
-    let app = &relay.app;
+pub(super) async fn deliver(app: &App, limit: &DmLimit, claim: &Claim) -> Outcome {
     match (&claim.delivery, &app.discord) {
         (Delivery::Email { template, user, token }, _) => send_email(app, claim, *template, *user, *token).await,
-        (_, None) => Outcome::Wait(POLL_INTERVAL),
-        (Delivery::KeyDm { license }, Some(discord)) => send_key(relay, discord, claim, *license).await,
+        (_, None) => Outcome::Wait(Duration::from_secs(1)),
+        (Delivery::KeyDm { license }, Some(discord)) => send_key(app, limit, discord, claim, *license).await,
         (Delivery::LogLine { channel, seq }, Some(discord)) => send_log_line(app, discord, claim, *channel, *seq).await,
         (Delivery::RecheckMember { guild, user }, Some(discord)) => recheck_member(app, discord, *guild, *user).await,
     }
@@ -29,12 +28,11 @@ fn nonce(claim: &Claim) -> String {
     claim.id.simple().to_string()[8..].to_owned()
 }
 
-async fn send_key(relay: &Relay, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
-    let app = &relay.app;
+async fn send_key(app: &App, limit: &DmLimit, discord: &DiscordClient, claim: &Claim, license: LicenseId) -> Outcome {
     let message = match licenses::for_delivery(&app.core, license).await {
         Ok(Some(message)) => message,
         other => {
-            relay.give_back(1);
+            limit.give_back(1);
             return match other {
                 Err(error) => Outcome::Failed(error.to_string()),
                 _ => Outcome::Undelivered("the license was revoked before its key was sent".to_owned()),
@@ -42,12 +40,12 @@ async fn send_key(relay: &Relay, discord: &DiscordClient, claim: &Claim, license
         }
     };
     let Some(recipient) = message.recipient else {
-        relay.give_back(1);
+        limit.give_back(1);
         return without_recipient(app, message.holder).await;
     };
     // Paused since the delivery was claimed.
-    if let Some(wait) = relay.pause() {
-        relay.give_back(1);
+    if let Some(wait) = limit.pause() {
+        limit.give_back(1);
         return Outcome::Wait(wait);
     }
     let sent = discord.dm(recipient, &reply::key_dm(&message), &nonce(claim)).await;

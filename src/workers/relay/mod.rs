@@ -9,18 +9,19 @@
 //! meanwhile; a single one does not wait for others.
 
 mod deliver;
+mod dm_limit;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_core::outbox::{self, Claim, Outcome, Transport};
-use dca_core::{Core, Error, bus::Topic, limiter::Bucket};
+use dca_core::{Core, Error, bus::Topic};
 use futures::{FutureExt, Stream, StreamExt, stream, stream::BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use self::dm_limit::DmLimit;
 use super::runtime::{RETRY_DELAY, notifications, run_until};
 use crate::{App, outbound::mail};
 
@@ -61,7 +62,8 @@ pub async fn run(app: App, transport: Transport, stop: CancellationToken) -> any
     tokio::spawn(complete(app.core.clone(), transport, finished));
     let settings = TransportSettings::of(transport, &app);
     let slots = Arc::new(Semaphore::new(settings.concurrency));
-    let relay = Arc::new(Relay { app, transport, settings, slots, reserved: AtomicU64::new(0), attempts });
+    let dm_limit = DmLimit::new(app.clone());
+    let relay = Arc::new(Relay { app, transport, settings, slots, dm_limit, attempts });
     let monitor = Monitor::new().register(move |_| {
         WorkerBuilder::new(format!("relay-{transport}"))
             .backend(jobs(relay.clone()))
@@ -80,8 +82,7 @@ struct Relay {
     settings: TransportSettings,
     /// One for each delivery that can be performed now, so that a process that dies leaves few claims behind.
     slots: Arc<Semaphore>,
-    /// Direct messages that the limit allowed and that were not sent.
-    reserved: AtomicU64,
+    dm_limit: DmLimit,
     attempts: mpsc::Sender<Attempt>,
 }
 
@@ -160,55 +161,31 @@ impl Relay {
         if due == 0 {
             return Ok(Ok(Vec::new()));
         }
-        if let Some(wait) = self.pause() {
+        let lease = self.settings.attempt_timeout + LEASE_MARGIN;
+        if transport != Transport::DirectMessages {
+            return outbox::claim(core, transport, due, lease).await.map(Ok);
+        }
+        if let Some(wait) = self.dm_limit.pause() {
             outbox::postpone(core, transport, wait).await?;
             core.bus.notify_locally(transport.topic());
             return Ok(Ok(Vec::new()));
         }
-        let reserved = match self.reserve(due).await {
+        let reserved = match self.dm_limit.reserve(due).await {
             Ok(reserved) => reserved,
             Err(wait) => return Ok(Err(wait)),
         };
-        let claimed = outbox::claim(core, transport, reserved, self.settings.attempt_timeout + LEASE_MARGIN).await;
+        let claimed = outbox::claim(core, transport, reserved, lease).await;
         // Another instance may have been faster.
-        self.give_back(reserved - claimed.as_ref().map_or(0, |claims| claims.len() as u64));
+        self.dm_limit.give_back(reserved - claimed.as_ref().map_or(0, |claims| claims.len() as u64));
         claimed.map(Ok)
-    }
-
-    /// How long Discord accepts no direct messages.
-    fn pause(&self) -> Option<Duration> {
-        let discord = self.app.discord.as_ref().filter(|_| self.transport == Transport::DirectMessages)?;
-        self.app.dm_pause.remaining().max(discord.wait_before_dm())
-    }
-
-    /// Counts up to `count` deliveries against the limit of the transport. Returns how many may be performed, or fails
-    /// with the time to wait.
-    async fn reserve(&self, count: u64) -> Result<u64, Duration> {
-        if self.transport != Transport::DirectMessages {
-            return Ok(count);
-        }
-        let mut reserved = self.reserved.swap(0, Ordering::Relaxed);
-        while reserved < count {
-            match self.app.core.limiter.check(Bucket::Dm, "all").await {
-                Ok(_) => reserved += 1,
-                Err(wait) if reserved == 0 => return Err(wait),
-                Err(_) => break,
-            }
-        }
-        self.give_back(reserved.saturating_sub(count));
-        Ok(reserved.min(count))
-    }
-
-    /// Keeps what was reserved and not used for later deliveries.
-    fn give_back(&self, count: u64) {
-        self.reserved.fetch_add(count, Ordering::Relaxed);
     }
 }
 
 /// Performs one delivery, and returns once its outcome is recorded.
 async fn perform(job: Job, relay: Data<Arc<Relay>>) -> Result<(), Infallible> {
     let claim = job.claim.clone();
-    let attempt = tokio::time::timeout(relay.settings.attempt_timeout, deliver::deliver(&relay, &claim));
+    let attempt =
+        tokio::time::timeout(relay.settings.attempt_timeout, deliver::deliver(&relay.app, &relay.dm_limit, &claim));
     let outcome = match AssertUnwindSafe(attempt).catch_unwind().await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(_)) => Outcome::Failed("timed out".to_owned()),
