@@ -68,17 +68,17 @@ impl Db {
         let server = Server::new();
         if url.starts_with("sqlite:") {
             let limited = |pool| Connection::new(pool, SQLITE_TIMEOUT * 2, SQLITE_TIMEOUT * 2, server.clone());
-            let writer = limited(Database::connect(sqlite_options(url, 1, "off")).await?);
-            let reader = limited(Database::connect(sqlite_options(url, pool.min(8), "on")).await?);
+            let writer = limited(open(sqlite_options(url, 1, "off")).await?);
+            let reader = limited(open(sqlite_options(url, pool.min(8), "on")).await?);
             let changes = limited(reader.inner().clone());
             return Ok(Self { leases: writer.clone(), writer, reader, changes });
         }
         check_postgres(url).await?;
         let limited = |pool| Connection::new(pool, POSTGRES_LIMIT, POSTGRES_PATIENCE, server.clone());
         let options = |size: u32, read_only| postgres_options(url, size, read_only, &server);
-        let writer = limited(Database::connect(options(pool.div_ceil(2), "off")).await?);
-        let reader = limited(Database::connect(options((pool / 2).max(1), "on")).await?);
-        let leases = limited(Database::connect(options(2, "off").connect_lazy(true).to_owned()).await?);
+        let writer = limited(open(options(pool.div_ceil(2), "off")).await?);
+        let reader = limited(open(options((pool / 2).max(1), "on")).await?);
+        let leases = limited(open(options(2, "off").connect_lazy(true).to_owned()).await?);
         let changes = limited(leases.inner().clone());
         Ok(Self { writer, reader, leases, changes })
     }
@@ -138,6 +138,11 @@ impl Db {
         }
         Ok(())
     }
+}
+
+async fn open(options: ConnectOptions) -> Result<DatabaseConnection> {
+    // It is large, and a part of every future that opens a database.
+    Ok(Box::pin(Database::connect(options)).await?)
 }
 
 /// Connects once, because the pool retries a refused connection in silence and then reports only a timeout.

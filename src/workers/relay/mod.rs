@@ -124,7 +124,7 @@ impl Relay {
                     _ = tokio::time::timeout(POLL_INTERVAL, notified.next()).await;
                 }
                 Ok(claims) => {
-                    return claims.into_iter().zip(slots).map(|(claim, _slot)| Job { claim, _slot }).collect();
+                    return claims.into_iter().zip(slots).map(|(claim, slot)| Job { claim, _slot: slot }).collect();
                 }
                 Err(pause) => {
                     drop(slots);
