@@ -39,6 +39,9 @@ sentences! {
         format!("The key prefix {prefix}, or one that looks like it, is taken. Try {free}."),
     Reason::NotReplayable => "Only dead or undelivered deliveries that have not expired can be replayed.",
     Reason::AlreadyLicensed => "This user already has a license for this product.",
+    Reason::TrialUsed =>
+        "This user has had a trial of this product. Give them a license whose policy has another type.",
+    Reason::NoResetsLeft => "You cannot reset the devices of this license any more. Ask the seller.",
     Reason::SecondFactorExists => "You already have a second factor. Disable it first.",
     Reason::SecondFactorNotStarted => "Start the setup of your second factor first.",
     Reason::NoSecondFactor => "You have no second factor.",
@@ -94,10 +97,8 @@ sentences! {
     Reason::InvalidMetadata =>
         "metadata must be an object of at most 16 KiB and 64 members, nested 4 levels deep, without NUL characters",
     Reason::NotAKey { malformed: why } => format!("This is not a license key: {}.", malformed(why)),
-    Reason::ResetNotYet { available_at: Some(at) } =>
+    Reason::ResetNotYet { available_at: at } =>
         format!("You can reset the devices of this license again on {}.", at.format("%Y-%m-%d at %H:%M UTC")),
-    Reason::ResetNotYet { available_at: None } =>
-        "You cannot reset the devices of this license any more. Ask the seller.",
     Reason::LicenseKeyRequired => "licenseKey is required; an API key cannot name a license by its ID",
     Reason::NoDevice => "No such device.",
     Reason::NoBan => "No such ban.",

@@ -74,6 +74,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
         }
         Reason::NotAllowed { command: Command::Revoke, .. } => "This license is already revoked.".into(),
         Reason::NotAllowed { command, state } => format!("A license that is {state} does not allow this ({command})."),
+        Reason::TrialUsed => "This member has had a trial of that product, and there is one for each member.".into(),
         Reason::UserBanned => "This member is banned from that product. Lift the ban first.".into(),
         Reason::InvalidProductName => "A product name must have 1 to 80 visible characters, for example Studio.".into(),
         Reason::InvalidPrefix => "A key prefix must have 2 to 8 letters A–Z or digits, for example STUDIO.".into(),
@@ -342,7 +343,10 @@ fn log_details(event: &Event) -> Vec<String> {
         None => "",
     };
     let role = text("roleId").map(|role| format!("{change}role <@&{role}>"));
-    let license = event.license_id.map(|id| format!("license `{id}`"));
+    let license = match event.bulk() {
+        Some(count) => Some(format!("{count} licenses")),
+        None => event.license_id.map(|id| format!("license `{id}`")),
+    };
     let stopped = value("ending").zip(value("holders"));
     let stopped =
         stopped.map(|(ending, holders)| format!("it would revoke the licenses of {ending} of {holders} members"));

@@ -101,7 +101,7 @@ reasons! {
     }
     Conflict {
         RoleAlreadyMapped { product: String }, NothingToConfirm, PrefixIsFixed { product: String, prefix: String },
-        PrefixTaken { prefix: String, free: String }, NotReplayable, AlreadyLicensed, SecondFactorExists, SecondFactorNotStarted,
+        PrefixTaken { prefix: String, free: String }, NotReplayable, AlreadyLicensed, TrialUsed, NoResetsLeft, SecondFactorExists, SecondFactorNotStarted,
         NoSecondFactor, LinkedElsewhere { provider: Provider }, AnotherAccountLinked { provider: Provider },
         OnlySignInMethod, HoldsLicenses, HasOtherRole { role: Role }, AmbiguousApiKey, RootKeyOffline, OtherRootKey,
         ProductExists { product: String },
@@ -127,7 +127,7 @@ reasons! {
         FileLifetime { min: i64, max: i64 }, InvalidOfflineRequest,
     }
     ResetCooldown {
-        ResetNotYet { available_at: Option<DateTime<Utc>> },
+        ResetNotYet { available_at: DateTime<Utc> },
     }
     AccessDenied {
         ApiKeyLacksScope { scope: ApiKeyScope },

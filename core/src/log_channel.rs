@@ -1,6 +1,8 @@
 //! Log channels: what happens becomes one delivery for each guild of its tenant that has a log channel. The
 //! text is produced when the delivery is sent.
 
+use std::collections::HashSet;
+
 use sea_orm::{ColumnTrait, Condition, EntityTrait, QueryFilter, QuerySelect, QueryTrait};
 
 use crate::events::{self, Event};
@@ -23,12 +25,16 @@ pub async fn enqueue_log_lines(core: &Core) -> Result<usize> {
         }
         let of_tenants = guild::Column::TenantId.is_in(events.iter().map(|event| event.tenant_id));
         let guilds = guild::Entity::find().filter(of_tenants).filter(has_log_channel()).all(tx.db()).await?;
+        let mut keys = HashSet::new();
         for event in &events {
+            let key = entry_key(event);
+            if !keys.insert(key.clone()) {
+                continue;
+            }
             for guild in guilds.iter().filter(|guild| guild.tenant_id == event.tenant_id) {
                 let Some(channel) = guild.log_channel_id else { continue };
                 let delivery = Delivery::LogLine { channel, seq: event.seq };
-                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{}", guild.id, entry_key(event)), Notify::Now)
-                    .await?;
+                outbox::enqueue(&mut tx, &delivery, format!("log:{}:{key}", guild.id), Notify::Now).await?;
             }
         }
         read += events.len();
@@ -40,10 +46,14 @@ fn has_log_channel() -> Condition {
     Condition::all().add(guild::Column::LogChannelId.is_not_null()).add(guild::Column::LeftAt.is_null())
 }
 
-/// The same for all events about one user in one unit of work, which have the same time. They share a line: a second
-/// delivery with this key is not added.
+/// The same for all events about one user, or of one bulk command, in one unit of work, which have the same time. They
+/// share a line: a second delivery with this key is not added.
 fn entry_key(event: &Event) -> String {
     match event.subject {
+        _ if event.bulk().is_some() => {
+            let request = event.request_id.as_deref().unwrap_or_default();
+            format!("{}:bulk:{}:{}:{request}", event.tenant_id, event.at.timestamp_micros(), event.actor)
+        }
         Some(user) => format!("{}:{user}:{}:{}", event.tenant_id, event.at.timestamp_micros(), event.actor),
         None => event.seq.to_string(),
     }
@@ -52,7 +62,7 @@ fn entry_key(event: &Event) -> String {
 /// What one line is about.
 #[derive(Clone, Debug)]
 pub struct LogEntry {
-    /// What happened, in order; at least one.
+    /// What happened, in order; at least one, and the first one of a bulk command.
     pub events: Vec<Event>,
     /// The Discord account of the member it is about.
     pub member: Option<DiscordUserId>,
@@ -65,9 +75,10 @@ pub async fn find_entry(core: &Core, seq: i64) -> Result<Option<LogEntry>> {
     let mut events = events::list_from(core, seq, 20).await?;
     let Some(key) = events.first().filter(|first| first.seq == seq).map(entry_key) else { return Ok(None) };
     events.retain(|event| entry_key(event) == key);
+    let is_bulk = events[0].bulk().is_some();
     let member = match events[0].subject {
-        Some(user) => users::discord_id(core, user).await?,
-        None => None,
+        Some(user) if !is_bulk => users::discord_id(core, user).await?,
+        _ => None,
     };
     let mut products = Vec::new();
     for event in &events {
@@ -76,6 +87,9 @@ pub async fn find_entry(core: &Core, seq: i64) -> Result<Option<LogEntry>> {
         {
             products.push(product);
         }
+    }
+    if is_bulk {
+        events.truncate(1);
     }
     Ok(Some(LogEntry { events, member, products }))
 }

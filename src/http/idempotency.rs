@@ -115,7 +115,8 @@ struct Answer {
 impl Answer {
     /// The answer to store, unless it depends on the time: then the request may be sent again.
     fn of(status: StatusCode, headers: &axum::http::HeaderMap, body: &Bytes) -> Option<String> {
-        let is_temporary = status == StatusCode::UNAUTHORIZED || headers.contains_key(header::RETRY_AFTER);
+        let is_temporary = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
+            || headers.contains_key(header::RETRY_AFTER);
         if status.is_server_error() || is_temporary {
             return None;
         }

@@ -3,12 +3,14 @@
 
 use super::types::{Change, Evidence, Level, Observation, ObservedSource};
 use super::{Entitlement, kinds::SourceKind, store};
+use crate::entity::source::Model as Source;
 use crate::ids::{LicenseId, ProductId, UserId};
-use crate::{
-    Caller, Core, Error, Reason, Result, bans, entity::source::Model as Source, licenses::License, tx::Tx, users,
-};
+use crate::licenses::{self, License};
+use crate::policy::PolicyTerms;
+use crate::{Caller, Core, Error, Reason, Result, bans, tx::Tx, users};
 
-/// Grants a product to a user and sends the key. Refused with `CONFLICT` if the user has a license for the product.
+/// Grants a product to a user and sends the key. Refused with `CONFLICT` if the user has a license for the product, is
+/// banned, or has had a trial and this would be another one.
 pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserId) -> Result<LicenseId> {
     let mut tx = Tx::begin(core).await?;
     let tenant = caller.scope().tenant();
@@ -18,6 +20,7 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
         return Err(Reason::AlreadyLicensed.refusal());
     }
     bans::require_not_banned(&tx, tenant, product, user).await?;
+    licenses::require_first_trial(&tx, user, product, &entitlement.policy.terms).await?;
     entitlement.end_suppression(&tx).await?;
     // The holder's lock orders grants, whatever the clock of another instance says.
     core.stamps.raise_above(entitlement.sources.iter().map(|source| source.stamp).max().unwrap_or_default());
@@ -46,14 +49,15 @@ pub async fn grant(core: &Core, caller: &Caller, product: ProductId, user: UserI
 }
 
 /// Records that a license is given to a user, which entitles them to it. The caller has locked the holder. Refused with
-/// `CONFLICT` if the user has a license for the product, or is banned.
-pub(crate) async fn assign(tx: &mut Tx, license: &License, user: UserId) -> Result<()> {
+/// `CONFLICT` if the user has a license for the product, is banned, or has had a trial and this is another one.
+pub(crate) async fn assign(tx: &mut Tx, license: &License, terms: &PolicyTerms, user: UserId) -> Result<()> {
     let (tenant, product) = (license.tenant_id, license.product_id);
     let entitlement = Entitlement::load_current(tx, tenant, user, product).await?;
     if entitlement.license.is_some() {
         return Err(Reason::AlreadyLicensed.refusal());
     }
     bans::require_not_banned(tx, tenant, product, user).await?;
+    licenses::require_first_trial(tx, user, product, terms).await?;
     let (core, now) = (tx.core().clone(), tx.now());
     let known = entitlement.sources.iter().find(|source| source.reference == license.id.0);
     let source = Source {

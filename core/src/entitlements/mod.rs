@@ -277,16 +277,28 @@ impl Entitlement {
         store::end_suppression(tx, self.user, self.product.id).await
     }
 
+    /// Whether the user can get direct messages, as those with a role can.
+    async fn has_discord(&self, tx: &Tx) -> Result<bool> {
+        let has_role = self.sources.iter().any(|source| source.kind == SourceKind::DiscordRole);
+        Ok(has_role || users::has_discord(tx, self.user).await?)
+    }
+
     /// Changes the license as the sources require, and stores when they end.
     async fn apply_decision(&mut self, tx: &mut Tx, caller: &Caller, send: Notify) -> Result<Option<Change>> {
         let (decision, ends_at, terms) = (self.decide(tx), ends_at(&self.states()), &self.policy.terms);
         let Some(license) = &self.license else {
-            // A banned user is not given anything.
-            if decision != Decision::Issue || bans::is_banned(tx, self.tenant, self.product.id, self.user).await? {
+            // A banned user is not given anything, and nobody a second trial.
+            let (product, user) = (self.product.id, self.user);
+            if decision != Decision::Issue
+                || bans::is_banned(tx, self.tenant, product, user).await?
+                || licenses::has_had_trial(tx, user, product, terms).await?
+            {
                 return Ok(None);
             }
             let license = licenses::issue(tx, caller, &self.product, &self.policy, Some(self.user)).await?;
-            send_key(tx, &license, send).await?;
+            if send != Notify::Silent && self.has_discord(tx).await? {
+                send_key(tx, &license, send).await?;
+            }
             let id = license.id;
             self.license = Some(license);
             return Ok(Some(Change::Issued(id)));

@@ -5,7 +5,7 @@ use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::EventKind;
+use super::{Event, EventKind};
 use crate::api_key_scopes::ApiKeyScope;
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode};
 use crate::ids::{ApiKeyId, BanId, DeviceId, GuildId, LeaseId, ProductId, RoleId, SessionId, UserId};
@@ -34,8 +34,13 @@ macro_rules! event_data {
     (@kind $variant:ident) => { EventKind::$variant };
 }
 
+// `bulk` is how many licenses one command changes, if there are several.
 event_data! {
-    LicenseCreated { state: LicenseState, product_id: ProductId }
+    LicenseCreated {
+        state: LicenseState,
+        product_id: ProductId,
+        #[serde(skip_serializing_if = "Option::is_none")] bulk: Option<usize>,
+    }
     LicenseAssigned { #[serde(skip)] from: LicenseState, state: LicenseState }
     LicenseActivated {
         #[serde(skip)] from: LicenseState,
@@ -55,7 +60,12 @@ event_data! {
     LicenseRenewed { #[serde(skip)] from: LicenseState, state: LicenseState, expires_at: Option<DateTime<Utc>> }
     KeyRotated { key_epoch: i32 }
     LicenseExpired { state: LicenseState, expires_at: Option<DateTime<Utc>> }
-    LicenseRevoked { #[serde(skip)] from: LicenseState, state: LicenseState, reason: String }
+    LicenseRevoked {
+        #[serde(skip)] from: LicenseState,
+        state: LicenseState,
+        reason: String,
+        #[serde(skip_serializing_if = "Option::is_none")] bulk: Option<usize>,
+    }
     LicenseCheckedOut { device_id: DeviceId, expires_at: DateTime<Utc> }
     KeyUndelivered {}
     SourceChanged => RoleChanged { #[serde(flatten)] source: SourceLabel, product_id: ProductId, held: bool }
@@ -139,6 +149,13 @@ pub enum OriginLabel {
 
 fn as_text<T: std::fmt::Display, S: Serializer>(id: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(id)
+}
+
+impl Event {
+    /// How many licenses the command changed that this event is part of, if there are several.
+    pub fn bulk(&self) -> Option<u64> {
+        self.after.as_ref()?.get("bulk")?.as_u64()
+    }
 }
 
 impl EventData {

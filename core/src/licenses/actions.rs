@@ -120,7 +120,9 @@ impl Action<'_> {
             Self::Suspend { reason, .. } => EventData::LicenseSuspended { from, state, reason: (*reason).to_owned() },
             Self::Resume => EventData::LicenseResumed { from, state },
             Self::Renew { .. } => EventData::LicenseRenewed { from, state, expires_at: after.expires_at },
-            Self::Revoke { reason } => EventData::LicenseRevoked { from, state, reason: (*reason).to_owned() },
+            Self::Revoke { reason } => {
+                EventData::LicenseRevoked { from, state, reason: (*reason).to_owned(), bulk: None }
+            }
             Self::RotateKey { .. } => EventData::KeyRotated { key_epoch: after.key_epoch },
         }
     }
@@ -186,7 +188,8 @@ pub(crate) async fn issue_all(tx: &mut Tx, caller: &Caller, new: NewLicenses<'_>
     let licenses: Vec<License> = (0..new.count).map(|_| new.license(&core, now)).collect();
     store::insert_all(tx, &licenses).await?;
     for license in &licenses {
-        let created = EventData::LicenseCreated { state: LicenseState::Generated, product_id: new.product.id };
+        let (state, product_id, bulk) = (LicenseState::Generated, new.product.id, bulk(licenses.len()));
+        let created = EventData::LicenseCreated { state, product_id, bulk };
         record(tx, caller, license, created);
         if license.user_id.is_some() {
             let (from, state) = (LicenseState::Generated, LicenseState::Assigned);
@@ -239,6 +242,11 @@ impl NewLicenses<'_> {
             rev: 1,
         }
     }
+}
+
+/// What events about one of so many licenses say.
+pub(super) fn bulk(count: usize) -> Option<usize> {
+    (count > 1).then_some(count)
 }
 
 /// Records an event about a license.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sea_orm::{ColumnTrait, Condition};
 use serde_json::{Map, Value};
 
-use super::actions::{Action, NewLicenses, apply, issue_all, record};
+use super::actions::{self, Action, NewLicenses, apply, issue_all, record};
 use super::facts::LicenseFacts;
 use super::list::LicenseFilter;
 use super::manage::{MAX_NAME, checked_reason, later_date, send_key};
@@ -97,7 +97,7 @@ pub async fn generate_all(core: &Core, caller: &Caller, wanted: Generation, run:
     };
     let mut licenses = issue_all(&mut tx, caller, new).await?;
     if let (Some(owner), Some(license)) = (owner, licenses.first_mut()) {
-        entitlements::assign(&mut tx, license, owner).await?;
+        entitlements::assign(&mut tx, license, &policy.terms, owner).await?;
         *license = apply(&mut tx, caller, license, &policy.terms, Action::Assign { to: owner }).await?;
         send_key(&mut tx, license).await?;
     }
@@ -210,11 +210,12 @@ async fn set_revoked(tx: &mut Tx, caller: &Caller, licenses: Vec<License>, reaso
     for (product, users) in owners {
         entitlements::suppress(tx, &users, product).await?;
     }
+    let bulk = actions::bulk(licenses.len());
     for license in licenses {
         let from = license.state(now);
         let revoked = License { revoked_at: Some(now), ..license };
         let (state, reason) = (revoked.state(now), reason.to_owned());
-        record(tx, caller, &revoked, EventData::LicenseRevoked { from, state, reason });
+        record(tx, caller, &revoked, EventData::LicenseRevoked { from, state, reason, bulk });
     }
     Ok(())
 }

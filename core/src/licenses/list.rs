@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, ExprTrait, Func, NullOrdering, Query};
+use sea_orm::sea_query::{Expr, ExprTrait, Func, NullOrdering};
 use sea_orm::{ColumnTrait, Condition, EntityTrait, Order, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect};
 
 use super::{facts::LicenseFacts, state::LicenseState, store};
@@ -117,13 +117,7 @@ impl LicenseSearch {
             .states
             .as_ref()
             .map(|states| states.iter().fold(Condition::any(), |any, state| any.add(store::is_in_state(*state, now))));
-        let of_type = self.license_type.map(|license_type| {
-            // The same operator in both databases.
-            let has_type = Expr::cust("terms ->> 'type'").eq(license_type.as_str());
-            let policies =
-                Query::select().column(policy::Column::Id).from(policy::Entity).and_where(has_type).to_owned();
-            Column::PolicyId.in_subquery(policies)
-        });
+        let of_type = self.license_type.map(store::is_of_type);
         let text = self.text.as_deref().map(|text| {
             let contains = |column| Expr::expr(Func::lower(Expr::col(column))).like(db::containing(text));
             Condition::any().add(contains(Column::Name)).add(contains(Column::KeyHint))

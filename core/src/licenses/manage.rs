@@ -182,7 +182,8 @@ pub async fn show(core: &Core, caller: &Caller, id: LicenseId) -> Result<License
 }
 
 /// Gives an unassigned license to the user who sends its key; nothing changes if it is theirs already. Refused with
-/// `MALFORMED_KEY`, `NOT_FOUND`; `CONFLICT` if it belongs to another user, or they have a license for the product.
+/// `MALFORMED_KEY`, `NOT_FOUND`; `CONFLICT` if it belongs to another user, or they have a license for the product, or
+/// had a trial and this is another one.
 pub async fn redeem(core: &Core, caller: &Caller, key: &str) -> Result<License> {
     let Caller::User(member) = caller else { return Err(Code::AccessDenied.refusal()) };
     let key = LicenseKey::parse(key, &[]).map_err(|malformed| Reason::NotAKey { malformed }.refusal())?;
@@ -201,7 +202,7 @@ pub async fn redeem(core: &Core, caller: &Caller, key: &str) -> Result<License> 
     }
     license.allow(Command::Assign, tx.now())?;
     let (_, terms) = with_terms(&tx, &license).await?;
-    entitlements::assign(&mut tx, &license, member.user).await?;
+    entitlements::assign(&mut tx, &license, &terms, member.user).await?;
     let redeemed = apply(&mut tx, caller, &license, &terms, Action::Assign { to: member.user }).await?;
     tx.commit().await?;
     Ok(redeemed)
@@ -286,7 +287,7 @@ async fn perform(
         entitlements::suppress(tx, &[owner], license.product_id).await?;
     }
     if let Some(to) = to {
-        entitlements::assign(tx, license, to).await?;
+        entitlements::assign(tx, license, &terms, to).await?;
     }
     let sends_key = matches!(action, Action::Assign { .. } | Action::Transfer { .. } | Action::RotateKey { .. });
     let changed = apply(tx, caller, license, &terms, action).await?;

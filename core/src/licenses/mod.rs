@@ -14,7 +14,8 @@ use sea_orm::ColumnTrait;
 
 use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::events::EventData;
-use crate::ids::{LicenseId, UserId};
+use crate::ids::{LicenseId, ProductId, UserId};
+use crate::policy::{LicenseType, PolicyTerms};
 use crate::products;
 use crate::{Caller, Core, Reason, Result, Scope, entity::license::Column, tx::Tx};
 
@@ -93,6 +94,17 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
         }
     }
     store::set_user(tx, from, into).await
+}
+
+/// Whether the terms are those of a trial, and the user has had one of the product: there is one for each user. The caller
+/// has locked the holder.
+pub(crate) async fn has_had_trial(tx: &Tx, user: UserId, product: ProductId, terms: &PolicyTerms) -> Result<bool> {
+    Ok(terms.license_type == LicenseType::Trial && store::has_had_trial(tx, user, product).await?)
+}
+
+/// Refused with `CONFLICT` if this would be another trial.
+pub(crate) async fn require_first_trial(tx: &Tx, user: UserId, product: ProductId, terms: &PolicyTerms) -> Result<()> {
+    if has_had_trial(tx, user, product, terms).await? { Err(Reason::TrialUsed.refusal()) } else { Ok(()) }
 }
 
 /// Decrypts a license's key, to show it to its holder. Fails if the ciphertext cannot be decrypted.

@@ -26,8 +26,8 @@ pub struct NextReset {
 }
 
 /// Removes all devices of a license. Managers do not wait, and their resets are not counted. Returns the devices that
-/// were removed, and when the owner may do it again. Refused with `RESET_COOLDOWN`, `INVALID_TRANSITION`, `NOT_FOUND`,
-/// `ACCESS_DENIED`, `REQUIRES_2FA`.
+/// were removed, and when the owner may do it again. Refused with `RESET_COOLDOWN`, `CONFLICT` if the policy allows
+/// no more, `INVALID_TRANSITION`, `NOT_FOUND`, `ACCESS_DENIED`, `REQUIRES_2FA`.
 pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(LicenseFacts, Vec<DeviceId>, NextReset)> {
     let mut tx = Tx::begin(core).await?;
     let license = store::lock(&tx, id).await?;
@@ -40,8 +40,8 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     if devices.is_empty() {
         return Ok((facts(core, license).await?, devices, next));
     }
-    if !is_forced && next.available_at.is_none_or(|available_at| available_at > tx.now()) {
-        return Err(refusal(next, tx.now()));
+    if !is_forced {
+        next.require(tx.now())?;
     }
     let kind = if is_forced { ResetKind::Forced } else { next.kind };
     let count = i32::try_from(devices.len()).unwrap_or(i32::MAX);
@@ -54,11 +54,14 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     Ok((facts(core, license).await?, devices, next))
 }
 
-fn refusal(next: NextReset, now: DateTime<Utc>) -> crate::Error {
-    let reason = Reason::ResetNotYet { available_at: next.available_at };
-    match next.available_at.and_then(|available_at| (available_at - now).to_std().ok()) {
-        Some(wait) => reason.retry_after(wait),
-        None => reason.refusal(),
+impl NextReset {
+    /// Refused with `RESET_COOLDOWN` if it is later, with `CONFLICT` if there is none.
+    fn require(self, now: DateTime<Utc>) -> Result<()> {
+        let available_at = self.available_at.ok_or_else(|| Reason::NoResetsLeft.refusal())?;
+        match (available_at - now).to_std() {
+            Ok(wait) if !wait.is_zero() => Err(Reason::ResetNotYet { available_at }.retry_after(wait)),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, Utc};
-use sea_orm::sea_query::{Expr, OnConflict};
+use sea_orm::sea_query::{Expr, OnConflict, Query};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, Condition, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter, QueryOrder,
     QuerySelect,
@@ -11,9 +11,10 @@ use sea_orm::{
 
 use super::state::LicenseState;
 use crate::entity::license::{Column, Entity, Model as License};
-use crate::entity::{device, lease};
+use crate::entity::{device, lease, policy};
 use crate::ids::{LicenseId, ProductId, UserId};
-use crate::{Core, Error, Reason, Result, Scope, db, policy::OnSourceLost, policy::PolicyTerms, tx::Tx};
+use crate::policy::{LicenseType, OnSourceLost, PolicyTerms};
+use crate::{Core, Error, Reason, Result, Scope, db, tx::Tx};
 
 /// The number of rows of one statement, which has a limited number of parameters.
 const BATCH: usize = 500;
@@ -122,6 +123,20 @@ pub(super) async fn revoke_all(tx: &Tx, ids: &[LicenseId], reason: &str) -> Resu
 pub(super) async fn lock_all_unrevoked(tx: &Tx, user: UserId) -> Result<Vec<License>> {
     let rows = Entity::find().filter(Column::UserId.eq(user)).filter(Column::RevokedAt.is_null());
     Ok(rows.order_by_asc(Column::Id).lock_exclusive().all(tx.db()).await?)
+}
+
+/// Whether a user has, or had, a trial of a product. The caller has locked the holder.
+pub(super) async fn has_had_trial(tx: &Tx, user: UserId, product: ProductId) -> Result<bool> {
+    let of_user = Entity::find().filter(Column::UserId.eq(user)).filter(Column::ProductId.eq(product));
+    Ok(of_user.filter(is_of_type(LicenseType::Trial)).one(tx.db()).await?.is_some())
+}
+
+/// The condition that a license has terms of this type.
+pub(super) fn is_of_type(license_type: LicenseType) -> Expr {
+    // Both databases have this operator.
+    let has_type = Expr::cust("terms ->> 'type'").eq(license_type.as_str());
+    let policies = Query::select().column(policy::Column::Id).from(policy::Entity).and_where(has_type).to_owned();
+    Column::PolicyId.in_subquery(policies)
 }
 
 /// Moves all licenses of a user to another one.
