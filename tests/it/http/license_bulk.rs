@@ -1,12 +1,12 @@
 //! Lists of licenses, and many licenses at once.
 
-use dca_core::{licenses::LicenseState, users::Role};
+use dca_core::{licenses::LicenseState, log_channel, users::Role};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::license_commands::{Client, assigned, find, generated, manager, new_user, set_terms};
 use crate::support::{
-    accounts::signed_in_as,
+    accounts::{execute, signed_in_as},
     fixtures::{TestTenant, log_head, rows},
     harness::{TestApp, it_unstarted},
 };
@@ -166,6 +166,41 @@ fn everybody_lists_what_concerns_them() {
         assert_eq!(ana.get(&format!("/licenses?cursor={cursor}")).await.code(), "INVALID_CURSOR", "of another caller");
         assert_eq!(client.get("/licenses?state=lost").await.status, 422);
         assert_eq!(foreign.0.tenant_id, other.caller.scope().tenant());
+        t
+    });
+}
+
+#[test]
+fn a_bulk_command_is_one_line_of_the_log_channel() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let client = Client::new(&t, &tenant, &[&gold]).await;
+        let (owned, _) = assigned(&t, &tenant, &gold).await;
+        manager(&t, &tenant, 71, "manager@x.example").await;
+        execute(t.core(), "UPDATE guilds SET log_channel_id = 5").await;
+        let head = log_head(t.core()).await;
+        let generate = json!({ "productId": gold.id, "count": 120 });
+        let made = client.post("/admin/licenses/generate", generate).await.body;
+        let mut ids: Vec<&Value> = made["licenses"].as_array().unwrap().iter().map(|made| &made["id"]).collect();
+        let owned = json!(owned.id);
+        ids.push(&owned);
+        let revoked = client.post("/admin/licenses/revoke", json!({ "ids": ids, "reason": "leaked" })).await;
+        assert_eq!((revoked.status, &revoked.body["revoked"]), (200, &json!(121)), "{revoked:?}");
+        log_channel::enqueue_log_lines(t.core()).await.unwrap();
+        let mut lines = Vec::new();
+        for row in rows(t.core().db.writer(), "SELECT payload FROM outbox WHERE kind = 'log_line' ORDER BY id").await {
+            let payload = row["payload"].as_str().map_or(row["payload"].clone(), |text| text.parse().unwrap());
+            let seq = payload["seq"].as_i64().unwrap();
+            let entry = log_channel::find_entry(t.core(), seq).await.unwrap().unwrap();
+            lines.extend((seq > head).then(|| dca_commands::reply::log_line(&entry)));
+        }
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("`license.created` · **Gold** · 120 licenses · by api"), "{lines:?}");
+        assert!(lines[1].starts_with("`license.revoked` · **Gold** · 121 licenses · leaked · by api"), "{lines:?}");
+        // Nothing posts the lines here.
+        t.abandon();
         t
     });
 }

@@ -1,20 +1,22 @@
-//! What a license was before it was transferred or renewed does not count after that, however late it is stored.
+//! How the life of a license goes on over time: expiry and renewal, the loss of its sources, and what was stored late.
 
 use chrono::Duration;
+use dca_auth::workers::EXPIRE;
 use dca_core::{
     crypto::api_key::ApiKeyKind,
-    licenses::{self, Change, Question, Renewal},
+    entitlements::Level,
+    licenses::{self, Change, LicenseState, Question, Renewal},
     policy::PolicyPatch,
     precondition::IfMatch,
     users::Recipient,
 };
 use futures::future::join_all;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::license_commands::Client;
+use super::license_commands::{Client, assigned, find, set_terms, sql_id};
 use crate::support::{
-    fixtures::{TestTenant, rows},
+    fixtures::{RECONCILED, TestTenant, rows},
     harness::it_unstarted,
 };
 
@@ -95,6 +97,106 @@ fn the_reasons_that_the_service_gives_itself_are_refused() {
             let response = client.ask(Method::POST, &path, body, &[]).await;
             assert_eq!((response.status, response.body["field"].as_str()), (422, Some("reason")), "{response:?}");
         }
+        t
+    });
+}
+
+#[test]
+fn an_expired_license_is_renewed_and_a_suspension_can_pause_the_expiry() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let client = Client::new(&t, &tenant, &[&gold]).await;
+        for pauses in [false, true] {
+            let terms = json!({ "durationSeconds": 3600, "suspensionPausesExpiry": pauses });
+            set_terms(&t, &gold, terms).await;
+            let (license, _) = assigned(&t, &tenant, &gold).await;
+            let post = async |command: &str, body: Value| {
+                client.post(&format!("/licenses/{}/{command}", license.id), body).await
+            };
+            let expires_at = license.expires_at.unwrap();
+            assert_eq!(post("suspend", json!({ "reason": "test" })).await.status, 200);
+            t.advance(Duration::hours(2));
+            let resumed = post("resume", Value::Null).await;
+            if pauses {
+                let shifted = expires_at + Duration::hours(2);
+                assert_eq!((resumed.status, &resumed.body["expiresAt"]), (200, &json!(shifted)), "{resumed:?}");
+                t.advance(Duration::hours(1));
+            } else {
+                assert_eq!((resumed.status, resumed.code()), (409, "INVALID_TRANSITION"), "{resumed:?}");
+            }
+            t.run_worker(EXPIRE).await;
+            let renewed = post("renew", Value::Null).await;
+            assert_eq!(renewed.body["state"], "renewed", "{renewed:?}");
+            assert_eq!(renewed.body["expiresAt"], json!(t.clock.now() + Duration::hours(1)));
+            let extended = post("renew", json!({ "seconds": 60 })).await;
+            assert_eq!(extended.body["expiresAt"], json!(t.clock.now() + Duration::hours(1) + Duration::seconds(60)));
+            let sql = format!("SELECT kind FROM events WHERE license_id = {} ORDER BY seq", sql_id(&t, license.id.0));
+            let kinds = format!("{:?}", rows(t.core().db.writer(), &sql).await);
+            assert_eq!([kinds.matches("expired").count(), kinds.matches("renewed").count()], [1, 2], "{kinds}");
+        }
+        t
+    });
+}
+
+#[test]
+fn the_policy_says_what_happens_when_the_last_source_is_lost_and_returns() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        for (member, (rule, duration, grace_over, returned)) in (1..).zip([
+            ("grace_revoke", None, LicenseState::Revoked, LicenseState::Assigned),
+            ("suspend", None, LicenseState::Suspended, LicenseState::Assigned),
+            ("expire_at_period_end", None, LicenseState::Revoked, LicenseState::Assigned),
+            ("expire_at_period_end", Some(3 * 3600), LicenseState::Assigned, LicenseState::Assigned),
+            ("keep", None, LicenseState::Assigned, LicenseState::Assigned),
+        ]) {
+            let terms = json!({ "onSourceLost": rule, "sourceGraceSeconds": 3600, "durationSeconds": duration });
+            set_terms(&t, &gold, terms).await;
+            let (license, _) = tenant.license(&gold, member).await;
+            let state = async || find(&t, &tenant, license.id).await.1;
+            tenant.observe(&gold, member, Level::Absent, RECONCILED).await.unwrap();
+            assert_eq!(state().await, LicenseState::Assigned, "{rule}: in its grace");
+            t.advance(Duration::hours(1));
+            assert_eq!(state().await, grace_over, "{rule}: before the worker");
+            t.run_worker(EXPIRE).await;
+            t.run_worker(EXPIRE).await;
+            assert_eq!(state().await, grace_over, "{rule}: after the worker");
+            tenant.observe(&gold, member, Level::Present, RECONCILED).await.unwrap();
+            let current = tenant.unrevoked_licenses(&gold, member).await.pop().unwrap();
+            assert_eq!(current.state(t.clock.now()), returned, "{rule}: returned");
+            assert_eq!(current.id == license.id, grace_over != LicenseState::Revoked, "{rule}: a revoked one stays so");
+            let sql = format!("SELECT kind FROM events WHERE license_id = {} ORDER BY seq", sql_id(&t, license.id.0));
+            let kinds = format!("{:?}", rows(t.core().db.writer(), &sql).await);
+            let count = |kind: &str| kinds.matches(kind).count();
+            let suspends = usize::from(rule == "suspend");
+            assert_eq!([count("suspended"), count("resumed")], [suspends; 2], "{rule}: {kinds}");
+            assert_eq!(count("revoked"), usize::from(grace_over == LicenseState::Revoked), "{rule}: {kinds}");
+        }
+        t
+    });
+}
+
+#[test]
+fn an_admins_suspension_does_not_end_with_a_returning_source() {
+    it_unstarted(|mut t| async {
+        t.start_with_limits(&[]).await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        set_terms(&t, &gold, json!({ "onSourceLost": "suspend", "sourceGraceSeconds": 0 })).await;
+        let client = Client::new(&t, &tenant, &[&gold]).await;
+        let (license, _) = tenant.license(&gold, 1).await;
+        let path = format!("/licenses/{}", license.id);
+        assert_eq!(client.post(&format!("{path}/suspend"), json!({ "reason": "test" })).await.status, 200);
+        tenant.observe(&gold, 1, Level::Absent, RECONCILED).await.unwrap();
+        t.run_worker(EXPIRE).await;
+        let resumed = client.post(&format!("{path}/resume"), Value::Null).await;
+        assert_eq!((resumed.status, resumed.code()), (409, "CONFLICT"), "nothing entitles: {resumed:?}");
+        tenant.observe(&gold, 1, Level::Present, RECONCILED).await.unwrap();
+        assert_eq!(find(&t, &tenant, license.id).await.1, LicenseState::Suspended);
+        assert_eq!(client.post(&format!("{path}/resume"), Value::Null).await.body["state"], "assigned");
         t
     });
 }
