@@ -9,7 +9,7 @@ use axum::{Router, middleware::map_response};
 use dca_core::{accounts, accounts::admin, users::UserFilter};
 
 use super::dialect::{Conventions, NATIVE, Routes, message};
-use super::earlier_dca_licenses;
+use super::{earlier_dca_licenses, earlier_dca_management};
 use crate::http::accounts::{account, auth, pages, providers};
 use crate::http::admin::params::{PageParams, PageQuery, Pagination, ReasonRequest};
 use crate::http::admin::{roles, sessions, users};
@@ -17,7 +17,7 @@ use crate::http::prelude::*;
 
 pub(super) static SYSTEM: Conventions = Conventions {
     routes: Routes::Own(routes),
-    licenses: earlier_dca_licenses::routes,
+    licenses: |native| earlier_dca_licenses::routes(native).merge(earlier_dca_management::routes()),
     refresh_cookie: CookieKind::EarlierRefresh("refresh_token"),
     refresh_token_in: RefreshTokenIn::Body,
     correlation_header: Some("x-correlation-id"),

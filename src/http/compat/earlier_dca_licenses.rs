@@ -13,14 +13,14 @@ use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
 use chrono::{DateTime, Utc};
-use dca_core::Code;
+use dca_core::{Code, licenses::LicenseState};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tower_service::Service;
 use uuid::Uuid;
 
 use crate::App;
 use crate::http::compat::dialect::Dialect;
-use crate::http::compat::earlier_dca_management::{self, Status};
 use crate::http::{extract::bearer, problem::Problem, trace::RequestId};
 
 type Params = HashMap<String, String>;
@@ -116,7 +116,7 @@ pub(super) const CODES: &[(&str, &str)] = &[
 
 /// The routes; `native` are those that they are names of.
 pub(super) fn routes(native: &Router) -> Router<App> {
-    ALIASES.iter().fold(earlier_dca_management::routes(), |routes, alias| {
+    ALIASES.iter().fold(Router::new(), |routes, alias| {
         let native = native.clone();
         let handler = move |State(app): State<App>, Path(params): Path<Params>, request: Request| {
             forward(app, native.clone(), alias, params, request)
@@ -241,6 +241,37 @@ fn extension(body: Members) -> Members {
         body.insert("seconds".to_owned(), days.saturating_mul(86_400).into());
     }
     body
+}
+
+/// What the earlier system calls the state of a license.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(super) enum Status {
+    Inactive,
+    Active,
+    Suspended,
+    Expired,
+    Revoked,
+    /// No license has it: there is no limit of validations.
+    Exhausted,
+}
+
+impl Status {
+    pub(super) const ALL: [Self; 6] =
+        [Self::Inactive, Self::Active, Self::Suspended, Self::Expired, Self::Revoked, Self::Exhausted];
+
+    /// The states that it stands for.
+    pub(super) const fn states(self) -> &'static [LicenseState] {
+        use LicenseState::{Activated, Active, Assigned, Expired, Generated, Renewed, Revoked, Suspended};
+        match self {
+            Self::Inactive => &[Generated],
+            Self::Active => &[Assigned, Activated, Active, Renewed],
+            Self::Suspended => &[Suspended],
+            Self::Expired => &[Expired],
+            Self::Revoked => &[Revoked],
+            Self::Exhausted => &[],
+        }
+    }
 }
 
 /// A license. Its key is shown only when it is created.

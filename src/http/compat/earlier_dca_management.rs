@@ -11,12 +11,12 @@ use dca_core::licenses::{self, Change, License, LicenseOrder, LicenseSearch, Lic
 use dca_core::licenses::{Renewal, SortOrder};
 use dca_core::limiter::Bucket;
 use dca_core::policy::LicenseType;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use utoipa_axum::router::OpenApiRouter;
 use uuid::Uuid;
 
-use super::earlier_dca_licenses::license;
+use super::earlier_dca_licenses::{Status, license};
 use crate::App;
 use crate::http::admin::params::{PageParams, Pagination};
 use crate::http::extract::{Authenticated, JsonBody, PathParams, Query};
@@ -31,45 +31,14 @@ pub(super) fn routes() -> Router<App> {
     limited(Bucket::Manage, idempotent(routes)).into()
 }
 
-/// What the earlier system calls the state of a license.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub(super) enum Status {
-    Inactive,
-    Active,
-    Suspended,
-    Expired,
-    Revoked,
-    /// No license has it: there is no limit of validations.
-    Exhausted,
-}
-
-impl Status {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Inactive, Self::Active, Self::Suspended, Self::Expired, Self::Revoked, Self::Exhausted];
-
-    /// The states that it stands for.
-    pub(super) const fn states(self) -> &'static [LicenseState] {
-        use LicenseState::{Activated, Active, Assigned, Expired, Generated, Renewed, Revoked, Suspended};
-        match self {
-            Self::Inactive => &[Generated],
-            Self::Active => &[Assigned, Activated, Active, Renewed],
-            Self::Suspended => &[Suspended],
-            Self::Expired => &[Expired],
-            Self::Revoked => &[Revoked],
-            Self::Exhausted => &[],
-        }
-    }
-
-    /// The command that leads to it.
-    fn command(self) -> Result<Change, Problem> {
-        match self {
-            Self::Active => Ok(Change::Resume),
-            Self::Suspended => Ok(Change::Suspend { reason: "suspended".to_owned() }),
-            Self::Revoked => Ok(Change::Revoke { reason: "revoked".to_owned() }),
-            Self::Inactive | Self::Expired | Self::Exhausted => {
-                Err(Problem::invalid_field("status", "status can be set to ACTIVE, SUSPENDED or REVOKED"))
-            }
+/// The command that leads to a status.
+fn command(status: Status) -> Result<Change, Problem> {
+    match status {
+        Status::Active => Ok(Change::Resume),
+        Status::Suspended => Ok(Change::Suspend { reason: "suspended".to_owned() }),
+        Status::Revoked => Ok(Change::Revoke { reason: "revoked".to_owned() }),
+        Status::Inactive | Status::Expired | Status::Exhausted => {
+            Err(Problem::invalid_field("status", "status can be set to ACTIVE, SUSPENDED or REVOKED"))
         }
     }
 }
@@ -155,7 +124,7 @@ impl UpdateRequest {
         let expires_at = self.expires_at.filter(|at| license.expires_at != Some(*at));
         let renew = expires_at.map(|at| Change::Renew(Renewal::Until(at)));
         let status = self.status.filter(|status| !status.states().contains(&license.state(now)));
-        let command = status.map(Status::command).transpose()?;
+        let command = status.map(command).transpose()?;
         Ok([Some(edit), renew, command].into_iter().flatten().collect())
     }
 }
