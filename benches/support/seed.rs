@@ -7,7 +7,7 @@ use dca_core::api_keys::{self, NewApiKey};
 use dca_core::crypto::api_key::ApiKeyKind;
 use dca_core::fingerprint::Fingerprint;
 use dca_core::ids::LicenseId;
-use dca_core::licenses::{self, Generation, MAX_BULK, NewDevice, Requested, Run};
+use dca_core::licenses::{self, LicenseBatch, MAX_BULK, NewDevice, Requested, Run};
 use dca_core::policy::PolicyPatch;
 use dca_core::{Caller, Core, products, tenants};
 use sea_orm_migration::sea_orm::ConnectionTrait;
@@ -64,7 +64,7 @@ pub async fn licenses(env: &BTreeMap<String, String>, count: usize) -> BenchResu
         api_keys::create(&core, &caller, NewApiKey::new(ApiKeyKind::Secret, "bench", &[product.id])).await?;
     let (mut keys, mut ids) = (Vec::with_capacity(count), Vec::with_capacity(count));
     while keys.len() < count {
-        let wanted = Generation { count: MAX_BULK.min(count - keys.len()), ..Generation::one_of(product.id) };
+        let wanted = LicenseBatch { count: MAX_BULK.min(count - keys.len()), ..LicenseBatch::one_of(product.id) };
         for facts in licenses::generate_all(&core, &caller, wanted, Run::Real).await? {
             ids.push(facts.license.id);
             keys.push(licenses::reveal_key(&core, &facts.license)?);

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
-use dca_core::licenses::{Change, Generation, Renewal, Run};
+use dca_core::licenses::{Change, LicenseBatch, Renewal, Run};
 use dca_core::precondition::IfMatch;
 use dca_core::users::{self, Provider};
 use dca_core::{Caller, Scope, entitlements, ids::UserId, licenses, products};
@@ -77,7 +77,7 @@ pub(super) async fn run(app: &App, command: Key, tenant_arg: &TenantArg) -> Resu
                 let user = users::ensure(core, Provider::Discord, &member.to_string()).await?;
                 grant(app, &caller, &product, user).await?
             } else {
-                let batch = Generation::one_of(product.id);
+                let batch = LicenseBatch::one_of(product.id);
                 let generated = licenses::generate_all(core, &caller, batch, Run::Real).await?;
                 licenses::reveal_key(core, &generated[0].license)?
             };

@@ -11,9 +11,9 @@ use dca_core::ids::ProductId;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::extract::SignedIn;
-use super::licenses::views::LicenseRefusals;
 use super::paging::{PageResult, Paging};
 use super::prelude::*;
+use super::problem::Refusals;
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(rotate)).routes(routes!(revoke))
@@ -94,7 +94,7 @@ pub(crate) struct ApiKeysQuery {
 ///
 /// Returns the keys of the tenants that you manage, revoked and expired ones included.
 #[utoipa::path(get, path = "/api-keys", tag = "api keys", security(("bearer" = [])), params(Paging, ApiKeysQuery),
-    responses((status = 200, body = super::paging::PageView<ApiKeyView>), LicenseRefusals))]
+    responses((status = 200, body = super::paging::PageView<ApiKeyView>), Refusals))]
 pub(crate) async fn list(
     State(app): State<App>,
     SignedIn(caller): SignedIn,
@@ -130,7 +130,7 @@ pub(crate) struct CreateApiKeyRequest {
 ///
 /// The response has the key in `key`, which is not shown again. You must manage all of its products.
 #[utoipa::path(post, path = "/api-keys", tag = "api keys", security(("bearer" = [])),
-    request_body = CreateApiKeyRequest, responses((status = 201, body = CreatedApiKeyView), LicenseRefusals))]
+    request_body = CreateApiKeyRequest, responses((status = 201, body = CreatedApiKeyView), Refusals))]
 pub(crate) async fn create(
     State(app): State<App>,
     SignedIn(caller): SignedIn,
@@ -161,7 +161,7 @@ pub(crate) struct RotateApiKeyRequest {
 /// Creates a key with the same settings, and the same lifetime from now on. The former key expires after the overlap.
 #[utoipa::path(post, path = "/api-keys/{id}/rotate", tag = "api keys", security(("bearer" = [])),
     params(("id" = Uuid, Path)), request_body = Option<RotateApiKeyRequest>,
-    responses((status = 201, body = CreatedApiKeyView), LicenseRefusals))]
+    responses((status = 201, body = CreatedApiKeyView), Refusals))]
 pub(crate) async fn rotate(
     State(app): State<App>,
     SignedIn(caller): SignedIn,
@@ -176,7 +176,7 @@ pub(crate) async fn rotate(
 ///
 /// Requests with the key are refused at once. The key is named by its ID or by its `hint`.
 #[utoipa::path(delete, path = "/api-keys/{id}", tag = "api keys", security(("bearer" = [])),
-    params(("id" = String, Path)), responses((status = 204), LicenseRefusals))]
+    params(("id" = String, Path)), responses((status = 204), Refusals))]
 pub(crate) async fn revoke(
     State(app): State<App>,
     SignedIn(caller): SignedIn,

@@ -14,9 +14,8 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::extract::{Authenticated, JsonBody, PathParams, Query};
-use super::licenses::Refusals;
 use super::paging::{PageResult, PageView, Paging};
-use super::problem::{Problem, StatusResult};
+use super::problem::{Problem, Refusals, StatusResult};
 use crate::App;
 
 /// A ban. Name a user or a device in exactly one of `userId`, `discordId`, `deviceId` and `fingerprint`.

@@ -10,8 +10,8 @@ use axum::{Json, extract::Request, extract::State, middleware::Next};
 use dca_core::{Code, Error, Reason, Refusal, users::Locale};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use utoipa::ToSchema;
 use utoipa::openapi::{Ref, RefOr, Response as ResponseDoc};
+use utoipa::{IntoResponses, ToSchema};
 
 use super::schemas;
 use crate::{App, wording};
@@ -212,6 +212,15 @@ pub(super) fn rendered(mut response: Response, public_url: &str) -> Response {
         *response.body_mut() = problem.body(public_url);
     }
     response
+}
+
+/// The problems that a route of the license service may return.
+pub(crate) struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<ResponseDoc>> {
+        responses(&[400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 503])
+    }
 }
 
 /// Describes the problems that a route may return, by their statuses. They share one response and one schema.

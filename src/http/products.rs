@@ -1,7 +1,5 @@
 //! Products and their policies.
 
-use std::collections::BTreeMap;
-
 use axum::http::{HeaderName, StatusCode};
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
@@ -9,15 +7,14 @@ use dca_core::ids::{PolicyId, ProductId, TenantId};
 use dca_core::policy::{PolicyPatch, PolicyTerms};
 use dca_core::products::{self, Changed, Policy, Product};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Response};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::extract::{Authenticated, JsonBody, PathParams};
 use super::paging::{PageResult, PageView, Paging};
 use super::precondition::{Precondition, etag};
-use super::problem::{self, JsonResult, Problem};
+use super::problem::{JsonResult, Problem, Refusals};
 use super::schemas;
 use crate::App;
 
@@ -87,14 +84,6 @@ type ProductResult = Result<ProductResponse, Problem>;
 fn details(status: StatusCode, product: Product, policy: Policy) -> ProductResponse {
     let tag = etag(product.rev);
     (status, tag, Json(ProductDetails { product: product.into(), policy: policy.into() }))
-}
-
-struct Refusals;
-
-impl IntoResponses for Refusals {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problem::responses(&[400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 503])
-    }
 }
 
 /// List products

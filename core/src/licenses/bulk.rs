@@ -36,7 +36,7 @@ pub enum Run {
 
 /// What licenses to generate.
 #[derive(Clone, Debug)]
-pub struct Generation {
+pub struct LicenseBatch {
     /// Of which product.
     pub product: ProductId,
     /// How many, at most [`MAX_BULK`].
@@ -53,7 +53,7 @@ pub struct Generation {
     pub metadata: Map<String, Value>,
 }
 
-impl Generation {
+impl LicenseBatch {
     /// One license that is not assigned to anyone, under the current policy of the product.
     pub fn one_of(product: ProductId) -> Self {
         let (policy, metadata) = (PolicyPatch::default(), Map::new());
@@ -63,7 +63,7 @@ impl Generation {
 
 /// Generates licenses; none in a dry run. Refused with `NOT_FOUND`, `ACCESS_DENIED`, `VALIDATION_ERROR`; `CONFLICT` if the
 /// owner has a license for the product.
-pub async fn generate_all(core: &Core, caller: &Caller, wanted: Generation, run: Run) -> Result<Vec<LicenseFacts>> {
+pub async fn generate_all(core: &Core, caller: &Caller, wanted: LicenseBatch, run: Run) -> Result<Vec<LicenseFacts>> {
     if !(1..=MAX_BULK).contains(&wanted.count) {
         return Err(Reason::CountOutOfRange { field: "count", max: MAX_BULK }.refusal());
     }
@@ -114,7 +114,7 @@ pub async fn generate_all(core: &Core, caller: &Caller, wanted: Generation, run:
 
 /// Which licenses to revoke.
 #[derive(Clone, Debug)]
-pub enum Selection {
+pub enum LicenseSelection {
     /// These.
     Ids(Vec<LicenseId>),
     /// Those of a product that match and are not revoked.
@@ -136,17 +136,17 @@ string_enum! {
 pub async fn revoke_all(
     core: &Core,
     caller: &Caller,
-    selection: &Selection,
+    selection: &LicenseSelection,
     reason: &str,
     run: Run,
 ) -> Result<Vec<(LicenseId, Revocation)>> {
     let reason = checked_reason(reason)?;
     let matching = match selection {
-        Selection::Ids(ids) if ids.is_empty() || ids.len() > MAX_BULK => {
+        LicenseSelection::Ids(ids) if ids.is_empty() || ids.len() > MAX_BULK => {
             return Err(Reason::CountOutOfRange { field: "ids", max: MAX_BULK }.refusal());
         }
-        Selection::Ids(ids) => Condition::all().add(Column::Id.is_in(ids.iter().copied())),
-        Selection::Matching(product, filter) => {
+        LicenseSelection::Ids(ids) => Condition::all().add(Column::Id.is_in(ids.iter().copied())),
+        LicenseSelection::Matching(product, filter) => {
             let (product, _) = products::read(core, caller, *product).await?;
             caller.require_product(Access::Moderate, product.tenant_id, product.id)?;
             let of_product = Condition::all().add(Column::ProductId.eq(product.id));
@@ -186,8 +186,8 @@ pub async fn revoke_all(
     Ok(results)
 }
 
-fn require_all(caller: &Caller, selection: &Selection, known: &[License]) -> Result<()> {
-    if let Selection::Ids(ids) = selection {
+fn require_all(caller: &Caller, selection: &LicenseSelection, known: &[License]) -> Result<()> {
+    if let LicenseSelection::Ids(ids) = selection {
         let wanted: BTreeSet<&LicenseId> = ids.iter().collect();
         if wanted.len() != known.len() {
             return Err(Reason::NoLicense.refusal());

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use sea_orm::{ColumnTrait, EntityTrait, PaginatorTrait, QueryFilter, QuerySelect, Select};
 
 use super::facts::{Device, DeviceMatching, Facts, LicenseFacts};
-use super::{License, recognition};
+use super::{License, recognition, store};
 use crate::db::Reader;
 use crate::entity::device::{Column, Entity};
 use crate::entity::{lease, policy};
 use crate::ids::{DeviceId, LicenseId};
 use crate::policy::{DeviceMatch, PolicyTerms};
-use crate::{Error, Result, bans, fingerprint::Fingerprint, keyring::Keyring, tx::Tx};
+use crate::{Result, bans, fingerprint::Fingerprint, keyring::Keyring, tx::Tx};
 
 /// The devices of a license.
 pub(super) fn of_license(id: LicenseId) -> Select<Entity> {
@@ -51,8 +51,7 @@ pub(super) async fn sessions(tx: &Tx, license: LicenseId) -> Result<u64> {
 /// The terms that a license was issued under.
 pub(super) async fn terms(tx: &Tx, license: &License) -> Result<PolicyTerms> {
     let policy = policy::Entity::find_by_id(license.policy_id).one(tx.db()).await?;
-    let missing = || Error::Internal(format!("license {} has no policy", license.id));
-    policy.map(|policy| policy.terms).ok_or_else(missing)
+    policy.map(|policy| policy.terms).ok_or_else(|| store::no_policy(license.id))
 }
 
 /// The facts of a locked license and a device.

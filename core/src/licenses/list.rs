@@ -15,7 +15,7 @@ use crate::ids::{LicenseId, PolicyId, ProductId, UserId};
 use crate::page::{self, Page, PageRequest};
 use crate::policy::{LicenseType, PolicyTerms};
 use crate::string_enum::string_enum;
-use crate::{Caller, Core, Error, Result, db};
+use crate::{Caller, Core, Result, db};
 
 /// Selects licenses by all that is given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -162,7 +162,7 @@ async fn facts_of(core: &Core, licenses: Vec<License>) -> Result<Vec<LicenseFact
     let facts = licenses.into_iter().map(|license| {
         let terms = policies.get(&license.policy_id).cloned();
         Ok(LicenseFacts {
-            terms: terms.ok_or_else(|| Error::Internal(format!("license {} has no policy", license.id)))?,
+            terms: terms.ok_or_else(|| store::no_policy(license.id))?,
             devices_used: count(&devices, license.id),
             sessions_used: count(&sessions, license.id),
             license: Arc::new(license),

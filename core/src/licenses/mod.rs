@@ -47,7 +47,7 @@ mod verdict;
 mod verdict_code;
 
 pub(crate) use self::actions::{Action, apply, issue, record};
-pub use self::bulk::{Generation, MAX_BULK, Revocation, Run, Selection, generate_all, revoke_all};
+pub use self::bulk::{LicenseBatch, LicenseSelection, MAX_BULK, Revocation, Run, generate_all, revoke_all};
 pub use self::devices::list as list_devices;
 pub use self::devices::{Activation, Deactivation, FullLicense, NewDevice, activate, deactivate, deactivate_by_owner};
 pub use self::facts::{Device, DeviceMatching, Facts, Lease, LicenseFacts};

@@ -14,7 +14,7 @@ use crate::events::{self, Actor, EventData, NewEvent};
 use crate::ids::LicenseId;
 use crate::policy::{ExpiryBasis, PolicyTerms};
 use crate::write_behind::{FirstValid, Used};
-use crate::{Core, Error, Result, db, tx::Tx};
+use crate::{Core, Result, db, tx::Tx};
 
 /// How many rows one statement updates.
 const BATCH: usize = 500;
@@ -85,7 +85,7 @@ async fn store_first_valid(core: &Core, id: LicenseId, first: &FirstValid) -> Re
         return Ok(true);
     }
     let policy = policy::Entity::find_by_id(license.policy_id).one(tx.db()).await?;
-    let policy = policy.ok_or_else(|| Error::Internal(format!("license {id} has no policy")))?;
+    let policy = policy.ok_or_else(|| store::no_policy(id))?;
     let after = license.with_first_valid(&policy.terms, first.at);
     let changes = [
         (Column::ActivatedAt, after.activated_at.into()),

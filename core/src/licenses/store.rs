@@ -131,6 +131,11 @@ pub(super) async fn has_had_trial(tx: &Tx, user: UserId, product: ProductId) -> 
     Ok(of_user.filter(is_of_type(LicenseType::Trial)).one(tx.db()).await?.is_some())
 }
 
+/// Every license names a policy.
+pub(super) fn no_policy(id: LicenseId) -> Error {
+    Error::Internal(format!("license {id} has no policy"))
+}
+
 /// The condition that a license has terms of this type.
 pub(super) fn is_of_type(license_type: LicenseType) -> Expr {
     // Both databases have this operator.

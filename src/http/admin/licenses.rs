@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Json, http::StatusCode};
 use chrono::{DateTime, Utc};
 use dca_core::ids::{LicenseId, ProductId, UserId};
-use dca_core::licenses::{self, Generation, LicenseFilter, LicenseState, Revocation, Run, Selection};
+use dca_core::licenses::{self, LicenseBatch, LicenseFilter, LicenseSelection, LicenseState, Revocation, Run};
 use dca_core::policy::PolicyPatch;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,8 +16,7 @@ use uuid::Uuid;
 use crate::App;
 use crate::http::extract::{Authenticated, JsonBody};
 use crate::http::licenses::details::LicenseWithKey;
-use crate::http::licenses::manage::Refusals;
-use crate::http::problem::{JsonResult, Problem};
+use crate::http::problem::{JsonResult, Problem, Refusals};
 use crate::http::schemas;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -78,7 +77,7 @@ pub(crate) async fn generate(
     JsonBody(request): JsonBody<GenerateRequest>,
 ) -> Result<Response, Problem> {
     let (count, run) = (request.count, run(request.dry_run));
-    let wanted = Generation {
+    let wanted = LicenseBatch {
         product: ProductId(request.product_id),
         count,
         owner: request.user_id.map(UserId),
@@ -152,10 +151,10 @@ pub(crate) async fn revoke(
     JsonBody(request): JsonBody<RevokeRequest>,
 ) -> JsonResult<RevokeResponse> {
     let selection = match (request.ids, request.filter) {
-        (Some(ids), None) => Selection::Ids(ids.into_iter().map(LicenseId).collect()),
+        (Some(ids), None) => LicenseSelection::Ids(ids.into_iter().map(LicenseId).collect()),
         (None, Some(RevokeFilter { product_id, user_id, state, created_before })) => {
             let filter = LicenseFilter { user: user_id.map(UserId), state, created_before, product: None };
-            Selection::Matching(ProductId(product_id), filter)
+            LicenseSelection::Matching(ProductId(product_id), filter)
         }
         _ => return Err(Problem::invalid_field("ids", "either ids or filter is required")),
     };

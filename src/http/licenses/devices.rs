@@ -13,12 +13,11 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::Refusals;
 use super::questions::{self, DeviceFields, Nonce};
-use super::views::{LicenseView, LimitsView};
+use super::views::{DeviceView, LicenseView, LimitsView};
 use crate::http::extract::{Authenticated, DigestedJson, PathParams, Query};
 use crate::http::paging::{PageResult, PageView, Paging};
-use crate::http::problem::{JsonResult, Problem, StatusResult};
+use crate::http::problem::{JsonResult, Problem, Refusals, StatusResult};
 use crate::http::schemas;
 use crate::{App, wording};
 
@@ -58,7 +57,8 @@ impl ActivateRequest {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ActivatedDevice {
-    id: Uuid,
+    #[serde(flatten)]
+    device: DeviceView,
     #[schema(example = "Desk PC")]
     name: Option<String>,
     #[schema(example = "windows-x64")]
@@ -66,14 +66,13 @@ pub(crate) struct ActivatedDevice {
     /// The version of the app that the device was last activated with.
     #[schema(example = "2.4.1")]
     app_version: Option<String>,
-    activated_at: DateTime<Utc>,
-    last_seen_at: DateTime<Utc>,
 }
 
 impl From<Device> for ActivatedDevice {
     fn from(device: Device) -> Self {
-        let Device { id, name, platform, app_version, activated_at, last_seen_at, .. } = device;
-        Self { id: id.0, name, platform, app_version, activated_at, last_seen_at }
+        let view = DeviceView::of(&device);
+        let Device { name, platform, app_version, .. } = device;
+        Self { device: view, name, platform, app_version }
     }
 }
 

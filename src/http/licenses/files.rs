@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::{Refusals, devices::declined};
+use super::devices::declined;
 use crate::App;
 use crate::http::extract::{Authenticated, DigestedJson, JsonBody, PathParams};
-use crate::http::problem::StatusResult;
+use crate::http::problem::{Refusals, StatusResult};
 
 /// A device for which to write a license file.
 #[derive(Deserialize, ToSchema)]

@@ -9,12 +9,11 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::Refusals;
 use super::questions::{self, DeviceFields, Nonce};
 use super::validate::ValidateResponse;
 use crate::App;
 use crate::http::extract::{ApiKeyCredential, Authenticated, DigestedJson, PathParams};
-use crate::http::problem::{JsonResult, Problem};
+use crate::http::problem::{JsonResult, Problem, Refusals};
 
 /// A heartbeat of a floating session.
 #[derive(Deserialize, ToSchema)]

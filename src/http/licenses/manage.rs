@@ -1,7 +1,5 @@
 //! The commands about one license, for its owner and those who manage it. Core decides who may do what.
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use dca_core::ids::{LicenseId, ProductId, UserId};
@@ -11,8 +9,7 @@ use dca_core::users::Recipient;
 use dca_core::{Caller, DiscordUserId};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
-use utoipa::openapi::{RefOr, Response};
-use utoipa::{IntoParams, IntoResponses, ToSchema};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -21,7 +18,7 @@ use crate::App;
 use crate::http::extract::{Authenticated, JsonBody, OptionalJson, PathParams, Query};
 use crate::http::paging::{PageResult, PageView, Paging};
 use crate::http::precondition::Precondition;
-use crate::http::problem::{self, Problem};
+use crate::http::problem::{Problem, Refusals};
 use crate::http::schemas;
 
 pub(crate) fn routes() -> OpenApiRouter<App> {
@@ -39,15 +36,6 @@ pub(crate) fn routes() -> OpenApiRouter<App> {
 
 pub(crate) fn redemption() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(redeem))
-}
-
-/// The problems of commands about licenses.
-pub(crate) struct Refusals;
-
-impl IntoResponses for Refusals {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problem::responses(&[400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 503])
-    }
 }
 
 async fn change(app: &App, caller: &Caller, id: Uuid, if_match: &IfMatch, change: Change) -> LicenseResult {

@@ -5,8 +5,8 @@ use dca_core::ids::ProductId;
 use dca_core::licenses::{self, VerdictCode};
 
 use crate::http::extract::Authenticated;
-use crate::http::licenses::views::LicenseRefusals;
 use crate::http::prelude::*;
+use crate::http::problem::Refusals;
 
 /// A license key that always gives the same verdict.
 #[derive(Serialize, ToSchema)]
@@ -23,7 +23,7 @@ pub(crate) struct TestKeyView {
 /// With an API key whose mode is `test`, each of these license keys always gives the verdict `code`. A live API key does
 /// not find them.
 #[utoipa::path(get, path = "/products/{id}/test-keys", tag = "licenses", security(("api_key" = []), ("bearer" = [])),
-    params(("id" = Uuid, Path)), responses((status = 200, body = [TestKeyView]), LicenseRefusals))]
+    params(("id" = Uuid, Path)), responses((status = 200, body = [TestKeyView]), Refusals))]
 pub(crate) async fn test_keys(
     State(app): State<App>,
     Authenticated(caller): Authenticated,

@@ -1,26 +1,14 @@
 //! Licenses as shown in responses.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use dca_core::licenses::{Device, Lease, LicenseFacts};
 use dca_core::policy::{ExpiryStrategy, PolicyTerms};
 use serde::Serialize;
 use serde_json::Value;
-use utoipa::openapi::{RefOr, Response};
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::http::{problem, schemas};
-
-/// The problems that a route of the license service may return.
-pub(crate) struct LicenseRefusals;
-
-impl IntoResponses for LicenseRefusals {
-    fn responses() -> BTreeMap<String, RefOr<Response>> {
-        problem::responses(&[400, 401, 403, 404, 409, 412, 413, 415, 422, 429, 503])
-    }
-}
+use crate::http::schemas;
 
 /// A license.
 #[derive(Serialize, ToSchema)]

@@ -5,7 +5,7 @@ use dca_core::{
     Caller, Core, api_keys,
     bans::{self, NewBan, Target},
     fingerprint::Fingerprint,
-    licenses::{self, NewDevice, Question, Requested, Run, Selection},
+    licenses::{self, LicenseSelection, NewDevice, Question, Requested, Run},
     policy::PolicyTerms,
     precondition::IfMatch,
 };
@@ -70,7 +70,7 @@ fn an_acknowledged_change_holds_at_every_instance() {
                 1 => change(licenses::Change::Revoke { reason: reason() }).await.map(|_| "REVOKED"),
                 2 => change(licenses::Change::Suspend { reason: reason() }).await.map(|_| "SUSPENDED"),
                 3 => {
-                    let one = Selection::Ids(vec![license.id]);
+                    let one = LicenseSelection::Ids(vec![license.id]);
                     licenses::revoke_all(&acting, by, &one, "test", Run::Real).await.map(|_| "REVOKED")
                 }
                 4 => {

@@ -9,7 +9,7 @@ use dca_core::{
     crypto::api_key::ApiKeyKind,
     entitlements::{self, Announce, Change, Evidence, Level, Observation, ObservedSource, SourceKind},
     ids::UserId,
-    licenses::{self, Generation, License, Run},
+    licenses::{self, License, LicenseBatch, Run},
     policy::PolicyPatch,
     products::{self, Product},
     tenants,
@@ -142,7 +142,7 @@ impl TestTenant {
 
     /// Generates a license that no one has; returns it and its key.
     pub async fn generated(&self, product: &Product) -> (License, String) {
-        let one = Generation::one_of(product.id);
+        let one = LicenseBatch::one_of(product.id);
         let mut generated = licenses::generate_all(&self.core, &self.caller, one, Run::Real).await.unwrap();
         let license = Arc::unwrap_or_clone(generated.remove(0).license);
         let key = licenses::reveal_key(&self.core, &license).unwrap();
