@@ -385,7 +385,7 @@ tables! {
         resets_at: DateTimeUtc,
     }
 
-    /// An idempotency key: the hash of its operation, and the answer once the operation was executed.
+    /// An idempotency key: the hash of its operation, and the response once the operation was executed.
     idempotency_key "idempotency_keys" {
         #[sea_orm(primary_key, auto_increment = false)] id: Uuid,
         operation: Vec<u8>,
@@ -393,7 +393,7 @@ tables! {
         created_at: DateTimeUtc,
         lease_until: DateTimeUtc,
         committed_at: Option<DateTimeUtc>,
-        answer_sealed: Option<Vec<u8>>,
+        response_sealed: Option<Vec<u8>>,
     }
 
     /// A user's authenticator app.

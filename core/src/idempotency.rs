@@ -1,5 +1,5 @@
-//! Idempotent requests: a client that lost the answer to a request sends it again with the same key, and gets the
-//! answer of the first one (draft-ietf-httpapi-idempotency-key-header).
+//! Idempotent requests: a client that lost the response to a request sends it again with the same key, and gets the
+//! response of the first one (draft-ietf-httpapi-idempotency-key-header).
 //!
 //! ```text
 //! begin -> Execute -> execute { … Tx::commit marks the row … } -> finish
@@ -21,10 +21,10 @@ use crate::{Code, Core, Reason, Result, db};
 /// How long a key is remembered.
 const LIFETIME: TimeDelta = TimeDelta::hours(24);
 
-/// After this time, a request that was not answered ended without an answer. Longer than a request may take.
+/// A request that has no response by then ended without one. Longer than a request may take.
 const LEASE: TimeDelta = TimeDelta::seconds(60);
 
-/// When the client should ask again for the answer to a request in progress.
+/// When the client should ask again for the response to a request in progress.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What to do with a request.
@@ -32,7 +32,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub enum BeginOutcome {
     /// Execute it in [`execute`], then call [`finish`].
     Execute(Execution),
-    /// Send this answer, which an earlier execution has stored.
+    /// Send this response, which an earlier execution has stored.
     Replay(String),
 }
 
@@ -42,7 +42,7 @@ pub struct Execution(Uuid);
 
 /// Begins a request. `operation` names its caller, its route and its key, and `digest` is the hash of the rest. Refused
 /// with `IDEMPOTENCY_KEY_REUSED` if the rest differs from that of the first request; with `IDEMPOTENCY_IN_PROGRESS`; and
-/// with `IDEMPOTENCY_ANSWER_LOST` if the request was executed, but its answer was not stored.
+/// with `IDEMPOTENCY_ANSWER_LOST` if the request was executed, but its response was not stored.
 pub async fn begin(core: &Core, operation: &str, digest: [u8; 32]) -> Result<BeginOutcome> {
     let (operation, request) = (sha256(operation.as_bytes()).to_vec(), digest.to_vec());
     let in_progress = Reason::Unspecified(Code::IdempotencyInProgress);
@@ -51,7 +51,7 @@ pub async fn begin(core: &Core, operation: &str, digest: [u8; 32]) -> Result<Beg
         let (now, operation, request) = (core.clock.now(), operation.clone(), request.clone());
         let (id, lease_until) = (core.ids.v7(now), now + LEASE);
         let new =
-            Model { id, operation, request, created_at: now, lease_until, committed_at: None, answer_sealed: None };
+            Model { id, operation, request, created_at: now, lease_until, committed_at: None, response_sealed: None };
         if db::insert_if_new(core.db.writer(), new.clone().into_active_model()).await? {
             return Ok(BeginOutcome::Execute(Execution(id)));
         }
@@ -64,8 +64,8 @@ pub async fn begin(core: &Core, operation: &str, digest: [u8; 32]) -> Result<Beg
         if row.request != new.request {
             return Err(Code::IdempotencyKeyReused.refusal());
         }
-        if let Some(sealed) = row.answer_sealed {
-            return Ok(BeginOutcome::Replay(core.keys().unseal(Purpose::IdempotentAnswer, row.id, &sealed)?));
+        if let Some(sealed) = row.response_sealed {
+            return Ok(BeginOutcome::Replay(core.keys().unseal(Purpose::IdempotentResponse, row.id, &sealed)?));
         }
         if row.lease_until > now {
             return Err(in_progress.retry_after(RETRY_AFTER));
@@ -116,11 +116,11 @@ pub(crate) async fn mark_committed(
     (marked.rows_affected == 1).then_some(()).ok_or_else(|| Code::IdempotencyInProgress.refusal())
 }
 
-/// Stores the answer. Without one that can be repeated, the request may be executed again, unless it changed something.
-pub async fn finish(core: &Core, Execution(id): Execution, answer: Option<&str>) -> Result<()> {
+/// Stores the response. Without one that can be repeated, the request may be executed again, unless it changed something.
+pub async fn finish(core: &Core, Execution(id): Execution, response: Option<&str>) -> Result<()> {
     let this = Column::Id.eq(id);
-    if let Some(answer) = answer {
-        let sealed = core.keys().seal(&core.ids, Purpose::IdempotentAnswer, id, answer);
+    if let Some(response) = response {
+        let sealed = core.keys().seal(&core.ids, Purpose::IdempotentResponse, id, response);
         db::update([(Column::AnswerSealed, sealed.into())], [this]).exec(core.db.writer()).await?;
         return Ok(());
     }

@@ -28,7 +28,7 @@ impl MigrationTrait for Migration {
             .col(timestamp("created_at"))
             .col(timestamp("lease_until"))
             .col(timestamp_null("committed_at"))
-            .col(ColumnDef::new("answer_sealed").blob().null())
+            .col(ColumnDef::new("response_sealed").blob().null())
             .to_owned();
         manager.create_table(table).await?;
         manager.create_index(index(TABLE, &["operation"]).unique().to_owned()).await?;

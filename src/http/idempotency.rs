@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: a request that is sent again gets the answer of the first one and is not executed again.
+//! `Idempotency-Key`: a request that is sent again gets the response of the first one and is not executed again.
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Extension, FromRequestParts, Request};
@@ -31,7 +31,7 @@ pub(super) fn idempotent(routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
             .required(Required::False)
             .description(Some(
                 "Any text that is new for each change. Repeat it if you send the same request again: it is executed \
-                 once, and for 24 hours you get the same answer, with `Idempotency-Replayed: true`.",
+                 once, and for 24 hours you get the same response, with `Idempotency-Replayed: true`.",
             ))
             .schema(Some(ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_LENGTH)).build()));
         operation.parameters.get_or_insert_default().push(parameter.build().into());
@@ -65,11 +65,11 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
     let query = parts.uri.query().unwrap_or_default().as_bytes();
     let digest = sha256(&[query, &if_match.join(&b","[..]), &body].join(&b"\n"[..]));
     match idempotency::begin(&app.core, &operation, digest).await? {
-        BeginOutcome::Replay(answer) => Answer::replay(&answer),
+        BeginOutcome::Replay(stored) => StoredResponse::replay(&stored),
         BeginOutcome::Execute(execution) => {
             let request_id = parts.extensions.get().map_or_else(String::new, |id: &RequestId| id.0.clone());
             let work = execute(app, execution, Request::from_parts(parts, Body::from(body)), next);
-            // In a task of its own, so that the answer is stored even if the client disconnects.
+            // In a task of its own, so that the response is stored even if the client disconnects.
             let task = tokio::spawn(events::with_request_id(request_id, work).in_current_span());
             task.await.unwrap_or_else(|error| match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -93,9 +93,9 @@ async fn execute(app: App, execution: Execution, request: Request, next: Next) -
     let response = idempotency::execute(execution, next.run(request)).await;
     let (parts, body) = problem::rendered(response, &app.config.http.public_url).into_parts();
     let body = read(body).await?;
-    let answer = Answer::of(parts.status, &parts.headers, &body);
-    if let Err(error) = idempotency::finish(&app.core, execution, answer.as_deref()).await {
-        tracing::warn!(%error, "could not store the answer to an idempotent request");
+    let stored = StoredResponse::of(parts.status, &parts.headers, &body);
+    if let Err(error) = idempotency::finish(&app.core, execution, stored.as_deref()).await {
+        tracing::warn!(%error, "could not store the response to an idempotent request");
     }
     Ok(Response::from_parts(parts, Body::from(body)))
 }
@@ -104,16 +104,16 @@ async fn read(body: Body) -> Result<Bytes, Problem> {
     to_bytes(body, usize::MAX).await.map_err(|error| Error::Internal(error.to_string()).into())
 }
 
-/// A stored answer.
+/// A stored response.
 #[derive(Serialize, Deserialize)]
-struct Answer {
+struct StoredResponse {
     status: u16,
     headers: Vec<(String, String)>,
     body: String,
 }
 
-impl Answer {
-    /// The answer to store, unless it depends on the time: then the request may be sent again.
+impl StoredResponse {
+    /// The response to store, unless it depends on the time: then the request may be sent again.
     fn of(status: StatusCode, headers: &axum::http::HeaderMap, body: &Bytes) -> Option<String> {
         let is_temporary = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS)
             || headers.contains_key(header::RETRY_AFTER);
@@ -128,13 +128,13 @@ impl Answer {
     }
 
     fn replay(stored: &str) -> Result<Response, Problem> {
-        let invalid = |error: serde_json::Error| Error::Internal(format!("a stored answer is invalid: {error}"));
-        let answer: Self = serde_json::from_str(stored).map_err(invalid)?;
-        let mut response = answer.body.into_response();
-        *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::OK);
+        let invalid = |error: serde_json::Error| Error::Internal(format!("a stored response is invalid: {error}"));
+        let stored: Self = serde_json::from_str(stored).map_err(invalid)?;
+        let mut response = stored.body.into_response();
+        *response.status_mut() = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);
         response.headers_mut().remove(header::CONTENT_TYPE);
         let replayed = ("idempotency-replayed".to_owned(), "true".to_owned());
-        for (name, value) in answer.headers.into_iter().chain([replayed]) {
+        for (name, value) in stored.headers.into_iter().chain([replayed]) {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 response.headers_mut().append(name, value);
             }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::{Config, app::Inputs, telemetry};
 
-    /// Counts executions, and answers with the status that the body names. One that is `slow` waits.
+    /// Counts executions, and responds with the status that the body names. One that is `slow` waits.
     #[derive(Clone, Default)]
     struct Handler {
         executions: Arc<AtomicU32>,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     impl Handler {
-        async fn answer(self, app: App, body: Value) -> Result<Response, Problem> {
+        async fn respond(self, app: App, body: Value) -> Result<Response, Problem> {
             let n = self.executions.fetch_add(1, Ordering::Relaxed);
             if body["slow"] == true {
                 self.started.notify_one();
@@ -205,7 +205,7 @@ mod tests {
             let (handler, shared) = (Handler::default(), app.clone());
             let tokens = [token(&app, "ana@x.example").await, token(&app, "ben@x.example").await];
             let executed = handler.clone();
-            let write = move |Json(body): Json<Value>| executed.clone().answer(shared.clone(), body);
+            let write = move |Json(body): Json<Value>| executed.clone().respond(shared.clone(), body);
             let routes =
                 Router::new().route("/a", get(async || "read").post(write.clone())).route("/b", get("").post(write));
             let router = Router::from(idempotent(routes.into())).layer(Extension(app.clone())).with_state(app);
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_repeated_request_gets_the_same_answer_and_is_executed_once() {
+    async fn a_repeated_request_gets_the_same_response_and_is_executed_once() {
         let fixture = Fixture::new().await;
         for (key, body, status, headers) in
             [("one", json!({ "write": true }), 201, "etag"), ("two", json!({ "status": 404 }), 404, "")]
@@ -279,8 +279,8 @@ mod tests {
         let fixture = Fixture::new().await;
         for (index, status) in (1..).zip([503, 409]) {
             for _ in 0..2 {
-                let answer = fixture.send(fixture.request("POST /a", "one", &json!({ "status": status }))).await;
-                assert_eq!(answer.0, status);
+                let response = fixture.send(fixture.request("POST /a", "one", &json!({ "status": status }))).await;
+                assert_eq!(response.0, status);
             }
             assert_eq!(fixture.executions(), 2 * index, "{status}");
         }
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_answer_is_stored_even_if_the_client_disconnects() {
+    async fn the_response_is_stored_even_if_the_client_disconnects() {
         let fixture = Fixture::new().await;
         let body = json!({ "slow": true, "write": true });
         tokio::select! {
@@ -304,9 +304,9 @@ mod tests {
         fixture.handler.go_on.notify_one();
         let replay = async {
             loop {
-                let answer = fixture.send(fixture.request("POST /a", "one", &body)).await;
-                if answer.0 != 409 {
-                    return answer;
+                let response = fixture.send(fixture.request("POST /a", "one", &body)).await;
+                if response.0 != 409 {
+                    return response;
                 }
                 tokio::task::yield_now().await;
             }
@@ -321,8 +321,8 @@ mod tests {
         let fixture = Fixture::new().await;
         let long = "k".repeat(MAX_LENGTH + 1);
         for key in ["", "a b", "\u{e9}", long.as_str()] {
-            let answer = fixture.send(fixture.request("POST /a", key, &json!({}))).await;
-            assert_eq!((answer.0, &answer.2["code"]), (400, &"BAD_REQUEST".into()), "{key}");
+            let response = fixture.send(fixture.request("POST /a", key, &json!({}))).await;
+            assert_eq!((response.0, &response.2["code"]), (400, &"BAD_REQUEST".into()), "{key}");
         }
         let mut twice = fixture.request("POST /a", "one", &json!({}));
         twice.headers_mut().append(KEY, HeaderValue::from_static("one"));

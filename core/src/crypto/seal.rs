@@ -14,7 +14,7 @@ string_enum! {
     /// The purpose of a data key. The strings must never change, because they are part of the associated data.
     ///
     /// `…Lookup`, `ThrottleName`, `RecoveryCode`, `KnownDevice` and `Fingerprint` are keys of HMACs that identify a row,
-    /// browser or device; `Cursor` authenticates; `…Seal`, `ProviderTokens` and `IdempotentAnswer` encrypt; `AccessToken`
+    /// browser or device; `Cursor` authenticates; `…Seal`, `ProviderTokens` and `IdempotentResponse` encrypt; `AccessToken`
     /// and `…Signing` sign. From the others, tokens are derived.
     Purpose {
         LicenseLookup => "license-lookup",
@@ -37,7 +37,7 @@ string_enum! {
         Fingerprint => "fingerprint",
         VerdictSigning => "verdict-signing",
         RootSigning => "root-signing",
-        IdempotentAnswer => "idempotent-answer",
+        IdempotentResponse => "idempotent-answer",
     }
 }
 

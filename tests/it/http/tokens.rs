@@ -56,7 +56,7 @@ const fn token_kind(purpose: Purpose) -> Result<TokenKind, &'static str> {
         Purpose::ThrottleName => Err("names a row"),
         Purpose::Fingerprint => Err("names a device"),
         Purpose::TotpSeal => Err("encrypts TOTP secrets"),
-        Purpose::IdempotentAnswer => Err("encrypts answers"),
+        Purpose::IdempotentResponse => Err("encrypts responses"),
         Purpose::Cursor => Err("authenticates the position in a list"),
         Purpose::ProviderTokens => Err("encrypts the tokens of providers"),
         Purpose::VerdictSigning => Err("signs verdicts, which apps read and no endpoint accepts"),
