@@ -86,7 +86,7 @@ async fn take_over(core: &Core, former: Uuid, new: &Model) -> Result<bool> {
     let is_abandoned = [
         Column::Id.eq(former),
         Column::CommittedAt.is_null(),
-        Column::AnswerSealed.is_null(),
+        Column::ResponseSealed.is_null(),
         Column::LeaseUntil.lte(new.created_at),
     ];
     Ok(db::update(changes, is_abandoned).exec(core.db.writer()).await?.rows_affected == 1)
@@ -121,7 +121,7 @@ pub async fn finish(core: &Core, Execution(id): Execution, response: Option<&str
     let this = Column::Id.eq(id);
     if let Some(response) = response {
         let sealed = core.keys().seal(&core.ids, Purpose::IdempotentResponse, id, response);
-        db::update([(Column::AnswerSealed, sealed.into())], [this]).exec(core.db.writer()).await?;
+        db::update([(Column::ResponseSealed, sealed.into())], [this]).exec(core.db.writer()).await?;
         return Ok(());
     }
     let released = Entity::delete_many().filter(this.clone()).filter(Column::CommittedAt.is_null());
