@@ -30,8 +30,7 @@ const IDLE: Duration = Duration::from_hours(1);
 /// By which key and device the facts of a license are known.
 pub(crate) type FactsKey = (Lookup, Option<Lookup>);
 
-/// The cache of a process. Clones share it.
-#[derive(Clone)]
+/// The cache of a process.
 pub struct Cache {
     /// What changed lately.
     pub changes: Changes,

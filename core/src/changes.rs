@@ -31,7 +31,7 @@ const INTERVAL: Duration = Duration::from_millis(250);
 const MARGIN: Duration = Duration::from_millis(50);
 
 /// How many changes are remembered. What was read before the oldest of them is read again.
-const REMEMBERED: usize = 50_000;
+const REMEMBERED: i64 = 50_000;
 
 /// What an event concerns, of all that is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +47,11 @@ enum Concerns {
 impl Concerns {
     fn of(kind: EventKind, tenant: TenantId, license: Option<LicenseId>) -> impl Iterator<Item = Self> {
         let of_kind = match kind {
-            EventKind::BanCreated | EventKind::BanLifted | EventKind::ApiKeyRevoked => Some(Self::Tenant(tenant)),
-            EventKind::ApiKeyRotated | EventKind::ProductRenamed => Some(Self::Tenant(tenant)),
+            EventKind::BanCreated
+            | EventKind::BanLifted
+            | EventKind::ApiKeyRevoked
+            | EventKind::ApiKeyRotated
+            | EventKind::ProductRenamed => Some(Self::Tenant(tenant)),
             // Licenses move between accounts, whose bans differ.
             EventKind::IdentityLinked => Some(Self::Everything),
             _ => None,
@@ -177,7 +180,7 @@ impl Changes {
         let (began, known) = (Instant::now(), self.recent().seq);
         let db = self.0.db.changes();
         let head = event_head::Entity::find_by_id(1).one(db).await?.map_or(0, |head| head.seq);
-        let is_near = (0..=REMEMBERED as i64).contains(&(head - known));
+        let is_near = (0..=REMEMBERED).contains(&(head - known));
         let new: Vec<(i64, EventKind, TenantId, Option<LicenseId>)> = if is_near && head > known {
             let columns = [event::Column::Seq, event::Column::Kind, event::Column::TenantId, event::Column::LicenseId];
             let new = event::Entity::find().filter(event::Column::Seq.gt(known)).filter(event::Column::Seq.lte(head));
@@ -187,7 +190,7 @@ impl Changes {
         };
         let mut recent = self.recent_mut();
         // After a restart, a long pause or the deletion of old events, nothing from before is used.
-        if recent.read_at.is_none() || !is_near || new.len() as i64 != head - known {
+        if recent.read_at.is_none() || !is_near || new.len() as u64 != (head - known).unsigned_abs() {
             recent.forget(head);
         }
         for (seq, kind, tenant, license) in new {
@@ -235,7 +238,7 @@ impl Recent {
         }
         self.last.insert(concerns, seq);
         self.in_order.push_back((seq, concerns));
-        if self.in_order.len() > REMEMBERED
+        if self.in_order.len() as u64 > REMEMBERED.unsigned_abs()
             && let Some((seq, oldest)) = self.in_order.pop_front()
         {
             self.since = seq;
@@ -292,11 +295,11 @@ mod tests {
         let ids = Ids::seeded(4);
         let (license, tenant) = (LicenseId(ids.v4()), TenantId(ids.v4()));
         let mut recent = recent();
-        for seq in 11..=11 + REMEMBERED as i64 {
+        for seq in 11..=11 + REMEMBERED {
             recent.remember(seq, Concerns::License(LicenseId(ids.v4())));
         }
         let known = |seq| recent.unchanged_since(seq, Basis::License(license, tenant));
         assert_eq!((known(10), known(11)), (false, true));
-        assert_eq!((recent.last.len(), recent.in_order.len()), (REMEMBERED, REMEMBERED));
+        assert_eq!((recent.last.len(), recent.in_order.len()), (50_000, 50_000));
     }
 }

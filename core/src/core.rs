@@ -41,7 +41,7 @@ pub struct Core {
     /// What is stored after the answer that it is part of.
     pub write_behind: WriteBehind,
     /// What validations read again and again.
-    pub cache: Cache,
+    pub cache: Arc<Cache>,
     keys: Keyring,
 }
 
@@ -58,7 +58,8 @@ impl Core {
     ) -> Result<Self> {
         let keys = Keyring::open(&db, &clock, master).await?;
         let accounts = Accounts::new(settings.accounts, ids.clone())?;
-        let (issuer, write_behind, cache) = (settings.public_url.into(), WriteBehind::default(), Cache::new(&db));
+        let (issuer, write_behind, cache) =
+            (settings.public_url.into(), WriteBehind::default(), Arc::new(Cache::new(&db)));
         let stamps = Stamps::default();
         Ok(Self { db, clock, ids, bus, limiter, stamps, accounts, issuer, write_behind, cache, keys })
     }

@@ -112,7 +112,9 @@ pub(super) async fn lock_all(tx: &Tx, ids: &[LicenseId]) -> Result<Vec<License>>
 
 /// Revokes locked licenses.
 pub(super) async fn revoke_all(tx: &Tx, ids: &[LicenseId], reason: &str) -> Result<()> {
-    ids.iter().for_each(|id| tx.mark_changed(*id));
+    for id in ids {
+        tx.mark_changed(*id);
+    }
     let revoked = [(Column::RevokedAt, tx.now().into()), (Column::RevokeReason, reason.into())];
     let changes = revoked.into_iter().chain([(Column::Rev, Expr::col(Column::Rev).add(1))]);
     db::update(changes, [Column::Id.is_in(ids.iter().copied())]).exec(tx.db()).await?;
