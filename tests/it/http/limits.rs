@@ -62,6 +62,28 @@ fn limits_are_the_same_in_memory_on_redis_and_while_redis_is_unreachable() {
 }
 
 #[test]
+fn instances_together_allow_as_much_as_the_limit_although_each_takes_several_tokens_at_once() {
+    it_unstarted(|t| async {
+        let Some(url) = services().1 else { return t };
+        let rate = Rate { burst: NonZeroU32::new(600).unwrap(), every: Duration::from_mins(1) };
+        let prefix = unique();
+        let instances =
+            [0, 1].map(|_| Limiter::new(&[(Bucket::Validate, rate)], Some((connect(&url).1, prefix.as_str()))));
+        let (mut allowed, mut left) = (0, 600);
+        for n in 0..800 {
+            if let Ok(now_left) = instances[n % 2].check(Bucket::Validate, "ana").await {
+                allowed += 1;
+                left = left.min(now_left);
+            }
+        }
+        assert!((560..=600).contains(&allowed), "{allowed}");
+        assert!(left < 8, "{left}");
+        assert_eq!(instances[0].check(Bucket::Validate, "ben").await, Ok(599), "another key");
+        t
+    });
+}
+
+#[test]
 fn a_notification_reaches_every_subscriber() {
     it_unstarted(|t| async {
         let bus = Bus::memory();
