@@ -57,10 +57,10 @@ fn main() -> Result<process::ExitCode> {
 async fn run_demo(once: bool) -> Result<()> {
     let data = tempfile::tempdir()?;
     let discord = SimDiscord::start().await;
-    let running = step(1, "Start the service: SQLite in a new folder, HTTP, bot and workers", async {
-        let running = Box::pin(serve(data.path(), &discord)).await?;
+    let (running, _log) = step(1, "Start the service: SQLite in a new folder, HTTP, bot and workers", async {
+        let started = Box::pin(serve(data.path(), &discord)).await?;
         discord.until("the slash commands", |sim| sim.requests().iter().any(|r| r.path.ends_with("/commands"))).await;
-        Ok(running)
+        Ok(started)
     })
     .await?;
     let guild = discord.guild("Makers");
@@ -131,7 +131,7 @@ async fn wait_for_bot(running: &Running, discord: &SimDiscord, guild: &SimGuild)
 }
 
 /// Does what `dca-auth serve` does, with the settings from a map instead of the environment.
-async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
+async fn serve(data: &Path, discord: &SimDiscord) -> Result<(Running, telemetry::Log)> {
     // Port 3000, or any other if it is in use.
     let addr = TcpListener::bind("127.0.0.1:3000").or_else(|_| TcpListener::bind("127.0.0.1:0"))?.local_addr()?;
     let settings = [
@@ -142,11 +142,11 @@ async fn serve(data: &Path, discord: &SimDiscord) -> Result<Running> {
         ("DCA_LOG", "warn".to_owned()),
     ];
     let config = Config::load(settings.map(|(name, value)| (name.to_owned(), value)).into())?;
-    telemetry::log(&config);
+    let log = telemetry::log(&config);
     let recorder = telemetry::recorder()?;
     let inputs = Inputs::system(recorder.handle());
     metrics::set_global_recorder(recorder).context("metrics")?;
-    App::build(config, &[Part::Api, Part::Bot, Part::Workers], inputs).await?.start().await
+    Ok((App::build(config, &[Part::Api, Part::Bot, Part::Workers], inputs).await?.start().await?, log))
 }
 
 async fn run_steps(running: &Running, discord: &SimDiscord, guild: &SimGuild, data: &Path) -> Result<()> {

@@ -20,7 +20,7 @@ pub(super) struct Serve {
 
 /// Runs the service until a signal, or until one of its parts ends by itself.
 pub(super) async fn run(config: Config, args: &Serve) -> Result<Output> {
-    telemetry::log(&config);
+    let _log = telemetry::log(&config);
     let recorder = telemetry::recorder()?;
     let metrics = recorder.handle();
     metrics::set_global_recorder(recorder).context("metrics")?;
