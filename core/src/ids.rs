@@ -100,8 +100,29 @@ discord_ids! {
 #[derive(Clone, Debug)]
 pub struct Ids {
     seeded: Option<Arc<Mutex<StdRng>>>,
-    /// The timestamp of the last `UUIDv7`, in milliseconds, and the 12-bit counter within it.
-    last: Arc<Mutex<(u64, u16)>>,
+    last: Arc<Mutex<Last>>,
+}
+
+/// What the next `UUIDv7` follows.
+#[derive(Debug, Default)]
+struct Last {
+    /// The timestamp in milliseconds, and the 12-bit counter within it.
+    at: (u64, u16),
+    /// Randomness for further ids: asking the system for each costs more than the rest of it.
+    random: Vec<u8>,
+}
+
+impl Last {
+    fn take_random(&mut self) -> [u8; 10] {
+        if self.random.is_empty() {
+            self.random.extend(Ids::system().bytes::<1_000>());
+        }
+        let rest = self.random.len() - 10;
+        let mut taken = [0; 10];
+        taken.copy_from_slice(&self.random[rest..]);
+        self.random.truncate(rest);
+        taken
+    }
 }
 
 impl Ids {
@@ -131,16 +152,17 @@ impl Ids {
     /// A `UUIDv7` (RFC 9562). Ids sort by `now`, and by order of generation within a millisecond.
     pub fn v7(&self, now: DateTime<Utc>) -> Uuid {
         let now = now.timestamp_millis().max(0).cast_unsigned();
-        let (millis, count) = {
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            *last = match *last {
-                (millis, 0xFFF) if millis >= now => (millis + 1, 0),
-                (millis, count) if millis >= now && millis - now < 1_000 => (millis, count + 1),
-                _ => (now, 0),
-            };
-            *last
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.at = match last.at {
+            (millis, 0xFFF) if millis >= now => (millis + 1, 0),
+            (millis, count) if millis >= now && millis - now < 1_000 => (millis, count + 1),
+            _ => (now, 0),
         };
-        let mut tail = self.bytes::<10>();
+        let (millis, count) = last.at;
+        let mut tail = match &self.seeded {
+            Some(_) => self.bytes::<10>(),
+            None => last.take_random(),
+        };
         tail[..2].copy_from_slice(&count.to_be_bytes());
         Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
     }

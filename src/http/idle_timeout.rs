@@ -38,7 +38,7 @@ struct Phase {
     deadline: Instant,
     /// Whether the next bytes start the head of a request (HTTP/1).
     is_before_head: bool,
-    /// The task that reads, which the end of the last request wakes.
+    /// The task that reads, which the end of the last request wakes (HTTP/2; with HTTP/1 it then reads by itself).
     reader: Option<Waker>,
 }
 
@@ -55,10 +55,14 @@ impl Activity {
     /// When the connection is closed, unless it has requests. The end of the last one wakes the task.
     fn poll_deadline(&self, cx: &Context<'_>) -> Poll<Instant> {
         let mut phase = self.phase();
+        if phase.requests == 0 {
+            phase.reader = None;
+            return Poll::Ready(phase.deadline);
+        }
         if phase.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
             phase.reader = Some(cx.waker().clone());
         }
-        if phase.requests == 0 { Poll::Ready(phase.deadline) } else { Poll::Pending }
+        Poll::Pending
     }
 
     fn bytes_received(&self) {
@@ -94,7 +98,7 @@ impl Drop for ActiveRequest {
         phase.requests -= 1;
         phase.deadline = Instant::now() + self.activity.timeouts.keep_alive;
         phase.is_before_head = self.version < Version::HTTP_2;
-        let reader = phase.reader.take().filter(|_| phase.requests == 0);
+        let reader = phase.reader.take().filter(|_| phase.requests == 0 && !phase.is_before_head);
         drop(phase);
         if let Some(reader) = reader {
             reader.wake();
@@ -129,11 +133,17 @@ impl<I: AsyncRead + AsyncWrite, G: Unpin> AsyncRead for TimedStream<I, G> {
             return Poll::Ready(read);
         }
         let deadline = ready!(self.activity.poll_deadline(cx));
-        if self.timer.deadline() != deadline {
+        if self.timer.deadline() > deadline {
             self.timer.as_mut().reset(deadline);
         }
-        ready!(self.timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        // Requests move the deadline on; the timer follows when it fires, which is cheaper.
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            if self.timer.deadline() >= deadline {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            self.timer.as_mut().reset(deadline);
+        }
     }
 }
 
@@ -216,7 +226,7 @@ mod tests {
     fn connect() -> DuplexStream {
         let (client, server) = duplex(4096);
         let activity = Arc::new(Activity::new(TIMEOUTS));
-        let router = axum::Router::new().route("/", axum::routing::get(|| async { "ok" }));
+        let router = axum::Router::new().route("/", axum::routing::get(answer));
         let service = TowerToHyperService::new(ActiveService::new(router, activity.clone()));
         let stream = TokioIo::new(TimedStream::new(server, activity, ()));
         tokio::spawn(async move {
@@ -225,6 +235,12 @@ mod tests {
             _ = builder.serve_connection(stream, service).await;
         });
         client
+    }
+
+    /// Waits once, as a handler that asks a database does.
+    async fn answer() -> &'static str {
+        tokio::task::yield_now().await;
+        "ok"
     }
 
     /// How long the server keeps a connection open on which it has nothing to answer.
