@@ -36,7 +36,8 @@ async fn measure(database: &str, url: Option<String>) -> BenchResult<()> {
     let dir = tempfile::tempdir()?;
     let mut env = BTreeMap::from([("DCA_DATA_DIR".to_owned(), dir.path().display().to_string())]);
     env.extend(url.map(|url| ("DCA_DATABASE_URL".to_owned(), url)));
-    let core = App::build(Config::load(env)?, &[], Inputs::system(telemetry::recorder()?.handle())).await?.core;
+    let app = App::build(Config::load(env)?, &[], Inputs::system(telemetry::recorder()?.handle())).await?;
+    let core = app.core.clone();
     for (table, key) in
         [("bare_head", "id integer PRIMARY KEY, seq bigint"), ("bare", "seq bigint PRIMARY KEY, at text")]
     {

@@ -5,6 +5,7 @@
 //! data directory -> database (migrated) -> master key -> Redis? -> Core -> bot? -> mail, OAuth
 //! ```
 
+use std::ops::Deref;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -65,9 +66,21 @@ pub(crate) struct Probe {
     pub(crate) database: DatabaseHealth,
 }
 
-/// Everything that a process uses. Cheap to clone.
+/// Everything that a process uses. A clone costs one reference count: every request makes some.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// What the clones of an [`App`] share.
+#[derive(Clone)]
+pub struct Shared {
     /// The domain logic.
     pub core: Core,
     /// The configuration.
@@ -101,7 +114,7 @@ impl App {
         let connected = discord.clone().filter(|_| parts.contains(&Part::Bot));
         let bot = connected.map(|discord| Bot::new(core.clone(), discord, config.discord.gateway_lease));
         let mailer = Mailer::new(&config)?;
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             core,
             oauth_providers: OAuthProviders::new(&config)?,
             config: Arc::new(config),
@@ -115,7 +128,7 @@ impl App {
             instance: InstanceId(Ids::system().v4()),
             parts: parts.into(),
             accepts_requests: Arc::new(AtomicBool::new(true)),
-        })
+        })))
     }
 
     /// Opens everything without running a part, for commands that only call core.
@@ -132,6 +145,11 @@ impl App {
         }
         self.core.set_master_key(read_master_key(&self.config)?);
         Ok(self.core.reload_keys().await?)
+    }
+
+    /// Holds leases under this identity from now on. Clones made before keep the former one.
+    pub(crate) fn set_instance(&mut self, instance: InstanceId) {
+        Arc::make_mut(&mut self.0).instance = instance;
     }
 
     pub(crate) fn runs(&self, part: Part) -> bool {

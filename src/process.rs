@@ -6,7 +6,7 @@
 //! stop:  unready -> gateway closed -> requests finished -> workers released -> buffer stored -> pools closed
 //! ```
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, time::Duration};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 use dca_core::{Error, accounts::admin, key_rotation, licenses, log_limit::LogLimit, outbox::Transport};
@@ -52,11 +52,9 @@ impl App {
         running.spawn("event log", follow_events(self.clone(), running.stop.clone()));
         running.spawn("keyring", reload_keys(self.clone(), running.stop.clone()));
         if let Some(bot) = self.bot.clone() {
-            let stop = running.stop.clone();
-            running.spawn(
-                "Discord gateway",
-                async move { Ok(dca_commands::gateway::run(bot, self.instance, stop).await?) },
-            );
+            let (stop, instance_id) = (running.stop.clone(), self.instance);
+            running
+                .spawn("Discord gateway", async move { Ok(dca_commands::gateway::run(bot, instance_id, stop).await?) });
         }
         if self.runs(Part::Workers) {
             for &transport in Transport::ALL {
@@ -74,11 +72,12 @@ impl App {
 
     /// Takes over from an earlier process with the same data directory. With `SQLite`, only one process may run.
     async fn claim_instance(&mut self) -> Result<Option<Instance>> {
-        let data_dir = &self.config.storage.data_dir;
+        let config = Arc::clone(&self.config);
+        let data_dir = &config.storage.data_dir;
         let claimed = Instance::claim(data_dir).with_context(|| format!("cannot lock {}", data_dir.display()));
         match claimed {
             Ok(Some(instance)) => {
-                self.instance = instance.id;
+                self.set_instance(instance.id);
                 if let Err(error) = dca_core::workers::revoke_leases_of(&self.core, instance.id).await {
                     warn!(%error, "could not take back the leases of the previous run; they expire on their own");
                 }
@@ -143,7 +142,7 @@ impl Running {
             Ok(Err(error)) => warn!(%error, "could not store when licenses were first validated or last used"),
             Err(_) => warn!("could not store in time when licenses were last used"),
         }
-        Ok(self.app.core.db.close().await?)
+        Ok(self.app.core.db.clone().close().await?)
     }
 
     /// Logs one start line, and a warning if settings of earlier systems are unused.

@@ -51,7 +51,7 @@ pub fn settings(data_dir: &std::path::Path) -> BTreeMap<String, String> {
 /// Opens the core of an installation, and creates what does not exist yet.
 pub async fn open(env: &BTreeMap<String, String>) -> BenchResult<Core> {
     let inputs = Inputs::system(telemetry::recorder()?.handle());
-    Ok(App::build(Config::load(env.clone())?, &[], inputs).await?.core)
+    Ok(App::build(Config::load(env.clone())?, &[], inputs).await?.core.clone())
 }
 
 /// Creates licenses in a new installation.

@@ -17,16 +17,18 @@ use super::{
     compat::dialect::Dialect,
     extract::{bearer, is_form},
     problem::Problem,
+    trace::RequestContext,
 };
-use crate::{App, Config};
+use crate::Config;
 
 pub(super) async fn protect(
-    Extension(app): Extension<App>,
+    Extension(context): Extension<RequestContext>,
     dialect: Dialect,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let cookies = Cookies::of(&app, request.headers());
+    let app = context.app();
+    let cookies = Cookies::of(app, request.headers());
     let usable = check(&app.config, dialect, &cookies, &request)?;
     request.extensions_mut().insert(usable);
     Ok(next.run(request).await)

@@ -1,16 +1,14 @@
 //! Extractors: the caller of an API key, the user of an access token, client information, and typed query, path
 //! and body. Every invalid field is reported.
 
-use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::body::{Bytes, HttpBody, to_bytes};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Path, Request};
-use axum::http::{HeaderMap, StatusCode, header, request::Parts};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Path, Request};
+use axum::http::{Extensions, HeaderMap, HeaderName, StatusCode, header, request::Parts};
+use axum::response::IntoResponse;
 use dca_core::accounts::{ClientInfo, Principal, guild_managers, sessions};
 use dca_core::crypto::{api_key::ApiKeyKind, sha256};
 use dca_core::field::FieldFault;
@@ -23,13 +21,15 @@ use url::form_urlencoded;
 
 use super::cookies::{CookieKind, Cookies};
 use super::problem::{FieldError, Problem};
-use super::{compat::dialect::Dialect, quota};
+use super::{compat::dialect::Dialect, quota, trace::RequestContext};
 use crate::{App, wording};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Returns the IP address of the client: in `X-Forwarded-For`, read from the right, the first address that is not
 /// a trusted proxy. Entries added by other hosts are ignored.
 pub fn client_ip(trusted: &[IpNet], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let hops = headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let hops = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
     let hops: Vec<&str> = hops.flat_map(|value| value.split(',')).map(str::trim).collect();
     let mut client = peer.to_canonical();
     for hop in hops.iter().rev() {
@@ -80,7 +80,7 @@ impl ApiKeyCredential {
     /// The result of a call into core that authenticates the key. Counts a key that is not valid.
     pub(crate) async fn checked<T>(&self, result: dca_core::Result<T>) -> Result<T, Problem> {
         if result.as_ref().is_err_and(|error| error.code() == Code::InvalidApiKey) {
-            quota::count(&self.app, Bucket::AuthFailure, &self.client.to_string()).await?;
+            quota::count(&self.app, Bucket::AuthFailure, &self.client).await?;
         }
         Ok(result?)
     }
@@ -131,21 +131,20 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The IP address of the client. See [`client_ip`].
-pub(super) struct ClientIp(pub(super) IpAddr);
-
-impl FromRequestParts<App> for ClientIp {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        Ok(Self(client_ip_of(parts, app)))
-    }
+/// The IP address of the client.
+pub(super) fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
+    let known = parts.extensions.get().map(RequestContext::client);
+    known.unwrap_or_else(|| find_client_ip(&parts.headers, &parts.extensions, app))
 }
 
-pub(super) fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
-    let peer = parts.extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
+/// The IP address of the client of a new request. See [`client_ip`].
+pub(super) fn find_client_ip(headers: &HeaderMap, extensions: &Extensions, app: &App) -> IpAddr {
+    let peer = extensions.get::<ConnectInfo<SocketAddr>>().map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
     let trusted = &app.config.http.trusted_proxies;
-    if parts.headers.contains_key("x-forwarded-for") && !is_trusted(trusted, peer.to_canonical()) {
+    if !headers.contains_key(FORWARDED_FOR) {
+        return peer.to_canonical();
+    }
+    if !is_trusted(trusted, peer.to_canonical()) {
         app.proxy_warning.call_once(|| {
             warn!(
                 "{peer} sent X-Forwarded-For, but is not in DCA_TRUSTED_PROXIES, so the header is ignored. If it is your \
@@ -153,7 +152,7 @@ pub(super) fn client_ip_of(parts: &Parts, app: &App) -> IpAddr {
             );
         });
     }
-    client_ip(trusted, peer, &parts.headers)
+    client_ip(trusted, peer, headers)
 }
 
 fn is_trusted(trusted: &[IpNet], address: IpAddr) -> bool {
@@ -175,7 +174,7 @@ impl FromRequestParts<App> for Client {
         let cookies = Cookies::of(app, &parts.headers);
         let cookie = |kind| cookies.get(kind).map(|value| value.map(str::to_owned));
         let info = ClientInfo {
-            network: network(client_ip_of(parts, app)),
+            network: network(client_ip_of(parts, app)).to_string(),
             agent: text(header::USER_AGENT).map(|agent| agent.chars().take(200).collect()),
             device: cookie(CookieKind::Device)?,
             sign_up: cookie(CookieKind::SignUp)?,
@@ -199,8 +198,8 @@ pub(super) fn locale(headers: &HeaderMap) -> Locale {
 }
 
 /// The network of an IP address, which is used instead of the address: /24 for IPv4, /64 for IPv6.
-pub(super) fn network(client: IpAddr) -> String {
-    block(client, 24).to_string()
+pub(super) fn network(client: IpAddr) -> IpNet {
+    block(client, 24)
 }
 
 /// The addresses that count as one client: an IPv4 address, or a /64 of IPv6, all of which one machine can use.
@@ -276,7 +275,28 @@ impl<T: DeserializeOwned> FromRequest<App> for JsonBody<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        Ok(Self(DigestedJson::from_request(request, app).await?.value))
+        Ok(Self(SentJson::from_request(request, app).await?.value))
+    }
+}
+
+/// Like [`JsonBody`], with the body as it was sent. Its size was limited when it was read.
+pub(super) struct SentJson<T> {
+    pub(super) value: T,
+    pub(super) body: Bytes,
+}
+
+impl<T: DeserializeOwned> FromRequest<App> for SentJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let is_json = is_json(&parts.headers);
+        if !is_json && !(Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers)) {
+            return Err(Problem::of(Code::UnsupportedMediaType));
+        }
+        let body = to_bytes(body, usize::MAX).await.map_err(|_| interrupted())?;
+        let value = if is_json { parse_json(&body)? } else { parse_form(&body)? };
+        Ok(Self { value, body })
     }
 }
 
@@ -290,46 +310,25 @@ impl<T: DeserializeOwned> FromRequest<App> for DigestedJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, app: &App) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        let is_form = Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers);
-        if !is_form && !is_json(&parts.headers) {
-            return Err(Problem::of(Code::UnsupportedMediaType));
-        }
-        let bytes = Bytes::from_request(Request::from_parts(parts, body), app).await.map_err(body_error)?;
-        let value = if is_form { parse_form(&bytes)? } else { parse_json(&bytes)? };
-        Ok(Self { value, digest: sha256(&bytes) })
+        let SentJson { value, body } = SentJson::from_request(request, app).await?;
+        Ok(Self { value, digest: sha256(&body) })
     }
 }
 
-/// The largest body.
-const BODY: usize = 16 * 1024;
-/// The largest body of the routes that accept 1000 IDs, or 16 KiB of metadata among other members.
-const LARGE_BODY: usize = 64 * 1024;
-const LARGE_BODIES: [&str; 3] = ["/admin/licenses/generate", "/admin/licenses/revoke", "/licenses/{id}"];
-
-/// Reads the body before anything else. If a request is refused before its body has arrived, hyper closes the connection
-/// without notice, and the client's next request on it fails.
-pub(super) async fn read_body(mut request: Request, next: Next) -> Result<Response, Problem> {
-    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str).unwrap_or_default();
-    let limit = if LARGE_BODIES.contains(&route) { LARGE_BODY } else { BODY };
-    DefaultBodyLimit::max(limit).apply(&mut request);
-    let (parts, body) = request.into_parts();
-    let bytes = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await.map_err(body_error)?;
-    Ok(next.run(Request::from_parts(parts, Body::from(bytes))).await)
-}
-
-fn essence(headers: &HeaderMap) -> String {
+/// The content type without its parameters.
+fn essence(headers: &HeaderMap) -> &str {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    content_type.split(';').next().unwrap_or_default().trim()
 }
 
 fn is_json(headers: &HeaderMap) -> bool {
     let essence = essence(headers);
-    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    let has_suffix = |essence: &str| essence.starts_with("application/") && essence.ends_with("+json");
+    essence.eq_ignore_ascii_case("application/json") || has_suffix(&essence.to_ascii_lowercase())
 }
 
 pub(super) fn is_form(headers: &HeaderMap) -> bool {
-    essence(headers) == "application/x-www-form-urlencoded"
+    essence(headers).eq_ignore_ascii_case("application/x-www-form-urlencoded")
 }
 
 fn parse_form<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
@@ -341,16 +340,20 @@ fn parse_form<T: DeserializeOwned>(text: &[u8]) -> Result<T, Problem> {
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    let not_an_object = || Problem::new(Code::ValidationError, "The body must be a JSON object, for example {}.");
     if bytes.trim_ascii_start().starts_with(b"[") {
         // serde would deserialize an array into a struct by position.
         return Err(not_an_object());
     }
     // Members that are ignored may be nested to any depth, and others as deep as the parser's limit.
-    if depth(bytes) > MAX_DEPTH {
+    if opening_brackets(bytes) > MAX_DEPTH && depth(bytes) > MAX_DEPTH {
         let detail = format!("The body has more than {MAX_DEPTH} nested arrays and objects.");
         return Err(Problem::new(Code::BadRequest, detail));
     }
+    // Only bodies that are refused are parsed again, for the path of what is wrong.
+    serde_json::from_slice(bytes).or_else(|_| parse_json_with_paths(bytes))
+}
+
+fn parse_json_with_paths<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let inner = error.inner();
@@ -365,8 +368,17 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(parsed)
 }
 
+fn not_an_object() -> Problem {
+    Problem::new(Code::ValidationError, "The body must be a JSON object, for example {}.")
+}
+
 /// How deep the arrays and objects of a body may be nested.
 const MAX_DEPTH: usize = 32;
+
+/// At least as many as the text is deep, and much faster to find out.
+fn opening_brackets(json: &[u8]) -> usize {
+    json.iter().filter(|byte| matches!(byte, b'[' | b'{')).count()
+}
 
 /// How deep the arrays and objects of a JSON text are nested.
 fn depth(json: &[u8]) -> usize {
@@ -410,11 +422,15 @@ fn field_error<E: Display>(error: &serde_path_to_error::Error<E>) -> Option<Fiel
     Some(FieldError { message: wording::field(&field, &fault), field })
 }
 
-fn body_error(rejection: BytesRejection) -> Problem {
+pub(super) fn body_error(rejection: BytesRejection) -> Problem {
     match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => Problem::of(Code::PayloadTooLarge),
-        _ => Problem::new(Code::BadRequest, "The connection was closed before the whole body arrived. Try again."),
+        _ => interrupted(),
     }
+}
+
+fn interrupted() -> Problem {
+    Problem::new(Code::BadRequest, "The connection was closed before the whole body arrived. Try again.")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `Idempotency-Key`: a request that is sent again gets the response of the first one and is not executed again.
 
+use std::sync::Arc;
+
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Extension, FromRequestParts, Request};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header, request::Parts};
@@ -16,12 +18,13 @@ use utoipa_axum::router::OpenApiRouter;
 
 use super::extract::{Authenticated, CurrentUser};
 use super::problem::{self, Problem};
-use super::{openapi, trace::RequestId};
+use super::{openapi, trace::RequestContext};
 use crate::App;
 
 /// Accepts `Idempotency-Key` on the writes among these routes, whose caller is [`Authenticated`].
 pub(super) fn idempotent(routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    let once = |Extension(app): Extension<App>, request: Request, next: Next| once(app, request, next);
+    let once =
+        |Extension(context): Extension<RequestContext>, request: Request, next: Next| once(context, request, next);
     let mut routes = routes.route_layer(middleware::from_fn(once));
     let writes = openapi::operations(routes.get_openapi_mut()).filter(|(method, _)| !method.is_safe());
     for (_, operation) in writes {
@@ -55,7 +58,8 @@ fn key(parts: &Parts) -> Result<Option<&str>, Problem> {
     key.map(Some).ok_or_else(invalid)
 }
 
-async fn once(app: App, request: Request, next: Next) -> Result<Response, Problem> {
+async fn once(context: RequestContext, request: Request, next: Next) -> Result<Response, Problem> {
+    let app = context.app().clone();
     let (mut parts, body) = request.into_parts();
     let key = if parts.method.is_safe() { None } else { key(&parts)?.map(str::to_owned) };
     let Some(key) = key else { return Ok(next.run(Request::from_parts(parts, body)).await) };
@@ -67,10 +71,9 @@ async fn once(app: App, request: Request, next: Next) -> Result<Response, Proble
     match idempotency::begin(&app.core, &operation, digest).await? {
         BeginOutcome::Replay(stored) => StoredResponse::replay(&stored),
         BeginOutcome::Execute(execution) => {
-            let request_id = parts.extensions.get().map_or_else(String::new, |id: &RequestId| id.0.clone());
             let work = execute(app, execution, Request::from_parts(parts, Body::from(body)), next);
             // In a task of its own, so that the response is stored even if the client disconnects.
-            let task = tokio::spawn(events::with_request_id(request_id, work).in_current_span());
+            let task = tokio::spawn(events::with_request_id(Arc::clone(context.id()), work).in_current_span());
             task.await.unwrap_or_else(|error| match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(error) => Err(Error::Internal(error.to_string()).into()),
@@ -146,7 +149,6 @@ impl StoredResponse {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::time::Duration;
 
@@ -208,7 +210,8 @@ mod tests {
             let write = move |Json(body): Json<Value>| executed.clone().respond(shared.clone(), body);
             let routes =
                 Router::new().route("/a", get(async || "read").post(write.clone())).route("/b", get("").post(write));
-            let router = Router::from(idempotent(routes.into())).layer(Extension(app.clone())).with_state(app);
+            let context = Extension(RequestContext::new(&app, [127, 0, 0, 1].into()));
+            let router = Router::from(idempotent(routes.into())).layer(context).with_state(app);
             Self { router, handler, tokens, _dir: dir }
         }
 

@@ -38,7 +38,7 @@ struct Phase {
     deadline: Instant,
     /// Whether the next bytes start the head of a request (HTTP/1).
     is_before_head: bool,
-    /// The task that reads, which the end of the last request wakes (HTTP/2; with HTTP/1 it then reads by itself).
+    /// The task that reads, which the end of the last request wakes.
     reader: Option<Waker>,
 }
 
@@ -55,14 +55,10 @@ impl Activity {
     /// When the connection is closed, unless it has requests. The end of the last one wakes the task.
     fn poll_deadline(&self, cx: &Context<'_>) -> Poll<Instant> {
         let mut phase = self.phase();
-        if phase.requests == 0 {
-            phase.reader = None;
-            return Poll::Ready(phase.deadline);
-        }
         if phase.reader.as_ref().is_none_or(|reader| !reader.will_wake(cx.waker())) {
             phase.reader = Some(cx.waker().clone());
         }
-        Poll::Pending
+        if phase.requests == 0 { Poll::Ready(phase.deadline) } else { Poll::Pending }
     }
 
     fn bytes_received(&self) {
@@ -98,7 +94,7 @@ impl Drop for ActiveRequest {
         phase.requests -= 1;
         phase.deadline = Instant::now() + self.activity.timeouts.keep_alive;
         phase.is_before_head = self.version < Version::HTTP_2;
-        let reader = phase.reader.take().filter(|_| phase.requests == 0 && !phase.is_before_head);
+        let reader = phase.reader.take().filter(|_| phase.requests == 0);
         drop(phase);
         if let Some(reader) = reader {
             reader.wake();

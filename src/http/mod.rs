@@ -1,7 +1,7 @@
 //! The HTTP API: router, middleware and listener.
 //!
 //! A route consists of a request struct, a handler (extract → one call into core → render) and one line in
-//! `routes`, `accounts::routes` or `admin::routes`. The middleware gives every request an ID, an access-log line, a
+//! `routes`, `accounts::routes` or `admin::routes`. The [`pipeline`] gives every request an ID, an access-log line, a
 //! latency sample, a timeout and a body limit. Errors are problem documents (RFC 9457), and a panic is a 500.
 
 use std::io;
@@ -9,8 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
-use axum::{Extension, Router, middleware, response::IntoResponse};
+use axum::{Router, ServiceExt, extract::Request, middleware, routing::get};
 use axum_server::{Handle, tls_rustls::RustlsConfig};
 use dca_core::{Code, limiter::Bucket};
 use futures::FutureExt;
@@ -18,15 +17,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::{net::TcpStream, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer, timeout::TimeoutLayer};
 use utoipa::OpenApi as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use self::idempotency::idempotent;
 use self::rate_limit::{limited, unlimited};
-use self::{connections::Connections, problem::Problem};
+use self::{connections::Connections, pipeline::Pipeline, problem::Problem};
 use crate::App;
 
 mod accounts;
@@ -46,6 +43,7 @@ mod licenses;
 mod openapi;
 mod ops;
 mod paging;
+mod pipeline;
 mod precondition;
 mod prelude;
 mod problem;
@@ -56,8 +54,8 @@ mod request_head;
 mod schemas;
 mod trace;
 
-/// The longest a request may take, including the transfer of its body.
-const TIMEOUT: Duration = Duration::from_secs(30);
+/// The path of the OpenAPI document.
+const DOCUMENT: &str = "/openapi.json";
 /// How often a connection with HTTP/2 is checked.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -118,64 +116,21 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     openapi::complete(routes().merge(account_routes()).split_for_parts().1)
 }
 
-fn router(app: App) -> Router {
-    let header = |name: &'static str, value: &'static str| {
-        SetResponseHeaderLayer::if_not_present(HeaderName::from_static(name), HeaderValue::from_static(value))
-    };
+fn router(app: &App) -> Router<App> {
     // By default, Swagger UI sends the document to an online validator, and its top bar has inline styles.
-    let docs = Config::default().validator_url("none").use_base_layout();
-    let docs = SwaggerUi::new("/docs").config(docs).url("/openapi.json", openapi());
+    let docs = Config::new([DOCUMENT]).validator_url("none").use_base_layout();
     let licenses = Router::from(routes()).with_state(app.clone());
-    let router = Router::from(routes())
+    Router::from(routes())
         .merge(compat::routes(&licenses, account_routes(), protected))
         .merge(protected(accounts::pages::routes().into()))
         .merge(home::routes())
-        .merge(docs)
+        .merge(SwaggerUi::new("/docs").config(docs))
+        .route(DOCUMENT, get(openapi::document))
         .fallback(|| async {
             Problem::new(Code::NotFound, "There is no such route. See /docs for a list of all routes.")
         })
         .method_not_allowed_fallback(|| async { Problem::of(Code::MethodNotAllowed) })
-        .layer(Extension(app.clone()))
-        .layer(middleware::from_fn(extract::read_body))
-        .layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, TIMEOUT))
-        .layer(middleware::from_fn(request_head::check))
-        .layer(CatchPanicLayer::custom(|_| Problem::of(Code::Internal).into_response()))
-        .layer(header("x-content-type-options", "nosniff"))
-        .layer(header("x-frame-options", "DENY"))
-        .layer(header("referrer-policy", "no-referrer"))
-        .layer(header("cache-control", "no-store"))
-        .layer(header("content-security-policy", CSP))
-        .layer(cors(&app.config));
-    let router = if app.config.http.public_url.starts_with("https:") {
-        router.layer(header("strict-transport-security", "max-age=31536000; includeSubDomains"))
-    } else {
-        router
-    };
-    let router = router.layer(middleware::from_fn_with_state(app.clone(), trace::trace_request));
-    router.layer(middleware::from_fn_with_state(app.clone(), problem::render)).with_state(app)
 }
-
-/// Allows requests with cookies from the service's own pages, the frontend and the configured origins only.
-fn cors(config: &crate::Config) -> CorsLayer {
-    let origins = csrf::origins(config).filter_map(|origin| HeaderValue::from_str(&origin).ok());
-    let sent = ["x-csrf-token", "x-api-key", "x-sdk-version", "x-sdk-platform", "idempotency-key"];
-    let allowed = [header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH]
-        .into_iter()
-        .chain(sent.map(HeaderName::from_static));
-    let own = ["x-request-id", "ratelimit", "ratelimit-policy", "idempotency-replayed"];
-    let exposed = [header::RETRY_AFTER, header::ETAG, header::LINK].into_iter().chain(own.map(HeaderName::from_static));
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
-        .allow_credentials(true)
-        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::PUT, Method::DELETE])
-        .allow_headers(allowed.chain(compat::correlation_headers()).collect::<Vec<_>>())
-        .expose_headers(exposed.chain(compat::correlation_headers()).collect::<Vec<_>>())
-        .max_age(Duration::from_hours(1))
-}
-
-/// Allows resources of this origin only, and nothing inline except the images of the documentation page.
-const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
-                   connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 pub(crate) struct RunningServer {
     pub(crate) addr: SocketAddr,
@@ -186,7 +141,8 @@ pub(crate) struct RunningServer {
 /// Binds the address and serves requests until `drain` is cancelled, then completes requests in flight.
 pub(crate) async fn serve(app: &App, drain: CancellationToken) -> Result<RunningServer> {
     let handle = Handle::new();
-    let service = router(app.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    let pipeline = Pipeline::new(app, router(app));
+    let service = ServiceExt::<Request>::into_make_service_with_connect_info::<SocketAddr>(pipeline);
     let listener = std::net::TcpListener::bind(app.config.http.addr)
         .with_context(|| format!("cannot listen on {} (DCA_HTTP_ADDR)", app.config.http.addr))?;
     listener.set_nonblocking(true)?;

@@ -1,11 +1,13 @@
 //! The OpenAPI document: what the attributes of the handlers do not say.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::LazyLock};
 
-use axum::http::{Method, StatusCode};
+use axum::body::Bytes;
+use axum::http::{Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder, Schema};
+use utoipa::openapi::{Content, Ref, RefOr, Response as ResponseDoc, ResponseBuilder, Schema};
 use utoipa::{Modify, OpenApi};
 
 use super::{problem, schemas};
@@ -45,6 +47,12 @@ impl Modify for SharedComponents {
         let response = response.content("application/problem+json", content).build();
         components.responses.insert("Problem".to_owned(), response.into());
     }
+}
+
+/// Retrieves the document, which is generated and serialized once.
+pub(super) async fn document() -> Response {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| super::openapi().to_json().unwrap_or_default().into());
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()).into_response()
 }
 
 /// Gives every operation an ID from its method and path, which do not change, and every response a description.
@@ -89,7 +97,7 @@ fn operation_id(method: &Method, path: &str) -> String {
 }
 
 /// The description of the response's schema, or else the meaning of the status.
-fn describe(schemas: &BTreeMap<String, RefOr<Schema>>, status: &str, response: &Response) -> String {
+fn describe(schemas: &BTreeMap<String, RefOr<Schema>>, status: &str, response: &ResponseDoc) -> String {
     let content = response.content.values().next().and_then(|content| match content {
         RefOr::T(content) => content.schema.as_ref(),
         RefOr::Ref(_) => None,

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, extract::Request, extract::State, middleware::Next};
 use dca_core::{Code, Error, Reason, Refusal, users::Locale};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use utoipa::openapi::{Ref, RefOr, Response as ResponseDoc};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::schemas;
-use crate::{App, wording};
+use crate::wording;
 
 /// The JSON with a status other than 200 that a handler returns, or a problem.
 pub type StatusResult<T> = Result<(StatusCode, Json<T>), Problem>;
@@ -22,7 +22,7 @@ pub type StatusResult<T> = Result<(StatusCode, Json<T>), Problem>;
 /// The JSON that a handler returns, or a problem.
 pub type JsonResult<T> = Result<Json<T>, Problem>;
 
-/// An error. [`render`] writes it as `application/problem+json`.
+/// An error. [`rendered`] writes it as `application/problem+json`.
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub(super) code: Code,
@@ -180,7 +180,7 @@ fn members(reason: &Reason) -> Map<String, Value> {
 }
 
 impl IntoResponse for Problem {
-    /// The response without its body, which [`render`] writes.
+    /// The response without its body, which [`rendered`] writes.
     fn into_response(self) -> Response {
         let mut response = self.status.into_response();
         let headers = response.headers_mut();
@@ -198,13 +198,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the body of a problem. This is the last step: dialects change problems before, and the type is a URL of
-/// this service.
-pub(super) async fn render(State(app): State<App>, request: Request, next: Next) -> Response {
-    rendered(next.run(request).await, &app.config.http.public_url)
-}
-
-/// A response with the body of its problem, if it is one.
+/// A response with the body of its problem, if it is one. This is the last step: dialects change problems before, and
+/// the type is a URL of this service.
 pub(super) fn rendered(mut response: Response, public_url: &str) -> Response {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response.headers_mut().remove(header::CONTENT_LENGTH);

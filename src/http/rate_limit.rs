@@ -1,20 +1,29 @@
 //! The rate limits of routes. Each route is registered with its policy, which its documentation names.
 
-use axum::extract::{Extension, Request};
-use axum::http::request::Parts;
-use axum::{middleware, middleware::Next, response::Response};
+use std::fmt::{self, Display};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use axum::routing::Route;
 use dca_core::crypto::{hex, sha256};
 use dca_core::limiter::Bucket;
+use futures::{FutureExt, future::BoxFuture};
+use ipnet::IpNet;
+use tower_layer::Layer;
+use tower_service::Service;
 use utoipa_axum::router::OpenApiRouter;
 
-use super::extract::{api_key, client_addresses, client_ip_of, network};
-use super::{openapi, problem::Problem, quota};
+use super::extract::{api_key, client_addresses, network};
+use super::{openapi, quota, trace::RequestContext};
 use crate::App;
 
 /// Limits these routes with a bucket that they share.
 pub(super) fn limited(bucket: Bucket, routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    let limit = move |Extension(app): Extension<App>, request: Request, next: Next| limit(app, bucket, request, next);
-    documented(bucket.as_str(), routes.route_layer(middleware::from_fn(limit)))
+    documented(bucket.as_str(), routes.route_layer(RateLimit { bucket, policy: Arc::default() }))
 }
 
 /// Routes without a limit: probes, and documents that may be cached.
@@ -29,23 +38,86 @@ fn documented(policy: &str, mut routes: OpenApiRouter<App>) -> OpenApiRouter<App
     routes
 }
 
-async fn limit(app: App, bucket: Bucket, request: Request, next: Next) -> Result<Response, Problem> {
-    let (parts, body) = request.into_parts();
-    let headers = quota::count(&app, bucket, &client_key(&app, bucket, &parts)).await?;
-    let mut response = next.run(Request::from_parts(parts, body)).await;
-    // A limit that the handler has checked and found exceeded is the one to report.
-    if !response.headers().contains_key("ratelimit") {
-        response.headers_mut().extend(headers);
-    }
-    Ok(response)
+#[derive(Clone)]
+struct RateLimit {
+    bucket: Bucket,
+    /// The `RateLimit-Policy` of the responses.
+    policy: Arc<OnceLock<HeaderValue>>,
 }
 
-/// What requests are counted by: the API key and the client's addresses, or else the client's network. Account routes
-/// ignore API keys, which would give every request with an invented one a limit of its own.
-fn client_key(app: &App, bucket: Bucket, parts: &Parts) -> String {
-    let client = client_ip_of(parts, app);
-    match api_key(&parts.headers).filter(|_| bucket != Bucket::Auth) {
-        Some(key) => format!("api_key:{}:{}", hex(&sha256(key.as_bytes())[..16]), client_addresses(client)),
-        None => network(client),
+#[derive(Clone)]
+struct RateLimited {
+    limit: RateLimit,
+    route: Route,
+}
+
+impl Layer<Route> for RateLimit {
+    type Service = RateLimited;
+
+    fn layer(&self, route: Route) -> RateLimited {
+        RateLimited { limit: self.clone(), route }
+    }
+}
+
+impl Service<Request> for RateLimited {
+    type Response = Response;
+    type Error = <Route as Service<Request>>::Error;
+    type Future = BoxFuture<'static, Result<Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Service::<Request>::poll_ready(&mut self.route, cx)
+    }
+
+    fn call(&mut self, request: Request) -> Self::Future {
+        let Self { limit, mut route } = self.clone();
+        async move {
+            let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
+                return route.call(request).await;
+            };
+            let (app, bucket) = (context.app(), limit.bucket);
+            let key = ClientKey::of(bucket, context.client(), request.headers());
+            let left = match quota::count(app, bucket, &key).await {
+                Ok(left) => left,
+                Err(problem) => return Ok(problem.into_response()),
+            };
+            let mut response = route.call(request).await?;
+            // A limit that the handler has checked and found exceeded is the one to report.
+            if let Some(rate) = app.core.limiter.rate(bucket)
+                && !response.headers().contains_key(quota::STATE)
+            {
+                let policy = limit.policy.get_or_init(|| quota::policy(bucket, rate));
+                response.headers_mut().insert(quota::POLICY, policy.clone());
+                response.headers_mut().insert(quota::STATE, quota::state(bucket, rate, left));
+            }
+            Ok(response)
+        }
+        .boxed()
+    }
+}
+
+/// What requests are counted by: the API key and the client's addresses, or else the client's network.
+#[derive(Hash)]
+enum ClientKey<'a> {
+    ApiKey(&'a str, IpNet),
+    Network(IpNet),
+}
+
+impl<'a> ClientKey<'a> {
+    /// Account routes ignore API keys, which would give every request with an invented one a limit of its own.
+    fn of(bucket: Bucket, client: IpAddr, headers: &'a HeaderMap) -> Self {
+        match api_key(headers).filter(|_| bucket != Bucket::Auth) {
+            Some(key) => Self::ApiKey(key, client_addresses(client)),
+            None => Self::Network(network(client)),
+        }
+    }
+}
+
+/// The name of the bucket that instances share. It does not contain the API key.
+impl Display for ClientKey<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ApiKey(key, client) => write!(f, "api_key:{}:{client}", hex(&sha256(key.as_bytes())[..16])),
+            Self::Network(network) => network.fmt(f),
+        }
     }
 }

@@ -114,7 +114,7 @@ fn instances_that_start_together_on_an_empty_database_share_their_keys() {
         empty_database(&t).await.close().await.unwrap();
         t.set("DCA_MASTER_KEY", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=");
         let (one, two) = tokio::join!(t.assemble(&[]), t.assemble(&[]));
-        let (one, two) = (one.unwrap().core, two.unwrap().core);
+        let (one, two) = (one.unwrap().core.clone(), two.unwrap().core.clone());
         let tenant = TestTenant::new(&one, "Makers").await;
         let gold = tenant.product("Gold", "GOLD").await;
         let (license, key) = tenant.license(&gold, 1).await;

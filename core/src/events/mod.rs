@@ -3,7 +3,7 @@
 //! Updating the head and inserting the events are the last statements before a commit, so that commit order
 //! equals sequence order on both databases: after a reader has seen `n`, no new `n - 1` appears.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use sea_orm::sea_query::{CommonTableExpression, Expr, InsertStatement, PostgresQueryBuilder, Query};
@@ -146,15 +146,15 @@ pub(crate) async fn delete_older_than(core: &Core, age: Duration) -> Result<u64>
 }
 
 tokio::task_local! {
-    static REQUEST_ID: String;
+    static REQUEST_ID: Arc<str>;
 }
 
 /// Runs `work` as part of a request; its events are recorded with the request id.
-pub async fn with_request_id<T>(id: String, work: impl Future<Output = T>) -> T {
-    REQUEST_ID.scope(id, work).await
+pub async fn with_request_id<T>(id: impl Into<Arc<str>>, work: impl Future<Output = T>) -> T {
+    REQUEST_ID.scope(id.into(), work).await
 }
 
 /// The id of the current request, if there is one.
 pub(crate) fn request_id() -> Option<String> {
-    REQUEST_ID.try_with(Clone::clone).ok()
+    REQUEST_ID.try_with(|id| String::from(&**id)).ok()
 }

@@ -4,11 +4,10 @@
 //! licenses have no native counterpart: `earlier_dca_management`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use axum::response::Response;
 use axum::routing::{MethodFilter, on};
@@ -21,7 +20,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::http::compat::dialect::Dialect;
-use crate::http::{extract::bearer, problem::Problem, trace::RequestId};
+use crate::http::{extract::bearer, problem::Problem, trace::RequestContext};
 
 type Params = HashMap<String, String>;
 type Members = Map<String, Value>;
@@ -185,10 +184,8 @@ async fn translate(app: &App, alias: &Alias, params: &Params, request: Request) 
     *native.uri_mut() = path.parse::<Uri>().map_err(|_| Problem::of(Code::NotFound))?;
     *native.headers_mut() = headers;
     let (from, to) = (parts.extensions, native.extensions_mut());
-    from.get::<App>().cloned().map(|app| to.insert(app));
     from.get::<Dialect>().copied().map(|dialect| to.insert(dialect));
-    from.get::<RequestId>().cloned().map(|id| to.insert(id));
-    from.get::<ConnectInfo<SocketAddr>>().copied().map(|peer| to.insert(peer));
+    from.get::<RequestContext>().cloned().map(|context| to.insert(context));
     Ok(native)
 }
 

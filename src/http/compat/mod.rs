@@ -9,7 +9,7 @@ use serde_json::Value;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::http::compat::dialect::{Conventions, Dialect, NATIVE, Routes};
-use crate::{App, http::problem::Problem, http::trace::RequestId};
+use crate::{App, http::problem::Problem, http::trace::RequestContext};
 
 pub(super) mod dialect;
 mod earlier_dca;
@@ -65,7 +65,7 @@ fn correlation_id(request: &Request, header: &str) -> String {
     let is_allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
     let is_valid = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(is_allowed);
     let received = request.headers().get(header).filter(is_valid).and_then(|id| id.to_str().ok());
-    let generated = request.extensions().get::<RequestId>().map(|id| id.0.as_str());
+    let generated = request.extensions().get::<RequestContext>().map(|context| &**context.id());
     received.or(generated).unwrap_or_default().to_owned()
 }
 

@@ -9,9 +9,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::questions::{DeviceFields, Nonce};
-use super::validate::{ScopeFields, ValidateProblems, ValidateRequest, ValidateResponse};
+use super::validate::{Asked, ScopeFields, ValidateProblems, ValidateRequest, ValidateResponse};
 use crate::App;
-use crate::http::extract::{ApiKeyCredential, DigestedJson};
+use crate::http::extract::{ApiKeyCredential, SentJson};
 use crate::http::problem::{JsonResult, Problem};
 
 /// The most that one request may count.
@@ -97,17 +97,27 @@ impl From<Usage> for UsageView {
 pub(crate) async fn count(
     State(app): State<App>,
     api_key: ApiKeyCredential,
-    DigestedJson { value: request, digest }: DigestedJson<UsageRequest>,
+    SentJson { value: request, body }: SentJson<UsageRequest>,
 ) -> JsonResult<UsageResponse> {
     let UsageRequest { license_key, quota, amount, product_id, nonce, device, hardware_id, scope, .. } = request;
     let UsageRequest { lease_id, client_time, .. } = request;
     if !(1..=MAX_AMOUNT).contains(&amount) {
         return Err(Problem::invalid_field("amount", format!("amount must be from 1 to {MAX_AMOUNT}")));
     }
-    let asked = ValidateRequest { license_key, product_id, nonce, device, hardware_id, scope, lease_id, client_time };
-    let (question, context) = asked.parse(Operation::Usage, digest)?;
-    let counted = licenses::count_usage(&app.core, api_key.expose(), &question, &quota, amount, Some(&context)).await;
+    let asked = ValidateRequest {
+        license_key,
+        product_id,
+        nonce,
+        device,
+        hardware_id,
+        scope,
+        lease_id,
+        client_time,
+        proof: true,
+    };
+    let Asked { question, proof, nonce } = asked.parse(Operation::Usage, &body)?;
+    let counted = licenses::count_usage(&app.core, api_key.expose(), &question, &quota, amount, proof.as_ref()).await;
     let (answer, usage) = api_key.checked(counted).await?;
-    let verdict = ValidateResponse::of(answer, context.nonce);
+    let verdict = ValidateResponse::of(answer, nonce);
     Ok(Json(UsageResponse { verdict, usage: usage.map(UsageView::from) }))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::{Json, extract::State};
 use chrono::{DateTime, Utc};
-use dca_core::crypto::{license_key::Malformed, proof::Operation};
+use dca_core::crypto::{license_key::Malformed, proof::Operation, sha256};
 use dca_core::ids::{LeaseId, ProductId};
 use dca_core::licenses::{self, Answer, ProofContext, Question, Version};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::questions::{self, DeviceFields, Nonce};
 use super::views::{DeviceView, LeaseView, LicenseView};
-use crate::http::extract::{ApiKeyCredential, DigestedJson};
+use crate::http::extract::{ApiKeyCredential, SentJson};
 use crate::http::problem::{self, JsonResult, Problem};
 use crate::http::schemas;
 use crate::{App, wording};
@@ -46,6 +46,14 @@ pub struct ValidateRequest {
     pub(super) lease_id: Option<Uuid>,
     /// The time according to the app. If it is more than five minutes off, there is a warning.
     pub(super) client_time: Option<DateTime<Utc>>,
+    /// Whether to sign the answer. A server that its users cannot modify may do without.
+    #[serde(default = "signed")]
+    #[schema(default = true)]
+    pub(super) proof: bool,
+}
+
+fn signed() -> bool {
+    true
 }
 
 /// What the license must allow.
@@ -65,11 +73,20 @@ pub(super) struct ScopeFields {
     quotas: Vec<String>,
 }
 
+/// A validation.
+pub(super) struct Asked {
+    pub(super) question: Question,
+    /// What the proof of the answer repeats of the request, if the answer is signed.
+    pub(super) proof: Option<ProofContext>,
+    pub(super) nonce: Option<String>,
+}
+
 impl ValidateRequest {
-    /// What is asked, and what the proof of the answer repeats of it.
-    pub(super) fn parse(self, op: Operation, body: [u8; 32]) -> Result<(Question, ProofContext), Problem> {
+    /// What the request with this body asks.
+    pub(super) fn parse(self, op: Operation, body: &[u8]) -> Result<Asked, Problem> {
         let device = DeviceFields::parse(self.device, self.hardware_id)?;
-        let context = questions::context(op, self.nonce, body, device.as_ref());
+        let nonce = self.nonce.as_ref().map(|nonce| nonce.0.clone());
+        let proof = self.proof.then(|| questions::context(op, self.nonce, sha256(body), device.as_ref()));
         let scope = self.scope.unwrap_or_default();
         for (field, names) in [("scope.features", &scope.features), ("scope.quotas", &scope.quotas)] {
             if names.len() > MAX_NAMES {
@@ -86,7 +103,7 @@ impl ValidateRequest {
             quotas: scope.quotas,
             client_time: self.client_time,
         };
-        Ok((question, context))
+        Ok(Asked { question, proof, nonce })
     }
 }
 
@@ -147,8 +164,9 @@ pub struct ValidateResponse {
     next_check_at: Option<DateTime<Utc>>,
     /// Until when the app may rely on this answer without a connection. `null` unless the license is valid.
     offline_until: Option<DateTime<Utc>>,
-    /// The signed form of this answer, a JWS. An app that its users could modify reads only this.
-    proof: String,
+    /// The signed form of this answer, a JWS. An app that its users could modify reads only this. `null` if the request
+    /// did without.
+    proof: Option<String>,
 }
 
 impl ValidateResponse {
@@ -158,7 +176,7 @@ impl ValidateResponse {
         metrics::counter!("license_verifications_total", "result" => verdict.code.as_str()).increment(1);
         let terms = verdict.facts.as_ref().map(|facts| &facts.terms);
         Self {
-            proof: answer.proof.unwrap_or_default(),
+            proof: answer.proof,
             valid: verdict.is_valid(),
             code: verdict.code.as_str(),
             detail: wording::verdict(verdict.code, verdict.malformed.as_ref()),
@@ -201,9 +219,9 @@ impl IntoResponses for ValidateProblems {
 pub(crate) async fn validate(
     State(app): State<App>,
     api_key: ApiKeyCredential,
-    DigestedJson { value: request, digest }: DigestedJson<ValidateRequest>,
+    SentJson { value: request, body }: SentJson<ValidateRequest>,
 ) -> JsonResult<ValidateResponse> {
-    let (question, context) = request.parse(Operation::Validate, digest)?;
-    let answer = licenses::validate(&app.core, api_key.expose(), &question, Some(&context)).await;
-    Ok(Json(ValidateResponse::of(api_key.checked(answer).await?, context.nonce)))
+    let Asked { question, proof, nonce } = request.parse(Operation::Validate, &body)?;
+    let answer = licenses::validate(&app.core, api_key.expose(), &question, proof.as_ref()).await;
+    Ok(Json(ValidateResponse::of(api_key.checked(answer).await?, nonce)))
 }

@@ -192,7 +192,8 @@ fn a_token_of_another_installation_is_refused() {
         let other = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}?mode=rwc", other.path().join("dca.db").display());
         let master = STANDARD.encode(dca_core::Ids::seeded(9).bytes::<32>());
-        let other_core = t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core;
+        let other_core =
+            t.assemble(&[("DCA_DATABASE_URL", &url), ("DCA_MASTER_KEY", &master)]).await.unwrap().core.clone();
         assert_eq!(code_of(sessions::authenticate(&other_core, &access).await), Some(Code::InvalidToken));
         let client = dca_core::accounts::ClientInfo {
             network: "192.0.2.0/24".to_owned(),

@@ -140,6 +140,8 @@ fn unclear_and_oversized_request_heads_are_refused_with_a_problem() {
             assert_eq!(answer.status, status, "{what}: {answer:?}");
             assert_eq!(answer.json()["code"].as_str().unwrap_or_default(), code, "{what}");
         }
+        let metrics = Request::new("GET /metrics").ask(t.addr()).await.unwrap().body;
+        assert!(metrics.contains(r#"{method="GET",route="/live",status="431"} 3"#), "they are counted: {metrics}");
         t
     });
 }

@@ -123,6 +123,7 @@ fn invalid_fields(api_key: &str) -> Vec<InvalidRequest> {
         ("a short version", "scope.version", r#"{"licenseKey":"x","scope":{"version":"2.4"}}"#),
         ("a time that is none", "clientTime", r#"{"licenseKey":"x","clientTime":"s3cr3t-value"}"#),
         ("a time out of range", "clientTime", r#"{"licenseKey":"x","clientTime":"99999-01-01T00:00:00Z"}"#),
+        ("a proof that is a text", "proof", r#"{"licenseKey":"x","proof":"s3cr3t-value"}"#),
         ("an array", "", r#"["s3cr3t-value"]"#),
         ("a string", "", r#""s3cr3t-value""#),
     ];
@@ -357,6 +358,37 @@ fn every_verdict_has_its_code() {
         let active =
             tenant.unrevoked_licenses(&gold, 1).await.into_iter().find(|license| license.id == active.id).unwrap();
         assert_eq!(active.first_valid_at, Some(t.clock.now()));
+        t
+    });
+}
+
+#[test]
+fn an_answer_is_signed_unless_the_request_does_without() {
+    it_unstarted(|mut t| async {
+        t.start_without_bot().await;
+        let tenant = TestTenant::new(t.core(), "Makers").await;
+        let gold = tenant.product("Gold", "GOLD").await;
+        let (key, api_key) = (tenant.license(&gold, 1).await.1, tenant.api_key(ApiKeyKind::Secret, &[&gold]).await.1);
+        t.validate(&api_key, &key).await;
+        for (key, code) in [(key.as_str(), "VALID"), ("x", "MALFORMED_KEY")] {
+            let asked = json!({ "licenseKey": key, "nonce": "q83vASNFZ4mrze8BI0VniQ" });
+            let mut answers = Vec::new();
+            for proof in [None, Some(true), Some(false)] {
+                let mut asked = asked.clone();
+                asked.as_object_mut().unwrap().extend(proof.map(|proof| ("proof".to_owned(), json!(proof))));
+                let answer = validate_request(&api_key, asked.to_string()).ask(t.addr()).await.unwrap();
+                let mut answer = answer.json();
+                let signed = answer["proof"].take();
+                assert_eq!(
+                    (signed.is_string(), signed.is_null()),
+                    (proof != Some(false), proof == Some(false)),
+                    "{code}"
+                );
+                assert_eq!((&answer["code"], &answer["nonce"]), (&json!(code), &asked["nonce"]));
+                answers.push(answer);
+            }
+            assert!(answers.iter().all(|answer| answer == &answers[0]), "nothing else differs: {answers:?}");
+        }
         t
     });
 }

@@ -36,7 +36,7 @@ impl TestApp {
 
     /// Builds another instance on the same database, with its own connections.
     pub async fn instance(&self) -> Core {
-        self.assemble(&[]).await.unwrap().core
+        self.assemble(&[]).await.unwrap().core.clone()
     }
 
     /// Builds an app with these settings changed and without a bot, but does not start it.
