@@ -33,7 +33,6 @@ struct GuildRoles {
     members: HashMap<DiscordUserId, Member>,
 }
 
-/// 16 bytes with its key.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     /// Their mapped roles; `None` if what is stored may differ from them.
@@ -96,9 +95,9 @@ impl KnownRoles {
 
     /// Keeps what is known about a member of the list, because an update of them is newer.
     pub fn keep(&mut self, guild: GuildId, pass: Pass, member: DiscordUserId) {
-        if let Some(known) = self.current(guild, pass).and_then(|guild| guild.members.get_mut(&member)) {
-            known.pass = pass;
-        }
+        let Some(guild) = self.current(guild, pass) else { return };
+        // The update may have come before anything was known about the guild.
+        guild.members.entry(member).or_insert(Member { roles: None, pass }).pass = pass;
     }
 
     /// The list is complete, but for these holders.

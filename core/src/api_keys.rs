@@ -12,7 +12,7 @@ use sea_orm::{QueryOrder, QuerySelect, QueryTrait, Select};
 use uuid::Uuid;
 
 use crate::api_key_scopes::{ApiKeyScope, ApiKeyScopes};
-use crate::cache::KnownApiKey;
+use crate::cache::CachedApiKey;
 use crate::caller::no_product;
 use crate::crypto::api_key::{ApiKeyKind, ApiKeyMode, ApiKeyText};
 use crate::crypto::seal::Purpose;
@@ -170,21 +170,20 @@ pub async fn authenticate(core: &Core, text: &str) -> Result<AppCaller> {
     let invalid = || Code::InvalidApiKey.refusal();
     let text = ApiKeyText::parse(text).ok_or_else(invalid)?;
     let lookup = core.keys().lookup(Purpose::ApiKeyLookup, text.expose());
-    let found = core.cache.api_key(lookup, find(core, &text)).await?.ok_or_else(invalid)?.value;
-    let now = core.clock.now();
-    if !found.key.is_active(now) {
+    let cached = core.cache.api_key(lookup, || find(core, &text)).await?.ok_or_else(invalid)?;
+    let (CachedApiKey { key, app }, now) = (cached.value, core.clock.now());
+    if !key.is_active(now) {
         return Err(invalid());
     }
-    if core.write_behind.mark_used(Used::ApiKey(found.key.id), found.key.last_used_at, now) {
-        let seq = core.cache.changes.current().await?;
-        let key = Arc::new(ApiKey { last_used_at: Some(now), ..(*found.key).clone() });
-        core.cache.replace_api_key(lookup, KnownApiKey { key, app: found.app.clone() }, seq).await;
+    if core.write_behind.mark_used(Used::ApiKey(key.id), key.last_used_at, now) {
+        let key = Arc::new(ApiKey { last_used_at: Some(now), ..(*key).clone() });
+        core.cache.replace_api_key(lookup, CachedApiKey { key, app: app.clone() }, cached.seq).await;
     }
-    Ok(found.app)
+    Ok(app)
 }
 
 /// Reads a key and the products that it covers.
-async fn find(core: &Core, text: &ApiKeyText) -> Result<Option<KnownApiKey>> {
+async fn find(core: &Core, text: &ApiKeyText) -> Result<Option<CachedApiKey>> {
     let lookups = core.keys().macs(Purpose::ApiKeyLookup, text.expose());
     let covered = |column| Expr::col((api_key_product::Entity, column));
     let of_key = covered(api_key_product::Column::ApiKeyId).eq(Expr::col((api_key::Entity, api_key::Column::Id)));
@@ -208,7 +207,7 @@ async fn find(core: &Core, text: &ApiKeyText) -> Result<Option<KnownApiKey>> {
         scopes: key.scopes.0.as_slice().into(),
         products: products.into_iter().flatten().map(covered).collect(),
     };
-    Ok(Some(KnownApiKey { key: Arc::new(key), app }))
+    Ok(Some(CachedApiKey { key: Arc::new(key), app }))
 }
 
 /// The prefixes of the columns that [`find`] reads.
@@ -306,7 +305,7 @@ pub async fn rotate(
     db::update(changes, [api_key::Column::Id.eq(former.id)]).exec(tx.db()).await?;
     let data = EventData::ApiKeyRotated { api_key: label(&former), replaced_by: key.id, expires_at };
     tx.record(NewEvent::tenant(key.tenant_id, caller.actor(), data));
-    tx.commit_and_settle(caller).await?;
+    tx.commit_and_propagate(caller).await?;
     Ok((ApiKeyDetails { key, products }, text))
 }
 
@@ -318,7 +317,7 @@ pub async fn revoke(core: &Core, caller: &Caller, id_or_hint: &str) -> Result<Ap
     let now = [(api_key::Column::RevokedAt, tx.now().into())];
     db::update(now, [api_key::Column::Id.eq(key.id)]).exec(tx.db()).await?;
     tx.record(NewEvent::tenant(key.tenant_id, caller.actor(), EventData::ApiKeyRevoked { api_key: label(&key) }));
-    tx.commit_and_settle(caller).await?;
+    tx.commit_and_propagate(caller).await?;
     Ok(key)
 }
 

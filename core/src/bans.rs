@@ -95,7 +95,7 @@ pub async fn create(core: &Core, caller: &Caller, new: NewBan) -> Result<Ban> {
     let (ban_id, product_id, reason) = (ban.id, ban.product_id, ban.reason.clone());
     let data = EventData::BanCreated { ban_id, product_id, reason, expires_at: ban.expires_at };
     record(&mut tx, caller, &ban, data);
-    tx.commit_and_settle(caller).await?;
+    tx.commit_and_propagate(caller).await?;
     Ok(ban)
 }
 

@@ -1,15 +1,15 @@
-//! What changed lately, so that what was read before can be used again.
+//! Invalidates cached reads: follows the event log, and says whether what was read before is still current.
 //!
 //! Every instance follows the event log: four times a second, and before an answer if it has committed something itself
 //! since. What was read at one sequence number is still true if no later event concerns it; each kind of event says what
 //! it concerns ([`Concerns`]).
 //!
-//! Nothing that was read before is used unless the log was read less than [`LEASE`] ago. Whoever commits a change and
-//! then waits that long ([`Changes::settle`]) therefore knows that no instance answers from before, not even one that was
-//! frozen meanwhile. This depends on no notification, no clock but elapsed time, and no list of instances.
+//! A cached read is used only if the log was read less than [`MAX_STALENESS`] ago. A writer that waits that long after its
+//! commit ([`Changes::propagate`]) therefore knows that no instance still uses older data, not even one that was frozen
+//! meanwhile. This depends on no notification, no clock but elapsed time, and no list of instances.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
@@ -22,16 +22,16 @@ use crate::events::kind::EventKind;
 use crate::ids::{LicenseId, TenantId};
 
 /// How long after the log was read an answer may depend on it.
-pub const LEASE: Duration = Duration::from_millis(750);
+pub const MAX_STALENESS: Duration = Duration::from_millis(750);
 
 /// How often the log is read.
-const INTERVAL: Duration = Duration::from_millis(250);
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long an answer may take from its last check until it is on its way.
-const MARGIN: Duration = Duration::from_millis(50);
+const SEND_MARGIN: Duration = Duration::from_millis(50);
 
 /// How many changes are remembered. What was read before the oldest of them is read again.
-const REMEMBERED: i64 = 50_000;
+const CAPACITY: i64 = 50_000;
 
 /// What an event concerns, of all that is kept in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +41,6 @@ enum Concerns {
     Tenant(TenantId),
     /// That a license key or an API key does not exist.
     UnknownKeys,
-    Everything,
 }
 
 impl Concerns {
@@ -52,8 +51,6 @@ impl Concerns {
             | EventKind::ApiKeyRevoked
             | EventKind::ApiKeyRotated
             | EventKind::ProductRenamed => Some(Self::Tenant(tenant)),
-            // Licenses move between accounts, whose bans differ.
-            EventKind::IdentityLinked => Some(Self::Everything),
             _ => None,
         };
         let creates_key = matches!(
@@ -68,11 +65,11 @@ impl Concerns {
 /// Whether an event of this kind, with what it names, says that `license` has changed.
 pub(crate) fn names(kind: EventKind, tenant: TenantId, named: Option<LicenseId>, license: LicenseId) -> bool {
     let mut concerns = Concerns::of(kind, tenant, named);
-    concerns.any(|concerns| [Concerns::License(license), Concerns::Everything].contains(&concerns))
+    concerns.any(|concerns| concerns == Concerns::License(license))
 }
 
 /// The refusal of an answer that took so long that it may no longer be true: `UNAVAILABLE`.
-pub(crate) fn out_of_date() -> Error {
+pub(crate) fn stale() -> Error {
     Reason::Unspecified(Code::Unavailable).retry_after(Duration::from_secs(1))
 }
 
@@ -97,11 +94,8 @@ impl Basis {
     }
 }
 
-/// The changes that this instance knows of. Clones share them.
-#[derive(Clone)]
-pub struct Changes(Arc<Shared>);
-
-struct Shared {
+/// The changes that this instance knows of. Numbers of events are positions in the log, which only increase.
+pub struct Changes {
     db: Db,
     recent: RwLock<Recent>,
     /// One reads the log, and the others wait for the result: when and why the last read failed, if it did.
@@ -109,32 +103,33 @@ struct Shared {
 }
 
 struct Recent {
-    /// The newest event that was read.
+    /// The newest event that was read, as a position.
     seq: i64,
+    /// What to add to the number of an event for its position. Positions only increase, also if the database was restored
+    /// to an earlier state.
+    offset: i64,
     /// When the last read began.
     read_at: Option<Instant>,
     /// When this process committed last.
     committed_at: Option<Instant>,
     /// All later changes are remembered.
-    since: i64,
-    last: HashMap<Concerns, i64>,
+    complete_since: i64,
+    last_change: HashMap<Concerns, i64>,
     in_order: VecDeque<(i64, Concerns)>,
 }
 
 impl Changes {
     /// Knows nothing until the log of this database is first read.
     pub(crate) fn new(db: &Db) -> Self {
-        let (last, in_order) = (HashMap::new(), VecDeque::new());
-        let recent = Recent { seq: 0, read_at: None, committed_at: None, since: 0, last, in_order };
-        Self(Arc::new(Shared { db: db.clone(), recent: RwLock::new(recent), reading: Mutex::new(None) }))
+        Self { db: db.clone(), recent: RwLock::new(Recent::starting_at(0)), reading: Mutex::new(None) }
     }
 
     fn recent(&self) -> RwLockReadGuard<'_, Recent> {
-        self.0.recent.read().unwrap_or_else(PoisonError::into_inner)
+        self.recent.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn recent_mut(&self) -> RwLockWriteGuard<'_, Recent> {
-        self.0.recent.write().unwrap_or_else(PoisonError::into_inner)
+        self.recent.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This process has committed something: its next answer knows of it.
@@ -142,30 +137,43 @@ impl Changes {
         self.recent_mut().committed_at = Some(Instant::now());
     }
 
-    /// The newest event known, once that is recent enough for an answer.
-    pub(crate) async fn current(&self) -> Result<i64> {
-        let lapsed = Instant::now().checked_sub(LEASE);
-        let (needed, seq) = {
+    /// The newest event known, from a read that is recent enough for an answer. Refused with `UNAVAILABLE` if reading takes
+    /// too long for that.
+    pub(crate) async fn fresh_seq(&self) -> Result<i64> {
+        if let Some(seq) = self.recent().fresh_seq() {
+            return Ok(seq);
+        }
+        let lapsed = Instant::now().checked_sub(MAX_STALENESS);
+        let needed = self.recent().committed_at.max(lapsed);
+        if let Some(moment) = needed {
+            self.read_after(moment).await?;
+        }
+        self.recent().fresh_seq().ok_or_else(stale)
+    }
+
+    /// Whether nothing that the basis depends on has changed after this event, as of now.
+    pub(crate) async fn is_current(&self, seq: i64, basis: Basis) -> Result<bool> {
+        loop {
+            self.fresh_seq().await?;
             let recent = self.recent();
-            let needed = recent.committed_at.max(lapsed);
-            (needed.filter(|needed| recent.read_at <= Some(*needed)), recent.seq)
-        };
-        match needed {
-            None => Ok(seq),
-            Some(moment) => self.read_after(moment).await,
+            let is_unchanged = recent.unchanged_since(seq, basis);
+            // In this order: the process may be stopped at any moment.
+            if recent.fresh_seq().is_some() {
+                return Ok(is_unchanged);
+            }
         }
     }
 
-    /// The newest event known, from a read that began after this moment.
-    pub(crate) async fn read_after(&self, moment: Instant) -> Result<i64> {
-        let known = || Some(self.recent()).filter(|recent| recent.read_at > Some(moment)).map(|recent| recent.seq);
-        if let Some(seq) = known() {
-            return Ok(seq);
+    /// Reads the log, unless a read has begun after this moment.
+    pub(crate) async fn read_after(&self, moment: Instant) -> Result<()> {
+        let is_read = || self.recent().read_at > Some(moment);
+        if is_read() {
+            return Ok(());
         }
         let asked = Instant::now();
-        let mut failed = self.0.reading.lock().await;
-        if let Some(seq) = known() {
-            return Ok(seq);
+        let mut failed = self.reading.lock().await;
+        if is_read() {
+            return Ok(());
         }
         // Otherwise those who wait would fail one after the other.
         if let Some((_, error)) = failed.as_ref().filter(|(at, _)| *at > asked) {
@@ -176,11 +184,11 @@ impl Changes {
         read
     }
 
-    async fn read(&self) -> Result<i64> {
-        let (began, known) = (Instant::now(), self.recent().seq);
-        let db = self.0.db.changes();
+    async fn read(&self) -> Result<()> {
+        let (began, known) = (Instant::now(), self.recent().known());
+        let db = self.db.changes();
         let head = event_head::Entity::find_by_id(1).one(db).await?.map_or(0, |head| head.seq);
-        let is_near = (0..=REMEMBERED).contains(&(head - known));
+        let is_near = (0..=CAPACITY).contains(&(head - known));
         let new: Vec<(i64, EventKind, TenantId, Option<LicenseId>)> = if is_near && head > known {
             let columns = [event::Column::Seq, event::Column::Kind, event::Column::TenantId, event::Column::LicenseId];
             let new = event::Entity::find().filter(event::Column::Seq.gt(known)).filter(event::Column::Seq.lte(head));
@@ -190,32 +198,34 @@ impl Changes {
         };
         let mut recent = self.recent_mut();
         // After a restart, a long pause or the deletion of old events, nothing from before is used.
-        if recent.read_at.is_none() || !is_near || new.len() as u64 != (head - known).unsigned_abs() {
-            recent.forget(head);
+        let is_complete = is_near && new.len() as u64 == (head - known).unsigned_abs();
+        if recent.read_at.is_none() || !is_complete {
+            recent.restart_at(head);
         }
         for (seq, kind, tenant, license) in new {
+            let position = seq + recent.offset;
             for concerns in Concerns::of(kind, tenant, license) {
-                recent.remember(seq, concerns);
+                recent.remember(position, concerns);
             }
         }
-        (recent.seq, recent.read_at) = (head, Some(began));
-        Ok(head)
+        (recent.seq, recent.read_at) = (head + recent.offset, Some(began));
+        Ok(())
     }
 
-    /// Whether nothing that the basis depends on has changed after this event. Call it after [`current`](Self::current).
+    /// Whether nothing that the basis depends on has changed after this event, as far as is known.
     pub(crate) fn unchanged_since(&self, seq: i64, basis: Basis) -> bool {
         self.recent().unchanged_since(seq, basis)
     }
 
     /// Returns once no instance answers from what was read before now. Call it after a commit.
-    pub(crate) async fn settle(&self) {
-        tokio::time::sleep(LEASE + MARGIN).await;
+    pub(crate) async fn propagate(&self) {
+        tokio::time::sleep(MAX_STALENESS + SEND_MARGIN).await;
     }
 
-    /// Follows the event log for as long as the process runs, so that answers do not wait for it. While the database does
-    /// not respond, answers report that.
+    /// Follows the event log for as long as the process runs, so that answers do not wait for it. If the log cannot be read,
+    /// requests fail until it can.
     pub async fn follow(&self) {
-        let mut interval = tokio::time::interval(INTERVAL);
+        let mut interval = tokio::time::interval(POLL_INTERVAL);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
@@ -227,31 +237,52 @@ impl Changes {
 }
 
 impl Recent {
+    fn starting_at(seq: i64) -> Self {
+        Self {
+            seq,
+            offset: 0,
+            read_at: None,
+            committed_at: None,
+            complete_since: seq,
+            last_change: HashMap::new(),
+            in_order: VecDeque::new(),
+        }
+    }
+
+    /// The number of the newest event that was read.
+    fn known(&self) -> i64 {
+        self.seq - self.offset
+    }
+
+    /// The newest event, if the log was read recently, and after this process last committed.
+    fn fresh_seq(&self) -> Option<i64> {
+        let read_at = self.read_at.filter(|read_at| Some(*read_at) > self.committed_at)?;
+        (read_at.elapsed() < MAX_STALENESS).then_some(self.seq)
+    }
+
     fn unchanged_since(&self, seq: i64, basis: Basis) -> bool {
-        let is_later = |concerns: &Concerns| self.last.get(concerns).is_some_and(|last| *last > seq);
-        seq >= self.since && !basis.concerns().iter().flatten().any(is_later)
+        let is_later = |concerns: &Concerns| self.last_change.get(concerns).is_some_and(|last| *last > seq);
+        seq >= self.complete_since && !basis.concerns().iter().flatten().any(is_later)
     }
 
     fn remember(&mut self, seq: i64, concerns: Concerns) {
-        if concerns == Concerns::Everything {
-            return self.forget(seq);
-        }
-        self.last.insert(concerns, seq);
+        self.last_change.insert(concerns, seq);
         self.in_order.push_back((seq, concerns));
-        if self.in_order.len() as u64 > REMEMBERED.unsigned_abs()
+        if self.in_order.len() as u64 > CAPACITY.unsigned_abs()
             && let Some((seq, oldest)) = self.in_order.pop_front()
         {
-            self.since = seq;
-            if self.last.get(&oldest) == Some(&seq) {
-                self.last.remove(&oldest);
+            self.complete_since = seq;
+            if self.last_change.get(&oldest) == Some(&seq) {
+                self.last_change.remove(&oldest);
             }
         }
     }
 
-    /// Forgets all changes, so that nothing that was read before `seq` is used.
-    fn forget(&mut self, seq: i64) {
-        self.since = seq;
-        self.last.clear();
+    /// Forgets all changes, so that nothing from before is used, also if the log ends earlier than it did.
+    fn restart_at(&mut self, head: i64) {
+        self.offset = self.offset.max(self.seq + 1 - head);
+        self.complete_since = head + self.offset;
+        self.last_change.clear();
         self.in_order.clear();
     }
 }
@@ -261,23 +292,12 @@ mod tests {
     use super::*;
     use crate::Ids;
 
-    fn recent() -> Recent {
-        Recent {
-            seq: 10,
-            read_at: None,
-            committed_at: None,
-            since: 10,
-            last: HashMap::new(),
-            in_order: VecDeque::new(),
-        }
-    }
-
     #[test]
-    fn what_was_read_is_true_until_an_event_concerns_it() {
+    fn a_read_is_current_until_an_event_concerns_it() {
         let ids = Ids::seeded(3);
         let (license, other, tenant) = (LicenseId(ids.v4()), LicenseId(ids.v4()), TenantId(ids.v4()));
         let known = |recent: &Recent, seq, license| recent.unchanged_since(seq, Basis::License(license, tenant));
-        let mut recent = recent();
+        let mut recent = Recent::starting_at(10);
         assert!(!known(&recent, 9, license), "older than what is remembered");
         recent.remember(11, Concerns::License(license));
         assert_eq!([10, 11].map(|seq| known(&recent, seq, license)), [false, true]);
@@ -286,20 +306,21 @@ mod tests {
         assert_eq!([11, 12].map(|seq| known(&recent, seq, other)), [false, true]);
         assert!(recent.unchanged_since(10, Basis::ApiKey(TenantId(ids.v4()))));
         assert!(recent.unchanged_since(10, Basis::UnknownKey));
-        recent.remember(13, Concerns::Everything);
-        assert_eq!([12, 13].map(|seq| known(&recent, seq, other)), [false, true]);
+        recent.restart_at(5);
+        assert!(!known(&recent, 12, other), "the log ends earlier than it did");
+        assert!(known(&recent, recent.complete_since, other) && recent.complete_since > 12);
     }
 
     #[test]
-    fn what_is_older_than_the_remembered_changes_is_not_used() {
+    fn a_read_older_than_the_remembered_changes_is_not_current() {
         let ids = Ids::seeded(4);
         let (license, tenant) = (LicenseId(ids.v4()), TenantId(ids.v4()));
-        let mut recent = recent();
-        for seq in 11..=11 + REMEMBERED {
+        let mut recent = Recent::starting_at(10);
+        for seq in 11..=11 + CAPACITY {
             recent.remember(seq, Concerns::License(LicenseId(ids.v4())));
         }
         let known = |seq| recent.unchanged_since(seq, Basis::License(license, tenant));
         assert_eq!((known(10), known(11)), (false, true));
-        assert_eq!((recent.last.len(), recent.in_order.len()), (50_000, 50_000));
+        assert_eq!((recent.last_change.len(), recent.in_order.len()), (50_000, 50_000));
     }
 }

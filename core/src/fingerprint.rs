@@ -57,9 +57,13 @@ impl Fingerprint {
         keys.macs(Purpose::Fingerprint, &self.text)
     }
 
-    /// The hash of the text as a key of the cache.
+    /// The hash of the text and all components, as a key of the cache.
     pub(crate) fn lookup(&self, keys: &Keyring) -> Lookup {
-        keys.lookup(Purpose::Fingerprint, &self.text)
+        let mut text = self.text.clone();
+        for (name, value) in &self.components {
+            text = text + "\0" + &labeled(name, value);
+        }
+        keys.lookup(Purpose::Fingerprint, &text)
     }
 
     /// The hash of the text to store.

@@ -85,11 +85,11 @@ impl Tx {
     }
 
     /// Commits a change that ends what someone may use, and waits until no instance answers from before. Workers do not wait.
-    pub(crate) async fn commit_and_settle(self, caller: &Caller) -> Result<()> {
+    pub(crate) async fn commit_and_propagate(self, caller: &Caller) -> Result<()> {
         let core = self.core.clone();
         self.commit().await?;
         if !matches!(caller, Caller::System(_)) {
-            core.cache.changes.settle().await;
+            core.cache.changes.propagate().await;
         }
         Ok(())
     }

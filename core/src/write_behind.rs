@@ -63,14 +63,14 @@ impl Default for WriteBehind {
 
 impl WriteBehind {
     /// Adds the first `VALID` of a license's life, which began at `begins_at`. Returns its time, which is earlier if it was
-    /// added before.
+    /// added before, and whether it waits to be stored.
     pub(crate) fn mark_first_valid(
         &self,
         license: LicenseId,
         begins_at: Option<DateTime<Utc>>,
         first: FirstValid,
-    ) -> DateTime<Utc> {
-        let mut at = first.at;
+    ) -> (DateTime<Utc>, bool) {
+        let (mut at, mut waits) = (first.at, true);
         self.0.send_if_modified(|pending| {
             let known = pending.first_valid.get(&license);
             if let Some(earlier) = known.filter(|known| Some(known.at) >= begins_at) {
@@ -81,9 +81,10 @@ impl WriteBehind {
             if has_room {
                 pending.first_valid.insert(license, first);
             }
+            waits = has_room;
             has_room
         });
-        at
+        (at, waits)
     }
 
     /// Adds the use of a row, unless its `last` one is of the last minute. Returns whether it was added.
@@ -108,13 +109,19 @@ impl WriteBehind {
     }
 
     /// Removes what was stored.
-    pub(crate) fn remove(&self, licenses: &[LicenseId], used: &[Used]) {
+    pub(crate) fn remove(&self, used: &[Used]) {
         self.0.send_modify(|pending| {
-            for license in licenses {
-                pending.first_valid.remove(license);
-            }
             for what in used {
                 pending.last_used.remove(what);
+            }
+        });
+    }
+
+    /// Removes the first `VALID` of a license that was stored; that of a later life stays.
+    pub(crate) fn remove_first_valid(&self, license: LicenseId, at: DateTime<Utc>) {
+        self.0.send_modify(|pending| {
+            if pending.first_valid.get(&license).is_some_and(|first| first.at == at) {
+                pending.first_valid.remove(&license);
             }
         });
     }

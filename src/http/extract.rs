@@ -291,7 +291,7 @@ impl<T: DeserializeOwned> FromRequest<App> for SentJson<T> {
     async fn from_request(request: Request, _: &App) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
         let is_json = is_json(&parts.headers);
-        if !is_json && !(Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers)) {
+        if !(is_json || (Dialect::of(&parts).system.accepts_forms && is_form(&parts.headers))) {
             return Err(Problem::of(Code::UnsupportedMediaType));
         }
         let body = to_bytes(body, usize::MAX).await.map_err(|_| interrupted())?;

@@ -9,6 +9,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use axum::routing::Route;
+use dca_core::Code;
 use dca_core::crypto::{hex, sha256};
 use dca_core::limiter::Bucket;
 use futures::{FutureExt, future::BoxFuture};
@@ -18,6 +19,7 @@ use tower_service::Service;
 use utoipa_axum::router::OpenApiRouter;
 
 use super::extract::{api_key, client_addresses, network};
+use super::problem::Problem;
 use super::{openapi, quota, trace::RequestContext};
 use crate::App;
 
@@ -72,7 +74,8 @@ impl Service<Request> for RateLimited {
         let Self { limit, mut route } = self.clone();
         async move {
             let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
-                return route.call(request).await;
+                // Never without a limit.
+                return Ok(Problem::of(Code::Internal).into_response());
             };
             let (app, bucket) = (context.app(), limit.bucket);
             let key = ClientKey::of(bucket, context.client(), request.headers());

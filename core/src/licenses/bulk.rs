@@ -181,7 +181,7 @@ pub async fn revoke_all(
     if run == Run::Real {
         let revoked = licenses.into_iter().filter(|license| outcome(license) == Revocation::Revoked).collect();
         set_revoked(&mut tx, caller, revoked, &reason).await?;
-        tx.commit_and_settle(caller).await?;
+        tx.commit_and_propagate(caller).await?;
     }
     Ok(results)
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::device_store::{self, of_license, remove};
 use super::facts::{Device, DeviceMatching, Facts, LicenseFacts};
-use super::load::facts;
+use super::load::load_license_facts;
 use super::question::Question;
 use super::requested::{self, Requested};
 use super::resets::{self, NextReset};
@@ -20,7 +20,7 @@ use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use super::{License, record, store};
 use crate::api_key_scopes::ApiKeyScope;
-use crate::changes::{self, LEASE};
+use crate::changes::{self, MAX_STALENESS};
 use crate::entity::device::{Column, Entity};
 use crate::entity::license;
 use crate::events::EventData;
@@ -84,7 +84,7 @@ impl Activation {
     /// Call this after the answer was signed. Refused with `UNAVAILABLE` if that took so long that the license may have been
     /// revoked since; an activation can be repeated.
     pub fn require_recent(&self) -> Result<()> {
-        if self.at.elapsed() < LEASE { Ok(()) } else { Err(changes::out_of_date()) }
+        if self.at.elapsed() < MAX_STALENESS { Ok(()) } else { Err(changes::stale()) }
     }
 }
 
@@ -282,8 +282,8 @@ pub async fn deactivate_by_owner(
     caller.require(Access::Own, &license)?;
     let devices = remove(&tx, &license, device).await?;
     record_removed(&mut tx, caller, &license, &devices);
-    tx.commit_and_settle(caller).await?;
-    Ok((facts(core, license).await?, devices))
+    tx.commit_and_propagate(caller).await?;
+    Ok((load_license_facts(core, license).await?, devices))
 }
 
 fn record_removed(tx: &mut Tx, caller: &Caller, license: &License, devices: &[DeviceId]) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::entity::license::Model as License;
-use crate::policy::{DeviceMatch, PolicyTerms};
+use crate::policy::PolicyTerms;
 
 pub use crate::entity::device::Model as Device;
 pub use crate::entity::lease::Model as Lease;
@@ -61,15 +61,15 @@ impl DeviceMatching {
 
 impl Facts {
     /// Whether all that changes them has an event, so that they can be used again. Floating sessions are renewed without
-    /// one, and bans end without one. An unknown device may be recognized by components that the next request does not
-    /// have.
+    /// one, and bans end without one.
     pub(crate) fn is_reusable(&self) -> bool {
-        let terms = &self.license.terms;
-        let is_same_device = match self.device {
-            DeviceMatching::Exact(_) => true,
-            DeviceMatching::Unknown => terms.device_match == DeviceMatch::Exact,
-            DeviceMatching::Drifted(_) | DeviceMatching::Mismatch => false,
-        };
-        terms.lease.is_none() && self.lease.is_none() && !self.owner_banned && !self.device_blocked && is_same_device
+        let has_sessions = self.license.terms.lease.is_some() || self.lease.is_some();
+        !has_sessions && !self.owner_banned && !self.device_blocked
+    }
+
+    /// About how many bytes they take.
+    pub(crate) fn size(&self) -> u32 {
+        let text = self.license.license.metadata.to_string().len();
+        u32::try_from(text).unwrap_or(u32::MAX).saturating_mul(3).saturating_add(2_048)
     }
 }

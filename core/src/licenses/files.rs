@@ -213,7 +213,7 @@ fn minimum(rule: DeviceMatch, components: usize) -> Option<usize> {
 
 /// Refused with `VALIDATION_ERROR` or `CONFLICT` if the terms of a license allow no file that lives so long.
 pub(super) async fn check_lifetime(core: &Core, license: &License, requested: Option<i64>) -> Result<()> {
-    let facts = load::facts(core, license.clone()).await?;
+    let facts = load::load_license_facts(core, license.clone()).await?;
     lifetime(&facts.terms, requested).map(drop)
 }
 

@@ -18,7 +18,7 @@ use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, PaginatorTrait, QueryFi
 use super::facts::{Facts, Lease};
 use super::prove::ProofContext;
 use super::question::Question;
-use super::validate::{ATTEMPTS, Answer, Attempt, Judged, KnownFacts, find};
+use super::validate::{Answer, Attempt, Evaluation, LoadedFacts, MAX_ATTEMPTS, find_facts};
 use super::verdict::{Verdict, judge};
 use super::verdict_code::VerdictCode;
 use super::{record, requested, store};
@@ -53,58 +53,56 @@ pub async fn heartbeat(
     beat: &Beat,
     proof: Option<&ProofContext>,
 ) -> Result<Answer> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         let attempt = Attempt::begin(core).await?;
         let app = api_keys::authenticate(core, api_key).await?;
         app.require(ApiKeyScope::Heartbeat)?;
-        let judged = match find(core, &app, asked).await? {
-            Ok(Some(known)) => beaten(core, app, known, asked, beat, attempt.seq).await?,
-            Ok(None) => Judged::without_facts(app, Verdict::without_license(VerdictCode::NotFound, core.clock.now())),
-            Err(verdict) => Judged::without_facts(app, verdict),
+        let evaluation = match find_facts(core, &app, asked).await? {
+            Ok(loaded) => renewed(core, app, loaded, asked, beat).await?,
+            Err(verdict) => Evaluation::without_facts(app, verdict),
         };
-        if let Some(answer) = attempt.finish(core, judged, proof).await? {
+        if let Some(answer) = attempt.finish(core, evaluation, proof).await? {
             return Ok(answer);
         }
     }
-    Err(changes::out_of_date())
+    Err(changes::stale())
 }
 
 /// The verdict after a heartbeat.
-async fn beaten(
+async fn renewed(
     core: &Core,
     app: AppCaller,
-    mut known: KnownFacts,
+    mut loaded: LoadedFacts,
     asked: &Question,
     beat: &Beat,
-    seq: i64,
-) -> Result<Judged> {
+) -> Result<Evaluation> {
     let now = core.clock.now();
-    let facts = &mut known.facts;
+    let facts = &mut loaded.facts;
     let verdict = judge(Some(facts), asked, now);
     let session = match (verdict.code, facts.license.terms.lease.clone(), facts.lease.clone()) {
         (VerdictCode::LeaseRequired, Some(terms), _) => open(core, facts, asked, &terms, beat).await?,
         (VerdictCode::LeaseExpired, Some(terms), Some(lease)) => revive(core, facts, lease.id, &terms, beat).await?,
         (VerdictCode::Valid, Some(terms), Some(lease)) => renew(core, &lease, &terms, beat).await?,
         (VerdictCode::Valid, None, _) => {
-            let mut judged = known.judged(app, verdict);
-            judged.use_license(core, asked, seq).await;
-            return Ok(judged);
+            let mut evaluation = loaded.evaluated(app, verdict);
+            evaluation.record_use(core, asked).await;
+            return Ok(evaluation);
         }
-        _ => return Ok(known.judged(app, verdict)),
+        _ => return Ok(loaded.evaluated(app, verdict)),
     };
     let lease = match session {
         Ok(lease) => lease,
         Err(code) => {
             let verdict = Verdict::of(code, facts, asked, now);
-            return Ok(known.judged(app, verdict));
+            return Ok(loaded.evaluated(app, verdict));
         }
     };
     let asked = Question { lease: Some(lease.id), ..asked.clone() };
     facts.lease = Some(Arc::new(lease));
     let verdict = judge(Some(facts), &asked, now);
-    let mut judged = known.judged(app, verdict);
-    judged.use_license(core, &asked, seq).await;
-    Ok(judged)
+    let mut evaluation = loaded.evaluated(app, verdict);
+    evaluation.record_use(core, &asked).await;
+    Ok(evaluation)
 }
 
 /// Renews a session that has not ended, without a lock.

@@ -9,6 +9,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait, FromQueryRes
 
 use super::facts::{Device, DeviceMatching, Facts, Lease, LicenseFacts};
 use super::question::Question;
+use super::{device_store, store};
 use crate::crypto::{license_key::LicenseKey, seal::Purpose};
 use crate::db::{self, Reader};
 use crate::entity::license::{self, Model as License};
@@ -16,10 +17,10 @@ use crate::entity::{ban, device, lease, policy};
 use crate::{Core, Error, Result, bans};
 
 /// The facts of a license that has been read.
-pub async fn facts(core: &Core, license: License) -> Result<LicenseFacts> {
+pub async fn load_license_facts(core: &Core, license: License) -> Result<LicenseFacts> {
     let db = core.connection();
     let policy = policy::Entity::find_by_id(license.policy_id).one(db).await?;
-    let policy = policy.ok_or_else(|| Error::Internal(format!("license {} has no policy", license.id)))?;
+    let policy = policy.ok_or_else(|| store::no_policy(license.id))?;
     let devices = device::Entity::find().filter(device::Column::LicenseId.eq(license.id)).count(db).await?;
     let sessions = lease::Entity::find()
         .filter(lease::Column::LicenseId.eq(license.id))
@@ -31,8 +32,26 @@ pub async fn facts(core: &Core, license: License) -> Result<LicenseFacts> {
     Ok(LicenseFacts { license, terms, devices_used: devices, sessions_used: sessions })
 }
 
-/// The facts of a license key for a question, with one statement. `None` if there is no such license.
-pub(super) async fn load(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<Facts>> {
+/// The facts of a license key for a question; `None` if there is no such license. Only a fingerprint that is unknown costs further statements, if the policy tolerates changes.
+pub(super) async fn load_facts(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<Facts>> {
+    let Some(mut facts) = query(core, key, asked).await? else { return Ok(None) };
+    if let Some(seen) = &asked.device
+        && facts.device == DeviceMatching::Unknown
+        && facts.license.devices_used > 0
+    {
+        let LicenseFacts { license, terms, .. } = &facts.license;
+        facts.device = device_store::recognize(core, core.keys(), license.id, seen, terms.device_match).await?;
+        if let Some(device) = facts.device.device() {
+            let known = vec![device.fingerprint.clone()];
+            let (tenant, product, now) = (license.tenant_id, license.product_id, core.clock.now());
+            facts.device_blocked |= bans::is_blocked(core, tenant, product, known, now).await?;
+        }
+    }
+    Ok(Some(facts))
+}
+
+/// One statement, which compares the fingerprint only as it is.
+async fn query(core: &Core, key: &LicenseKey, asked: &Question) -> Result<Option<Facts>> {
     let now = core.clock.now();
     let mut query = Query::select();
     let has_key = license(license::Column::KeyLookup).is_in(core.keys().macs(Purpose::LicenseLookup, &key.canonical()));

@@ -168,7 +168,7 @@ pub async fn change_all(
             expected = &any;
         }
         if changes.iter().any(Change::ends_use) {
-            tx.commit_and_settle(caller).await?;
+            tx.commit_and_propagate(caller).await?;
         } else {
             tx.commit().await?;
         }

@@ -56,7 +56,7 @@ pub use self::key_message::{KeyMessage, for_delivery};
 pub(crate) use self::leases::delete_expired as delete_expired_leases;
 pub use self::leases::{Beat, end as end_lease, heartbeat};
 pub use self::list::{LicenseFilter, LicenseOrder, LicenseSearch, SortOrder, list, search};
-pub use self::load::facts;
+pub use self::load::load_license_facts;
 pub use self::manage::{Change, NameChange, OwnTerms, Renewal, change, change_all, redeem, revoke};
 pub use self::manage::{revoke_member_license, show};
 pub use self::offline_request::activate_offline;
@@ -93,7 +93,10 @@ pub(crate) async fn merge_users(tx: &mut Tx, caller: &Caller, from: UserId, into
             apply(tx, caller, &ended, &policy.terms, Action::Revoke { reason: ACCOUNTS_MERGED }).await?;
         }
     }
-    store::set_user(tx, from, into).await
+    for license in store::set_user(tx, from, into).await? {
+        record(tx, caller, &license, EventData::LicenseChanged { fields: vec!["owner"] });
+    }
+    Ok(())
 }
 
 /// Whether the terms are those of a trial, and the user has had one of the product: there is one for each user. The caller

@@ -43,8 +43,7 @@ pub(super) async fn find(
         (Requested::Id(id), _) => store::find(core, *id).await?,
         (Requested::Key(text), _) => match LicenseKey::parse(text, &prefixes) {
             Err(why) => {
-                let verdict = Verdict::without_license(VerdictCode::MalformedKey, core.clock.now());
-                return Ok(Err(Verdict { malformed: Some(why), ..verdict }));
+                return Ok(Err(Verdict::malformed(why, core.clock.now())));
             }
             Ok(key) => {
                 let lookups = core.keys().macs(Purpose::LicenseLookup, &key.canonical());

@@ -5,7 +5,7 @@ use chrono::{DateTime, Duration, Utc};
 use sea_orm::{ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder};
 
 use super::facts::LicenseFacts;
-use super::load::facts;
+use super::load::load_license_facts;
 use super::state::Command;
 use super::{License, device_store, record, store};
 use crate::entity::device_reset::{Column, Entity, Model as Reset};
@@ -38,7 +38,7 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     let is_forced = caller.require(Access::Manage, &license).is_ok();
     let devices = device_store::remove(&tx, &license, None).await?;
     if devices.is_empty() {
-        return Ok((facts(core, license).await?, devices, next));
+        return Ok((load_license_facts(core, license).await?, devices, next));
     }
     if !is_forced {
         next.require(tx.now())?;
@@ -50,8 +50,8 @@ pub async fn reset(core: &Core, caller: &Caller, id: LicenseId) -> Result<(Licen
     Entity::insert(row.into_active_model()).exec_without_returning(tx.db()).await?;
     record(&mut tx, caller, &license, EventData::DeviceReset { kind, devices: devices.clone() });
     let next = self::next(&tx, &license, &terms).await?;
-    tx.commit_and_settle(caller).await?;
-    Ok((facts(core, license).await?, devices, next))
+    tx.commit_and_propagate(caller).await?;
+    Ok((load_license_facts(core, license).await?, devices, next))
 }
 
 impl NextReset {

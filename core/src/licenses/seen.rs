@@ -56,7 +56,7 @@ pub async fn store_pending(core: &Core) -> Result<()> {
             None => work.await?,
         };
         if stored {
-            core.write_behind.remove(&[id], &[]);
+            core.write_behind.remove_first_valid(id, first.at);
         }
     }
     // By second: the times of one are equal.
@@ -67,7 +67,7 @@ pub async fn store_pending(core: &Core) -> Result<()> {
     for (at, used) in by_time {
         for batch in used.chunks(BATCH) {
             store_last_used(core, at, batch).await?;
-            core.write_behind.remove(&[], batch);
+            core.write_behind.remove(batch);
         }
     }
     Ok(())

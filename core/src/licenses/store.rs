@@ -146,10 +146,14 @@ pub(super) fn is_of_type(license_type: LicenseType) -> Expr {
     Column::PolicyId.in_subquery(policies)
 }
 
-/// Moves all licenses of a user to another one.
-pub(super) async fn set_user(tx: &Tx, from: UserId, into: UserId) -> Result<()> {
-    db::update([(Column::UserId, into.into())], [Column::UserId.eq(from)]).exec(tx.db()).await?;
-    Ok(())
+/// Moves all licenses of a user to another one. Returns them.
+pub(super) async fn set_user(tx: &Tx, from: UserId, into: UserId) -> Result<Vec<License>> {
+    let moved = db::update([(Column::UserId, into.into())], [Column::UserId.eq(from)]);
+    let moved = moved.exec_with_returning(tx.db()).await?;
+    for license in &moved {
+        tx.mark_changed(license.id);
+    }
+    Ok(moved)
 }
 
 /// The unrevoked licenses of these users for these products, locked in the order of their ids. The caller has locked the

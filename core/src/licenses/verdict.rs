@@ -63,6 +63,11 @@ impl Verdict {
         }
     }
 
+    /// The verdict about a text that is no license key.
+    pub(crate) fn malformed(why: Malformed, now: DateTime<Utc>) -> Self {
+        Self { malformed: Some(why), ..Self::without_license(VerdictCode::MalformedKey, now) }
+    }
+
     /// A verdict about a license that the caller may see.
     pub(crate) fn of(code: VerdictCode, facts: &Facts, question: &Question, now: DateTime<Utc>) -> Self {
         let (is_valid, case) = (code == VerdictCode::Valid, Case::new(facts, question, now));

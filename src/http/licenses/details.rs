@@ -56,7 +56,7 @@ pub(crate) type LicenseResult<T = LicenseDetails> = Result<([(HeaderName, String
 
 /// The response with a license.
 pub(crate) async fn answer(core: &Core, license: License) -> LicenseResult {
-    let (rev, facts) = (license.rev, licenses::facts(core, license).await?);
+    let (rev, facts) = (license.rev, licenses::load_license_facts(core, license).await?);
     Ok((etag(rev), Json((facts, core.clock.now()).into())))
 }
 

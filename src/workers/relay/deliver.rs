@@ -32,7 +32,7 @@ async fn send_key(app: &App, limit: &DmLimit, discord: &DiscordClient, claim: &C
     let message = match licenses::for_delivery(&app.core, license).await {
         Ok(Some(message)) => message,
         other => {
-            limit.give_back(1);
+            limit.refund(1);
             return match other {
                 Err(error) => Outcome::Failed(error.to_string()),
                 _ => Outcome::Undelivered("the license was revoked before its key was sent".to_owned()),
@@ -40,12 +40,12 @@ async fn send_key(app: &App, limit: &DmLimit, discord: &DiscordClient, claim: &C
         }
     };
     let Some(recipient) = message.recipient else {
-        limit.give_back(1);
+        limit.refund(1);
         return without_recipient(app, message.holder).await;
     };
     // Paused since the delivery was claimed.
     if let Some(wait) = limit.pause() {
-        limit.give_back(1);
+        limit.refund(1);
         return Outcome::Wait(wait);
     }
     let sent = discord.dm(recipient, &reply::key_dm(&message), &nonce(claim)).await;

@@ -33,12 +33,12 @@ impl DmLimit {
                 Err(_) => break,
             }
         }
-        self.give_back(reserved.saturating_sub(count));
+        self.refund(reserved.saturating_sub(count));
         Ok(reserved.min(count))
     }
 
     /// Keeps what was reserved and not used for later messages.
-    pub fn give_back(&self, count: u64) {
+    pub fn refund(&self, count: u64) {
         self.reserved.fetch_add(count, Ordering::Relaxed);
     }
 }

@@ -15,7 +15,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duratio
 
 use apalis::prelude::{Data, Monitor, WorkerBuilder, WorkerBuilderExt};
 use dca_core::outbox::{self, Claim, Outcome, Transport};
-use dca_core::{Core, Error, bus::Topic};
+use dca_core::{Core, bus::Topic};
 use futures::{FutureExt, Stream, StreamExt, stream, stream::BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,9 @@ use crate::{App, outbound::mail};
 
 /// How much longer a lease lasts than the longest attempt.
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
+
+/// A pause from which on waiting deliveries are due later, so that nothing has to count them meanwhile.
+const POSTPONED_FROM: Duration = Duration::from_mins(1);
 
 /// How often the outbox is checked without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
@@ -97,7 +100,7 @@ struct Job {
 struct Attempt {
     claim: Claim,
     outcome: Outcome,
-    recorded: oneshot::Sender<Result<bool, Arc<Error>>>,
+    recorded: oneshot::Sender<dca_core::Result<bool>>,
 }
 
 /// The claims of a transport, as there are slots to perform them.
@@ -166,6 +169,9 @@ impl Relay {
             return outbox::claim(core, transport, due, lease).await.map(Ok);
         }
         if let Some(wait) = self.dm_limit.pause() {
+            if wait < POSTPONED_FROM {
+                return Ok(Err(wait));
+            }
             outbox::postpone(core, transport, wait).await?;
             core.bus.notify_locally(transport.topic());
             return Ok(Ok(Vec::new()));
@@ -176,7 +182,7 @@ impl Relay {
         };
         let claimed = outbox::claim(core, transport, reserved, lease).await;
         // Another instance may have been faster.
-        self.dm_limit.give_back(reserved - claimed.as_ref().map_or(0, |claims| claims.len() as u64));
+        self.dm_limit.refund(reserved - claimed.as_ref().map_or(0, |claims| claims.len() as u64));
         claimed.map(Ok)
     }
 }
@@ -219,9 +225,14 @@ async fn complete(core: Core, transport: Transport, mut finished: mpsc::Receiver
     let mut attempts = Vec::new();
     while finished.recv_many(&mut attempts, 1_000).await > 0 {
         let outcomes = attempts.iter().map(|attempt| (&attempt.claim, attempt.outcome.clone())).collect();
-        let recorded = outbox::complete_all(&core, outcomes).await.map_err(Arc::new);
-        for Attempt { claim, recorded: waiting, .. } in attempts.drain(..) {
-            _ = waiting.send(recorded.as_ref().map(|ids| ids.contains(&claim.id)).map_err(Arc::clone));
+        let all = outbox::complete_all(&core, outcomes).await;
+        for Attempt { claim, outcome, recorded } in attempts.drain(..) {
+            let is_recorded = match &all {
+                Ok(ids) => Ok(ids.contains(&claim.id)),
+                // One by one, so that one that cannot be recorded does not repeat the others.
+                Err(_) => outbox::complete(&core, &claim, outcome).await,
+            };
+            _ = recorded.send(is_recorded);
         }
         // The next delivery with the same ordering key may be performed now.
         core.bus.notify_locally(transport.topic());
