@@ -156,3 +156,21 @@ impl GuildRoles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_updated_before_their_server_was_listed_is_not_known() {
+        let (guild, member, role) = (GuildId::from(1), DiscordUserId::from(2), RoleId::from(3));
+        let mut known = KnownRoles::default();
+        assert!(known.update(guild, member, &[role]), "nothing is known yet");
+        let pass = known.begin(guild, &[]);
+        known.keep(guild, pass, member);
+        known.complete(guild, pass, &[]);
+        assert!(known.update(guild, member, &[]), "the loss has to be stored");
+        assert!(!known.update(guild, member, &[]), "and is known then");
+        assert!(!known.update(guild, DiscordUserId::from(4), &[]), "everybody else has no role");
+    }
+}

@@ -140,15 +140,14 @@ impl Changes {
     /// The newest event known, from a read that is recent enough for an answer. Refused with `UNAVAILABLE` if reading takes
     /// too long for that.
     pub(crate) async fn fresh_seq(&self) -> Result<i64> {
-        if let Some(seq) = self.recent().fresh_seq() {
+        let committed_at = self.recent().committed_at;
+        if let Some(seq) = self.recent().seq_after(committed_at) {
             return Ok(seq);
         }
-        let lapsed = Instant::now().checked_sub(MAX_STALENESS);
-        let needed = self.recent().committed_at.max(lapsed);
-        if let Some(moment) = needed {
+        if let Some(moment) = committed_at.max(Instant::now().checked_sub(MAX_STALENESS)) {
             self.read_after(moment).await?;
         }
-        self.recent().fresh_seq().ok_or_else(stale)
+        self.recent().seq_after(committed_at).ok_or_else(stale)
     }
 
     /// Whether nothing that the basis depends on has changed after this event, as of now.
@@ -158,7 +157,7 @@ impl Changes {
             let recent = self.recent();
             let is_unchanged = recent.unchanged_since(seq, basis);
             // In this order: the process may be stopped at any moment.
-            if recent.fresh_seq().is_some() {
+            if recent.seq_after(None).is_some() {
                 return Ok(is_unchanged);
             }
         }
@@ -254,9 +253,9 @@ impl Recent {
         self.seq - self.offset
     }
 
-    /// The newest event, if the log was read recently, and after this process last committed.
-    fn fresh_seq(&self) -> Option<i64> {
-        let read_at = self.read_at.filter(|read_at| Some(*read_at) > self.committed_at)?;
+    /// The newest event, if the log was read recently and after this moment.
+    fn seq_after(&self, moment: Option<Instant>) -> Option<i64> {
+        let read_at = self.read_at.filter(|read_at| Some(*read_at) > moment)?;
         (read_at.elapsed() < MAX_STALENESS).then_some(self.seq)
     }
 

@@ -2,7 +2,7 @@
 //! Redis. If Redis does not respond, the limits of the process apply.
 //!
 //! Redis is not asked for every request. An instance that gets many requests with one key takes several tokens at once
-//! and spends them itself, for up to [`LEASE`]; what is left then goes back with the next question. Tokens are taken
+//! and spends them itself, for up to [`TOKEN_LIFETIME`]; what is left then goes back with the next question. Tokens are taken
 //! before they are spent, so all instances together never allow more than the limit, and only what one of them is
 //! holding can be missing to another. The fewer tokens are left, the fewer are taken at once: the last ones one by one.
 //! A refusal needs no further question until its wait has passed.
@@ -78,7 +78,7 @@ struct Limits {
     rate: Rate,
     local: LocalLimiter,
     /// What Redis has said about keys that were in use lately.
-    leases: Mutex<HashMap<u64, Lease>>,
+    batches: Mutex<HashMap<u64, TokenBatch>>,
 }
 
 impl Limiter {
@@ -92,7 +92,7 @@ impl Limiter {
             let quota = Quota::with_period(rate.every.max(Duration::from_nanos(1)))
                 .expect("a period is never zero")
                 .allow_burst(rate.burst);
-            Some(Limits { rate, local: RateLimiter::keyed(quota).with_middleware(), leases: Mutex::default() })
+            Some(Limits { rate, local: RateLimiter::keyed(quota).with_middleware(), batches: Mutex::default() })
         };
         Self(Arc::new(Inner {
             buckets: Bucket::ALL.iter().map(limits).collect(),
@@ -141,19 +141,19 @@ impl Limiter {
     pub fn drop_idle(&self) {
         for limits in self.0.buckets.iter().flatten() {
             limits.local.retain_recent();
-            limits.leases().retain(|_, lease| lease.until > Instant::now());
+            limits.batches().retain(|_, batch| batch.until > Instant::now());
         }
     }
 }
 
 /// How long an instance may spend the tokens that it has taken.
-const LEASE: Duration = Duration::from_secs(1);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(1);
 
 /// The most tokens that an instance takes at once.
-const MAX_LEASE: u32 = 64;
+const MAX_BATCH: u32 = 64;
 
 /// What Redis has said about a key.
-struct Lease {
+struct TokenBatch {
     /// Tokens that were taken and not spent yet.
     tokens: u32,
     /// How many were taken.
@@ -169,7 +169,7 @@ struct Lease {
 struct Request {
     /// How many tokens to take, if there are plenty.
     wanted: u32,
-    /// Tokens of an earlier lease that were not spent.
+    /// Tokens of an earlier batch that were not spent.
     returned: u32,
 }
 
@@ -182,27 +182,27 @@ enum Taken {
 type Answer = Result<(u32, u32), Duration>;
 
 impl Limits {
-    fn leases(&self) -> MutexGuard<'_, HashMap<u64, Lease>> {
-        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    fn batches(&self) -> MutexGuard<'_, HashMap<u64, TokenBatch>> {
+        self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Spends a token, if there is one.
     fn take(&self, hash: u64) -> Taken {
-        let (mut leases, now) = (self.leases(), Instant::now());
-        let Some(lease) = leases.get_mut(&hash) else { return Taken::Ask(Request { wanted: 1, returned: 0 }) };
-        match lease.until.checked_duration_since(now) {
-            Some(wait) if lease.is_refused => Taken::Known(Err(wait)),
-            Some(_) if lease.tokens > 0 => {
-                lease.tokens -= 1;
-                Taken::Known(Ok(lease.left.saturating_add(lease.tokens)))
+        let (mut batches, now) = (self.batches(), Instant::now());
+        let Some(batch) = batches.get_mut(&hash) else { return Taken::Ask(Request { wanted: 1, returned: 0 }) };
+        match batch.until.checked_duration_since(now) {
+            Some(wait) if batch.is_refused => Taken::Known(Err(wait)),
+            Some(_) if batch.tokens > 0 => {
+                batch.tokens -= 1;
+                Taken::Known(Ok(batch.left.saturating_add(batch.tokens)))
             }
             // Spent in time: the key is in demand. Of several requests that ask now, the first one asks for more.
             Some(_) => {
-                Taken::Ask(Request { wanted: (std::mem::take(&mut lease.size) * 2).clamp(1, MAX_LEASE), returned: 0 })
+                Taken::Ask(Request { wanted: (std::mem::take(&mut batch.size) * 2).clamp(1, MAX_BATCH), returned: 0 })
             }
             None => {
-                lease.size = 0;
-                Taken::Ask(Request { wanted: 1, returned: std::mem::take(&mut lease.tokens) })
+                batch.size = 0;
+                Taken::Ask(Request { wanted: 1, returned: std::mem::take(&mut batch.tokens) })
             }
         }
     }
@@ -210,18 +210,19 @@ impl Limits {
     /// Stores an answer; returns that to the request, which has spent one of the tokens.
     fn store(&self, hash: u64, answer: Answer) -> Result<u32, Duration> {
         let now = Instant::now();
-        let mut leases = self.leases();
-        let lease = leases.entry(hash).or_insert(Lease { tokens: 0, size: 0, left: 0, until: now, is_refused: false });
-        lease.is_refused = answer.is_err();
+        let mut batches = self.batches();
+        let batch =
+            batches.entry(hash).or_insert(TokenBatch { tokens: 0, size: 0, left: 0, until: now, is_refused: false });
+        batch.is_refused = answer.is_err();
         match answer {
             Ok((taken, left)) => {
                 // Requests that asked at the same time have stored theirs already.
-                lease.tokens += taken.saturating_sub(1);
-                (lease.size, lease.left, lease.until) = (lease.size.max(taken), left, now + LEASE);
-                Ok(left.saturating_add(lease.tokens))
+                batch.tokens += taken.saturating_sub(1);
+                (batch.size, batch.left, batch.until) = (batch.size.max(taken), left, now + TOKEN_LIFETIME);
+                Ok(left.saturating_add(batch.tokens))
             }
             Err(wait) => {
-                lease.until = now + wait;
+                batch.until = now + wait;
                 Err(wait)
             }
         }

@@ -1,8 +1,8 @@
-//! What surrounds every handler, in one pass: the ID of the request, its limits, and what every response carries.
-//! The router is called in the middle of it, so a request is cloned through no layers.
+//! The middleware of all routes as one tower service, which avoids cloning the request for each layer: the ID of the
+//! request, its limits, and what every response carries.
 //!
 //! ```text
-//! context -> CORS (if there is an origin) -> time limit, panics -> head -> body -> router -> problem, headers -> log
+//! context -> CORS (with an `Origin`, or `OPTIONS`) -> time limit, panics -> head -> body -> router -> problem, headers -> log
 //! ```
 
 use std::convert::Infallible;
@@ -29,7 +29,7 @@ use super::{compat, csrf, extract, problem, problem::Problem, request_head};
 use crate::{App, Config};
 
 /// The longest a request may take, including the transfer of its body.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The service of every connection.
 #[derive(Clone)]
@@ -76,15 +76,15 @@ impl Pipeline {
 
     async fn handle(&self, request: Request) -> Response {
         if request.headers().contains_key(header::ORIGIN) || request.method() == Method::OPTIONS {
-            let Ok(response) = self.0.cors.layer(Limited(self.clone())).call(request).await;
+            let Ok(response) = self.0.cors.layer(InnerService(self.clone())).call(request).await;
             return response;
         }
-        self.handle_limited(request).await
+        self.handle_with_timeout(request).await
     }
 
     /// Ends requests that take too long, and panics.
-    async fn handle_limited(&self, request: Request) -> Response {
-        match timeout(TIMEOUT, AssertUnwindSafe(self.route(request)).catch_unwind()).await {
+    async fn handle_with_timeout(&self, request: Request) -> Response {
+        match timeout(REQUEST_TIMEOUT, AssertUnwindSafe(self.route(request)).catch_unwind()).await {
             Ok(Ok(response)) => response,
             Ok(Err(_panic)) => Problem::of(Code::Internal).into_response(),
             Err(_elapsed) => Problem::of(Code::RequestTimeout).into_response(),
@@ -94,7 +94,7 @@ impl Pipeline {
     async fn route(&self, request: Request) -> Response {
         let (mut parts, body) = request.into_parts();
         let body = match request_head::check(&parts) {
-            Ok(()) => read(body, body_limit(&parts.method, parts.uri.path())).await,
+            Ok(()) => read_body(body, body_limit(&parts.method, parts.uri.path())).await,
             Err(problem) => Err(problem),
         };
         let body = body.unwrap_or_else(|problem| {
@@ -108,7 +108,7 @@ impl Pipeline {
 
 /// Reads the body before anything else. If a request is refused before its body has arrived, hyper closes the connection
 /// without notice, and the client's next request on it fails.
-async fn read(body: Body, limit: usize) -> Result<Body, Problem> {
+async fn read_body(body: Body, limit: usize) -> Result<Body, Problem> {
     if body.is_end_stream() {
         return Ok(body);
     }
@@ -118,21 +118,21 @@ async fn read(body: Body, limit: usize) -> Result<Body, Problem> {
 }
 
 /// The largest body.
-const BODY: usize = 16 * 1024;
+const MAX_BODY: usize = 16 * 1024;
 /// The largest body of the routes that accept 1000 IDs, or 16 KiB of metadata among other members.
-const LARGE_BODY: usize = 64 * 1024;
+const MAX_LARGE_BODY: usize = 64 * 1024;
 
 fn body_limit(method: &Method, path: &str) -> usize {
     let is_license = || path.strip_prefix("/licenses/").is_some_and(|id| !id.contains('/'));
     let accepts_ids = matches!(path, "/admin/licenses/generate" | "/admin/licenses/revoke");
-    if accepts_ids || (method == Method::PATCH && is_license()) { LARGE_BODY } else { BODY }
+    if accepts_ids || (method == Method::PATCH && is_license()) { MAX_LARGE_BODY } else { MAX_BODY }
 }
 
-/// The rest of the pipeline, as the service that answers cross-origin requests.
+/// What `CorsLayer` wraps: requests with an `Origin`, and `OPTIONS`.
 #[derive(Clone)]
-struct Limited(Pipeline);
+struct InnerService(Pipeline);
 
-impl Service<Request> for Limited {
+impl Service<Request> for InnerService {
     type Response = Response;
     type Error = Infallible;
     type Future = BoxFuture<'static, Result<Response, Infallible>>;
@@ -143,7 +143,7 @@ impl Service<Request> for Limited {
 
     fn call(&mut self, request: Request) -> Self::Future {
         let pipeline = self.0.clone();
-        async move { Ok(pipeline.handle_limited(request).await) }.boxed()
+        async move { Ok(pipeline.handle_with_timeout(request).await) }.boxed()
     }
 }
 

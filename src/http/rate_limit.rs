@@ -25,7 +25,7 @@ use crate::App;
 
 /// Limits these routes with a bucket that they share.
 pub(super) fn limited(bucket: Bucket, routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
-    documented(bucket.as_str(), routes.route_layer(RateLimit { bucket, policy: Arc::default() }))
+    documented(bucket.as_str(), routes.route_layer(RateLimitLayer { bucket, policy: Arc::default() }))
 }
 
 /// Routes without a limit: probes, and documents that may be cached.
@@ -41,27 +41,27 @@ fn documented(policy: &str, mut routes: OpenApiRouter<App>) -> OpenApiRouter<App
 }
 
 #[derive(Clone)]
-struct RateLimit {
+struct RateLimitLayer {
     bucket: Bucket,
     /// The `RateLimit-Policy` of the responses.
     policy: Arc<OnceLock<HeaderValue>>,
 }
 
 #[derive(Clone)]
-struct RateLimited {
-    limit: RateLimit,
+struct RateLimitService {
+    limit: RateLimitLayer,
     route: Route,
 }
 
-impl Layer<Route> for RateLimit {
-    type Service = RateLimited;
+impl Layer<Route> for RateLimitLayer {
+    type Service = RateLimitService;
 
-    fn layer(&self, route: Route) -> RateLimited {
-        RateLimited { limit: self.clone(), route }
+    fn layer(&self, route: Route) -> RateLimitService {
+        RateLimitService { limit: self.clone(), route }
     }
 }
 
-impl Service<Request> for RateLimited {
+impl Service<Request> for RateLimitService {
     type Response = Response;
     type Error = <Route as Service<Request>>::Error;
     type Future = BoxFuture<'static, Result<Response, Self::Error>>;
@@ -84,7 +84,7 @@ impl Service<Request> for RateLimited {
                 Err(problem) => return Ok(problem.into_response()),
             };
             let mut response = route.call(request).await?;
-            // A limit that the handler has checked and found exceeded is the one to report.
+            // If the handler exceeded another limit, its headers stay.
             if let Some(rate) = app.core.limiter.rate(bucket)
                 && !response.headers().contains_key(quota::STATE)
             {

@@ -89,7 +89,7 @@ const RECHECK_DELAY: Duration = Duration::from_mins(1);
 /// The members observed in one transaction.
 const BATCH: usize = 16;
 
-/// The holders read by one statement, and the rechecks queued in one transaction.
+/// The holders read by one statement.
 const PAGE: u64 = 1_000;
 
 impl Reconciliation {
@@ -202,7 +202,7 @@ impl Reconciliation {
     ) -> Result<(Summary, Vec<u64>)> {
         self.observe_gains(core).await?;
         let mut losses = std::mem::take(&mut self.losses);
-        losses.retain(|loss| self.has_lost(loss).next().is_some() && !is_newer(loss.subject));
+        losses.retain(|loss| self.lost_sources(loss).next().is_some() && !is_newer(loss.subject));
         let missing = self.holders.iter().filter(|(_, set)| self.concerns(**set));
         let mut missing: Vec<u64> = missing.map(|(subject, _)| *subject).collect();
         missing.sort_unstable();
@@ -236,7 +236,7 @@ impl Reconciliation {
     }
 
     /// The sources that a member has lost.
-    fn has_lost(&self, loss: &Loss) -> impl Iterator<Item = Uuid> {
+    fn lost_sources(&self, loss: &Loss) -> impl Iterator<Item = Uuid> {
         let (before, after) = (self.sets.get(loss.before), self.sets.get(loss.after));
         let is_lost = |reference: &&Uuid| !after.contains(reference) && self.is_reconciled(**reference);
         before.iter().filter(is_lost).copied()
@@ -248,7 +248,7 @@ impl Reconciliation {
         let of_missing = of_missing.flat_map(|set| self.sets.get(*set)).copied();
         let of_missing = of_missing.filter(|reference| self.is_reconciled(*reference));
         let mut counts = BTreeMap::new();
-        for reference in losses.iter().flat_map(|loss| self.has_lost(loss)).chain(of_missing) {
+        for reference in losses.iter().flat_map(|loss| self.lost_sources(loss)).chain(of_missing) {
             *counts.entry(reference).or_default() += 1;
         }
         counts

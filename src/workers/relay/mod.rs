@@ -29,7 +29,7 @@ use crate::{App, outbound::mail};
 const LEASE_MARGIN: Duration = Duration::from_secs(5);
 
 /// A pause from which on waiting deliveries are due later, so that nothing has to count them meanwhile.
-const POSTPONED_FROM: Duration = Duration::from_mins(1);
+const POSTPONED_FROM: Duration = Duration::from_secs(5);
 
 /// How often the outbox is checked without a notification.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
