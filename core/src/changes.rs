@@ -2,10 +2,10 @@
 //!
 //! Every instance follows the event log: four times a second, and before an answer if it has committed something itself
 //! since. What was read at one sequence number is still true if no later event concerns it; each kind of event says what
-//! it concerns ([`Concerns`]).
+//! it concerns (`Concerns`).
 //!
 //! A cached read is used only if the log was read less than [`MAX_STALENESS`] ago. A writer that waits that long after its
-//! commit ([`Changes::propagate`]) therefore knows that no instance still uses older data, not even one that was frozen
+//! commit (`Changes::propagate`) therefore knows that no instance still uses older data, not even one that was frozen
 //! meanwhile. This depends on no notification, no clock but elapsed time, and no list of instances.
 
 use std::collections::{HashMap, VecDeque};

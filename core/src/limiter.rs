@@ -2,7 +2,7 @@
 //! Redis. If Redis does not respond, the limits of the process apply.
 //!
 //! Redis is not asked for every request. An instance that gets many requests with one key takes several tokens at once
-//! and spends them itself, for up to [`TOKEN_LIFETIME`]; what is left then goes back with the next question. Tokens are taken
+//! and spends them itself, for up to `TOKEN_LIFETIME`; what is left then goes back with the next question. Tokens are taken
 //! before they are spent, so all instances together never allow more than the limit, and only what one of them is
 //! holding can be missing to another. The fewer tokens are left, the fewer are taken at once: the last ones one by one.
 //! A refusal needs no further question until its wait has passed.
