@@ -1,5 +1,5 @@
 //! [`App`]: everything that a process uses, built from its configuration. HTTP handlers, the bot and the workers all
-//! call [`App::core`].
+//! call `App::core`.
 //!
 //! ```text
 //! data directory -> database (migrated) -> master key -> Redis? -> Core -> bot? -> mail, OAuth

@@ -2,7 +2,7 @@
 //! Neither contains keys or tokens, only ids, key hints and routes.
 //!
 //! A thread of its own writes the log, several lines at a time, so that no request waits for the reader of standard
-//! error or pays for a system call. If the reader stops reading, lines are lost once [`QUEUED_LINES`] wait, but no
+//! error or pays for a system call. If the reader stops reading, lines are lost once `QUEUED_LINES` wait, but no
 //! warning and no error: these are then written by the thread that logs them.
 
 use std::io::{self, BufWriter, IsTerminal, Stderr, Write};

@@ -1,7 +1,7 @@
 //! The HTTP API: router, middleware and listener.
 //!
 //! A route consists of a request struct, a handler (extract → one call into core → render) and one line in
-//! `routes`, `accounts::routes` or `admin::routes`. The [`pipeline`] gives every request an ID, an access-log line, a
+//! `routes`, `accounts::routes` or `admin::routes`. The `pipeline` gives every request an ID, an access-log line, a
 //! latency sample, a timeout and a body limit. Errors are problem documents (RFC 9457), and a panic is a 500.
 
 use std::io;
