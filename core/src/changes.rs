@@ -305,6 +305,7 @@ mod tests {
         assert_eq!([11, 12].map(|seq| known(&recent, seq, other)), [false, true]);
         assert!(recent.unchanged_since(10, Basis::ApiKey(TenantId(ids.v4()))));
         assert!(recent.unchanged_since(10, Basis::UnknownKey));
+        recent.seq = 12;
         recent.restart_at(5);
         assert!(!known(&recent, 12, other), "the log ends earlier than it did");
         assert!(known(&recent, recent.complete_since, other) && recent.complete_since > 12);
