@@ -46,9 +46,9 @@ pub struct ValidateRequest {
     pub(super) lease_id: Option<Uuid>,
     /// The time according to the app. If it is more than five minutes off, there is a warning.
     pub(super) client_time: Option<DateTime<Utc>>,
-    /// Whether to sign the answer. A server that its users cannot modify may do without.
+    /// Whether to sign the answer, which is the default. A server that its users cannot modify may do without.
     #[serde(default = "signed")]
-    #[schema(default = true)]
+    #[schema(required = false)]
     pub(super) proof: bool,
 }
 
